@@ -1,0 +1,113 @@
+"""Command line and YAML files -> Config, and back. YAML is turned into options, so that one parser checks both."""
+
+import argparse
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+
+from dcgan_dist.config import Config
+from dcgan_dist.errors import UsageError
+
+PROGRAM = "dcgan_dist.train"
+DESCRIPTION = """Train a DCGAN on image shards, on any number of processes.
+
+Options may also stand in YAML files, each given by --config FILE; later files and the command line win."""
+
+
+def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
+    """The configuration that files and options give. Raises UsageError in one line; prints help and exits for --help.
+
+    Args:
+        argv: the command line without the program's name.
+        quiet: print nothing (for all ranks but the first).
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    files.add_argument("--config", action="append", default=[], type=Path)
+    try:
+        known, options = files.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"--config needs a file ({error})") from error
+    config = Config()
+    for path in known.config:
+        config = _parse(list(as_options(_read_yaml(path))), config, where=f"{path}: ", quiet=quiet)
+    config = _parse([_scalar_resume(option) for option in options], config, where="", quiet=quiet)
+    return config.check()  # only now: a file may leave to the command line what makes it consistent
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML that `--config` reads back to the same."""
+    return yaml.safe_dump(_plain(config), sort_keys=False)
+
+
+def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
+    """Spells a YAML mapping as options: {model: {nz: 64}} -> --model.nz=64."""
+    for key, value in tree.items():
+        name = f"--{prefix}{key}"
+        match value:
+            case dict():
+                yield from as_options(value, f"{prefix}{key}.")
+            case bool():
+                yield name if value else f"--{prefix}no_{key}"
+            case list():
+                yield name
+                yield from map(str, value)
+            case _:
+                yield f"{_scalar_resume(name)}={value}"
+
+
+def _scalar_resume(option: str) -> str:
+    """`--resume never` is short for `--resume.source never`."""
+    name, equals, value = option.partition("=")
+    return f"--resume.source{equals}{value}" if name == "--resume" else option
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"--config {path}: must be a mapping of options, for example 'model: {{image_size: 96}}'")
+    return tree
+
+
+def _parse(options: Sequence[str], default: Config, where: str, quiet: bool) -> Config:
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return tyro.cli(
+                Config, args=list(options), default=default, prog=PROGRAM, description=DESCRIPTION, use_underscores=True
+            )
+    except SystemExit as stop:
+        if stop.code in (None, 0):  # --help
+            if not quiet:
+                sys.stdout.write(output.getvalue())
+            raise
+        raise UsageError(where + _one_line(output.getvalue())) from stop
+
+
+def _one_line(box: str) -> str:
+    """tyro's framed message as one line, without its frame, its title and its repetition of the help."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines()]
+    lines = [line for line in lines if line.strip("─-╭╮╰╯ ")]
+    end = next((n for n, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines))
+    text = " ".join(lines[1:end] if end > 1 else lines)
+    return re.sub(r"^Error parsing [\w.]+: (?=--)", "", text)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,1 @@
+"""The front doors of `dcgan-dist`, one small file each."""

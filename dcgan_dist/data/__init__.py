@@ -1,0 +1,1 @@
+"""The corpus: which images there are, in which order, and how their pixels reach a batch."""

@@ -1,0 +1,196 @@
+"""Encoded images to pixels and back: any image file to 8-bit RGB or grey of one size.
+
+Colour profiles are ignored, as everywhere in the field; of animations and multi-page files the first picture counts.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dcgan_dist.errors import UserError
+
+Resize = Literal["crop", "pad", "stretch"]
+Filter = Literal["lanczos", "bicubic", "box"]
+Store = Literal["jpg", "png", "ppm"]
+Colour = tuple[int, int, int]
+Size = tuple[int, int]  # width, height
+
+FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
+WHITE: Colour = (255, 255, 255)
+FULL_CHROMA_FROM = 90  # JPEG quality
+
+# turned on once and for all, because a filter set around each call would not be safe with decoding threads
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def open_image(data: bytes, where: str) -> Image.Image:
+    """Decodes an image file whole. Its EXIF rotation is left to to_rgb_or_grey.
+
+    Raises UserError with `where` in front when the data are damaged, cut, of a format not in FORMATS, or more than
+    Image.MAX_IMAGE_PIXELS pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+            return _open_jpeg(image, data)
+        image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(f"{where}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from error
+    except UnidentifiedImageError as error:
+        begin = f"begins with {data[:12]!r}" if data else "is empty"
+        raise UserError(f"{where}: no image that can be read ({', '.join(FORMATS)}); the file {begin}") from error
+    except Exception as error:  # on damaged input Pillow's decoders raise errors of any kind
+        raise UserError(f"{where}: a damaged image ({error})") from error
+    if image.mode == "LAB":
+        raise UserError(f"{where}: the colours are LAB; convert it to RGB first")
+    return image
+
+
+def _open_jpeg(image: Image.Image, data: bytes) -> Image.Image:
+    # Pillow fills what is missing of a cut JPEG with grey if an end marker follows; simplejpeg refuses it
+    pixels = simplejpeg.decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
+    whole = Image.fromarray(pixels[..., 0] if image.mode == "L" else pixels)
+    whole.info, whole.format = image.info, image.format
+    return whole
+
+
+def to_rgb_or_grey(image: Image.Image, channels: int, background: Colour = WHITE) -> Image.Image:
+    """The upright image in mode RGB (3 channels) or L (1), from any mode.
+
+    Transparency is laid over `background`. 16-bit values are divided by 257. Floating-point values run from 0 to 1
+    where none is larger, else from 0 to 255.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = _from_array((np.clip(np.asarray(image, dtype=np.int64), 0, 65535) + 128) // 257)
+    elif image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        image = _from_array(np.rint(np.clip(values * (255 if values.max() <= 1 else 1), 0, 255)))
+    elif image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image.convert("RGBA"))
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _from_array(values: NDArray[np.integer | np.floating]) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def fit(
+    image: Image.Image, size: int, resize: Resize = "crop", filter_: Filter = "lanczos", background: Colour = WHITE
+) -> Image.Image:
+    """The image at size x size pixels, antialiased; one of that size comes back as it is.
+
+    crop: the central square, scaled. pad: the whole image, scaled, in the middle of `background`. stretch: the whole
+    image, its proportions changed.
+    """
+    part, shape = RESIZES[resize](image, size)
+    scaled = part if part.size == shape else part.resize(shape, FILTERS[filter_])
+    if shape == (size, size):
+        return scaled
+    canvas = Image.new("RGB", (size, size), background).convert(image.mode)
+    canvas.paste(scaled, ((size - shape[0]) // 2, (size - shape[1]) // 2))
+    return canvas
+
+
+def _crop(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)), (size, size)
+
+
+def _pad(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
+    longest = max(image.size)
+    return image, (max(1, round(image.width * size / longest)), max(1, round(image.height * size / longest)))
+
+
+def _stretch(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
+    return image, (size, size)
+
+
+def encode(image: Image.Image, store: Store, quality: int = 95) -> tuple[str, bytes]:
+    """File suffix and bytes of an RGB or L image. `quality`, 1 to 100, matters to jpg alone."""
+    return STORES[store](image, quality)
+
+
+def _encode_jpg(image: Image.Image, quality: int) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    subsampling = "4:4:4" if quality >= FULL_CHROMA_FROM else "4:2:0"
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+    return "jpg", buffer.getvalue()
+
+
+def _encode_png(image: Image.Image, _quality: int) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "png", buffer.getvalue()
+
+
+def _encode_ppm(image: Image.Image, _quality: int) -> tuple[str, bytes]:
+    channels = len(image.getbands())
+    return ("ppm" if channels == 3 else "pgm"), netpbm_header(image.width, image.height, channels) + image.tobytes()
+
+
+def netpbm_header(width: int, height: int, channels: int) -> bytes:
+    """What stands in front of the pixels in a .ppm (3 channels) or .pgm (1)."""
+    return b"P%d\n%d %d\n255\n" % (6 if channels == 3 else 5, width, height)
+
+
+def decode_into(data: bytes, suffix: str, out: NDArray[np.uint8], where: str) -> None:
+    """Decodes one image file into `out`: uint8 (size, size, 1 or 3), C-contiguous.
+
+    JPEG and netpbm images of that very size go straight into the buffer, JPEG without the GIL; anything else is turned
+    upright, laid over white, and fitted by `crop`. Raises UserError with `where` in front; never delivers a part.
+    """
+    done = _jpeg_into(data, out, where) if suffix in ("jpg", "jpeg") else _netpbm_into(data, out)
+    if not done:
+        size, _, channels = out.shape
+        image = fit(to_rgb_or_grey(open_image(data, where), channels), size)
+        out[:] = np.asarray(image).reshape(out.shape)
+
+
+def _jpeg_into(data: bytes, out: NDArray[np.uint8], where: str) -> bool:
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return False  # no JPEG at all, or not from its beginning on: open_image says which
+    plain = colours in ("YCbCr", "RGB", "Gray") and b"Exif\0\0" not in data and b"tiff:Orientation" not in data
+    if not plain or (height, width) != out.shape[:2]:
+        return False
+    try:
+        simplejpeg.decode_jpeg(data, "RGB" if out.shape[2] == 3 else "GRAY", buffer=out)
+    except ValueError as error:
+        raise UserError(f"{where}: a damaged image ({error})") from error
+    return True
+
+
+def _netpbm_into(data: bytes, out: NDArray[np.uint8]) -> bool:
+    height, width, channels = out.shape
+    header = netpbm_header(width, height, channels)
+    if len(data) != len(header) + out.nbytes or not data.startswith(header):
+        return False
+    out[:] = np.frombuffer(data, dtype=np.uint8, offset=len(header)).reshape(out.shape)
+    return True
+
+
+# what of the image is used, and the width and height that it gets
+RESIZES: dict[Resize, Callable[[Image.Image, int], tuple[Image.Image, Size]]] = {
+    "crop": _crop,
+    "pad": _pad,
+    "stretch": _stretch,
+}
+FILTERS: dict[Filter, Image.Resampling] = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+}
+STORES: dict[Store, Callable[[Image.Image, int], tuple[str, bytes]]] = {
+    "jpg": _encode_jpg,
+    "png": _encode_png,
+    "ppm": _encode_ppm,
+}

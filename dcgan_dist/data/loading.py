@@ -1,0 +1,50 @@
+"""From the options to a reader; every choice that was made is said once, with its reason."""
+
+import os
+from collections.abc import Callable
+
+from dcgan_dist.config import Config
+from dcgan_dist.data import faces
+from dcgan_dist.data.corpus import Corpus, expand, open_corpus
+from dcgan_dist.data.reader import IndexedReader
+from dcgan_dist.data.storage import cache_folder
+from dcgan_dist.data.stream import StreamReader
+
+Say = Callable[[str], None]
+MOST_THREADS = 16
+FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
+
+
+def open_data(config: Config, say: Say, progress: Callable[[int, int], None] | None = None) -> Corpus | list[str]:
+    """Checks the shards: the corpus for the indexed reader, the names for the stream reader. Raises UserError for any bad shard."""
+    patterns = config.data.shards
+    if not patterns:
+        model, count = config.model, config.data.faces
+        say(f"data: no --data.shards given, so the embedded set of {count:,} cartoon faces, drawn by code")
+        folder = cache_folder() / "faces"
+        paths = faces.ensure(
+            folder, size=model.image_size, channels=model.channels, count=count, seed=FACES_SEED, progress=progress
+        )
+        patterns = tuple(str(path) for path in paths)
+    if config.data.reader == "stream":
+        names = expand(patterns)
+        say(f"data: {len(names)} sources streamed by webdataset; a resumed run begins the stream anew")
+        return names
+    corpus = open_corpus(patterns)
+    say(f"data: {corpus.size:,} images in {len(corpus.shards)} shards, all checked")
+    return corpus
+
+
+def make_reader(config: Config, data: Corpus | list[str], *, local_ranks: int, pinned: bool, say: Say) -> IndexedReader | StreamReader:
+    """The reader of one rank."""
+    size, channels, prefetch = config.model.image_size, config.model.channels, config.data.prefetch
+    if not isinstance(data, Corpus):
+        return StreamReader(data, size=size, channels=channels, seed=config.seed, prefetch=prefetch, pinned=pinned)
+    threads = config.data.threads
+    if not threads:
+        cores = len(os.sched_getaffinity(0))
+        threads = min(MOST_THREADS, max(1, cores // local_ranks - (0 if pinned else 1)))
+        say(f"data: {threads} decoding thread{'s' * (threads > 1)} per rank, for {cores} cores and {local_ranks} ranks on this node")
+    return IndexedReader(
+        data, size=size, channels=channels, seed=config.seed, threads=threads, prefetch=prefetch, pinned=pinned
+    )

@@ -1,0 +1,72 @@
+"""Batches made ahead of time in preallocated memory: one producer thread, slots that go round, no copy of pixels."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """A rank's part of one global batch of n images."""
+
+    images: Tensor
+    """uint8 (n, C, H, W), channels last in memory."""
+    flips: Tensor
+    """bool (n,): mirror this image."""
+    labels: Tensor
+    """int64 (n,): -1 where there is none."""
+    samples: NDArray[np.int64]
+    """(n,) numbers of the images in the corpus; -1 from a stream."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The same memory as (n, H, W, C)."""
+        return self.images.permute(0, 2, 3, 1).numpy()
+
+
+def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
+    """A slot for `count` images; pinned memory goes to a GPU without a further copy and without waiting."""
+    pixels = torch.zeros((count, size, size, channels), dtype=torch.uint8, pin_memory=pinned)
+    return Batch(
+        images=pixels.permute(0, 3, 1, 2),
+        flips=torch.zeros(count, dtype=torch.bool, pin_memory=pinned),
+        labels=torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned),
+        samples=np.full(count, -1, dtype=np.int64),
+    )
+
+
+def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Iterator[Batch]:
+    """Yields the slots, filled one after the other by a thread. A batch is valid until the next one is asked for.
+
+    An error in `fill` is raised here, in its turn, after the batches before it.
+    """
+    free: SimpleQueue[Batch | None] = SimpleQueue()
+    ready: SimpleQueue[Batch | BaseException] = SimpleQueue()
+    for slot in slots:
+        free.put(slot)
+
+    def produce() -> None:
+        while (slot := free.get()) is not None:
+            try:
+                fill(slot)
+            except BaseException as error:
+                ready.put(error)
+                return
+            ready.put(slot)
+
+    Thread(target=produce, name="reader", daemon=True).start()
+    try:
+        while True:
+            result = ready.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+            free.put(result)
+    finally:
+        free.put(None)

@@ -1,0 +1,40 @@
+"""The errors a person can do something about: one line that says what, where and what to do."""
+
+import sys
+from collections.abc import Callable
+
+
+
+class UserError(Exception):
+    """Something in the run failed that the user can mend (a shard, a disk, a checkpoint); exit code 1."""
+
+    exit_code = 1
+    on_all_ranks = False
+    """Every rank raises this same error, so that one of them is enough to print it."""
+
+
+class UsageError(UserError):
+    """The command itself is wrong (a flag, a size, a combination, a path); exit code 2."""
+
+    exit_code = 2
+    on_all_ranks = True
+
+
+def run_and_report(act: Callable[[], int], *, debug: bool, rank: int = 0) -> int:
+    """Runs a command; a UserError becomes one line on standard error and its exit code.
+
+    Args:
+        act: the command; returns its exit code.
+        debug: let the traceback through instead.
+        rank: this process; of errors that all ranks raise, rank 0 speaks.
+    """
+    try:
+        return act()
+    except UserError as error:
+        if debug:
+            raise
+        if rank == 0 or not error.on_all_ranks:
+            where = f"rank {rank}: " if rank else ""
+            sys.stderr.write(f"{where}error: {error}\n")
+            sys.stderr.flush()
+        return error.exit_code

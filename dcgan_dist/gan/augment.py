@@ -1,0 +1,64 @@
+"""Differentiable augmentation of what D sees (Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training").
+
+The random numbers are handed in, so that an image is augmented alike on any number of ranks.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dcgan_dist.config import Augmentation
+
+UNIFORMS = 7  # uniform numbers on (0, 1) per image: brightness, saturation, contrast, shift y, x, hole y, x
+
+
+def color(x: Tensor, u: Tensor) -> Tensor:
+    """Brightness within +-0.5, saturation times 0..2, contrast times 0.5..1.5."""
+    brightness, saturation, contrast = (u[:, i].view(-1, 1, 1, 1) for i in range(3))
+    x = x + (brightness - 0.5)
+    grey = x.mean(1, keepdim=True)
+    x = grey + (x - grey) * (2 * saturation)
+    level = x.mean((1, 2, 3), keepdim=True)
+    return level + (x - level) * (contrast + 0.5)
+
+
+def translation(x: Tensor, u: Tensor) -> Tensor:
+    """Moves each image by up to 1/8 of its size; what comes in from outside is 0."""
+    size, reach = x.shape[-1], round(x.shape[-1] / 8)
+    shift = (u[:, 3:5] * (2 * reach + 1)).long() - reach
+    padded = functional.pad(x, (reach, reach, reach, reach))
+    place = torch.arange(size, device=x.device)
+    rows = (place[None] + reach + shift[:, :1])[:, None, :, None]
+    columns = (place[None] + reach + shift[:, 1:])[:, None, None, :]
+    image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
+    channel = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
+    return padded[image, channel, rows, columns]
+
+
+def cutout(x: Tensor, u: Tensor) -> Tensor:
+    """Sets a square of half the size to 0, its centre anywhere in the image."""
+    size = x.shape[-1]
+    centre = (u[:, 5:7] * size).long()
+    place = torch.arange(size, device=x.device)
+    far_y = (place[None] - centre[:, :1]).abs() > size // 4
+    far_x = (place[None] - centre[:, 1:]).abs() > size // 4
+    return x * (far_y[:, None, :, None] | far_x[:, None, None, :]).to(x.dtype)
+
+
+AUGMENTATIONS: dict[Augmentation, Callable[[Tensor, Tensor], Tensor]] = {
+    "color": color,
+    "translation": translation,
+    "cutout": cutout,
+}
+
+
+def augment(x: Tensor, names: Sequence[Augmentation], u: Tensor | None) -> Tensor:
+    """Applies the named augmentations to x (n, C, H, W) with u (n, UNIFORMS), in the order of the dict above."""
+    if u is None:
+        return x
+    for name, function in AUGMENTATIONS.items():
+        if name in names:
+            x = function(x, u)
+    return x

@@ -1,0 +1,171 @@
+"""One update of D and one of G: state x batch x noise -> scalars. The order is the notes', with less work.
+
+    fake = G(z)                                             one forward of G, its graph kept for G's own update
+    D: minimise  d_real(D(x)) + d_fake(D(fake.detach()))    one pass over both halves, each with its own BatchNorm statistics
+    G: minimise  g(D(fake))                                 through D as it now is, frozen
+
+Under gradient accumulation D takes its K micro-batches and steps, then G takes its K and steps; G's images are then made
+twice instead of keeping K graphs. Each micro-batch counts 1/K.
+
+How a network is run on several processes, in which precision, and how a loss is differentiated, comes from outside (Engine).
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from dcgan_dist.config import Augmentation, Config
+from dcgan_dist.gan.augment import augment
+from dcgan_dist.gan.layers import frozen_statistics
+from dcgan_dist.gan.losses import LOSSES, Loss
+from dcgan_dist.gan.regularizers import gradient_penalty, r1_penalty
+from dcgan_dist.gan.state import TrainState
+
+Scalars = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How the networks are run here."""
+
+    g: nn.Module
+    """G as its update goes through it: gradients are averaged over the ranks."""
+    d: nn.Module
+    autocast: Callable[[], AbstractContextManager]
+    backward: Callable[[Tensor], None]
+    no_sync: Callable[[nn.Module], AbstractContextManager]
+    """Within it, gradients of a network are added up on this rank alone."""
+
+    def forward(self, network: nn.Module, *inputs: Tensor | int) -> Tensor:
+        """The network in the run's precision; the result in float32, or float64 if the network is."""
+        with self.autocast():
+            result = network(*inputs)
+        return result if result.dtype == torch.float64 else result.float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """What is minimised."""
+
+    loss: Loss
+    label_smoothing: float
+    r1_gamma: float
+    gp_weight: float
+    augmentations: Sequence[Augmentation]
+    g_clip: float | None
+    d_clip: float | None
+
+    @classmethod
+    def of(cls, config: Config) -> "Game":
+        return cls(
+            loss=LOSSES[config.loss.name],
+            label_smoothing=config.loss.label_smoothing,
+            r1_gamma=config.loss.r1_gamma,
+            gp_weight=config.loss.gp_weight,
+            augmentations=config.augment,
+            g_clip=config.optimizer.g_clip,
+            d_clip=config.optimizer.d_clip,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The random numbers of one micro-batch of n images."""
+
+    z: Tensor
+    """(n, nz, 1, 1)"""
+    mix: Tensor | None = None
+    """(n,) uniform: the gradient penalty's points between real and fake."""
+    augment_real: Tensor | None = None
+    """(n, UNIFORMS) uniform, for D's update; None: no augmentation."""
+    augment_fake: Tensor | None = None
+    augment_g: Tensor | None = None
+    """The same for G's update."""
+
+
+def generate(state: TrainState, engine: Engine, noise: Sequence[Noise], g_due: bool) -> list[Tensor]:
+    """G's images of every micro-batch. The graph is kept only where G's update follows and needs just one."""
+    with torch.set_grad_enabled(g_due and len(noise) == 1):
+        return [engine.forward(engine.g, n.z) for n in noise]
+
+
+def discriminator_step(
+    state: TrainState, engine: Engine, game: Game, real: Sequence[Tensor], fake: Sequence[Tensor], noise: Sequence[Noise]
+) -> Scalars:
+    """Updates D. `real` and `fake`: the micro-batches, each (n, C, H, W). Returns unreduced tensors on the device."""
+    state.netd.requires_grad_(True)
+    state.opt_d.zero_grad(set_to_none=True)
+    seen: list[Scalars] = []
+    for k, (x, x_fake, n) in enumerate(zip(real, fake, noise, strict=True)):
+        with _syncing(engine, engine.d, last=k == len(real) - 1):
+            x = augment(x, game.augmentations, n.augment_real)
+            x_fake = augment(x_fake.detach(), game.augmentations, n.augment_fake)
+            logits, logits_fake = engine.forward(engine.d, torch.cat([x, x_fake]), 2).chunk(2)
+            losses = game.loss.d_real(logits, game.label_smoothing) + game.loss.d_fake(logits_fake)
+            penalties = _penalties(game, state.netd, x, x_fake, n)
+            loss = losses.mean() + sum(penalty.mean() for penalty in penalties.values())
+            engine.backward(state.scaler_d.scale(loss / len(real)))
+        seen.append({"loss/d": losses, "d/real": logits.sigmoid(), "d/fake": logits_fake.sigmoid()} | penalties)
+        seen[-1] |= {"logit/real": logits, "logit/fake": logits_fake}
+    return _join(seen) | {"grad_norm/d": _update(state.opt_d, state.scaler_d, state.netd, game.d_clip)}
+
+
+def generator_step(
+    state: TrainState, engine: Engine, game: Game, fake: Sequence[Tensor], noise: Sequence[Noise]
+) -> Scalars:
+    """Updates G by what D, frozen, makes of its images. Returns unreduced tensors on the device."""
+    state.netd.requires_grad_(False)
+    state.opt_g.zero_grad(set_to_none=True)
+    seen: list[Scalars] = []
+    for k, (x, n) in enumerate(zip(fake, noise, strict=True)):
+        with _syncing(engine, engine.g, last=k == len(noise) - 1):
+            if not x.requires_grad:
+                with frozen_statistics(state.netg):
+                    x = engine.forward(engine.g, n.z)
+            logits = engine.forward(state.netd, augment(x, game.augmentations, n.augment_g))
+            losses = game.loss.g(logits)
+            engine.backward(state.scaler_g.scale(losses.mean() / len(noise)))
+        seen.append({"loss/g": losses, "d/fake_after": logits.sigmoid()})
+    return _join(seen) | {"grad_norm/g": _update(state.opt_g, state.scaler_g, state.netg, game.g_clip)}
+
+
+@torch.no_grad()
+def probe(state: TrainState, engine: Engine, real: Sequence[Tensor]) -> Scalars:
+    """D(x) on the same images after D's update; changes nothing."""
+    with frozen_statistics(state.netd):
+        return _join([{"d/real_after": engine.forward(state.netd, x).sigmoid()} for x in real])
+
+
+def _penalties(game: Game, netd: nn.Module, real: Tensor, fake: Tensor, noise: Noise) -> Scalars:
+    """Weighted penalties of every image. Outside autocast, for second derivatives need the range, and past DDP's own forward,
+    whose hooks still average what reaches the parameters."""
+    penalties: Scalars = {}
+    if game.r1_gamma:
+        penalties["loss/r1"] = game.r1_gamma * r1_penalty(netd, real)
+    if game.gp_weight and noise.mix is not None:
+        penalties["loss/gp"] = game.gp_weight * gradient_penalty(netd, real, fake, noise.mix)
+    return penalties
+
+
+def _syncing(engine: Engine, network: nn.Module, last: bool) -> AbstractContextManager:
+    return torch.enable_grad() if last else engine.no_sync(network)
+
+
+def _update(optimizer: Optimizer, scaler: GradScaler, network: nn.Module, clip: float | None) -> Tensor:
+    """Steps the optimiser unless the scaler finds a gradient that is not finite; returns the gradient's norm before clipping."""
+    scaler.unscale_(optimizer)
+    norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    if clip is not None:
+        nn.utils.clip_grads_with_norm_(network.parameters(), clip, norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return norm
+
+
+def _join(seen: Sequence[Scalars]) -> Scalars:
+    return {name: torch.cat([scalars[name].detach() for scalars in seen]) for name in seen[0]}

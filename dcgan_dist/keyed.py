@@ -1,0 +1,50 @@
+"""Random numbers without a state: every number is a pure function of (seed, purpose, index).
+
+A run that draws its noise, its order and its flips from here has nothing to save and nothing to lose: whoever knows the
+position knows the numbers, on any rank of any world. Counter-based generation by Philox4x64-10 (Salmon et al., "Parallel
+random numbers: as easy as 1, 2, 3", SC 2011).
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+WORDS_PER_BLOCK = 4  # one Philox4x64 counter step yields four 64-bit words
+
+
+def key(*parts: int | str) -> NDArray[np.uint64]:
+    """The two-word Philox key of a tuple of numbers and names, the same on every machine and Python version."""
+    text = "/".join(f"{type(part).__name__}:{part}" for part in parts)
+    return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype="<u8")
+
+
+def words(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.uint64]:
+    """Words `start` .. `start + count` of the key's stream; the cost does not depend on `start`."""
+    block, offset = divmod(start, WORDS_PER_BLOCK)
+    # numpy increments the counter before its first block, so the counter in front of the wanted one is set
+    counter = (block - 1) % (1 << 256)
+    raw = np.random.Philox(key=key, counter=counter).random_raw(offset + count)
+    return np.asarray(raw, dtype=np.uint64)[offset:]
+
+
+def uniform(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
+    """Numbers in (0, 1), 53 bits each, never 0 or 1 so that logarithms are safe."""
+    return ((words(key, start, count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def normal(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
+    """Standard normal numbers by Box-Muller, one pair of words for each, so that any slice can be drawn alone."""
+    u = uniform(key, 2 * start, 2 * count).reshape(count, 2)
+    return np.sqrt(-2.0 * np.log(u[:, 0])) * np.cos(2.0 * np.pi * u[:, 1])
+
+
+def permutation(key: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
+    """A uniformly drawn order of 0 .. size - 1.
+
+    Sorts random words that carry their index in the low bits: one plain sort, whose result no library version can change.
+    """
+    bits = np.uint64(max(size - 1, 1).bit_length())
+    tagged = (words(key, 0, size) << bits) | np.arange(size, dtype=np.uint64)
+    tagged.sort()
+    return (tagged & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)

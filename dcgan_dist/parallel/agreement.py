@@ -1,0 +1,31 @@
+"""Decisions that all ranks must take at the same iteration."""
+
+import time
+
+from dcgan_dist.parallel.world import World
+
+PATIENCE = 1.0  # seconds between two questions
+
+
+class Agreement:
+    """Whether any rank wants to stop, asked about once a second instead of in every iteration.
+
+    The ranks also agree on the number of iterations until the next question, so that nobody waits alone.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._until_next = 0
+        self._every = 1
+        self._asked = time.monotonic()
+
+    def ask(self, wanted: bool) -> bool:
+        """To be called once in every iteration by every rank; True on all of them or on none."""
+        if self._until_next > 0:
+            self._until_next -= 1
+            return False
+        now = time.monotonic()
+        pace = (now - self._asked) / self._every
+        answer, self._every = self._world.maximum(int(wanted), round(min(max(PATIENCE / max(pace, 1e-4), 1), 1000)))
+        self._until_next, self._asked = self._every - 1, now
+        return bool(answer)

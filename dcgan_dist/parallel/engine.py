@@ -1,0 +1,30 @@
+"""From configuration and processes to the things that the step is given."""
+
+import torch
+
+from dcgan_dist.config import Config
+from dcgan_dist.gan.state import TrainState, create_state
+from dcgan_dist.gan.step import Engine
+from dcgan_dist.parallel.batchnorm import synchronise
+from dcgan_dist.parallel.precision import Arithmetic
+from dcgan_dist.parallel.world import World
+
+
+def create(config: Config, world: World, arithmetic: Arithmetic) -> tuple[TrainState, Engine]:
+    """Fresh networks, the same on every rank, and the engine that runs them on all ranks together."""
+    state = create_state(config, world.device, arithmetic.weights, arithmetic.scaled)
+    for network in (state.netg, state.netd):
+        synchronise(network, config.sync_batchnorm, world)
+    world.broadcast_buffers(state.netg, state.netd, state.ema)
+    if world.device.type == "cuda":
+        # convolutions in TF32 round inputs to 10 bits of mantissa; fp32 asked for by name stays fp32
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if config.precision == "auto" else "ieee"
+        torch.backends.cudnn.benchmark = True
+    engine = Engine(
+        g=world.wrap(state.netg),
+        d=world.wrap(state.netd),
+        autocast=arithmetic.autocast(world.device),
+        backward=world.accelerator.backward,
+        no_sync=world.no_sync,
+    )
+    return state, engine

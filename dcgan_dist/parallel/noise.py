@@ -1,0 +1,64 @@
+"""The noise of the run. Every image of the stream has its own numbers, keyed by (seed, purpose) and counted by position.
+
+So the global batch at a position has the same noise on any number of ranks, each rank draws only its slice, and nothing has
+to be saved to go on.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcgan_dist import keyed
+from dcgan_dist.config import Config, Latent
+from dcgan_dist.data.reader import Split
+from dcgan_dist.gan.augment import UNIFORMS
+from dcgan_dist.gan.step import Noise
+
+Draw = Callable[[NDArray[np.uint64], int, int], NDArray[np.float64]]
+
+
+def _symmetric_uniform(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
+    return 2 * keyed.uniform(key, start, count) - 1
+
+
+LATENTS: dict[Latent, Draw] = {"gaussian": keyed.normal, "uniform": _symmetric_uniform}
+
+
+class NoiseSource:
+    """Draws the noise of this rank's micro-batches."""
+
+    def __init__(self, config: Config, split: Split, device: torch.device, dtype: torch.dtype) -> None:
+        self._config, self._split, self._device, self._dtype = config, split, device, dtype
+
+    def at(self, position: int) -> list[Noise]:
+        """The noise of the iteration whose global batch begins at `position`, one for each micro-batch."""
+        return [self._micro_batch(start) for start in self._split.slices(position)]
+
+    def _micro_batch(self, start: int) -> Noise:
+        model, augmented = self._config.model, bool(self._config.augment)
+
+        def uniforms(purpose: str, each: int) -> Tensor:
+            return self._draw(keyed.uniform, purpose, start, each)
+
+        return Noise(
+            z=self._draw(LATENTS[model.latent], "z", start, model.nz)[:, :, None, None],
+            mix=uniforms("mix", 1)[:, 0] if self._config.loss.gp_weight else None,
+            augment_real=uniforms("augment_real", UNIFORMS) if augmented else None,
+            augment_fake=uniforms("augment_fake", UNIFORMS) if augmented else None,
+            augment_g=uniforms("augment_g", UNIFORMS) if augmented else None,
+        )
+
+    def _draw(self, draw: Draw, purpose: str, start: int, each: int) -> Tensor:
+        """`each` numbers for every image from position `start` on: (n, each)."""
+        count = self._split.per_rank_micro
+        numbers = draw(keyed.key(self._config.seed, purpose), start * each, count * each)
+        return torch.from_numpy(numbers.reshape(count, each)).to(self._dtype).to(self._device, non_blocking=True)
+
+
+def fixed_latents(config: Config, count: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The latents (count, nz, 1, 1) of the sample grid: the same for the whole run."""
+    numbers = LATENTS[config.model.latent](keyed.key(seed, "samples"), 0, count * config.model.nz)
+    return torch.from_numpy(numbers.reshape(count, config.model.nz, 1, 1)).to(device=device, dtype=dtype)

@@ -1,0 +1,44 @@
+"""The arithmetic of the networks on this device."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from dcgan_dist.config import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """A precision as it is used: dtype of weights and optimiser, dtype of the forward pass, loss scaling or not."""
+
+    name: Precision
+    reason: str
+    weights: torch.dtype = torch.float32
+    forward: torch.dtype | None = None
+    scaled: bool = False
+
+    def autocast(self, device: torch.device) -> Callable[[], AbstractContextManager]:
+        """A context for each forward pass. Nothing is cached in it: the networks change between two passes."""
+        enabled = self.forward is not None
+        return lambda: torch.autocast(device.type, dtype=self.forward, enabled=enabled, cache_enabled=False)
+
+
+def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
+    """Resolves `auto` for the device and says why."""
+    if precision == "auto":
+        if device.type != "cuda":
+            return Arithmetic(name="fp32", reason="on a CPU it is the reference, and bf16 is not faster on every one")
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Arithmetic(name="bf16", reason="the GPU supports it", forward=torch.bfloat16)
+        return Arithmetic(name="fp32", reason="the GPU has no bf16; fp16 is there with --precision fp16")
+    return PRECISIONS[precision]
+
+
+PRECISIONS: dict[Precision, Arithmetic] = {
+    "fp32": Arithmetic(name="fp32", reason="as asked"),
+    "bf16": Arithmetic(name="bf16", reason="as asked", forward=torch.bfloat16),
+    "fp16": Arithmetic(name="fp16", reason="as asked, with a loss scale for each network", forward=torch.float16, scaled=True),
+    "fp64": Arithmetic(name="fp64", reason="as asked, for proofs", weights=torch.float64),
+}

@@ -1,0 +1,169 @@
+"""The processes of this job: how many there are, which one this is, on which device, and how they talk."""
+
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from dcgan_dist.config import Config
+from dcgan_dist.errors import UsageError, UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    accelerator: Accelerator
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def size(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one rank that writes and prints."""
+        return self.accelerator.is_main_process
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @cached_property
+    def local_size(self) -> int:
+        """Ranks on this node."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network in DDP where there are several ranks: its gradients are averaged over them as they are computed."""
+        with warnings.catch_warnings():
+            # newer versions of torch have another name for broadcast_buffers, which older ones do not know
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return self.accelerator.prepare_model(network, device_placement=False)
+
+    def no_sync(self, network: nn.Module) -> AbstractContextManager:
+        """Within it, gradients of a wrapped network stay on this rank."""
+        return self.accelerator.no_sync(network)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Adds up over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def maximum(self, *values: int) -> tuple[int, ...]:
+        """The largest of each number over all ranks; the same answer everywhere."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tuple(tensor.tolist())
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """The main rank's result of `make` on every rank; its error on every rank if it fails."""
+        box: list[Any] = [None, None]
+        if self.main:
+            try:
+                box[0] = make()
+            except UserError as error:
+                box[1] = error
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0, device=self.device)
+        if box[1] is not None:
+            raise _shared(box[1])
+        return box[0]
+
+    def everywhere(self, act: Callable[[], T]) -> T:
+        """Runs `act` on every rank; if it fails anywhere, every rank raises the same error."""
+        result, error = None, None
+        try:
+            result = act()
+        except UserError as failed:
+            error = failed
+        errors: list[UserError | None] = [error]
+        if self.size > 1:
+            errors = [None] * self.size
+            dist.all_gather_object(errors, error)
+        for failed in errors:
+            if failed is not None:
+                raise _shared(failed)
+        return result  # type: ignore[return-value]
+
+    def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The main rank's named tensors on every rank (on the CPU); the others pass anything."""
+        shapes = self.from_main(lambda: {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+        if self.size == 1:
+            return tensors
+        received: dict[str, Tensor] = {}
+        for name, (shape, dtype) in shapes.items():
+            value = tensors[name] if self.main else torch.empty(shape, dtype=dtype)
+            value = value.to(self.device)
+            dist.broadcast(value, src=0)
+            received[name] = value.cpu()
+        return received
+
+    def broadcast_buffers(self, *networks: nn.Module) -> None:
+        """Gives every rank the main rank's parameters and buffers. DDP does it for parameters only, without its own buffer sync."""
+        if self.size > 1:
+            for network in networks:
+                for tensor in network.state_dict(keep_vars=True).values():
+                    dist.broadcast(tensor.data, src=0)
+
+    def barrier(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        self.accelerator.end_training()
+
+
+def _shared(error: UserError) -> UserError:
+    error.on_all_ranks = True
+    return error
+
+
+def launch(config: Config) -> World:
+    """Joins the processes that the launcher started. Raises UsageError when they are not as many as configured."""
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",  # the engine chooses the precision of every forward pass itself
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout)),
+        ],
+    )
+    world = World(accelerator=accelerator)
+    if config.world_size is not None and config.world_size != world.size:
+        raise UsageError(
+            f"--world_size {config.world_size}, but {world.size} {'rank was' if world.size == 1 else 'ranks were'} launched; "
+            "check --num_processes of accelerate launch (--nproc-per-node of torchrun), or leave --world_size out"
+        )
+    return world
+
+
+def set_cpu_threads(world: World) -> str | None:
+    """Shares the CPU cores out among the node's ranks, for launchers set one thread per process; returns what to say about it."""
+    if world.device.type != "cpu":
+        return None
+    cores = len(os.sched_getaffinity(0))
+    threads = max(1, cores // world.local_size)
+    torch.set_num_threads(threads)
+    return f"{threads} computing threads per rank: {cores} cores, {world.local_size} ranks on this node"
+
+
+def rank_lost(error: RuntimeError) -> bool:
+    """Whether an error says that another rank went away or does not answer."""
+    signs = ("Connection closed by peer", "Connection reset", "Timed out", "timeout", "Broken pipe", "NCCL")
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)

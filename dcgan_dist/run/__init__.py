@@ -1,0 +1,1 @@
+"""One run, kept and shown: its folder, its checkpoints, its numbers and pictures."""

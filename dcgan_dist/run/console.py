@@ -1,0 +1,141 @@
+"""What a person sees while a run trains: lines that are said once, and one line of progress that tells the truth."""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+RATE_WINDOW = 60.0  # seconds over which images/s is measured
+REDRAW_EVERY = 0.5  # seconds between two drawings of the live line
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def human_images(images: float) -> str:
+    """640 img, 12.8 kimg, 1.2 Mimg; a float keeps a decimal: 6.4 img."""
+    if images < 999.95:
+        return f"{images} img" if isinstance(images, int) else f"{images:.1f} img"
+    return f"{images / 1e3:.1f} kimg" if images < 999_950 else f"{images / 1e6:.1f} Mimg"
+
+
+def human_time(seconds: float) -> str:
+    """45 s, 3 min 20 s, 2 h 05 min, 1 d 03 h."""
+    whole = round(seconds)
+    if whole < MINUTE:
+        return f"{whole} s"
+    if whole < HOUR:
+        return f"{whole // MINUTE} min {whole % MINUTE:02} s"
+    if whole < DAY:
+        return f"{whole // HOUR} h {whole % HOUR // MINUTE:02} min"
+    return f"{whole // DAY} d {whole % DAY // HOUR:02} h"
+
+
+def progress_line(images: int, total: int, rate: float | None, values: Mapping[str, float]) -> str:
+    """One line; what is not known is left out. `rate` is in images/s.
+
+    D(x) and D(G(z)) are the mean probabilities of being real, before/after D's update.
+    """
+    parts = [f"{100 * images / total:.1f} %", f"{human_images(images)} of {human_images(total)}"]
+    if rate:
+        parts += [f"{human_images(rate)}/s"]
+        parts += [f"ETA {human_time((total - images) / rate)}"] if images < total else []
+    for label, name in (("D(x)", "d/real"), ("D(G(z))", "d/fake")):
+        both = [f"{values[key]:.2f}" for key in (name, f"{name}_after") if key in values]
+        parts += [f"{label} {'/'.join(both)}"] if both else []
+    parts += [f"loss {name.upper()} {values[f'loss/{name}']:.3f}" for name in "dg" if f"loss/{name}" in values]
+    parts += [f"data {values['time/data_percent']:.0f} %"] if "time/data_percent" in values else []
+    return "  ".join(parts)
+
+
+class Console:
+    """Standard output of the main rank.
+
+    On a terminal the progress is one line, redrawn in place; elsewhere each report is a line of its own. A reader that
+    goes away (`| head`), or a full disk behind a redirection, ends the output, never the training.
+    """
+
+    def __init__(
+        self, enabled: bool = True, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`enabled`: false on all ranks but the main one; `stream`: absent: standard output; `clock`: seconds."""
+        self._stream = stream or sys.stdout
+        self._enabled = enabled
+        self._live = self._enabled and self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._clock = clock
+        self._line = ""  # the progress line on the screen
+        self._drawn = -REDRAW_EVERY
+        self._total = 1
+        self._values: dict[str, float] = {}
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def say(self, text: str) -> None:
+        """Prints whole lines, above the progress line if there is one."""
+        line = self._line
+        self._draw("", end="\r")
+        self._write(f"{text}\n")
+        self._draw(line)
+
+    def begin(self, images: int, total: int) -> None:
+        """The present life of the run starts at `images` of `total`; speed counts from here."""
+        self._total = total
+        self._marks = deque([(self._clock(), images)])
+
+    def progress(self, images: int, values: Mapping[str, float] | None = None) -> None:
+        """Shows where the run is.
+
+        With `values`, the scalars of a report, always; without, between reports, only on a terminal and at most twice a
+        second, so that it may be called after every iteration.
+        """
+        now = self._clock()
+        if values is None and not (self._live and now - self._drawn >= REDRAW_EVERY):
+            return
+        self._values = dict(values or self._values)
+        line = progress_line(images, self._total, self._rate(now, images), self._values)
+        if self._live:
+            self._drawn = now
+            self._draw(line)
+        else:
+            self._write(f"{line}\n")
+
+    def close(self) -> None:
+        """Leaves the progress line where it is; what follows begins on a new line."""
+        if self._line:
+            self._write("\n")
+            self._line = ""
+
+    def _rate(self, now: float, images: int) -> float | None:
+        while len(self._marks) > 1 and self._marks[1][0] <= now - RATE_WINDOW:
+            self._marks.popleft()
+        since, done = self._marks[0] if self._marks else (now, images)
+        self._marks.append((now, images))
+        return (images - done) / (now - since) if now > since else None
+
+    def _draw(self, line: str, end: str = "") -> None:
+        if not self._live:
+            return
+        # a line as wide as the terminal would wrap, and then not be redrawn in place
+        line = line[: max(shutil.get_terminal_size().columns - 1, 0)]
+        if line or self._line:
+            self._write(f"\r{line.ljust(len(self._line))}{end}")
+        self._line = line
+
+    def _write(self, text: str) -> None:
+        if not self._enabled:
+            return
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self._stream.flush()
+        except (OSError, ValueError):  # a closed pipe, terminal or file
+            self._enabled = self._live = False
+            self._discard()
+
+    def _discard(self) -> None:
+        """Python flushes standard output once more when it ends, and would turn that error into the exit code."""
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)

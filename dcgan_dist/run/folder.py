@@ -1,0 +1,86 @@
+"""A run's folder: what lies where, and whether it is one."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.errors import UsageError
+
+PACKAGES = ("dcgan_dist", "torch", "torchvision", "accelerate", "webdataset", "wandb", "numpy", "safetensors", "simplejpeg")
+
+
+class RunFolder:
+    """Paths inside `runs/NAME`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.environment = root / "environment.json"
+        self.metrics = root / "metrics.jsonl"
+        self.samples = root / "samples"
+        self.checkpoints = root / "checkpoints"
+        self.tensorboard = root / "tensorboard"
+        self.stop = root / "STOP"
+        self.done = root / "DONE"
+        self.preempted = root / "PREEMPTED"
+
+    def sample(self, images: int) -> Path:
+        return self.samples / f"{images:09d}.png"
+
+    def prepare(self, config_yaml: str, world: dict[str, Any]) -> None:
+        """Makes the folder, or takes over one that an earlier life of this run made. Raises UsageError for any other."""
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"--run_dir {self.root}: is a file; name a folder")
+        if self.root.is_dir() and not self.config.exists() and any(self.root.iterdir()):
+            raise UsageError(f"--run_dir {self.root}: holds other files and no config.yaml of a run; name a new folder")
+        try:
+            for folder in (self.root, self.samples, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            for marker in (self.stop, self.done, self.preempted):
+                marker.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(f"--run_dir {self.root}: cannot be written ({error.strerror})") from error
+        write_atomically(self.config, config_yaml.encode())
+        write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on: versions, commit, machine, devices, command. No environment variables, for they hold secrets."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "machine": platform.node(),
+        "system": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart": os.environ.get("SLURM_RESTART_COUNT"),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the source, if it runs from a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,36 @@
+"""What a run is going to do, in text: for `--dry_run`."""
+
+import torch
+
+from dcgan_dist.config import Config
+from dcgan_dist.gan.networks import NetD, NetG, layer_table
+
+
+def layers_text(config: Config) -> str:
+    """Layers, output shapes and parameter counts of both networks."""
+    model = config.model
+    with torch.device("meta"):
+        netg, netd = NetG(model), NetD(model)
+        z = torch.empty(1, model.nz, 1, 1)
+        x = torch.empty(1, model.channels, model.image_size, model.image_size)
+    lines: list[str] = []
+    for name, network, example in (("NetG", netg, z), ("NetD", netd, x)):
+        rows = layer_table(network, example)
+        lines.append(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters, input {_shape(example)}")
+        lines += [f"  {description:<88} {shape:>16} {count:>12,}" for description, shape, count in rows]
+    return "\n".join(lines)
+
+
+def split_text(config: Config, world_size: int) -> str:
+    """How the global batch is shared out."""
+    per_rank = config.per_rank(world_size)
+    micro = f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""
+    iterations = -(-config.images // config.batch_size)
+    return (
+        f"{world_size} rank{'s' * (world_size > 1)}: global batch {config.batch_size}{micro}, {per_rank} images per rank"
+        f"{' and micro-batch' if micro else ''}; {config.images:,} images are {iterations:,} iterations"
+    )
+
+
+def _shape(x: torch.Tensor) -> str:
+    return " x ".join(map(str, x.shape[1:]))

@@ -1,0 +1,102 @@
+"""Going on: which checkpoint, whether it belongs to this configuration, and its state on every rank."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist.config import Config, changed_on_resume, flatten
+from dcgan_dist.data import order
+from dcgan_dist.data.corpus import Corpus
+from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.gan.state import TrainState
+from dcgan_dist.parallel.world import World
+from dcgan_dist.run import checkpoint
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.stats import Stats
+
+Say = Callable[[str], None]
+
+
+def describe(config: Config, data: Corpus | list[str], state: TrainState) -> dict[str, Any]:
+    """What a checkpoint's state.json holds."""
+    exact = isinstance(data, Corpus)
+    return {
+        **state.numbers(),
+        "config": {name: _json(value) for name, value in flatten(config).items()},
+        "order_version": order.VERSION,
+        "data_fingerprint": data.fingerprint if exact else None,
+        "data_images": data.size if exact else None,
+    }
+
+
+def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) -> Path | None:
+    """The checkpoint to go on from, checked against configuration and data; None to begin anew. For the main rank."""
+    source = config.resume.source
+    if source in ("auto", "never"):
+        path = checkpoint.find_newest(folder.checkpoints, say)
+        if path is not None and source == "never":
+            raise UsageError(f"--run_dir {folder.root} holds the checkpoint {path.name} and --resume is never; name another folder")
+    else:
+        path = Path(source)
+        if not path.is_dir():
+            raise UsageError(f"--resume {path}: no such checkpoint folder; give auto, never or a path like RUN/checkpoints/000012800")
+    if path is None:
+        return None
+    _, state = checkpoint.load(path)
+    _refuse_changes(path, config, data, state)
+    say(f"resuming from {path}: {state['images']:,} images seen")
+    return path
+
+
+def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state: dict[str, Any]) -> None:
+    now = {name: _json(value) for name, value in flatten(config).items()}
+    allowed = config.resume.allow_changes
+    changed = changed_on_resume(state["config"], now, allowed)
+    if changed:
+        differences = ", ".join(f"--{name} {state['config'][name]} -> {now[name]}" for name in changed)
+        raise UsageError(
+            f"{path} was trained with other options: {differences}; go back to them, allow them by --resume.allow_changes "
+            f"{' '.join(changed)}, or name a new --run_dir"
+        )
+    if isinstance(data, Corpus) and "data.shards" not in allowed and state["data_fingerprint"] not in (None, data.fingerprint):
+        raise UsageError(
+            f"{path} was trained on another data set ({state['data_images']:,} images, now {data.size:,}, or other ones or in another "
+            "order of shards); go back to it, allow it by --resume.allow_changes data.shards, or name a new --run_dir"
+        )
+    if state["order_version"] != order.VERSION:
+        raise UsageError(f"{path} counts images in order {state['order_version']}, this version in {order.VERSION}; use the version that wrote it")
+
+
+def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> None:
+    """Loads a checkpoint on the main rank and gives it to all. Only the main rank's files are read."""
+    if path is None:
+        return
+    tensors, numbers = _shared(path, world)
+    try:
+        state.load({file: values for file, values in tensors.items() if file != "stats"}, numbers)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit these networks ({' '.join(str(error).split())})") from error
+    stats.load_state_dict(tensors["stats"], world.main)
+
+
+def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any]]:
+    """Tensors and numbers of a checkpoint that the main rank reads, on every rank."""
+    loaded: list[tuple[checkpoint.Tensors, dict[str, Any]]] = []
+
+    def read() -> dict[str, Any]:
+        loaded.append(checkpoint.load(path))
+        return loaded[0][1]
+
+    numbers = world.from_main(read)
+    flat = {f"{file}:{name}": value for file, values in loaded[0][0].items() for name, value in values.items()} if loaded else {}
+    tensors: checkpoint.Tensors = {}
+    for full_name, value in world.broadcast_tensors(flat).items():
+        file, name = full_name.split(":", 1)
+        tensors.setdefault(file, {})[name] = value
+    return tensors, numbers
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,227 @@
+"""One life of a run: what is set up before the first iteration, and the acts that the train loop does every so often."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcgan_dist import cli
+from dcgan_dist.config import Config, flatten
+from dcgan_dist.data.corpus import Corpus
+from dcgan_dist.data.loading import make_reader, open_data
+from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.data.ring import Batch
+from dcgan_dist.data.stream import StreamReader
+from dcgan_dist.errors import UserError
+from dcgan_dist.gan.images import to_pixels, to_range
+from dcgan_dist.gan.schedule import lr_factor
+from dcgan_dist.gan.state import TrainState
+from dcgan_dist.gan.step import Engine, Game, Noise
+from dcgan_dist.parallel.agreement import Agreement
+from dcgan_dist.parallel.engine import create
+from dcgan_dist.parallel.feed import on_device
+from dcgan_dist.parallel.noise import NoiseSource, fixed_latents
+from dcgan_dist.parallel.precision import Arithmetic, arithmetic
+from dcgan_dist.parallel.world import World, set_cpu_threads
+from dcgan_dist.run import checkpoint, resume
+from dcgan_dist.run.clock import Clock
+from dcgan_dist.run.console import Console
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.grid import grid, save_png
+from dcgan_dist.run.jsonl import MetricsFile
+from dcgan_dist.run.signals import StopRequest
+from dcgan_dist.run.stats import Stats
+from dcgan_dist.run.trackers import Trackers, open_trackers
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Everything a life of a run works with."""
+
+    config: Config
+    world: World
+    arithmetic: Arithmetic
+    state: TrainState
+    engine: Engine
+    game: Game
+    data: Corpus | list[str]
+    reader: IndexedReader | StreamReader
+    split: Split
+    folder: RunFolder
+    console: Console
+    stats: Stats
+    clock: Clock
+    stop_request: StopRequest
+    agreement: Agreement
+    metrics: MetricsFile
+    trackers: Trackers
+    first: int = 0
+    """Images seen where this life began."""
+    last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
+
+    # ---- the loop's questions
+
+    def due(self, every: int) -> bool:
+        """Whether the iteration that just ended reached or passed a multiple of `every` images."""
+        seen = self.state.images
+        return seen > self.first and seen // every > (seen - self.config.batch_size) // every
+
+    def finished(self) -> bool:
+        return self.state.images >= self.config.images
+
+    def stop_agreed(self) -> bool:
+        """Whether a stop was asked for on any rank; the same answer on all of them."""
+        return self.agreement.ask(self.stop_request.wanted())
+
+    # ---- what an iteration needs
+
+    def inputs(self) -> Iterator[tuple[list[Tensor], list[Noise]]]:
+        """Real images and noise of one iteration after the other, as micro-batches on the device."""
+        config, weights = self.config, self.arithmetic.weights
+        noise = NoiseSource(config, self.split, self.world.device, weights)
+        for batch in on_device(self.reader.batches(self.state.images, self.split), self.world.device):
+            yield self._real(batch), noise.at(self.state.images)
+
+    def _real(self, batch: Batch) -> list[Tensor]:
+        flips = batch.flips if self.config.data.hflip else None
+        real = to_range(batch.images, flips, self.config.model.output, self.arithmetic.weights)
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return list(real.contiguous(memory_format=layout).chunk(self.config.accumulate))
+
+    def set_learning_rates(self) -> None:
+        options, config = self.config.optimizer, self.config
+        factor = lr_factor(options, self.state.images, config.batch_size, config.images)
+        self.state.opt_g.param_groups[0]["lr"] = options.g_lr * factor
+        self.state.opt_d.param_groups[0]["lr"] = options.d_lr * factor
+
+    # ---- what is done every so often; all ranks call these together
+
+    def report(self) -> None:
+        """One line of numbers, everywhere. Raises UserError on every rank when the training has diverged."""
+        images = self.state.images
+        values = self.stats.reduce(self.world.sum_)
+        bad = [name for name in ("loss/d", "loss/g") if not _finite(values.get(name, 0.0))]
+        values |= self.clock.read() | self._speed(images)
+        values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
+        if self.arithmetic.scaled:
+            values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
+        if self.world.main:
+            self.metrics.append({"images": images, **values})
+            self.trackers.scalars(images, values)
+            self.console.progress(images, values)
+        if bad:
+            error = UserError(
+                f"{' and '.join(bad)} became {values[bad[0]]} within the {self.config.log.every} images before {images}; the "
+                "last checkpoint is from before: lower --optimizer.g_lr and --optimizer.d_lr, or use --precision fp32"
+            )
+            error.on_all_ranks = True  # the numbers are the same on every rank
+            raise error
+
+    def sample(self) -> None:
+        """The grid of the fixed latents by the average of G, in evaluation mode: no picture depends on the others."""
+        if not self.world.main:
+            return
+        config, images = self.config, self.state.images
+        z = fixed_latents(config, config.log.samples, config.seed, self.world.device, self.arithmetic.weights)
+        with torch.no_grad():
+            pixels = torch.cat([to_pixels(self.engine.forward(self.state.ema, part), config.model.output) for part in z.split(64)])
+        picture = grid(pixels.cpu())
+        save_png(picture, self.folder.sample(images))
+        self.trackers.picture(images, "samples", picture)
+        self.trackers.histogram(images, "samples/pixels", pixels.cpu().numpy())
+
+    def save(self) -> None:
+        """A checkpoint of everything, by the main rank; a failure to write it is every rank's."""
+        if self.state.images == self.first and self.first > 0:
+            return  # this very state is already there
+        self.stats.fold(self.world.sum_, self.world.main)
+        self.world.from_main(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        tensors = self.state.tensors()
+        for file in ("netg", "netd", "netg_ema"):
+            for name, tensor in tensors[file].items():
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    raise UserError(f"{file}: {name} is not finite; nothing was saved, the last checkpoint is from before")
+        tensors["stats"] = self.stats.state_dict()
+        checkpoint.save(
+            self.folder.checkpoints, self.state.images, tensors, resume.describe(self.config, self.data, self.state), self.config.checkpoint.keep
+        )
+
+    def finish(self, exit_code: int, stopped: int) -> None:
+        """The orderly end of this life: says what came of it, in words and by a marker file."""
+        images = self.state.images
+        if self.world.main:
+            marker = self.folder.preempted if exit_code == stopped else self.folder.done
+            marker.write_text(f"{images}\n")
+            self.trackers.close(exit_code)
+            self.console.close()
+            if exit_code == stopped:
+                why = self.stop_request.reason or "another rank was asked to"
+                self.console.say(f"stopped at {images:,} images ({why}); run the same command again to go on")
+            else:
+                self.console.say(f"done: {images:,} images; pictures in {self.folder.samples}, networks in {self.folder.checkpoints}")
+        self.world.barrier()
+        self.world.close()
+
+    def _speed(self, images: int) -> dict[str, float]:
+        now, (then, before) = time.monotonic(), self.last_report
+        self.last_report = (now, images)
+        return {"speed/images_per_second": (images - before) / (now - then) if now > then else 0.0}
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0
+
+
+def open_session(config: Config, world: World) -> Session:
+    """Sets everything up and goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
+    console = Console(enabled=world.main)
+    per_rank = config.per_rank(world.size)
+    folder = RunFolder(config.run_dir)
+    chosen = arithmetic(config.precision, world.device)
+    console.say(f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each; {chosen.name}: {chosen.reason}")
+    threads = set_cpu_threads(world)
+    if threads:
+        console.say(threads)
+    # the main rank first: it draws or indexes what is not there yet, and the others find it
+    world.from_main(lambda: bool(open_data(config, lambda _: None)))
+    data = world.everywhere(lambda: open_data(config, console.say))
+    found = world.from_main(lambda: resume.find(config, folder, data, console.say))
+    facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
+    world.from_main(lambda: folder.prepare(cli.dump(config), facts))
+    state, engine = create(config, world, chosen)
+    stats = Stats(world.device)
+    resume.restore(found, state, stats, world)
+    stop_request = StopRequest(folder.stop)
+    metrics = MetricsFile(folder.metrics)
+    if world.main:
+        metrics.cut_after(state.images if found else -1)
+    trackers = Trackers(console.say)
+    if world.main:
+        trackers = open_trackers(config, state.images, console.say, lambda: stop_request.ask("stopped in W&B"), facts)
+    console.begin(state.images, config.images)
+    return Session(
+        config=config,
+        world=world,
+        arithmetic=chosen,
+        state=state,
+        engine=engine,
+        game=Game.of(config),
+        data=data,
+        reader=make_reader(config, data, local_ranks=world.local_size, pinned=world.device.type == "cuda", say=console.say),
+        split=Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size),
+        folder=folder,
+        console=console,
+        stats=stats,
+        clock=Clock(world.device),
+        stop_request=stop_request,
+        agreement=Agreement(world),
+        metrics=metrics,
+        trackers=trackers,
+        first=state.images,
+        last_report=(time.monotonic(), state.images),
+    )

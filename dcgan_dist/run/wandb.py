@@ -1,0 +1,248 @@
+"""Weights & Biases: one run of the server for one run folder, however often it is stopped; the x axis is images seen.
+
+What leaves the machine: the configuration and environment without anything secret, scalars, pictures, histograms and
+the load of CPU and GPU. No code, no command line, no host name, no git state, no console output.
+"""
+
+import contextlib
+import netrc
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_dist.config import Config, WandbConfig
+from dcgan_dist.run.atomic import write_bytes
+
+if TYPE_CHECKING:
+    import wandb
+
+Mode = Literal["online", "offline", "disabled"]
+MODES: dict[str, Mode] = {  # values of WANDB_MODE; the last two are old names
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "run": "online",
+    "dryrun": "offline",
+}
+DEFAULT_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # keys are stored under W&B's new host or its old one
+
+# seconds that a missing server may cost; both fit into the grace time of a job that is stopped
+INIT_TIMEOUT = 20.0
+FINISH_TIMEOUT = 20.0
+STOPPED_ON_REQUEST = 75  # the exit code of a run that will go on later
+
+SECRET_NAME = re.compile("token|key|secret|password", re.IGNORECASE)
+SECRET_PARTS = {
+    re.compile(r"(?<=pipe:).*", re.DOTALL): "***",  # a shell command may hold anything
+    re.compile(r"(?<=://)[^/@\s]+@"): "***@",  # user:password@host
+    re.compile(r"(?<=://)([^?\s]*)\?\S+"): r"\1?***",  # signed URLs
+}
+
+
+def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str]:
+    """What W&B will do, and why, in words that follow a colon."""
+    if config.mode != "auto":
+        return config.mode, f"--wandb.mode {config.mode}"
+    if asked := env.get("WANDB_MODE"):
+        known = MODES.get(asked.lower())
+        return (
+            (known, f"WANDB_MODE={asked}")
+            if known
+            else ("disabled", f"WANDB_MODE={asked} is none of {', '.join(MODES)}")
+        )
+    if where := _credentials(env):
+        return "online", where
+    return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
+
+
+def _credentials(env: Mapping[str, str]) -> str | None:
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if env.get(name):
+            return f"{name} is set"
+    base_url = env.get("WANDB_BASE_URL")
+    hosts = (urlsplit(base_url).netloc,) if base_url else DEFAULT_HOSTS
+    home = Path(env.get("HOME", "."))
+    for path in [Path(env["NETRC"])] if env.get("NETRC") else [home / ".netrc", home / "_netrc"]:
+        try:
+            known = netrc.netrc(path).hosts
+        except (OSError, netrc.NetrcParseError):
+            continue
+        for host in hosts:
+            if host in known:
+                return f"{path} has a key for {host}"
+    return None
+
+
+def redact(value: Any) -> Any:
+    """A configuration as plain data, without the values of names such as token, key, secret or password.
+
+    In strings, URLs lose user, password and query, and `pipe:` its command.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(name): "***" if SECRET_NAME.search(str(name)) else redact(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact(item) for item in value]
+    if not isinstance(value, (str, Path)):
+        return value
+    text = str(value)
+    for pattern, instead in SECRET_PARTS.items():
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _run_id(run_dir: Path) -> tuple[str, bool]:
+    """The folder's W&B run, and whether this life made it up."""
+    path = run_dir / "wandb_id"
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip(), False
+    made = secrets.token_hex(4)
+    write_bytes(path, f"{made}\n".encode())
+    return made, True
+
+
+def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
+    return {
+        "console": "off",
+        "quiet": True,
+        "show_info": False,
+        "disable_git": True,
+        "disable_code": True,
+        "save_code": False,
+        "x_disable_meta": True,
+        "x_save_requirements": False,
+        "login_timeout": INIT_TIMEOUT,
+        "init_timeout": INIT_TIMEOUT,
+        "finish_timeout": FINISH_TIMEOUT,
+        "finish_timeout_raises": True,
+        # W&B's own way to stop is an interrupt in this process alone, which leaves the other ranks waiting for ever
+        "stop_fn": on_stop,
+    }
+
+
+def _end_service() -> None:
+    """Ends the process that keeps and sends W&B's files; it would otherwise end with this one."""
+    import wandb
+
+    with contextlib.suppress(SystemExit):  # raised if that process was killed, which is no reason to end this one
+        wandb.teardown()
+
+
+class WandbTracker:
+    """The run on the W&B server, or in files under RUN/wandb that `wandb sync` sends later. On the main rank only.
+
+    A server that does not answer at the start turns `online` into `offline`, with one line. One that goes away later
+    costs nothing until `close`, which waits a bounded time and says how to send the rest.
+    """
+
+    name = "W&B"
+
+    def __init__(
+        self,
+        config: Config,
+        mode: Literal["online", "offline"],
+        *,
+        say: Callable[[str], None],
+        on_stop: Callable[[], None],
+        environment: Mapping[str, Any],
+    ) -> None:
+        """Opens the run.
+
+        `say` prints a line; `on_stop` is called, in another thread, when somebody presses W&B's stop button;
+        `environment`, versions and devices, is shown beside the configuration.
+        """
+        self._say = say
+        self._run_dir = config.run_dir.absolute()
+        self._settings = _settings(on_stop)
+        run_id, new = _run_id(self._run_dir)
+        arguments: dict[str, Any] = {
+            "project": config.wandb.project,
+            "entity": config.wandb.entity,
+            "group": config.wandb.group,
+            "dir": str(self._run_dir),
+            "id": run_id,
+            "config": redact(config) | {"environment": redact(environment)},
+            "allow_val_change": True,
+        }
+        if new:  # later lives leave alone what was renamed or tagged by hand
+            arguments |= {"name": self._run_dir.name, "tags": config.wandb.tags}
+        self._run = self._online(arguments) if mode == "online" else self._offline(arguments)
+        self._run.define_metric("images")
+        self._run.define_metric("*", step_metric="images")
+        # a resumed run repeats the images between its checkpoint and its end, and W&B would show both lives; a picture
+        # at the last of them may have been lost, and twice the same does no harm
+        self._sent = int(self._run.summary.get("images", -1)) if self._run.resumed else -1
+
+    def _online(self, arguments: dict[str, Any]) -> "wandb.Run":
+        import wandb
+
+        try:
+            run = self._init("online", resume="allow", **arguments)
+        except wandb.Error as error:
+            self._say(f"W&B: no answer, this life of the run is kept offline: {str(error).partition(chr(10))[0]}")
+            _end_service()  # until then the failed attempt holds the run's id
+            return self._offline(arguments)
+        self._say(f"W&B: {run.url}")
+        return run
+
+    def _offline(self, arguments: dict[str, Any]) -> "wandb.Run":
+        run = self._init("offline", **arguments)
+        self._say(f"W&B: to send this life of the run later: wandb sync {Path(run.dir).parent}")
+        return run
+
+    def _init(self, mode: Literal["online", "offline"], **arguments: Any) -> "wandb.Run":
+        import wandb
+
+        # W&B talks on standard error: here everything but warnings is switched off, in init what its service says
+        wandb.setup(wandb.Settings(**self._settings))
+        return wandb.init(mode=mode, settings=wandb.Settings(**self._settings, silent=True), **arguments)
+
+    def scalars(self, images: int, values: dict[str, float]) -> None:
+        """A row of the history, unless an earlier life of the run has sent it."""
+        if images > self._sent:
+            self._run.log({"images": images, **values})
+
+    def picture(self, images: int, name: str, array: NDArray[np.uint8]) -> None:
+        """An (H, W, 3) picture."""
+        import wandb
+
+        if images >= self._sent:
+            self._run.log({"images": images, name: wandb.Image(array)})
+
+    def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
+        """The distribution of the finite ones among `values`, of any shape."""
+        import wandb
+
+        finite = values[np.isfinite(values)]
+        if images >= self._sent and finite.size:
+            self._run.log({"images": images, name: wandb.Histogram(np_histogram=np.histogram(finite, bins=64))})
+
+    def close(self, exit_code: int = 0) -> None:
+        """Sends what is left, for a bounded time."""
+        if exit_code == STOPPED_ON_REQUEST:
+            self._run.mark_preempting()
+        rest = f"wandb sync --include-online {Path(self._run.dir).parent}"
+        try:
+            self._run.finish(exit_code=exit_code)
+        except TimeoutError:
+            self._say(f"W&B: not everything was sent in {FINISH_TIMEOUT:.0f} s; the rest: {rest}")
+        finally:
+            _end_service()  # the files are whole only now
+
+
+def open_wandb(
+    config: Config, say: Callable[[str], None], on_stop: Callable[[], None], environment: Mapping[str, Any]
+) -> WandbTracker | None:
+    """W&B as the options and the environment variables want it, said in one line; None: it is off."""
+    mode, reason = resolve_mode(config.wandb, os.environ)
+    say(f"W&B: {mode} ({reason})")
+    return None if mode == "disabled" else WandbTracker(config, mode, say=say, on_stop=on_stop, environment=environment)

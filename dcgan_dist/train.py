@@ -1,0 +1,112 @@
+"""The trainer: `accelerate launch -m dcgan_dist.train [OPTIONS]`.
+
+Top to bottom: `main` reads the options, `train` is the algorithm.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from dcgan_dist import cli
+from dcgan_dist.config import Config
+from dcgan_dist.data.loading import open_data
+from dcgan_dist.errors import run_and_report
+from dcgan_dist.gan.ema import ema_beta, update_ema
+from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
+from dcgan_dist.parallel.precision import arithmetic
+from dcgan_dist.parallel.world import World, launch, rank_lost
+from dcgan_dist.run.plan import layers_text, split_text
+from dcgan_dist.run.session import Session, open_session
+
+DONE, STOPPED = 0, 75  # EX_TEMPFAIL: run the same command again
+LAUNCHED = {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"}  # set by torchrun and accelerate launch
+
+
+def train(session: Session) -> bool:
+    """Trains until the configured number of images, or until a stop is agreed; returns whether the run is complete.
+
+    Each iteration shows one global batch: D learns to tell real from fake, then G learns from D as it now is.
+    """
+    config, state, engine, game, clock = session.config, session.state, session.engine, session.game, session.clock
+    inputs = session.inputs()
+    while True:
+        done, stop = session.finished(), session.stop_agreed()
+        if session.due(config.log.every):
+            session.report()
+        if session.due(config.log.samples_every) or (done and state.images > session.first):
+            session.sample()
+        if session.due(config.checkpoint.every) or done or stop:
+            session.save()
+        if done or stop:
+            break
+
+        with clock.section("data"):
+            real, noise = next(inputs)
+        session.set_learning_rates()
+        d_due, g_due = state.iteration % config.optimizer.d_every == 0, state.iteration % config.optimizer.g_every == 0
+        with clock.section("g", on_device=True):
+            fake = generate(state, engine, noise, g_due)
+        if d_due:
+            with clock.section("d", on_device=True):
+                session.stats.add(discriminator_step(state, engine, game, real, fake, noise))
+        if g_due:
+            with clock.section("g", on_device=True):
+                session.stats.add(generator_step(state, engine, game, fake, noise))
+        state.images += config.batch_size
+        state.iteration += 1
+        if g_due:
+            update_ema(state.ema, state.netg, ema_beta(config.ema, state.images, config.batch_size))
+        if session.due(config.log.every):
+            session.stats.add(probe(state, engine, real))
+        clock.tick()
+        session.console.progress(state.images)
+    return done
+
+
+def run(config: Config) -> int:
+    """One life of a run; returns the exit code."""
+    world = launch(config)
+    if config.dry_run:
+        _dry_run(config, world)
+        return DONE
+    session = open_session(config, world)
+    try:
+        code = DONE if train(session) else STOPPED
+    except BaseException:
+        session.trackers.close(exit_code=1)
+        raise
+    session.finish(code, STOPPED)
+    # a launcher takes any other code for a crash, ends the other ranks and prints a banner: RUN/PREEMPTED says it instead
+    return DONE if os.environ.keys() & LAUNCHED else code
+
+
+def _dry_run(config: Config, world: World) -> None:
+    """Prints what a run would do, on as many ranks as it is meant for."""
+    ranks = config.world_size or world.size
+    lines = [cli.dump(config), layers_text(config), split_text(config, ranks)]
+    chosen = arithmetic(config.precision, world.device)
+    lines.append(f"{chosen.name} on {world.device.type}: {chosen.reason}")
+    open_data(config, lines.append)
+    if world.main:
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: options from the command line or `argv`. Exit code 0 done, 1 failed, 2 wrong usage, 75 stopped with a checkpoint."""
+    rank = int(os.environ.get("RANK", "0"))
+    options = sys.argv[1:] if argv is None else argv
+
+    def act() -> int:
+        return run(cli.load(options, quiet=rank != 0))
+
+    try:
+        return run_and_report(act, debug="--debug" in options, rank=rank)
+    except RuntimeError as error:
+        if rank_lost(error) and "--debug" not in options:
+            sys.stderr.write(f"rank {rank}: another rank ended or does not answer ({str(error).splitlines()[0][:200]})\n")
+            return 1
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""W&B against a stand-in for its server, with the real client."""
+
+import io
+import json
+import socket
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import wandb
+from PIL import Image
+from support import wandb_reader
+from support.fake_wandb import FakeWandb, Run
+
+from dcgan_dist.config import Config, DataConfig, OptimizerConfig, WandbConfig
+from dcgan_dist.run import wandb as run_wandb
+from dcgan_dist.run.wandb import open_wandb, redact, resolve_mode
+
+PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    (tmp_path / "faces").mkdir()
+    yield Config(run_dir=tmp_path / "faces", wandb=WandbConfig(project="gans", tags=("fruit",), group="nightly"))
+    wandb.teardown()
+
+
+@pytest.fixture
+def server(config, monkeypatch):
+    with FakeWandb() as server:
+        for name, value in server.env().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        wandb.teardown()  # the client stops before its server does
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+def start(config, said, on_stop=lambda: None, environment=None):
+    tracker = open_wandb(config, said.append, on_stop, environment or {})
+    assert tracker is not None
+    return tracker
+
+
+def the_run(server):
+    (run,) = server.runs.values()
+    return run
+
+
+def points(rows, name):
+    return [(row["images"], row[name]) for row in rows if name in row]
+
+
+def test_a_run_arrives_whole(config, server, said):
+    tracker = start(config, said, environment={"torch": "2.99"})
+    for images in (0, 128, 256):
+        tracker.scalars(images, {"loss/d": images / 512, "d/real": 0.5})
+    tracker.picture(256, "samples", PICTURE)
+    tracker.histogram(256, "g/weights", np.array([[0.0, 1.0], [np.nan, 3.0]]))
+    tracker.close()
+    run = the_run(server)
+    assert (run.project, run.group, run.tags, run.display_name) == ("gans", "nightly", ["fruit"], "faces")
+    assert run.config["model"]["value"] == {
+        "image_size": 64, "channels": 3, "nz": 100, "ngf": 64, "ndf": 64, "output": "tanh", "latent": "gaussian",
+        "d_norm": "batch", "spectral_norm": False,
+    }  # fmt: skip
+    assert run.config["environment"]["value"] == {"torch": "2.99"}
+    assert points(run.history, "loss/d") == [(0, 0), (128, 0.25), (256, 0.5)]
+    assert points(run.history, "d/real") == [(0, 0.5), (128, 0.5), (256, 0.5)]
+    ((images, sent),) = points(run.history, "samples")
+    assert images == 256
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(run.uploads[sent["path"]]))), PICTURE)
+    ((images, histogram),) = points(run.history, "g/weights")
+    assert (images, sum(histogram["values"]), histogram["bins"][0], histogram["bins"][-1]) == (256, 3, 0, 3)
+    assert (run.complete, run.exit_code, run.preempting) == (True, 0, False)
+    assert said == ["W&B: online (WANDB_API_KEY is set)", f"W&B: {server.url}/tester/gans/runs/{run.id}"]
+
+
+def test_images_are_the_x_axis_of_everything(config, server, said):
+    start(config, said).close()
+    metrics = the_run(server).config["_wandb"]["value"]["m"]
+    # protobuf field numbers of a metric: 1 name, 2 glob, 5 the (1-based) place of the step metric in this list
+    assert [(metric.get("1") or metric.get("2"), metric.get("5")) for metric in metrics] == [("images", None), ("*", 1)]
+
+
+def test_a_resumed_run_goes_on_without_gap_or_double(config, server, said):
+    tracker = start(config, said)
+    for images in (0, 100, 200, 300):
+        tracker.scalars(images, {"loss/g": images / 100})
+    tracker.picture(300, "samples", PICTURE)
+    tracker.close(exit_code=75)
+    run = the_run(server)
+    assert (run.exit_code, run.preempting) == (75, True)
+    run.display_name, run.tags = "by hand", ["good"]
+
+    tracker = start(replace(config, optimizer=OptimizerConfig(g_lr=1e-3)), said)  # from a checkpoint at 100
+    for images in (200, 300, 400):
+        tracker.scalars(images, {"loss/g": images / 100})
+    tracker.picture(200, "samples", PICTURE)
+    tracker.picture(400, "samples", PICTURE)
+    tracker.close()
+    run = the_run(server)
+    assert points(run.history, "loss/g") == [(0, 0), (100, 1), (200, 2), (300, 3), (400, 4)]
+    assert [images for images, _ in points(run.history, "samples")] == [300, 400]
+    assert run.config["optimizer"]["value"]["g_lr"] == 1e-3
+    assert (run.display_name, run.tags, run.exit_code) == ("by hand", ["good"], 0)
+    assert (config.run_dir / "wandb_id").read_text() == f"{run.id}\n"
+
+
+@pytest.mark.parametrize("fault", ["down", "500", "401"])
+def test_a_dead_server_at_the_start_makes_the_run_offline(config, server, said, fault, monkeypatch):
+    monkeypatch.setattr(run_wandb, "INIT_TIMEOUT", 1.0)
+    server.fault = fault
+    tracker = start(config, said)
+    tracker.scalars(0, {"loss/d": 1.0})
+    tracker.scalars(10, {"loss/d": 2.0})
+    tracker.close()
+    (log,) = config.run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    assert points(wandb_reader.history(log), "loss/d") == [(0, 1), (10, 2)]
+    assert said[1].startswith("W&B: no answer, this life of the run is kept offline: ")
+    assert "\n" not in said[1]
+    assert said[2] == f"W&B: to send this life of the run later: wandb sync {log.parent}"
+    assert log.stem == f"run-{(config.run_dir / 'wandb_id').read_text().strip()}"
+
+
+def test_a_server_that_dies_costs_a_bounded_wait_and_no_data(config, server, said, monkeypatch):
+    monkeypatch.setattr(run_wandb, "FINISH_TIMEOUT", 1.0)
+    tracker = start(config, said)
+    server.fault = "down"
+    for images in range(50):
+        tracker.scalars(images, {"loss/d": 0.5})
+    tracker.close()  # returns, although the server never does
+    (log,) = config.run_dir.glob("wandb/run-*/run-*.wandb")
+    assert len(points(wandb_reader.history(log), "loss/d")) == 50
+    assert said[-1] == f"W&B: not everything was sent in 1 s; the rest: wandb sync --include-online {log.parent}"
+
+
+def test_the_stop_button_calls_back(config, server, said):
+    (config.run_dir / "wandb_id").write_text("stopme\n")
+    server.runs["stopme"] = Run("tester", "gans", "stopme", stop_requested=True)
+    stopped = threading.Event()
+    tracker = start(config, said, on_stop=stopped.set)
+    assert stopped.wait(30)
+    tracker.close()
+
+
+def test_nothing_secret_leaves(config, server, said, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "--hf_token", "SECRET0"])
+    monkeypatch.setenv("HF_TOKEN", "SECRET1")
+    shards = (
+        "https://me:SECRET2@host/a.tar",
+        "https://host/b.tar?X-Amz-Signature=SECRET3&x=1",
+        "pipe:curl -u SECRET4 u",
+    )
+    data = DataConfig(shards=shards, reader="stream", allow_pipe=True)
+    environment = {"hf_token": "SECRET5", "nested": [{"AWS_SECRET_ACCESS_KEY": "SECRET6", "db_password": "SECRET7"}]}
+    tracker = start(replace(config, data=data), said, environment=environment)
+    tracker.scalars(0, {"loss/d": 1.0})
+    tracker.close()
+    shown = ["https://***@host/a.tar", "https://host/b.tar?***", "pipe:***"]
+    assert the_run(server).config["data"]["value"]["shards"] == shown
+    everything = b"\n".join(server.received)
+    assert b"nested" in everything
+    for leak in (b"SECRET", b"train.py", b"def test_nothing_secret_leaves", socket.gethostname().encode()):
+        assert leak not in everything
+
+
+def test_offline_can_be_read_back(config, said):
+    config = replace(config, wandb=replace(config.wandb, mode="offline"))
+    for life in (0, 1):
+        tracker = start(config, said)
+        tracker.scalars(100 * life, {"loss/d": float(life)})
+        tracker.picture(100 * life, "samples", PICTURE + np.uint8(life))
+        tracker.close()
+    logs = sorted(config.run_dir.glob("wandb/offline-run-*/run-*.wandb"))
+    rows = [row for log in logs for row in wandb_reader.history(log)]
+    assert len(logs) == 2
+    assert len({log.name for log in logs}) == 1  # one run on the server, when both are sent
+    assert points(rows, "loss/d") == [(0, 0), (100, 1)]
+    for life, log in enumerate(logs):
+        (picture,) = log.parent.glob("files/media/images/*.png")
+        np.testing.assert_array_equal(np.asarray(Image.open(picture)), PICTURE + np.uint8(life))
+
+
+def test_online_without_a_key_becomes_offline(config, said):
+    config = replace(config, wandb=replace(config.wandb, mode="online"))
+    tracker = start(config, said)
+    tracker.scalars(0, {"loss/d": 1.0})
+    tracker.close()
+    (log,) = config.run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    assert points(wandb_reader.history(log), "loss/d") == [(0, 1)]
+
+
+def test_disabled_writes_nothing(config, said):
+    assert open_wandb(config, said.append, lambda: None, {}) is None
+    assert list(config.run_dir.iterdir()) == []
+    assert said == ["W&B: disabled (no API key; `wandb login` or --wandb.mode offline turns it on)"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "env", "expected", "reason"),
+    [
+        ("offline", {"WANDB_MODE": "online", "WANDB_API_KEY": "k"}, "offline", "--wandb.mode offline"),
+        ("auto", {"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "offline", "WANDB_MODE=offline"),
+        ("auto", {"WANDB_MODE": "dryrun"}, "offline", "WANDB_MODE=dryrun"),
+        ("auto", {"WANDB_MODE": "on"}, "disabled", "WANDB_MODE=on is none of online, offline, disabled, run, dryrun"),
+        ("auto", {"WANDB_IDENTITY_TOKEN_FILE": "f"}, "online", "WANDB_IDENTITY_TOKEN_FILE is set"),
+        ("auto", {"WANDB_API_KEY": ""}, "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"),
+    ],
+)
+def test_modes(mode, env, expected, reason):
+    assert resolve_mode(WandbConfig(mode=mode), {"HOME": "/nowhere"} | env) == (expected, reason)
+
+
+def test_a_stored_key_is_found_for_its_host_only(tmp_path):
+    stored = tmp_path / ".netrc"
+    stored.write_text("machine api.wandb.ai login user password k\nmachine lab:8080 login user password k\n")
+    home = {"HOME": str(tmp_path)}
+    assert resolve_mode(WandbConfig(), home) == ("online", f"{stored} has a key for api.wandb.ai")
+    lab = {"WANDB_BASE_URL": "http://lab:8080"}
+    assert resolve_mode(WandbConfig(), home | lab) == ("online", f"{stored} has a key for lab:8080")
+    assert resolve_mode(WandbConfig(), home | {"WANDB_BASE_URL": "http://elsewhere"})[0] == "disabled"
+    assert resolve_mode(WandbConfig(), {"HOME": "/nowhere", "NETRC": str(stored)})[0] == "online"
+    stored.write_text("machine without\nend")
+    assert resolve_mode(WandbConfig(), home)[0] == "disabled"
+
+
+def test_a_redacted_configuration_is_plain_data():
+    plain = redact({"a": (1, None), "path": Config().run_dir, "ApiKey": {"x": 1}, "glob": "s3://b/{0..3}.tar"})
+    assert plain == {"a": [1, None], "path": "runs/dcgan", "ApiKey": "***", "glob": "s3://b/{0..3}.tar"}
+    assert json.loads(json.dumps(redact(Config()))) == redact(Config())

@@ -1,0 +1,241 @@
+"""A stand-in for the W&B server on 127.0.0.1: as much of its protocol as `wandb.init(mode="online")` needs.
+
+    with FakeWandb() as server:
+        os.environ.update(server.env())
+        ...
+        server.runs["abc123"].history      # [{'_step': 0, 'loss/g': ...}, ...]
+
+It speaks GraphQL (create, resume and query a run), the file stream (history, summary, exit code) and file uploads, and
+keeps all it is told. `server.fault` breaks it: "down" drops connections, an HTTP status such as "500" is its answer.
+"""
+
+import gzip
+import json
+import re
+import socket
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+HISTORY, SUMMARY, EVENTS, OUTPUT = "wandb-history.jsonl", "wandb-summary.json", "wandb-events.jsonl", "output.log"
+
+
+@dataclass
+class Run:
+    """What the server knows of one run."""
+
+    entity: str
+    project: str
+    id: str
+    config: dict[str, Any] = field(default_factory=dict)
+    display_name: str = ""
+    group: str = ""
+    tags: list[str] = field(default_factory=list)
+    streams: dict[str, dict[int, str]] = field(default_factory=dict)  # file name -> line number -> line
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    lives: int = 0  # how often a client opened the run
+    complete: bool = False
+    exit_code: int | None = None
+    preempting: bool = False
+    stop_requested: bool = False  # set it to press the stop button
+
+    def lines(self, name: str) -> list[str]:
+        return [line for _, line in sorted(self.streams.get(name, {}).items())]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines(HISTORY)]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.lines(SUMMARY) or ["{}"])[-1])
+
+    def add(self, message: dict[str, Any]) -> None:
+        """One file-stream message: numbered lines of several files, and how the client is."""
+        self.complete = message.get("complete", self.complete)
+        self.exit_code = message.get("exitcode", self.exit_code)
+        self.preempting |= bool(message.get("preempting"))
+        for name, part in (message.get("files") or {}).items():
+            self.streams.setdefault(name, {}).update(enumerate(part["content"], part["offset"]))
+
+
+class FakeWandb:
+    """The server; a context manager that listens on a free port while it is open."""
+
+    def __init__(self, entity: str = "tester") -> None:
+        self.entity = entity
+        self.fault: str | None = None
+        self.runs: dict[str, Run] = {}
+        self.received: list[bytes] = []  # every path and every (unpacked) body, to search for what must not be there
+        self.operations: list[str] = []
+        self.lock = threading.RLock()
+        self.http = _Server(self)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def env(self) -> dict[str, str]:
+        """The environment that leads a client here."""
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "0" * 40}
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """The status and JSON reply to a request."""
+        with self.lock:
+            self.received += [path.encode(), body]
+            if path == "/graphql":
+                return 200, self._graphql(json.loads(body))
+            if stream := re.match(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream", path):
+                run = self.runs.setdefault(stream[3], Run(stream[1], stream[2], stream[3]))
+                run.add(json.loads(body or b"{}"))
+                return 200, {"limits": {}, "exitcode": None, "stopped": run.stop_requested}
+            if upload := re.match(r"/upload/([^/]+)/(.+)", path):
+                self.runs[upload[1]].uploads[upload[2]] = body
+                return 200, {}
+            return (200 if method == "GET" else 404), {}
+
+    def _graphql(self, request: dict[str, Any]) -> dict[str, Any]:
+        query, variables = request["query"], request.get("variables") or {}
+        named = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        operation = named[1] if named else "?"
+        self.operations.append(operation)
+        if operation in OPERATIONS:
+            return {"data": OPERATIONS[operation](self, variables)}
+        if "__type" in query:
+            return {"data": dict.fromkeys(re.findall(r"(\w+):\s*__type", query)) or {"__type": None}}
+        return {"errors": [{"message": f"the fake server does not know {operation}"}]}
+
+
+def _bucket(run: Run) -> dict[str, Any]:
+    project = {"id": "p1", "name": run.project, "entity": {"id": "e1", "name": run.entity}}
+    return {
+        "id": f"id-{run.id}",
+        "name": run.id,
+        "displayName": run.display_name or run.id,
+        "description": "",
+        "config": json.dumps(run.config),
+        "sweepName": None,
+        "historyLineCount": len(run.lines(HISTORY)),
+        "project": project,
+    }
+
+
+def _upsert_bucket(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
+    run_id = variables.get("name") or (variables.get("id") or "").removeprefix("id-")
+    inserted = run_id not in server.runs
+    entity, project = variables.get("entity") or server.entity, variables.get("project") or "uncategorized"
+    run = server.runs.setdefault(run_id, Run(entity, project, run_id))
+    run.lives += 1
+    run.config = json.loads(variables["config"]) if variables.get("config") else run.config
+    run.display_name = variables.get("displayName") or run.display_name
+    run.group = variables.get("groupName") or run.group
+    run.tags = variables.get("tags") or run.tags
+    return {"upsertBucket": {"bucket": _bucket(run), "inserted": inserted}}
+
+
+def _resume_status(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
+    run = server.runs.get(variables.get("name") or "")
+    model = {
+        "id": "p1",
+        "name": variables.get("project"),
+        "entity": {"id": "e1", "name": server.entity},
+        "bucket": None,
+    }
+    if run is not None:
+        model["bucket"] = _bucket(run) | {
+            "summaryMetrics": json.dumps(run.summary),
+            "logLineCount": len(run.lines(OUTPUT)),
+            "eventsLineCount": len(run.lines(EVENTS)),
+            "historyTail": json.dumps(run.lines(HISTORY)[-1:]),
+            "eventsTail": json.dumps(run.lines(EVENTS)[-1:]),
+            "tags": run.tags,
+            "wandbConfig": '{"t": 1}',
+        }
+    return {"model": model}
+
+
+def _create_run_files(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
+    run_id = variables["run"]
+    files = [{"name": name, "uploadUrl": f"{server.url}/upload/{run_id}/{name}"} for name in variables.get("files", [])]
+    return {"createRunFiles": {"runID": run_id, "uploadHeaders": [], "files": files}}
+
+
+def _stopped_status(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
+    run = server.runs.get(variables.get("runId") or variables.get("run") or "")
+    return {"project": {"run": {"stopped": run is not None and run.stop_requested}}}
+
+
+def _viewer(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
+    user = {"id": "u1", "entity": server.entity, "username": server.entity, "flags": "{}", "teams": {"edges": []}}
+    return {"viewer": user}
+
+
+def _server_info(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
+    versions = {"min_cli_version": "0.8.0", "max_cli_version": "99"}
+    info = {"cliVersionInfo": versions, "latestLocalVersionInfo": None, "features": []}
+    return {"viewer": {"id": "u1", "entity": server.entity}, "serverInfo": info}
+
+
+OPERATIONS = {
+    "UpsertBucket": _upsert_bucket,
+    "RunResumeStatus": _resume_status,
+    "CreateRunFiles": _create_run_files,
+    "RunStoppedStatus": _stopped_status,
+    "Viewer": _viewer,
+    "ValidateApiKey": _viewer,
+    "ServerInfo": _server_info,
+    "ServerFeaturesQuery": _server_info,
+}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, fake: FakeWandb) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.fake = fake
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Tests stay quiet."""
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+
+    def _serve(self) -> None:
+        assert isinstance(self.server, _Server)
+        fake = self.server.fake
+        if fake.fault == "down":
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        body = self._body()
+        status, reply = (int(fake.fault), {}) if fake.fault else fake.answer(self.command, self.path, body)
+        payload = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    do_GET = do_POST = do_PUT = _serve  # noqa: N815
