@@ -8,7 +8,10 @@ from dcgan_dist.errors import UsageError, run_and_report
 
 # name -> module with main(argv) -> exit code, and what it does; imported when asked for, for --help must not wait for torch
 COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("dcgan_dist.train", "train on this machine in one process (several: accelerate launch -m dcgan_dist.train)"),
+    "train": (
+        "dcgan_dist.train",
+        "train on this machine in one process (several: accelerate launch -m dcgan_dist.train)",
+    ),
     "shard": ("dcgan_dist.commands.shard", "write tar shards from a folder, a zip or a torchvision data set"),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
 }
@@ -19,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
-        sys.stdout.write("\n".join(["usage: dcgan-dist COMMAND [OPTIONS]", "", *lines, "", "dcgan-dist COMMAND --help tells more", ""]))
+        sys.stdout.write(
+            "\n".join(
+                ["usage: dcgan-dist COMMAND [OPTIONS]", "", *lines, "", "dcgan-dist COMMAND --help tells more", ""]
+            )
+        )
         return 0 if arguments else 2
 
     def act() -> int:

@@ -100,7 +100,9 @@ def _one_line(box: str) -> str:
     """tyro's framed message as one line, without its frame, its title and its repetition of the help."""
     lines = [line.strip("│ ").strip() for line in box.splitlines()]
     lines = [line for line in lines if line.strip("─-╭╮╰╯ ")]
-    end = next((n for n, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines))
+    end = next(
+        (n for n, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines)
+    )
     text = " ".join(lines[1:end] if end > 1 else lines)
     return re.sub(r"^Error parsing [\w.]+: (?=--)", "", text)
 

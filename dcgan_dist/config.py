@@ -1,13 +1,13 @@
 """The whole schema of a training run. Every option on the command line, in YAML and in `config.yaml` is a field here.
 
-Frozen, keyword-only dataclasses; the text under a field says its meaning and unit and is what `--help` prints. Durations
-count real images shown to the discriminator, never epochs or steps, so that they survive a change of batch or world size.
-Standard library only, but for the error's base class.
+Frozen, keyword-only dataclasses; the text under a field says its meaning and unit and is what `--help` prints.
+Durations count real images shown to the discriminator, never epochs or steps, so that they survive a change of batch or
+world size. Standard library only, but for the error's base class.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dcgan_dist.errors import UsageError
 
@@ -42,6 +42,8 @@ def _check_range(prefix: str, config: object, **least: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
+    """The two networks."""
+
     image_size: ImageSize = 64
     """Height and width of the images, pixels."""
     channels: Channels = 3
@@ -57,7 +59,7 @@ class ModelConfig:
     latent: Latent = "gaussian"
     """Distribution of z: N(0, 1), or uniform on [-1, 1)."""
     d_norm: DNorm = "batch"
-    """Normalisation inside D. Gradient penalties need layer or none: with batch, an image's gradient depends on the others."""
+    """Normalisation inside D. Gradient penalties need layer or none: with batch, images depend on one another."""
     spectral_norm: bool = False
     """Spectral normalisation of every convolution of D."""
 
@@ -67,6 +69,8 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
+    """What the networks minimise."""
+
     name: LossName = "non_saturating"
     """The game. minimax is the notes' saturating form of binary cross-entropy."""
     label_smoothing: float = 0.0
@@ -133,10 +137,12 @@ class EmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
+    """The real images."""
+
     shards: tuple[str, ...] = ()
     """Tar shards: paths, globs ('d/*.tar'), brace lists ('d/{000..011}.tar'). Absent: the embedded cartoon faces."""
     reader: ReaderName = "indexed"
-    """indexed: exact order and resume, local files. stream: webdataset's own pipeline, also for pipes; no exact resume."""
+    """indexed: exact order and resume, local files. stream: webdataset's pipeline, also for pipes; no exact resume."""
     hflip: bool = False
     """Mirror every other image at random (on the device)."""
     threads: int = 0
@@ -154,6 +160,8 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
+    """What is shown of a run, and how often."""
+
     every: int = 2_560
     """Images between two reports (progress line, metrics.jsonl, TensorBoard, W&B)."""
     samples_every: int = 25_600
@@ -169,6 +177,8 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
+    """What is kept of a run, and how often."""
+
     every: int = 51_200
     """Images between two checkpoints; one more is written at the end and at every stop."""
     keep: int = 3
@@ -196,8 +206,10 @@ class WandbConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeConfig:
+    """Going on with a run; `--resume X` is short for `--resume.source X`."""
+
     source: str = "auto"
-    """auto: go on from the run folder's newest checkpoint, if it has one. never: refuse a folder that has one. Or a checkpoint's path."""
+    """auto: go on from the run folder's newest checkpoint, if any. never: refuse a folder with one. Or a checkpoint."""
     allow_changes: tuple[str, ...] = ()
     """Options that may differ from the checkpoint's although they change the training, e.g. optimizer.g_lr."""
 
@@ -249,25 +261,22 @@ class Config:
         """Raises ConfigError when options contradict each other; returns itself."""
         loss, model, data = self.loss, self.model, self.data
         smooths = loss.name in ("non_saturating", "minimax")
-        _check(smooths or not loss.label_smoothing, f"--loss.label_smoothing has no meaning for --loss.name {loss.name}")
+        _check(smooths or not loss.label_smoothing, f"--loss.label_smoothing means nothing to --loss.name {loss.name}")
         penalised = [f"--loss.{name}" for name in ("r1_gamma", "gp_weight") if getattr(loss, name)]
         _check(
             not penalised or model.d_norm != "batch",
-            f"{' and '.join(penalised)} with --model.d_norm batch: BatchNorm makes an image's gradient depend on the whole "
-            "batch, so the penalty is not the published one; use --model.d_norm layer or none",
+            f"{' and '.join(penalised)} with --model.d_norm batch: BatchNorm makes an image's gradient depend on the "
+            "whole batch, so the penalty is not the published one; use --model.d_norm layer or none",
         )
         _check(
             loss.name != "wasserstein" or bool(loss.gp_weight or model.spectral_norm),
             "--loss.name wasserstein needs a bound on D's slope: --loss.gp_weight 10 (with --model.d_norm layer) "
             "or --model.spectral_norm",
         )
-        _check(
-            self.batch_size % self.accumulate == 0,
-            f"--batch_size {self.batch_size} is not divisible by --accumulate {self.accumulate}",
-        )
-        piped = [url for url in data.shards if url.startswith("pipe:")]
-        _check(not piped or data.reader == "stream", f"--data.shards {piped[:1]}: a pipe cannot be indexed; add --data.reader stream")
-        _check(not piped or data.allow_pipe, f"--data.shards {piped[:1]}: would run a shell command; add --data.allow_pipe to let it")
+        for pipe in (url for url in data.shards if url.startswith("pipe:")):
+            _check(data.reader == "stream", f"--data.shards {pipe}: a pipe cannot be indexed; add --data.reader stream")
+            _check(data.allow_pipe, f"--data.shards {pipe}: would run a shell command; add --data.allow_pipe to let it")
+        self.per_rank(self.world_size or 1)
         return self
 
     def per_rank(self, world_size: int) -> int:
@@ -276,36 +285,7 @@ class Config:
         near = max(parts, round(self.batch_size / parts) * parts)
         _check(
             self.batch_size % parts == 0,
-            f"--batch_size {self.batch_size} does not divide evenly over {world_size} ranks x --accumulate "
+            f"--batch_size {self.batch_size} does not divide evenly over {world_size} rank{'s' * (world_size > 1)} x --accumulate "
             f"{self.accumulate}; the nearest that does is {near}",
         )
         return self.batch_size // parts
-
-
-# options that may change between two lives of a run without changing what is learnt
-FREE_ON_RESUME = (
-    "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
-    "data.shards", "data.threads", "data.prefetch", "data.allow_pipe", "log", "checkpoint", "wandb", "resume",
-)  # fmt: skip
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted option names with their values, in the order of the schema."""
-    flat: dict[str, Any] = {}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{item.name}.")
-        else:
-            flat[prefix + item.name] = value
-    return flat
-
-
-def changed_on_resume(old: dict[str, Any], new: dict[str, Any], allowed: tuple[str, ...]) -> list[str]:
-    """Names of options that differ between two flat configurations and change the training, without the allowed ones."""
-
-    def covered(name: str, names: tuple[str, ...]) -> bool:
-        return any(name == free or name.startswith(f"{free}.") for free in names)
-
-    differing = [name for name in old.keys() & new.keys() if old[name] != new[name]]
-    return sorted(name for name in differing if not covered(name, FREE_ON_RESUME + allowed))

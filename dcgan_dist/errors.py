@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 
 
-
 class UserError(Exception):
     """Something in the run failed that the user can mend (a shard, a disk, a checkpoint); exit code 1."""
 

@@ -69,7 +69,7 @@ def run(config: Config) -> int:
     if config.dry_run:
         _dry_run(config, world)
         return DONE
-    session = open_session(config, world)
+    session = open_session(config, cli.dump(config), world)
     try:
         code = DONE if train(session) else STOPPED
     except BaseException:
@@ -103,7 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_and_report(act, debug="--debug" in options, rank=rank)
     except RuntimeError as error:
         if rank_lost(error) and "--debug" not in options:
-            sys.stderr.write(f"rank {rank}: another rank ended or does not answer ({str(error).splitlines()[0][:200]})\n")
+            sys.stderr.write(
+                f"rank {rank}: another rank ended or does not answer ({str(error).splitlines()[0][:200]})\n"
+            )
             return 1
         raise
 

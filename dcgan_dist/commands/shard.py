@@ -83,7 +83,7 @@ def _text(summary: Summary, options: ShardOptions) -> str:
         f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)",
     ]
     if summary.left_out:
-        lines.append(f"left out: {summary.left_out:,} files that are hidden or no images by their names")
+        lines.append(f"left out: {summary.left_out:,} other files (hidden, or not named like images)")
     if summary.skipped:
         lines += [f"left out: {len(summary.skipped):,} images that cannot be read:"]
         lines += [f"  {message}" for message in summary.skipped[:LISTED]]

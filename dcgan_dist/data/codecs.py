@@ -66,7 +66,7 @@ def to_rgb_or_grey(image: Image.Image, channels: int, background: Colour = WHITE
     Transparency is laid over `background`. 16-bit values are divided by 257. Floating-point values run from 0 to 1
     where none is larger, else from 0 to 255.
     """
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I"):
         image = _from_array((np.clip(np.asarray(image, dtype=np.int64), 0, 65535) + 128) // 257)
     elif image.mode == "F":
@@ -75,6 +75,13 @@ def to_rgb_or_grey(image: Image.Image, channels: int, background: Colour = WHITE
     elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image.convert("RGBA"))
     return image.convert("RGB" if channels == 3 else "L")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF data that cannot be read say nothing about the image, which can
+        return image
 
 
 def _from_array(values: NDArray[np.integer | np.floating]) -> Image.Image:

@@ -267,7 +267,9 @@ def _pack_in_processes(
     return [future.result() for future in futures]
 
 
-_packers: list[_Packer] = []  # in a process of the pool: its one packer
+# in a process of the pool: its one packer, and what keeps the packer's source open until the process ends
+_packers: list[_Packer] = []
+_opened = ExitStack()
 
 
 def _begin(source: Source, packing: Packing, counter: "Synchronized[int]", stop: Event) -> None:
@@ -280,7 +282,7 @@ def _begin(source: Source, packing: Packing, counter: "Synchronized[int]", stop:
         if stop.is_set():
             raise _StopError
 
-    _packers.append(_Packer(source, packing, ExitStack().enter_context(source.open()), tick))
+    _packers.append(_Packer(source, packing, _opened.enter_context(source.open()), tick))
 
 
 def _end_with_parent() -> None:

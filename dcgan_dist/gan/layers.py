@@ -61,7 +61,14 @@ class SharedBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, sum_over_ranks: SumOverRanks, ranks: int
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        sum_over_ranks: SumOverRanks,
+        ranks: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (groups * n, C, H, W) -> y like x; mean and biased variance (groups, C), float64."""
         parts = x.chunk(groups)
@@ -85,15 +92,18 @@ class SharedBatchNorm(torch.autograd.Function):
         x, weight, mean, var = ctx.saved_tensors
         parts = x.chunk(ctx.groups)
         dys = grads[0].contiguous(memory_format=_layout(x)).chunk(ctx.groups)
-        sums = torch.stack([_sums(dy, part, mean[i], var[i], ctx.eps) for i, (dy, part) in enumerate(zip(dys, parts, strict=True))])
+        sums = torch.stack(
+            [_sums(dy, part, mean[i], var[i], ctx.eps) for i, (dy, part) in enumerate(zip(dys, parts, strict=True))]
+        )
         count = parts[0].numel() // x.shape[1] * ctx.ranks
         means = (ctx.sum_over_ranks(sums.double()) / count).to(mean.dtype)
         scale = weight * (var + ctx.eps).rsqrt()  # (groups, C)
         dx = torch.cat(
             [
                 # the part that depends on x is itself an affine map of xhat
-                _affine(part, mean[i], var[i], -scale[i] * means[i, 1], -scale[i] * means[i, 0], ctx.eps)
-                .addcmul_(dy, scale[i].to(dy.dtype).view(1, -1, 1, 1))
+                _affine(part, mean[i], var[i], -scale[i] * means[i, 1], -scale[i] * means[i, 0], ctx.eps).addcmul_(
+                    dy, scale[i].to(dy.dtype).view(1, -1, 1, 1)
+                )
                 for i, (dy, part) in enumerate(zip(dys, parts, strict=True))
             ]
         )

@@ -44,7 +44,9 @@ LOSSES: dict[LossName, Loss] = {
     "hinge": Loss(d_real=lambda x, _: relu(1 - x), d_fake=lambda x: relu(1 + x), g=lambda x: -x),
     # Mao et al. 2017, equation 9 with a = 0, b = c = 1
     "least_squares": Loss(
-        d_real=lambda x, _: 0.5 * (x - 1).square(), d_fake=lambda x: 0.5 * x.square(), g=lambda x: 0.5 * (x - 1).square()
+        d_real=lambda x, _: 0.5 * (x - 1).square(),
+        d_fake=lambda x: 0.5 * x.square(),
+        g=lambda x: 0.5 * (x - 1).square(),
     ),
     # Arjovsky et al. 2017; needs a bound on D's slope
     "wasserstein": Loss(d_real=lambda x, _: -x, d_fake=lambda x: x, g=lambda x: -x),

@@ -40,7 +40,11 @@ class NetG(nn.Module):
         layers: list[nn.Module] = []
         before, shape = config.nz, STEM
         for width in (multiple * config.ngf for multiple in widths):
-            layers += [nn.ConvTranspose2d(before, width, *shape, bias=False), GroupedBatchNorm(width), nn.ReLU(inplace=True)]
+            layers += [
+                nn.ConvTranspose2d(before, width, *shape, bias=False),
+                GroupedBatchNorm(width),
+                nn.ReLU(inplace=True),
+            ]
             before, shape = width, DOUBLE
         layers += [nn.ConvTranspose2d(before, config.channels, *last, bias=False), OUTPUTS[config.output]()]
         self.layers = nn.Sequential(*layers)
@@ -60,7 +64,10 @@ class NetD(nn.Module):
         super().__init__()
         widths, last = geometry(config.image_size)
         hidden = [multiple * config.ndf for multiple in reversed(widths)]
-        layers: list[nn.Module] = [nn.Conv2d(config.channels, hidden[0], *last, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(config.channels, hidden[0], *last, bias=False),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
         for before, width in zip(hidden, hidden[1:], strict=False):
             # without a BatchNorm's shift behind it, a convolution needs its own
             layers += [nn.Conv2d(before, width, *DOUBLE, bias=config.d_norm == "none")]
@@ -102,7 +109,11 @@ def layer_table(network: nn.Module, example: Tensor) -> list[tuple[str, str, int
         shape = " x ".join(map(str, output.shape[1:])) or "1"
         rows.append((repr(module).replace("\n", " "), shape, sum(p.numel() for p in module.parameters())))
 
-    leaves = [module for module in network.modules() if not any(True for _ in module.children()) or hasattr(module, "parametrizations")]
+    leaves = [
+        module
+        for module in network.modules()
+        if not any(True for _ in module.children()) or hasattr(module, "parametrizations")
+    ]
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]
     was_training = network.training
     with torch.no_grad():

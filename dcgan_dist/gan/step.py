@@ -95,7 +95,12 @@ def generate(state: TrainState, engine: Engine, noise: Sequence[Noise], g_due: b
 
 
 def discriminator_step(
-    state: TrainState, engine: Engine, game: Game, real: Sequence[Tensor], fake: Sequence[Tensor], noise: Sequence[Noise]
+    state: TrainState,
+    engine: Engine,
+    game: Game,
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    noise: Sequence[Noise],
 ) -> Scalars:
     """Updates D. `real` and `fake`: the micro-batches, each (n, C, H, W). Returns unreduced tensors on the device."""
     state.netd.requires_grad_(True)

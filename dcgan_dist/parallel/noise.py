@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist import keyed
-from dcgan_dist.config import Config, Latent
+from dcgan_dist.config import Config, Latent, ModelConfig
 from dcgan_dist.data.reader import Split
 from dcgan_dist.gan.augment import UNIFORMS
 from dcgan_dist.gan.step import Noise
@@ -58,7 +58,7 @@ class NoiseSource:
         return torch.from_numpy(numbers.reshape(count, each)).to(self._dtype).to(self._device, non_blocking=True)
 
 
-def fixed_latents(config: Config, count: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The latents (count, nz, 1, 1) of the sample grid: the same for the whole run."""
-    numbers = LATENTS[config.model.latent](keyed.key(seed, "samples"), 0, count * config.model.nz)
-    return torch.from_numpy(numbers.reshape(count, config.model.nz, 1, 1)).to(device=device, dtype=dtype)
+def sample_latents(model: ModelConfig, seed: int, first: int, count: int, like: Tensor) -> Tensor:
+    """Latents `first` .. `first + count` of the pictures that a seed stands for: (count, nz, 1, 1), placed like `like`."""
+    numbers = LATENTS[model.latent](keyed.key(seed, "samples"), first * model.nz, count * model.nz)
+    return torch.from_numpy(numbers.reshape(count, model.nz, 1, 1)).to(like)

@@ -39,6 +39,8 @@ def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
 PRECISIONS: dict[Precision, Arithmetic] = {
     "fp32": Arithmetic(name="fp32", reason="as asked"),
     "bf16": Arithmetic(name="bf16", reason="as asked", forward=torch.bfloat16),
-    "fp16": Arithmetic(name="fp16", reason="as asked, with a loss scale for each network", forward=torch.float16, scaled=True),
+    "fp16": Arithmetic(
+        name="fp16", reason="as asked, with a loss scale for each network", forward=torch.float16, scaled=True
+    ),
     "fp64": Arithmetic(name="fp64", reason="as asked, for proofs", weights=torch.float64),
 }

@@ -41,7 +41,10 @@ def save(folder: Path, images: int, tensors: Tensors, state: dict[str, Any], kee
         for name, data in files.items():
             _write(temporary / name, data)
         about = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-        _write(temporary / "manifest.json", json.dumps({"format": FORMAT, "images": images, "files": about}, indent=2).encode())
+        _write(
+            temporary / "manifest.json",
+            json.dumps({"format": FORMAT, "images": images, "files": about}, indent=2).encode(),
+        )
         _sync(temporary)
         if target.exists():  # a save of the same position that an earlier life left damaged, or this very state
             shutil.rmtree(target)

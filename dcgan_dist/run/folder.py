@@ -15,7 +15,17 @@ import torch
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError
 
-PACKAGES = ("dcgan_dist", "torch", "torchvision", "accelerate", "webdataset", "wandb", "numpy", "safetensors", "simplejpeg")
+PACKAGES = (
+    "dcgan_dist",
+    "torch",
+    "torchvision",
+    "accelerate",
+    "webdataset",
+    "wandb",
+    "numpy",
+    "safetensors",
+    "simplejpeg",
+)
 
 
 class RunFolder:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dcgan_dist.run.atomic import write_bytes
+from dcgan_dist.data.storage import write_atomically
 
 WHITE = 255
 
@@ -36,4 +36,4 @@ def save_png(array: NDArray[np.uint8], path: Path) -> None:
     """Writes an (H, W, 3) uint8 picture, whole or not at all; the same picture gives the same bytes."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())

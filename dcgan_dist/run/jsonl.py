@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.run.atomic import write_bytes
+from dcgan_dist.data.storage import write_atomically
 
 
 class MetricsFile:
@@ -32,7 +32,7 @@ class MetricsFile:
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         kept = [line for line in lines if line.endswith(b"\n") and _images(line) <= images]
         if len(kept) < len(lines):
-            write_bytes(self.path, b"".join(kept))
+            write_atomically(self.path, b"".join(kept))
         return len(lines) - len(kept)
 
 

@@ -1,10 +1,11 @@
 """Going on: which checkpoint, whether it belongs to this configuration, and its state on every rank."""
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.config import Config, changed_on_resume, flatten
+from dcgan_dist.config import Config
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.errors import UsageError, UserError
@@ -16,13 +17,19 @@ from dcgan_dist.run.stats import Stats
 
 Say = Callable[[str], None]
 
+# options that may change between two lives of a run without changing what is learnt
+FREE = (
+    "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
+    "data.shards", "data.threads", "data.prefetch", "data.allow_pipe", "log", "checkpoint", "wandb", "resume",
+)  # fmt: skip
+
 
 def describe(config: Config, data: Corpus | list[str], state: TrainState) -> dict[str, Any]:
     """What a checkpoint's state.json holds."""
     exact = isinstance(data, Corpus)
     return {
         **state.numbers(),
-        "config": {name: _json(value) for name, value in flatten(config).items()},
+        "config": flatten(config),
         "order_version": order.VERSION,
         "data_fingerprint": data.fingerprint if exact else None,
         "data_images": data.size if exact else None,
@@ -35,11 +42,15 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
     if source in ("auto", "never"):
         path = checkpoint.find_newest(folder.checkpoints, say)
         if path is not None and source == "never":
-            raise UsageError(f"--run_dir {folder.root} holds the checkpoint {path.name} and --resume is never; name another folder")
+            raise UsageError(
+                f"--run_dir {folder.root} holds the checkpoint {path.name} and --resume is never; name another folder"
+            )
     else:
         path = Path(source)
         if not path.is_dir():
-            raise UsageError(f"--resume {path}: no such checkpoint folder; give auto, never or a path like RUN/checkpoints/000012800")
+            raise UsageError(
+                f"--resume {path}: no such checkpoint folder; give auto, never or a path like RUN/checkpoints/000012800"
+            )
     if path is None:
         return None
     _, state = checkpoint.load(path)
@@ -49,22 +60,27 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
 
 
 def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state: dict[str, Any]) -> None:
-    now = {name: _json(value) for name, value in flatten(config).items()}
-    allowed = config.resume.allow_changes
-    changed = changed_on_resume(state["config"], now, allowed)
+    now, allowed = flatten(config), config.resume.allow_changes
+    changed = changed_options(state["config"], now, FREE + allowed)
     if changed:
         differences = ", ".join(f"--{name} {state['config'][name]} -> {now[name]}" for name in changed)
         raise UsageError(
             f"{path} was trained with other options: {differences}; go back to them, allow them by --resume.allow_changes "
             f"{' '.join(changed)}, or name a new --run_dir"
         )
-    if isinstance(data, Corpus) and "data.shards" not in allowed and state["data_fingerprint"] not in (None, data.fingerprint):
+    if (
+        isinstance(data, Corpus)
+        and "data.shards" not in allowed
+        and state["data_fingerprint"] not in (None, data.fingerprint)
+    ):
         raise UsageError(
             f"{path} was trained on another data set ({state['data_images']:,} images, now {data.size:,}, or other ones or in another "
             "order of shards); go back to it, allow it by --resume.allow_changes data.shards, or name a new --run_dir"
         )
     if state["order_version"] != order.VERSION:
-        raise UsageError(f"{path} counts images in order {state['order_version']}, this version in {order.VERSION}; use the version that wrote it")
+        raise UsageError(
+            f"{path} counts images in order {state['order_version']}, this version in {order.VERSION}; use the version that wrote it"
+        )
 
 
 def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> None:
@@ -88,12 +104,37 @@ def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any
         return loaded[0][1]
 
     numbers = world.from_main(read)
-    flat = {f"{file}:{name}": value for file, values in loaded[0][0].items() for name, value in values.items()} if loaded else {}
+    flat = (
+        {f"{file}:{name}": value for file, values in loaded[0][0].items() for name, value in values.items()}
+        if loaded
+        else {}
+    )
     tensors: checkpoint.Tensors = {}
     for full_name, value in world.broadcast_tensors(flat).items():
         file, name = full_name.split(":", 1)
         tensors.setdefault(file, {})[name] = value
     return tensors, numbers
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted option names with their values as JSON has them, in the order of the schema."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = _json(value)
+    return flat
+
+
+def changed_options(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:
+    """Names that differ between two flat configurations, without those in `free`, which may name whole groups."""
+
+    def covered(name: str) -> bool:
+        return any(name == one or name.startswith(f"{one}.") for one in free)
+
+    return sorted(name for name in old.keys() & new.keys() if old[name] != new[name] and not covered(name))
 
 
 def _json(value: Any) -> Any:

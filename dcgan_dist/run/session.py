@@ -3,13 +3,11 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dcgan_dist import cli
-from dcgan_dist.config import Config, flatten
+from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reader import IndexedReader, Split
@@ -23,7 +21,7 @@ from dcgan_dist.gan.step import Engine, Game, Noise
 from dcgan_dist.parallel.agreement import Agreement
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.feed import on_device
-from dcgan_dist.parallel.noise import NoiseSource, fixed_latents
+from dcgan_dist.parallel.noise import NoiseSource, sample_latents
 from dcgan_dist.parallel.precision import Arithmetic, arithmetic
 from dcgan_dist.parallel.world import World, set_cpu_threads
 from dcgan_dist.run import checkpoint, resume
@@ -125,9 +123,12 @@ class Session:
         if not self.world.main:
             return
         config, images = self.config, self.state.images
-        z = fixed_latents(config, config.log.samples, config.seed, self.world.device, self.arithmetic.weights)
+        weights = next(self.state.ema.parameters())
+        z = sample_latents(config.model, config.seed, 0, config.log.samples, weights)
         with torch.no_grad():
-            pixels = torch.cat([to_pixels(self.engine.forward(self.state.ema, part), config.model.output) for part in z.split(64)])
+            pixels = torch.cat(
+                [to_pixels(self.engine.forward(self.state.ema, part), config.model.output) for part in z.split(64)]
+            )
         picture = grid(pixels.cpu())
         save_png(picture, self.folder.sample(images))
         self.trackers.picture(images, "samples", picture)
@@ -145,10 +146,16 @@ class Session:
         for file in ("netg", "netd", "netg_ema"):
             for name, tensor in tensors[file].items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                    raise UserError(f"{file}: {name} is not finite; nothing was saved, the last checkpoint is from before")
+                    raise UserError(
+                        f"{file}: {name} is not finite; nothing was saved, the last checkpoint is from before"
+                    )
         tensors["stats"] = self.stats.state_dict()
         checkpoint.save(
-            self.folder.checkpoints, self.state.images, tensors, resume.describe(self.config, self.data, self.state), self.config.checkpoint.keep
+            self.folder.checkpoints,
+            self.state.images,
+            tensors,
+            resume.describe(self.config, self.data, self.state),
+            self.config.checkpoint.keep,
         )
 
     def finish(self, exit_code: int, stopped: int) -> None:
@@ -163,7 +170,9 @@ class Session:
                 why = self.stop_request.reason or "another rank was asked to"
                 self.console.say(f"stopped at {images:,} images ({why}); run the same command again to go on")
             else:
-                self.console.say(f"done: {images:,} images; pictures in {self.folder.samples}, networks in {self.folder.checkpoints}")
+                self.console.say(
+                    f"done: {images:,} images; pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
+                )
         self.world.barrier()
         self.world.close()
 
@@ -177,13 +186,15 @@ def _finite(value: float) -> bool:
     return value - value == 0.0
 
 
-def open_session(config: Config, world: World) -> Session:
+def open_session(config: Config, config_yaml: str, world: World) -> Session:
     """Sets everything up and goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
     console = Console(enabled=world.main)
     per_rank = config.per_rank(world.size)
     folder = RunFolder(config.run_dir)
     chosen = arithmetic(config.precision, world.device)
-    console.say(f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each; {chosen.name}: {chosen.reason}")
+    console.say(
+        f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each; {chosen.name}: {chosen.reason}"
+    )
     threads = set_cpu_threads(world)
     if threads:
         console.say(threads)
@@ -192,7 +203,7 @@ def open_session(config: Config, world: World) -> Session:
     data = world.everywhere(lambda: open_data(config, console.say))
     found = world.from_main(lambda: resume.find(config, folder, data, console.say))
     facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
-    world.from_main(lambda: folder.prepare(cli.dump(config), facts))
+    world.from_main(lambda: folder.prepare(config_yaml, facts))
     state, engine = create(config, world, chosen)
     stats = Stats(world.device)
     resume.restore(found, state, stats, world)
@@ -212,7 +223,9 @@ def open_session(config: Config, world: World) -> Session:
         engine=engine,
         game=Game.of(config),
         data=data,
-        reader=make_reader(config, data, local_ranks=world.local_size, pinned=world.device.type == "cuda", say=console.say),
+        reader=make_reader(
+            config, data, local_ranks=world.local_size, pinned=world.device.type == "cuda", say=console.say
+        ),
         split=Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size),
         folder=folder,
         console=console,

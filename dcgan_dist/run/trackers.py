@@ -1,5 +1,6 @@
 """Where scalars and pictures go besides the run's own files; none of these may ever stop or slow the training."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -78,6 +79,8 @@ class Trackers:
             except Exception as error:
                 self._trackers.remove(tracker)
                 self._switched_off(tracker.name, error)
+                with contextlib.suppress(Exception):
+                    tracker.close(exit_code=1)
 
     def _switched_off(self, name: str, error: Exception) -> None:
         what = " ".join(str(error).split()) or "no message"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.config import Config, WandbConfig
-from dcgan_dist.run.atomic import write_bytes
+from dcgan_dist.data.storage import write_atomically
 
 if TYPE_CHECKING:
     import wandb
@@ -106,7 +106,7 @@ def _run_id(run_dir: Path) -> tuple[str, bool]:
     if path.exists():
         return path.read_text(encoding="utf-8").strip(), False
     made = secrets.token_hex(4)
-    write_bytes(path, f"{made}\n".encode())
+    write_atomically(path, f"{made}\n".encode())
     return made, True
 
 
@@ -120,6 +120,8 @@ def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
         "save_code": False,
         "x_disable_meta": True,
         "x_save_requirements": False,
+        "host": "",
+        "program": "dcgan_dist.train",
         "login_timeout": INIT_TIMEOUT,
         "init_timeout": INIT_TIMEOUT,
         "finish_timeout": FINISH_TIMEOUT,

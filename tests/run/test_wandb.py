@@ -1,14 +1,15 @@
 """W&B against a stand-in for its server, with the real client."""
 
+import asyncio
 import io
 import json
-import socket
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import wandb
 from PIL import Image
 from support import wandb_reader
 from support.fake_wandb import FakeWandb, Run
@@ -29,7 +30,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     (tmp_path / "faces").mkdir()
     yield Config(run_dir=tmp_path / "faces", wandb=WandbConfig(project="gans", tags=("fruit",), group="nightly"))
-    wandb.teardown()
+    run_wandb._end_service()
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def server(config, monkeypatch):
         for name, value in server.env().items():
             monkeypatch.setenv(name, value)
         yield server
-        wandb.teardown()  # the client stops before its server does
+        run_wandb._end_service()  # the client stops before its server does
 
 
 @pytest.fixture
@@ -145,7 +146,35 @@ def test_a_server_that_dies_costs_a_bounded_wait_and_no_data(config, server, sai
     assert said[-1] == f"W&B: not everything was sent in 1 s; the rest: wandb sync --include-online {log.parent}"
 
 
-def test_the_stop_button_calls_back(config, server, said):
+SERVICE_DIES = """
+import sys
+from pathlib import Path
+import psutil
+from dcgan_dist.config import Config
+from dcgan_dist.run.trackers import Trackers
+from dcgan_dist.run.wandb import open_wandb
+
+trackers = Trackers(print)
+trackers.start("W&B", lambda: open_wandb(Config(run_dir=Path(sys.argv[1])), print, lambda: None, {}))
+(service,) = psutil.Process().children()
+service.kill()
+service.wait()
+for images in range(50):
+    trackers.scalars(images, {"loss/d": 0.5})
+trackers.close()
+"""
+
+
+def test_the_death_of_its_service_process_never_reaches_the_training(config, server):
+    command = [sys.executable, "-c", SERVICE_DIES, str(config.run_dir)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    *_, last = result.stdout.splitlines()
+    assert last.startswith("W&B is switched off, the training goes on: ")
+    assert (result.returncode, result.stdout.count("switched off"), result.stderr) == (0, 1, "")
+
+
+def test_the_stop_button_calls_back(config, server, said, monkeypatch):
+    monkeypatch.setattr("wandb.sdk.lib.run_stopping._SLEEP", lambda _: asyncio.sleep(0.05), raising=False)  # not 15 s
     (config.run_dir / "wandb_id").write_text("stopme\n")
     server.runs["stopme"] = Run("tester", "gans", "stopme", stop_requested=True)
     stopped = threading.Event()
@@ -155,15 +184,16 @@ def test_the_stop_button_calls_back(config, server, said):
 
 
 def test_nothing_secret_leaves(config, server, said, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train.py", "--hf_token", "SECRET0"])
-    monkeypatch.setenv("HF_TOKEN", "SECRET1")
+    monkeypatch.setattr("sys.argv", ["train.py", "--hf_token", "hush0"])
+    monkeypatch.setenv("HF_TOKEN", "hush1")
+    monkeypatch.setattr("socket.gethostname", lambda: "hush8")
     shards = (
-        "https://me:SECRET2@host/a.tar",
-        "https://host/b.tar?X-Amz-Signature=SECRET3&x=1",
-        "pipe:curl -u SECRET4 u",
+        "https://me:hush2@host/a.tar",
+        "https://host/b.tar?X-Amz-Signature=hush3&x=1",
+        "pipe:curl -u hush4 u",
     )
     data = DataConfig(shards=shards, reader="stream", allow_pipe=True)
-    environment = {"hf_token": "SECRET5", "nested": [{"AWS_SECRET_ACCESS_KEY": "SECRET6", "db_password": "SECRET7"}]}
+    environment = {"hf_token": "hush5", "nested": [{"AWS_SECRET_ACCESS_KEY": "hush6", "db_password": "hush7"}]}
     tracker = start(replace(config, data=data), said, environment=environment)
     tracker.scalars(0, {"loss/d": 1.0})
     tracker.close()
@@ -171,7 +201,7 @@ def test_nothing_secret_leaves(config, server, said, monkeypatch):
     assert the_run(server).config["data"]["value"]["shards"] == shown
     everything = b"\n".join(server.received)
     assert b"nested" in everything
-    for leak in (b"SECRET", b"train.py", b"def test_nothing_secret_leaves", socket.gethostname().encode()):
+    for leak in (b"hush", b"train.py", b"def test_nothing_secret_leaves"):
         assert leak not in everything
 
 

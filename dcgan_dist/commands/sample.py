@@ -1,0 +1,97 @@
+"""`dcgan-dist sample RUN`: pictures from a run's newest checkpoint, or from any checkpoint."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.errors import UsageError
+from dcgan_dist.gan.images import to_pixels
+from dcgan_dist.gan.networks import NetG
+from dcgan_dist.parallel.noise import sample_latents
+from dcgan_dist.run import checkpoint
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.grid import grid, save_png
+
+AT_ONCE = 64  # images in one forward pass; they do not depend on each other
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """Draw pictures from a trained generator: one grid, or a folder of single pictures."""
+
+    source: tyro.conf.Positional[Path]
+    """A run's folder (its newest whole checkpoint is used) or a checkpoint's."""
+    out: Path = Path("samples.png")
+    """A .png file for one grid; any other name is a folder for single pictures 000000.png, 000001.png, .."""
+    count: int = 64
+    """Number of pictures."""
+    seed: int = 0
+    """Seed of the latents; picture i of a seed is the same whatever the count, and a run's own grid has the seed of
+    the run."""
+    network: Literal["netg_ema", "netg"] = "netg_ema"
+    """The moving average of G, or G as it was trained last."""
+    device: str = "auto"
+    """auto: the GPU if there is one; or cpu, cuda, cuda:1 .."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"--count {self.count}: must be at least 1")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command. Raises UsageError and UserError."""
+    style = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
+    options = tyro.cli(SampleOptions, args=argv, prog="dcgan-dist sample", use_underscores=True, config=style)
+    path = find_checkpoint(options.source)
+    weights, state = checkpoint.load_network(path, options.network)
+    model = model_config(state)
+    device = torch.device(options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    netg = NetG(model).to(device=device, dtype=weights["layers.0.weight"].dtype).eval()
+    netg.load_state_dict(weights)
+    if options.out.suffix.lower() == ".png":
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_png(grid(torch.cat(list(draw(netg, model, options.count, options.seed)))), options.out)
+    else:
+        options.out.mkdir(parents=True, exist_ok=True)
+        pictures = (picture for part in draw(netg, model, options.count, options.seed) for picture in part)
+        for number, picture in enumerate(pictures):
+            save_png(grid(picture[None], pad=0), options.out / f"{number:06d}.png")
+    sys.stdout.write(f"{options.count} pictures of {options.network} at {state['images']:,} images ({path}) in {options.out}\n")
+    return 0
+
+
+def find_checkpoint(source: Path) -> Path:
+    """The checkpoint that a run's or a checkpoint's folder stands for. Raises UsageError when it is neither."""
+    if (source / "manifest.json").exists():
+        return source
+    found = checkpoint.find_newest(RunFolder(source).checkpoints, _warn)
+    if found is None:
+        raise UsageError(f"{source}: neither a run's folder with a checkpoint in it nor a checkpoint's folder")
+    return found
+
+
+def model_config(state: dict[str, Any]) -> ModelConfig:
+    """The networks that a checkpoint's state.json describes."""
+    options = {name.removeprefix("model."): value for name, value in state["config"].items() if name.startswith("model.")}
+    return ModelConfig(**options)
+
+
+@torch.no_grad()
+def draw(netg: NetG, model: ModelConfig, count: int, seed: int) -> Iterator[Tensor]:
+    """uint8 pictures (n, C, H, W) on the CPU, AT_ONCE at a time. In evaluation mode: none depends on the others."""
+    weight = next(netg.parameters())
+    for first in range(0, count, AT_ONCE):
+        z = sample_latents(model, seed, first, min(AT_ONCE, count - first), weight)
+        yield to_pixels(netg(z), model.output).cpu()
+
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# quickstart.sh [OPTIONS]: sets everything up and trains on the embedded cartoon faces; ends with pictures.
+# OPTIONS are the trainer's, e.g. --images 200000. A second call goes on where the first one stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+launch/install.sh
+config=launch/configs/quickstart.yaml
+.venv/bin/accelerate launch --quiet --config_file accelerate_config.yaml -m dcgan_dist.train --config "$config" "$@"
+
+run=$(.venv/bin/python -c 'import sys; from dcgan_dist import cli; print(cli.load(sys.argv[1:]).run_dir)' --config "$config" "$@")
+last=$(find "$run/samples" -name '*.png' | sort | tail -n 1)
+cat <<END
+
+The pictures:     $last   (all of them: $run/samples)
+The numbers:      $run/metrics.jsonl, or: .venv/bin/tensorboard --logdir $run/tensorboard
+More faces:       .venv/bin/dcgan-dist sample $run --count 256 --out faces.png
+Train longer:     launch/quickstart.sh --images 400000
+Your own images:  .venv/bin/dcgan-dist shard FOLDER shards --size 64
+                  .venv/bin/accelerate launch -m dcgan_dist.train --data.shards 'shards/*.tar'
+END

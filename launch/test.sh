@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# test.sh [PYTEST OPTIONS]: installs what the tests need, once, and runs the linters and all tests of this machine.
+# With a CUDA device the gpu tests run too. The SLURM tests need root: they start a cluster of their own on this machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+launch/install.sh test
+export PATH="$PWD/.venv/bin:$PATH"
+export OMP_WAIT_POLICY=passive # several processes share the cores: waiting threads must not burn them
+launch/lint.sh
+exec python -m pytest "$@"

@@ -1,0 +1,71 @@
+import json
+import math
+
+import pytest
+
+from dcgan_dist.run.jsonl import MetricsFile
+
+
+def strictly(path):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def test_a_record_is_in_the_file_at_once(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for images in (0, 128):
+        file.append({"images": images, "loss/d": 0.1 + 0.2})
+        assert strictly(file.path)[-1] == {"images": images, "loss/d": 0.1 + 0.2}
+    assert file.path.read_bytes().count(b"\n") == 2
+
+
+def test_numbers_that_json_lacks_are_strings(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"images": 1, "a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e300, "note": None})
+    (record,) = strictly(file.path)
+    assert record == {"images": 1, "a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 1e300, "note": None}
+    assert math.isnan(float(record["a"]))
+    assert float(record["c"]) == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("images", "left"), [(250, [100, 200]), (200, [100, 200]), (199, [100]), (-1, []), (999, [100, 200, 300])]
+)
+def test_a_resume_cuts_what_comes_again(tmp_path, images, left):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for seen in (100, 200, 300):
+        file.append({"images": seen})
+    assert file.cut_after(images) == 3 - len(left)
+    file.append({"images": 777})
+    assert [record["images"] for record in strictly(file.path)] == [*left, 777]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_torn_line_goes_and_the_whole_ones_stay_byte_for_byte(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"images": 100, "loss/d": 0.1})
+    whole = file.path.read_bytes()
+    for tear in (
+        b'{"images": 200, "lo',
+        b'{"images": 200}',
+        b"\xff\xfe\n",
+        b"[1]\n",
+        b"null\n",
+        b'{"images": "x"}\n',
+        b"{}\n",
+    ):
+        file.path.write_bytes(whole + tear)
+        assert file.cut_after(1000) == 1
+        assert file.path.read_bytes() == whole
+
+
+def test_nothing_to_cut_touches_nothing(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    assert file.cut_after(10) == 0
+    assert not file.path.exists()
+    file.append({"images": 5})
+    node = file.path.stat().st_ino
+    assert file.cut_after(10) == 0
+    assert file.path.stat().st_ino == node
