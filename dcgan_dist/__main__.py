@@ -6,7 +6,8 @@ from importlib import import_module
 
 from dcgan_dist.errors import UsageError, run_and_report
 
-# name -> module with main(argv) -> exit code, and what it does; imported when asked for, for --help must not wait for torch
+# name -> module with main(argv) -> exit code, and what it does; imported only when asked for, because torch is slow to
+# import
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": (
         "dcgan_dist.train",

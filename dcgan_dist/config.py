@@ -285,7 +285,7 @@ class Config:
         near = max(parts, round(self.batch_size / parts) * parts)
         _check(
             self.batch_size % parts == 0,
-            f"--batch_size {self.batch_size} does not divide evenly over {world_size} rank{'s' * (world_size > 1)} x --accumulate "
-            f"{self.accumulate}; the nearest that does is {near}",
+            f"--batch_size {self.batch_size} does not divide evenly over {world_size} rank{'s' * (world_size > 1)} "
+            f"x --accumulate {self.accumulate}; the nearest that does is {near}",
         )
         return self.batch_size // parts

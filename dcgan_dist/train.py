@@ -45,7 +45,7 @@ def train(session: Session) -> bool:
         session.set_learning_rates()
         d_due, g_due = state.iteration % config.optimizer.d_every == 0, state.iteration % config.optimizer.g_every == 0
         with clock.section("g", on_device=True):
-            fake = generate(state, engine, noise, g_due)
+            fake = generate(engine, noise, g_due)
         if d_due:
             with clock.section("d", on_device=True):
                 session.stats.add(discriminator_step(state, engine, game, real, fake, noise))
@@ -76,7 +76,7 @@ def run(config: Config) -> int:
         session.trackers.close(exit_code=1)
         raise
     session.finish(code, STOPPED)
-    # a launcher takes any other code for a crash, ends the other ranks and prints a banner: RUN/PREEMPTED says it instead
+    # a launcher takes any other code for a crash, ends the other ranks and prints a banner; RUN/PREEMPTED says it too
     return DONE if os.environ.keys() & LAUNCHED else code
 
 
@@ -92,7 +92,7 @@ def _dry_run(config: Config, world: World) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: options from the command line or `argv`. Exit code 0 done, 1 failed, 2 wrong usage, 75 stopped with a checkpoint."""
+    """The command; `argv` in place of the command line. Exit code 0: done, 1: failed, 2: wrong usage, 75: stopped."""
     rank = int(os.environ.get("RANK", "0"))
     options = sys.argv[1:] if argv is None else argv
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from dcgan_dist.config import Config
 from dcgan_dist.data import faces
@@ -15,16 +16,12 @@ MOST_THREADS = 16
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
 
-def open_data(config: Config, say: Say, progress: Callable[[int, int], None] | None = None) -> Corpus | list[str]:
+def open_data(config: Config, say: Say) -> Corpus | list[str]:
     """Checks the shards: the corpus for the indexed reader, the names for the stream reader. Raises UserError for any bad shard."""
     patterns = config.data.shards
     if not patterns:
-        model, count = config.model, config.data.faces
-        say(f"data: no --data.shards given, so the embedded set of {count:,} cartoon faces, drawn by code")
-        folder = cache_folder() / "faces"
-        paths = faces.ensure(
-            folder, size=model.image_size, channels=model.channels, count=count, seed=FACES_SEED, progress=progress
-        )
+        say(f"data: no --data.shards given, so the embedded set of {config.data.faces:,} cartoon faces, drawn by code")
+        paths = _embedded_set(config, say)
         patterns = tuple(str(path) for path in paths)
     if config.data.reader == "stream":
         names = expand(patterns)
@@ -33,6 +30,22 @@ def open_data(config: Config, say: Say, progress: Callable[[int, int], None] | N
     corpus = open_corpus(patterns)
     say(f"data: {corpus.size:,} images in {len(corpus.shards)} shards, all checked")
     return corpus
+
+
+def _embedded_set(config: Config, say: Say) -> list[Path]:
+    folder = cache_folder() / "faces"
+    told: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        if not told:
+            say(f"data: drawing them, once, into {folder} ..")
+        told.append(done)
+        del total
+
+    model = config.model
+    return faces.ensure(
+        folder, size=model.image_size, channels=model.channels, count=config.data.faces, seed=FACES_SEED, progress=progress
+    )
 
 
 def make_reader(config: Config, data: Corpus | list[str], *, local_ranks: int, pinned: bool, say: Say) -> IndexedReader | StreamReader:

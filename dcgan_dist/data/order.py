@@ -1,13 +1,14 @@
 """The order of the images: pure arithmetic, whose whole state is one integer.
 
-Position P counts the samples that the whole job has taken since its start. From (lengths of the shards, seed, P) follow the
-epoch, the sample and the flip bit. Nothing is padded, dropped or repeated: every epoch is a permutation of all samples, and the
-stream runs on into the next. The global batch at P is [P, P + B) on any number of ranks; a rank takes its slice of it.
+Position P counts the samples that the whole job has taken since its start. From (lengths of the shards, seed, P) follow
+the epoch, the sample and the flip bit. Nothing is padded, dropped or repeated: every epoch is a permutation of all
+samples, and the stream runs on into the next. The global batch at P is [P, P + B) on any number of ranks; a rank takes
+its slice of it.
 
-An epoch's order, for data that lie sorted and are best read in runs: the shards are cut into blocks of samples; the blocks are
-permuted (keyed by seed and epoch) and laid end to end; the result is cut into lanes of equal length; each lane is permuted in
-windows; and the lanes are interleaved sample by sample. Two samples of one batch thus come from far apart, while each lane
-walks through its blocks one after the other.
+An epoch's order, for data that lie sorted and are best read in runs: the shards are cut into blocks of samples; the
+blocks are permuted (keyed by seed and epoch) and laid end to end; the result is cut into lanes of equal length; each
+lane is permuted in windows; and the lanes are interleaved sample by sample. Two samples of one batch thus come from far
+apart, while each lane walks through its blocks one after the other.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ WINDOW = 2048  # samples of a lane that are permuted together
 
 
 class Order:
-    """The endless stream of sample numbers 0 .. n - 1, where n is the sum of `lengths` (samples of each shard, in order)."""
+    """The endless stream of sample numbers 0 .. n - 1; n is the sum of `lengths`, the samples of each shard in order."""
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
         self.size = int(sum(lengths))
@@ -55,32 +56,21 @@ class Order:
     def _in_epoch(self, epoch: int, within: int, count: int) -> NDArray[np.int64]:
         position = np.arange(within, within + count, dtype=np.int64)
         lane, step = position % LANES, position // LANES
-        sequence = np.empty(count, dtype=np.int64)
-        for number in range(min(LANES, count)):  # the lanes of any LANES positions in a row are all different
-            chosen = slice(number, None, LANES)
-            sequence[chosen] = self._in_lane(epoch, int(lane[number]), step[chosen])
-        starts, ends = self._epoch_blocks(epoch)
-        block = np.searchsorted(ends, sequence, side="right")
-        return starts[block] + sequence
-
-    def _in_lane(self, epoch: int, lane: int, step: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where in the epoch's sequence of blocks the given steps of a lane stand."""
-        start, length = _share(self.size, LANES, lane)
-        windows = max(1, round(length / WINDOW))
+        start, length = _shares(self.size, LANES, lane)
+        windows = np.maximum(1, np.rint(length / WINDOW).astype(np.int64))
         window = ((step + 1) * windows - 1) // length
-        first = window * length // windows
-        result = np.empty_like(step)
-        for number in range(int(window[0]), int(window[-1]) + 1):
-            here = window == number
-            size = (number + 1) * length // windows - number * length // windows
-            result[here] = first[here] + self._window_order(epoch, lane, number, size)[step[here] - first[here]]
-        return start + result
+        first, end = window * length // windows, (window + 1) * length // windows
+        places = zip(lane.tolist(), window.tolist(), (end - first).tolist(), (step - first).tolist(), strict=True)
+        within_window = [self._window_order(epoch, *which)[place] for *which, place in places]
+        sequence = start + first + np.array(within_window, dtype=np.int64)
+        offsets, ends = self._epoch_blocks(epoch)
+        return offsets[np.searchsorted(ends, sequence, side="right")] + sequence
 
     def _permute_window(self, epoch: int, lane: int, window: int, size: int) -> NDArray[np.int64]:
         return keyed.permutation(keyed.key(self.seed, "window", epoch, lane, window), size)
 
     def _permute_blocks(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each block of the epoch's sequence: what to add to a place in the sequence to get the sample, and its end."""
+        """For each block of the epoch's sequence: what makes a place in the sequence a sample when added, and the end."""
         order = keyed.permutation(keyed.key(self.seed, "blocks", epoch), len(self._block_start))
         ends = np.cumsum(self._block_length[order])
         return self._block_start[order] - (ends - self._block_length[order]), ends
@@ -95,17 +85,17 @@ def _blocks(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     return start, np.minimum(BLOCK, lengths[shard] - within)
 
 
-def _share(size: int, parts: int, part: int) -> tuple[int, int]:
-    """Start and length of one of `parts` shares of `size` things; the first `size % parts` shares have one more."""
+def _shares(size: int, parts: int, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Start and length of some of `parts` shares of `size` things; the first `size % parts` shares have one more."""
     each, rest = divmod(size, parts)
-    return part * each + min(part, rest), each + (part < rest)
+    return part * each + np.minimum(part, rest), each + (part < rest)
 
 
 def rank_slices(start: int, batch: int, micro_batches: int, rank: int, world_size: int) -> list[int]:
     """First positions of a rank's slice of every micro-batch of the global batch at `start`.
 
-    The global batch is first cut into micro-batches and each of those over the ranks, so that micro-batch k is the same set of
-    images on any number of ranks. Each slice has batch / (micro_batches * world_size) samples.
+    The global batch is first cut into micro-batches and each of those over the ranks, so that micro-batch k is the same
+    set of images on any number of ranks. Each slice has batch / (micro_batches * world_size) samples.
     """
     per_micro = batch // micro_batches
     per_rank = per_micro // world_size

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of what D sees (Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training").
+"""Differentiable augmentation of what D sees: DiffAugment (Zhao et al. 2020, arXiv 2006.10738).
 
 The random numbers are handed in, so that an image is augmented alike on any number of ranks.
 """

@@ -1,4 +1,4 @@
-"""The moving average of G's weights that makes the samples (Yazici et al. 2019; half-life in images as in StyleGAN2)."""
+"""The moving average of G's weights that makes the samples (Yazici et al. 2019); half-life in images."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ def ema_beta(config: EmaConfig, images: int, batch_size: int) -> float:
 
 @torch.no_grad()
 def update_ema(average: nn.Module, network: nn.Module, beta: float) -> None:
-    """average <- beta * average + (1 - beta) * network, parameters and running statistics alike; counters are copied."""
+    """average <- beta * average + (1 - beta) * network, parameters and running statistics; counters are copied."""
     new = network.state_dict(keep_vars=True)
     for name, old in average.state_dict(keep_vars=True).items():
         if old.is_floating_point():

@@ -1,4 +1,4 @@
-"""BatchNorm for a batch that is several batches in one: D sees real and fake images in one pass, each with its own statistics.
+"""BatchNorm for a batch that is several in one: D sees real and fake images in one pass, each by its own statistics.
 
 Normalising both halves by common statistics would be another algorithm: D could tell by them which half an image is in.
 """
@@ -20,8 +20,8 @@ SumOverRanks = Callable[[Tensor], Tensor]
 class GroupedBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d (same parameters, buffers and state_dict keys) with groups, and statistics that may span processes.
 
-    Forward: x (groups * n, C, H, W), groups one after the other along the batch. Each group is normalised by its own mean and
-    variance; the running statistics are updated group after group, as by separate calls.
+    Forward: x (groups * n, C, H, W), groups one after the other along the batch. Each group is normalised by its own
+    mean and variance; the running statistics are updated group after group, as by separate calls.
     """
 
     sum_over_ranks: SumOverRanks | None = None
@@ -29,7 +29,8 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     ranks: int = 1
     """Number of those ranks. All have the same batch."""
 
-    def forward(self, x: Tensor, groups: int = 1) -> Tensor:
+    def forward(self, x: Tensor, groups: int = 1) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """X (groups * n, C, H, W) -> the same shape."""
         if not self.training:
             return super().forward(x)
         if self.sum_over_ranks is None:
@@ -45,7 +46,7 @@ class GroupedBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Moves the running statistics towards those of each group, (groups, C); the variance unbiased, as PyTorch keeps it."""
+        """Moves the running statistics towards each group's, (groups, C); variance unbiased, as PyTorch keeps it."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -57,10 +58,10 @@ class GroupedBatchNorm(nn.BatchNorm2d):
 
 
 class SharedBatchNorm(torch.autograd.Function):
-    """The normalisation itself, with one sum over ranks forward and one backward (Ioffe & Szegedy 2015, equations 1-4)."""
+    """The normalisation, with one sum over ranks forward and one backward (Ioffe & Szegedy 2015, equations 1-4)."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - autograd passes every argument by position
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -87,8 +88,10 @@ class SharedBatchNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """dx = w / sigma * (dy - mean(dy) - xhat * mean(dy * xhat)), the means over all ranks; dw and db of this rank alone."""
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the parameters' names
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """dx = w / sigma * (dy - mean(dy) - xhat * mean(dy * xhat)), means over all ranks; dw and db of this rank."""
         x, weight, mean, var = ctx.saved_tensors
         parts = x.chunk(ctx.groups)
         dys = grads[0].contiguous(memory_format=_layout(x)).chunk(ctx.groups)
@@ -96,7 +99,8 @@ class SharedBatchNorm(torch.autograd.Function):
             [_sums(dy, part, mean[i], var[i], ctx.eps) for i, (dy, part) in enumerate(zip(dys, parts, strict=True))]
         )
         count = parts[0].numel() // x.shape[1] * ctx.ranks
-        means = (ctx.sum_over_ranks(sums.double()) / count).to(mean.dtype)
+        # a copy, for the sum is made in place and this rank's own sums are still wanted
+        means = (ctx.sum_over_ranks(sums.to(torch.float64, copy=True)) / count).to(mean.dtype)
         scale = weight * (var + ctx.eps).rsqrt()  # (groups, C)
         dx = torch.cat(
             [
@@ -139,8 +143,9 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tenso
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """A forward pass in here changes nothing but its result: BatchNorm still normalises by the batch, but neither its running
-    statistics nor the singular vectors of spectral normalisation move on."""
+    """A forward pass in here changes nothing but its result: BatchNorm still normalises by the batch, but neither its
+    running statistics nor the singular vectors of spectral normalisation move on.
+    """
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     spectral = [layer for layer in network.modules() if isinstance(layer, _SpectralNorm)]
     for layer in norms:

@@ -1,9 +1,11 @@
 """NetG and NetD of DCGAN (Radford, Metz & Chintala 2016, arXiv 1511.06434) for every supported image size.
 
-Kernel 4, stride 2, padding 1 doubles the size; the first layer of G takes z from 1 x 1 to 4 x 4 (kernel 4, stride 1, padding 0).
-Sizes that are three times a power of two end with kernel 5, stride 3, padding 1: (32 - 1) * 3 - 2 + 5 = 96. D mirrors G.
+Kernel 4, stride 2, padding 1 doubles the size; the first layer of G takes z from 1 x 1 to 4 x 4 (kernel 4, stride 1,
+padding 0). Sizes that are three times a power of two end with kernel 5, stride 3, padding 1: (32 - 1) * 3 - 2 + 5 = 96.
+D mirrors G.
 """
 
+from itertools import pairwise
 from typing import get_args
 
 import torch
@@ -51,13 +53,14 @@ class NetG(nn.Module):
         initialize(self)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents -> images."""
         return self.layers(z)
 
 
 class NetD(nn.Module):
     """The discriminator: images (groups * n, channels, size, size) -> logits (groups * n,).
 
-    `groups` batches pass at once, each normalised by its own statistics. sigmoid(logit) is the probability of the notes.
+    `groups` batches pass at once, each normalised by its own statistics. sigmoid(logit) is the notes' probability.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -68,7 +71,7 @@ class NetD(nn.Module):
             nn.Conv2d(config.channels, hidden[0], *last, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-        for before, width in zip(hidden, hidden[1:], strict=False):
+        for before, width in pairwise(hidden):
             # without a BatchNorm's shift behind it, a convolution needs its own
             layers += [nn.Conv2d(before, width, *DOUBLE, bias=config.d_norm == "none")]
             layers += [norm(width) for norm in NORMS[config.d_norm]]
@@ -82,6 +85,7 @@ class NetD(nn.Module):
                     spectral_norm(layer)
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
+        """Images -> logits."""
         for layer in self.layers:
             x = layer(x, groups) if isinstance(layer, _BatchNorm) else layer(x)
         return x.flatten()

@@ -14,6 +14,8 @@ from dcgan_dist.gan.networks import NetD, NetG
 
 @dataclass(kw_only=True)
 class TrainState:
+    """What a checkpoint holds and a step changes."""
+
     netg: NetG
     netd: NetD
     ema: NetG
@@ -64,7 +66,7 @@ def create_state(config: Config, device: torch.device, dtype: torch.dtype, scale
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
 
     def place(network: NetG | NetD) -> Any:
-        return network.to(device=device, dtype=dtype, memory_format=layout)
+        return network.to(device, dtype).to(memory_format=layout)
 
     netg, netd = place(NetG(config.model)), place(NetD(config.model))
     ema = place(NetG(config.model)).eval().requires_grad_(False)

@@ -1,13 +1,14 @@
 """One update of D and one of G: state x batch x noise -> scalars. The order is the notes', with less work.
 
     fake = G(z)                                             one forward of G, its graph kept for G's own update
-    D: minimise  d_real(D(x)) + d_fake(D(fake.detach()))    one pass over both halves, each with its own BatchNorm statistics
+    D: minimise  d_real(D(x)) + d_fake(D(fake.detach()))    one pass over both halves, each with its own statistics
     G: minimise  g(D(fake))                                 through D as it now is, frozen
 
-Under gradient accumulation D takes its K micro-batches and steps, then G takes its K and steps; G's images are then made
-twice instead of keeping K graphs. Each micro-batch counts 1/K.
+Under gradient accumulation D takes its K micro-batches and steps, then G takes its K and steps; G's images are then
+made twice instead of keeping K graphs. Each micro-batch counts 1/K.
 
-How a network is run on several processes, in which precision, and how a loss is differentiated, comes from outside (Engine).
+How a network is run on several processes, in which precision, and how a loss is differentiated, comes from outside
+(Engine).
 """
 
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ class Game:
 
     @classmethod
     def of(cls, config: Config) -> "Game":
+        """The game that the options describe."""
         return cls(
             loss=LOSSES[config.loss.name],
             label_smoothing=config.loss.label_smoothing,
@@ -88,7 +90,7 @@ class Noise:
     """The same for G's update."""
 
 
-def generate(state: TrainState, engine: Engine, noise: Sequence[Noise], g_due: bool) -> list[Tensor]:
+def generate(engine: Engine, noise: Sequence[Noise], g_due: bool) -> list[Tensor]:
     """G's images of every micro-batch. The graph is kept only where G's update follows and needs just one."""
     with torch.set_grad_enabled(g_due and len(noise) == 1):
         return [engine.forward(engine.g, n.z) for n in noise]
@@ -147,8 +149,9 @@ def probe(state: TrainState, engine: Engine, real: Sequence[Tensor]) -> Scalars:
 
 
 def _penalties(game: Game, netd: nn.Module, real: Tensor, fake: Tensor, noise: Noise) -> Scalars:
-    """Weighted penalties of every image. Outside autocast, for second derivatives need the range, and past DDP's own forward,
-    whose hooks still average what reaches the parameters."""
+    """Weighted penalties of every image. Outside autocast, for second derivatives need the range, and past DDP's own
+    forward, whose hooks still average what reaches the parameters.
+    """
     penalties: Scalars = {}
     if game.r1_gamma:
         penalties["loss/r1"] = game.r1_gamma * r1_penalty(netd, real)
@@ -162,7 +165,7 @@ def _syncing(engine: Engine, network: nn.Module, last: bool) -> AbstractContextM
 
 
 def _update(optimizer: Optimizer, scaler: GradScaler, network: nn.Module, clip: float | None) -> Tensor:
-    """Steps the optimiser unless the scaler finds a gradient that is not finite; returns the gradient's norm before clipping."""
+    """Steps the optimiser, unless the scaler finds inf or NaN; returns the gradient's norm before clipping."""
     scaler.unscale_(optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     if clip is not None:

@@ -25,7 +25,9 @@ class Agreement:
             self._until_next -= 1
             return False
         now = time.monotonic()
-        pace = (now - self._asked) / self._every
-        answer, self._every = self._world.maximum(int(wanted), round(min(max(PATIENCE / max(pace, 1e-4), 1), 1000)))
+        pace = max((now - self._asked) / self._every, 1e-6)  # seconds an iteration
+        # at most doubled, for the first iterations of a life say little about the pace of the others
+        wanted_every = min(max(round(PATIENCE / pace), 1), 2 * self._every)
+        answer, self._every = self._world.maximum(int(wanted), wanted_every)
         self._until_next, self._asked = self._every - 1, now
         return bool(answer)

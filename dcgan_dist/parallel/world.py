@@ -102,6 +102,12 @@ class World:
                 raise _shared(failed)
         return result  # type: ignore[return-value]
 
+    def main_first(self, make: Callable[[], T]) -> T:
+        """Every rank's own result of `make`; the others begin when the main rank is done, and find what it left on disk."""
+        results: list[T] = []
+        self.from_main(lambda: results.append(make()))
+        return self.everywhere(lambda: results[0] if results else make())
+
     def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The main rank's named tensors on every rank (on the CPU); the others pass anything."""
         shapes = self.from_main(lambda: {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})

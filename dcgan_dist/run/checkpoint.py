@@ -1,13 +1,14 @@
 """Checkpoints: written whole or not at all, checked before they are used, safetensors and JSON only.
 
     checkpoints/000012800/          the name is the number of images seen
-        netg.safetensors  netd.safetensors  netg_ema.safetensors  optimizer_g.safetensors  optimizer_d.safetensors  stats.safetensors
+        netg.safetensors  netd.safetensors  netg_ema.safetensors
+        optimizer_g.safetensors  optimizer_d.safetensors  stats.safetensors
         state.json                  counters, loss scales, configuration, data set, order
         manifest.json               size and sha256 of every file; written last
     checkpoints/latest              the newest one's name, replaced atomically
 
-A save writes into `.tmp-NAME`, syncs every file and the folder to disk, and renames it; only then are old ones removed. A load takes
-the newest folder whose manifest verifies and warns about any newer one that does not.
+A save writes into `.tmp-NAME`, syncs every file and the folder to disk, and renames it; only then are old ones removed.
+A load takes the newest folder whose manifest verifies and warns about any newer one that does not.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ Tensors = dict[str, dict[str, Tensor]]
 
 
 def save(folder: Path, images: int, tensors: Tensors, state: dict[str, Any], keep: int) -> Path:
-    """Writes a checkpoint and removes all but the newest `keep`. Raises UserError, leaving the older ones whole, when it cannot."""
+    """Writes a checkpoint, then removes all but the newest `keep`. If it cannot, raises UserError; older ones stay."""
     target = folder / f"{images:09d}"
     temporary = folder / f".tmp-{target.name}"
     try:
@@ -54,8 +55,8 @@ def save(folder: Path, images: int, tensors: Tensors, state: dict[str, Any], kee
         shutil.rmtree(temporary, ignore_errors=True)
         free = shutil.disk_usage(folder).free / 1e6 if folder.exists() else 0
         raise UserError(
-            f"{target}: the checkpoint could not be saved ({error.strerror}; {free:.0f} MB free); older ones are untouched. "
-            "Make room and run the same command again"
+            f"{target}: the checkpoint could not be saved ({error.strerror}; {free:.0f} MB free); older ones are "
+            "untouched. Make room and run the same command again"
         ) from error
     write_atomically(folder / "latest", target.name.encode())
     for old in all_checkpoints(folder)[:-keep]:

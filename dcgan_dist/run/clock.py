@@ -37,7 +37,7 @@ class Clock:
         self._iterations += 1
 
     def read(self) -> dict[str, float]:
-        """Seconds per iteration since the last reading: time/SECTION and time/other, and time/data_percent; begins anew."""
+        """Seconds per iteration since the last reading: time/SECTION, time/other and time/data_percent; begins anew."""
         if self._events:
             self._events[-1][2].synchronize()
         for name, start, end in self._events:

@@ -44,10 +44,11 @@ class RunFolder:
         self.preempted = root / "PREEMPTED"
 
     def sample(self, images: int) -> Path:
+        """The grid of samples at that many images."""
         return self.samples / f"{images:09d}.png"
 
     def prepare(self, config_yaml: str, world: dict[str, Any]) -> None:
-        """Makes the folder, or takes over one that an earlier life of this run made. Raises UsageError for any other."""
+        """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"--run_dir {self.root}: is a file; name a folder")
         if self.root.is_dir() and not self.config.exists() and any(self.root.iterdir()):
@@ -64,7 +65,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """What the run ran on: versions, commit, machine, devices, command. No environment variables, for they hold secrets."""
+    """What the run ran on: versions, commit, machine, devices, command. No environment variables: they hold secrets."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,

@@ -27,8 +27,8 @@ def split_text(config: Config, world_size: int) -> str:
     micro = f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""
     iterations = -(-config.images // config.batch_size)
     return (
-        f"{world_size} rank{'s' * (world_size > 1)}: global batch {config.batch_size}{micro}, {per_rank} images per rank"
-        f"{' and micro-batch' if micro else ''}; {config.images:,} images are {iterations:,} iterations"
+        f"{world_size} rank{'s' * (world_size > 1)}: global batch {config.batch_size}{micro}, {per_rank} images per "
+        f"rank{' and micro-batch' if micro else ''}; {config.images:,} images are {iterations:,} iterations"
     )
 
 

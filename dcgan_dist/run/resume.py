@@ -54,6 +54,14 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
     if path is None:
         return None
     _, state = checkpoint.load(path)
+    newer = [
+        found.name for found in checkpoint.all_checkpoints(folder.checkpoints) if int(found.name) > state["images"]
+    ]
+    if newer and source != "auto":
+        raise UsageError(
+            f"--resume {path}: --run_dir {folder.root} holds newer checkpoints ({', '.join(newer)}), which the next "
+            "life would go on from; move them away or name a new --run_dir"
+        )
     _refuse_changes(path, config, data, state)
     say(f"resuming from {path}: {state['images']:,} images seen")
     return path
@@ -65,8 +73,8 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state:
     if changed:
         differences = ", ".join(f"--{name} {state['config'][name]} -> {now[name]}" for name in changed)
         raise UsageError(
-            f"{path} was trained with other options: {differences}; go back to them, allow them by --resume.allow_changes "
-            f"{' '.join(changed)}, or name a new --run_dir"
+            f"{path} was trained with other options: {differences}; go back to them, allow them by "
+            f"--resume.allow_changes {' '.join(changed)}, or name a new --run_dir"
         )
     if (
         isinstance(data, Corpus)
@@ -74,12 +82,14 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state:
         and state["data_fingerprint"] not in (None, data.fingerprint)
     ):
         raise UsageError(
-            f"{path} was trained on another data set ({state['data_images']:,} images, now {data.size:,}, or other ones or in another "
-            "order of shards); go back to it, allow it by --resume.allow_changes data.shards, or name a new --run_dir"
+            f"{path} was trained on another data set ({state['data_images']:,} images, now {data.size:,}, or other "
+            "ones or in another order of shards); go back to it, allow it by --resume.allow_changes data.shards, or "
+            "name a new --run_dir"
         )
     if state["order_version"] != order.VERSION:
         raise UsageError(
-            f"{path} counts images in order {state['order_version']}, this version in {order.VERSION}; use the version that wrote it"
+            f"{path} counts images in order {state['order_version']}, this version in {order.VERSION}; use the version "
+            "that wrote it"
         )
 
 

@@ -198,9 +198,7 @@ def open_session(config: Config, config_yaml: str, world: World) -> Session:
     threads = set_cpu_threads(world)
     if threads:
         console.say(threads)
-    # the main rank first: it draws or indexes what is not there yet, and the others find it
-    world.from_main(lambda: bool(open_data(config, lambda _: None)))
-    data = world.everywhere(lambda: open_data(config, console.say))
+    data = world.main_first(lambda: open_data(config, console.say))
     found = world.from_main(lambda: resume.find(config, folder, data, console.say))
     facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
     world.from_main(lambda: folder.prepare(config_yaml, facts))

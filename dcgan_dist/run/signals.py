@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 class StopRequest:
     """Only notes that a stop was asked for; the train loop acts at the end of an iteration, on all ranks together.
 
-    A second signal changes nothing. The file serves where no signal arrives: before Python's handlers stand, or from a shell.
+    A second signal changes nothing. The file serves where no signal arrives: early in the start, or from a shell.
     """
 
     def __init__(self, file: Path) -> None:
@@ -28,6 +28,7 @@ class StopRequest:
         self.reason = self.reason or reason
 
     def wanted(self) -> bool:
+        """Whether a stop was asked for on this rank."""
         if not self.reason and self._file.exists():
             self.reason = f"{self._file} exists"
         return bool(self.reason)

@@ -1,0 +1,128 @@
+"""The command line of `dcgan-dist shard`: what it prints, and how it refuses."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from dcgan_dist.commands import shard
+from dcgan_dist.data.index import read_index
+from dcgan_dist.errors import UsageError
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "some images"
+    folder.mkdir()
+    (folder / "README").write_text("x")
+    for number in range(6):
+        Image.fromarray(np.full((40, 50, 3), number * 40, np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def run(capsys, *options):
+    assert shard.main([*map(str, options), "--processes", "1"]) == 0
+    return capsys.readouterr()
+
+
+def test_says_what_it_did_and_what_is_next(images, tmp_path, capsys):
+    out = tmp_path / "out"
+    printed = run(capsys, images, out, "--size", 32, "--shard_size", 4, "--no_shuffle").out
+    size = sum(path.stat().st_size for path in out.glob("*.tar")) / 1e6
+    assert f"6 images in 2 shards, {size:.1f} MB, in {out}" in printed
+    assert re.search(r"[\d,]+ images/s \([\d.]+ s, 1 processes\)", printed)
+    assert "left out: 1 other files" in printed
+    assert f"accelerate launch -m dcgan_dist.train --data.shards '{out}/*.tar' --model.image_size 32" in printed
+    indexes = [read_index(path) for path in sorted(out.glob("*.tar"))]
+    assert [index.keys for index in indexes if index] == [["0", "1", "2", "3"], ["4", "5"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--size", "50", "--channels", "1"], "--model.image_size 48 --model.channels 1"),
+        (["--store", "keep"], "--model.image_size 64"),
+    ],
+)
+def test_the_next_command_fits_the_trainer(images, tmp_path, capsys, options, wanted):
+    assert run(capsys, images, tmp_path / "out", *options).out.rstrip().endswith(wanted)
+
+
+def test_lists_bad_images(images, tmp_path, capsys):
+    for number in range(shard.LISTED + 3):
+        (images / f"bad{number:02}.jpg").write_bytes(b"")
+    printed = run(capsys, images, tmp_path / "out", "--size", "32", "--skip_bad").out
+    assert f"left out: {shard.LISTED + 3} images that cannot be read:" in printed
+    assert printed.count(": no image that can be read") == shard.LISTED
+    assert "  and 3 more" in printed
+
+
+def test_progress_in_plain_lines(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shard, "PLAIN_EVERY", 0)
+    lines = run(capsys, images, tmp_path / "out", "--size", "32").err.splitlines()
+    assert len(lines) == 6
+    for number, line in enumerate(lines, start=1):
+        assert re.fullmatch(rf"shard: {number} of 6 images, +\S+, \d\d:\d\d to go", line)
+
+
+def test_a_bar_on_a_terminal(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    printed = run(capsys, images, tmp_path / "out", "--size", "32").err
+    assert re.search(r"shard: 100%.* 6/6 ", printed.split("\r")[-1])
+
+
+def test_help_has_units_and_defaults(capsys):
+    with pytest.raises(SystemExit) as stop:
+        shard.main(["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in (
+        "SOURCE OUT",
+        "torchvision:CIFAR10",
+        "pixels",
+        "(default: 2000)",
+        "(default: lanczos)",
+        "--no_shuffle",
+    ):
+        assert part in text
+    assert "--no_overwrite" not in text
+
+
+@pytest.mark.parametrize(
+    "options", [["a"], ["a", "b", "--size", "x"], ["a", "b", "--store", "bmp"], ["a", "b", "--sise", "32"]]
+)
+def test_wrong_options_leave_with_2(options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        shard.main(options)
+    assert stop.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_options_that_make_no_sense_are_usage_errors(images, tmp_path):
+    with pytest.raises(UsageError, match="--size is missing"):
+        shard.main([str(images), str(tmp_path / "out")])
+    with pytest.raises(UsageError, match="no such file or folder"):
+        shard.main([str(tmp_path / "none"), str(tmp_path / "out"), "--size", "32"])
+
+
+def test_no_process_outlives_a_killed_command(images, tmp_path):
+    for number in range(2):
+        os.mkfifo(images / f"endless{number}.png")
+    command = f"from dcgan_dist.commands.shard import main; main([{str(images)!r}, {str(tmp_path / 'out')!r}, *"
+    command += "'--size 32 --shard_size 1 --processes 2 --no_shuffle'.split()])"
+    with subprocess.Popen([sys.executable, "-c", command]) as process:
+        deadline = time.monotonic() + 60
+        started: list[psutil.Process] = []
+        while len(started) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            children = psutil.Process(process.pid).children()
+            started = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        process.kill()
+        assert len(started) == 2
+        assert psutil.wait_procs(started, timeout=60)[1] == []
