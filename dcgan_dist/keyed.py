@@ -1,8 +1,8 @@
 """Random numbers without a state: every number is a pure function of (seed, purpose, index).
 
-A run that draws its noise, its order and its flips from here has nothing to save and nothing to lose: whoever knows the
-position knows the numbers, on any rank of any world. Counter-based generation by Philox4x64-10 (Salmon et al., "Parallel
-random numbers: as easy as 1, 2, 3", SC 2011).
+A run that draws its noise, its order and its flips from here has nothing to save and nothing to lose: whoever knows
+the position knows the numbers, on any rank of any world. Counter-based generation by Philox4x64-10 (Salmon et al.,
+"Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 """
 
 import hashlib
@@ -30,7 +30,8 @@ def words(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.uint64]
 
 def uniform(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
     """Numbers in (0, 1), 53 bits each, never 0 or 1 so that logarithms are safe."""
-    return ((words(key, start, count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    numbers = ((words(key, start, count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.minimum(numbers, 1 - 2.0**-53)  # adding 0.5 to the largest rounds up to 1
 
 
 def normal(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
@@ -42,7 +43,8 @@ def normal(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float6
 def permutation(key: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
     """A uniformly drawn order of 0 .. size - 1.
 
-    Sorts random words that carry their index in the low bits: one plain sort, whose result no library version can change.
+    Sorts random words that carry their index in the low bits: one plain sort, whose result no library version can
+    change.
     """
     bits = np.uint64(max(size - 1, 1).bit_length())
     tagged = (words(key, 0, size) << bits) | np.arange(size, dtype=np.uint64)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from numpy.typing import NDArray
 
 from dcgan_dist.data.foreign import foreign_index
@@ -19,22 +19,39 @@ from dcgan_dist.errors import UsageError, UserError
 
 
 def expand(patterns: Iterable[str]) -> list[str]:
-    """Spells out brace lists and globs, in a fixed order. Raises UsageError for a pattern without files, or a file named twice."""
-    found: list[str] = []
-    for pattern in patterns:
-        try:
-            names = [pattern] if pattern.startswith("pipe:") else list(braceexpand(pattern))
-        except UnbalancedBracesError as error:
-            raise UsageError(f"--data.shards '{pattern}': the braces do not match ({error})") from error
-        for name in names:
-            files = sorted(glob(name)) if any(sign in name for sign in "*?[") else [name]
-            if not files:
-                raise UsageError(f"--data.shards '{name}': no such files (seen from {Path.cwd()})")
-            found += files
-    twice = sorted({name for name in found if found.count(name) > 1}) if len(set(found)) < len(found) else []
-    if twice:
-        raise UsageError(f"--data.shards names {twice[0]} twice")
+    """Spells out brace lists and globs, in a fixed order.
+
+    Raises UsageError for a pattern without files, and for a file that is named twice.
+    """
+    found = [file for pattern in patterns for name in _without_braces(pattern) for file in _without_glob(name)]
+    seen: set[Path] = set()
+    for name in found:
+        path = Path(name).absolute()
+        if path in seen:
+            raise UsageError(f"--data.shards names {name} twice")
+        seen.add(path)
     return found
+
+
+def _without_braces(pattern: str) -> list[str]:
+    if pattern.startswith("pipe:"):
+        return [pattern]
+    try:
+        names = list(braceexpand(pattern))
+    except ValueError as error:
+        raise UsageError(f"--data.shards '{pattern}': the braces do not match ({error})") from error
+    if any(name.startswith("pipe:") for name in names):
+        raise UsageError(f"--data.shards '{pattern}': give every pipe:COMMAND by itself, not in a brace list")
+    return names
+
+
+def _without_glob(name: str) -> list[str]:
+    if name.startswith("pipe:") or "://" in name or not any(sign in name for sign in "*?["):
+        return [name]
+    files = sorted(glob(name))  # noqa: PTH207, for Path.glob takes no absolute pattern
+    if not files:
+        raise UsageError(f"--data.shards '{name}': no such files (seen from {Path.cwd()})")
+    return files
 
 
 class Corpus:
@@ -68,8 +85,16 @@ class Corpus:
 
 
 def open_corpus(patterns: Iterable[str]) -> Corpus:
-    """Opens and checks every shard. Raises UserError that names each bad one; a run never starts on a part of its data."""
-    paths = [_local(name) for name in expand(patterns)]
+    """Opens and checks every shard; see open_shards."""
+    return Corpus(open_shards(expand(patterns)))
+
+
+def open_shards(names: Sequence[str]) -> list[ShardIndex]:
+    """The indexes of all shards that hold images.
+
+    Raises UserError that names each bad shard: a run never starts on a part of its data.
+    """
+    paths = [_local(name) for name in names]
     with ThreadPoolExecutor(16) as pool:
         results = list(pool.map(_open, paths))
     bad = [str(result) for result in results if isinstance(result, UserError)]
@@ -79,20 +104,24 @@ def open_corpus(patterns: Iterable[str]) -> Corpus:
     shards = [shard for shard in results if isinstance(shard, ShardIndex) and len(shard)]
     if not shards:
         raise UserError(f"--data.shards: the {len(paths)} shards hold no images")
-    return Corpus(shards)
+    return shards
 
 
 def _local(name: str) -> Path:
     if "://" in name:
-        raise UsageError(f"--data.shards {name}: the indexed reader needs local files; copy the shards to a disk that every node sees")
+        problem = "the indexed reader needs local files; copy the shards to a disk that every node sees"
+        raise UsageError(f"--data.shards {name}: {problem}")
     return Path(name)
 
 
 def _open(path: Path) -> ShardIndex | UserError:
     try:
+        if path.is_dir():
+            return UserError(f"{path}: is a folder; name the shards in it, as in '{path}/*.tar'")
         if not path.is_file():
             return UserError(f"{path}: no such file")
-        return read_index(path) or foreign_index(path)
+        index = read_index(path)
+        return foreign_index(path) if index is None else index
     except UserError as error:
         return error
     except OSError as error:

@@ -1,24 +1,36 @@
-"""Tars made by others (webdataset's ShardWriter, `tar`, img2dataset): indexed once by walking their headers, used as they are.
+"""Tars made by others (webdataset's ShardWriter, `tar`, img2dataset): indexed once by walking their headers.
 
-The grouping of members into samples is webdataset's own: a key ends at the first dot of the file name, the suffix is lower
-case, members of one sample stand together, names like `__x__` are skipped.
+They are used as they are. The grouping of members into samples is webdataset's own: a key ends at the first dot of the
+file name, the suffix is lower case, members of one sample stand together, names like `__x__` are skipped.
 """
 
 import os
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
 
-from dcgan_dist.data.index import BLOCK, IMAGE_SUFFIXES, ShardIndex, arrays_to_bytes, index_from_bytes
+from dcgan_dist.data.index import (
+    BLOCK,
+    IMAGE_SUFFIXES,
+    NO_LABEL,
+    SKIPPED,
+    ShardIndex,
+    arrays_to_bytes,
+    index_from_bytes,
+    join_keys,
+    parse_label,
+)
 from dcgan_dist.data.storage import cache_folder, write_atomically
 from dcgan_dist.errors import UserError
 
 KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-SKIPPED = re.compile(r"__[^/]*__($|/)")
+CHECKSUM_BYTES = 8  # in front of a kept index
 
 Members = dict[str, tarfile.TarInfo]
 
@@ -29,12 +41,16 @@ def foreign_index(path: Path) -> ShardIndex:
     Raises UserError when the file is no tar, is cut or damaged, or holds no images.
     """
     stat = path.stat()
-    name = xxhash.xxh3_128_hexdigest(f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}")
-    cached = cache_folder() / "indexes" / f"{name}.safetensors"
-    if cached.exists():
-        return index_from_bytes(path, cached.read_bytes())
+    name = xxhash.xxh3_128_hexdigest(os.fsencode(f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"))
+    cached = cache_folder() / "indexes" / f"{name}.index"
+    with suppress(OSError):
+        kept = cached.read_bytes()
+        if kept[:CHECKSUM_BYTES] == xxhash.xxh3_64_digest(kept[CHECKSUM_BYTES:]):
+            return index_from_bytes(path, kept[CHECKSUM_BYTES:])
     index = walk(path)
-    write_atomically(cached, arrays_to_bytes(index, checksums=()))
+    blob = arrays_to_bytes(index, checksums=())
+    with suppress(UserError):  # a full or read-only home costs the next start a walk, and nothing else
+        write_atomically(cached, xxhash.xxh3_64_digest(blob) + blob)
     return index
 
 
@@ -56,16 +72,18 @@ def walk(path: Path) -> ShardIndex:
         offset=np.array([row[2].offset_data for row in rows], dtype=np.int64),
         length=np.array([row[2].size for row in rows], dtype=np.int64),
         label=np.array([row[3] for row in rows], dtype=np.int64),
-        key_text="\n".join(row[0] for row in rows).encode(),
+        key_text=join_keys([row[0] for row in rows]),
     )
 
 
-def _samples(path: Path, file: "tarfile._Fileobj") -> Iterator[tuple[str, Members]]:
+def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, Members]]:
     key, members = None, Members()
     for info in _members(path, file):
         match = KEY_AND_SUFFIX.match(info.name)
         if match is None or not info.isreg() or SKIPPED.match(info.name):
             continue
+        if info.issparse() or "\n" in info.name:
+            raise UserError(f"{path}: {info.name!r} at byte {info.offset} is sparse, or has a line break in its name")
         if match[1] != key:
             if key is not None:
                 yield key, members
@@ -78,8 +96,8 @@ def _samples(path: Path, file: "tarfile._Fileobj") -> Iterator[tuple[str, Member
         yield key, members
 
 
-def _members(path: Path, file: "tarfile._Fileobj") -> Iterator[tarfile.TarInfo]:
-    """All members; unlike tarfile alone, refuses an archive that ends without an end mark or stops at a bad header."""
+def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """All members; unlike tarfile alone, refuses an archive that stops at a bad header or goes on after its end."""
     head = file.read(BLOCK)
     if not head:
         raise UserError(f"{path}: is empty")
@@ -95,11 +113,13 @@ def _members(path: Path, file: "tarfile._Fileobj") -> Iterator[tarfile.TarInfo]:
     if file.read(BLOCK) != bytes(BLOCK):
         what = "is cut" if end >= file.seek(0, os.SEEK_END) else "is damaged"
         raise UserError(f"{path}: {what} at byte {end}: no tar header and no end mark there")
+    while rest := file.read(2**20):
+        if rest.strip(b"\0"):
+            raise UserError(f"{path}: is damaged at byte {end}, or several tars in one: more data after the end mark")
 
 
-def _label(file: "tarfile._Fileobj", info: tarfile.TarInfo | None) -> int:
+def _label(file: BinaryIO, info: tarfile.TarInfo | None) -> int:
     if info is None:
-        return -1
+        return NO_LABEL
     file.seek(info.offset_data)
-    text = file.read(info.size)
-    return int(text) if text.strip().isdigit() else -1
+    return parse_label(file.read(info.size))

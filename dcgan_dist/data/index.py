@@ -6,12 +6,13 @@
     __index__                                   arrays (safetensors), zeros, FOOTER, ending with its 512-byte block
     two zero blocks                             tar's end mark
 
-`tar`, webdataset and image viewers see an ordinary tar: webdataset skips names of the form `__x__`. The footer stands at a
-fixed distance from the end, so that one read opens a shard of any size, and a cut or foreign file is known at once.
+`tar`, webdataset and image viewers see an ordinary tar: webdataset skips names of the form `__x__`. The footer stands
+at a fixed distance from the end: one read opens a shard of any size, and a cut or foreign file is known at once.
 """
 
 import json
 import os
+import re
 import struct
 import tarfile
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ import safetensors.numpy
 import xxhash
 from numpy.typing import NDArray
 
+from dcgan_dist.data.storage import remove_abandoned, temporary_path
 from dcgan_dist.errors import UserError
 
 BLOCK = 512  # tar's unit
@@ -34,6 +36,8 @@ FOOTER = struct.Struct("<8sQQQ")  # magic, offset of the arrays, their length, t
 MAGIC = b"DCGANIX1"
 CHECKED_TOGETHER = 64  # samples under one checksum
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm")
+SKIPPED = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
+NO_LABEL = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class ShardIndex:
     suffix: NDArray[np.uint8]  # position in `suffixes`
     offset: NDArray[np.int64]  # first byte of the image in the tar
     length: NDArray[np.int64]  # bytes of the image
-    label: NDArray[np.int64]  # -1: none
+    label: NDArray[np.int64]  # NO_LABEL: none
     key_text: bytes  # the keys, joined by newlines
 
     def __len__(self) -> int:
@@ -53,7 +57,8 @@ class ShardIndex:
 
     @cached_property
     def keys(self) -> list[str]:
-        return self.key_text.decode().split("\n") if len(self) else []
+        """The name of every sample, without suffix."""
+        return self.key_text.decode(errors="surrogateescape").split("\n") if len(self) else []
 
     @cached_property
     def fingerprint(self) -> int:
@@ -64,6 +69,17 @@ class ShardIndex:
         """'shard.tar: KEY.jpg at byte 1536', for messages."""
         name = f"{self.keys[member]}.{self.suffixes[self.suffix[member]]}"
         return f"{self.path}: {name} at byte {self.offset[member]}"
+
+
+def parse_label(text: bytes) -> int:
+    """The label in a .cls member; NO_LABEL for what is not a number of at most 18 digits."""
+    text = text.strip()
+    return int(text) if text.isdigit() and len(text) <= 18 else NO_LABEL
+
+
+def join_keys(keys: Sequence[str]) -> bytes:
+    """The `key_text` of an index; file names that are not UTF-8 survive it."""
+    return "\n".join(keys).encode(errors="surrogateescape")
 
 
 def arrays_to_bytes(index: ShardIndex, checksums: Sequence[int]) -> bytes:
@@ -110,6 +126,8 @@ def read_index(path: Path) -> ShardIndex | None:
             magic, start, length, checksum = FOOTER.unpack(file.read(FOOTER.size))
             if magic != MAGIC or file.read() != END_MARK:
                 return None
+            if start + length > size:
+                raise UserError(f"{path}: the last bytes of its index are damaged; copy or write this shard again")
             file.seek(start)
             blob = file.read(length)
     except OSError as error:
@@ -122,32 +140,40 @@ def read_index(path: Path) -> ShardIndex | None:
 class ShardWriter:
     """Writes one shard: `with ShardWriter(path) as shard: shard.add(key, "jpg", data, label)`.
 
-    The file appears under its name only when it is complete and on disk; leaving by an exception leaves nothing. The bytes
-    depend on the samples alone: no times, no owners.
+    The file appears under its name only when it is complete and on disk; leaving by an exception leaves nothing. The
+    bytes depend on the samples alone: no times, no owners.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_path(path)
         self._rows: list[tuple[int, int, str, int]] = []
-        self._keys: list[str] = []
+        self._keys: dict[str, None] = {}
         self._checksums: list[int] = []
         self._running = xxhash.xxh3_64()
         self._file: BinaryIO
 
     def __enter__(self) -> "ShardWriter":
+        remove_abandoned(self._path)
         self._file = self._temporary.open("wb")
         return self
 
     def add(self, key: str, suffix: str, data: bytes, label: int | None = None) -> None:
-        """Appends one image and its label. Keys must be distinct and hold no dot, for webdataset ends a key at the first."""
-        if not key or "." in key.rsplit("/", 1)[-1] or "\n" in key or suffix not in IMAGE_SUFFIXES:
+        """Appends one image and its label.
+
+        Keys must be distinct; their last part holds no dot, for webdataset ends a key at the first, and their first
+        part is not of the form `__x__`, which it skips. Raises ValueError for any other.
+        """
+        last = key.rsplit("/", 1)[-1]
+        if not last or "." in last or "\n" in key or SKIPPED.match(f"{key}.") or suffix not in IMAGE_SUFFIXES:
             raise ValueError(f"not a sample name: {key!r} . {suffix!r}")
+        if key in self._keys:
+            raise ValueError(f"two samples named {key!r}")
         start = self._member(f"{key}.{suffix}", data)
         if label is not None:
             self._member(f"{key}.cls", str(label).encode())
-        self._rows.append((start, len(data), suffix, -1 if label is None else label))
-        self._keys.append(key)
+        self._rows.append((start, len(data), suffix, NO_LABEL if label is None else label))
+        self._keys[key] = None
         if len(self._rows) % CHECKED_TOGETHER == 0:
             self._end_of_checked()
 
@@ -180,7 +206,7 @@ class ShardWriter:
             offset=np.array([row[0] for row in self._rows], dtype=np.int64),
             length=np.array([row[1] for row in self._rows], dtype=np.int64),
             label=np.array([row[3] for row in self._rows], dtype=np.int64),
-            key_text="\n".join(self._keys).encode(),
+            key_text=join_keys(list(self._keys)),
         )
         blob = arrays_to_bytes(index, self._checksums)
         footer = FOOTER.pack(MAGIC, self._file.tell() + BLOCK, len(blob), xxhash.xxh3_64_intdigest(blob))

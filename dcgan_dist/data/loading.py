@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dcgan_dist.config import Config
 from dcgan_dist.data import faces
-from dcgan_dist.data.corpus import Corpus, expand, open_corpus
+from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
 from dcgan_dist.data.reader import IndexedReader
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.data.stream import StreamReader
@@ -17,7 +17,10 @@ FACES_SEED = 0  # the embedded set is one and the same data set, whatever the se
 
 
 def open_data(config: Config, say: Say) -> Corpus | list[str]:
-    """Checks the shards: the corpus for the indexed reader, the names for the stream reader. Raises UserError for any bad shard."""
+    """Checks the shards: the corpus for the indexed reader, the names for the stream reader.
+
+    Raises UserError for any bad shard.
+    """
     patterns = config.data.shards
     if not patterns:
         say(f"data: no --data.shards given, so the embedded set of {config.data.faces:,} cartoon faces, drawn by code")
@@ -25,6 +28,9 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
         patterns = tuple(str(path) for path in paths)
     if config.data.reader == "stream":
         names = expand(patterns)
+        files = [name for name in names if name.endswith(".tar") and "://" not in name and not name.startswith("pipe:")]
+        if files:
+            open_shards(files)
         say(f"data: {len(names)} sources streamed by webdataset; a resumed run begins the stream anew")
         return names
     corpus = open_corpus(patterns)
@@ -34,30 +40,29 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
 
 def _embedded_set(config: Config, say: Say) -> list[Path]:
     folder = cache_folder() / "faces"
-    told: list[int] = []
+    told = False
 
-    def progress(done: int, total: int) -> None:
+    def progress(_done: int, _total: int) -> None:
+        nonlocal told
         if not told:
             say(f"data: drawing them, once, into {folder} ..")
-        told.append(done)
-        del total
+        told = True
 
-    model = config.model
-    return faces.ensure(
-        folder, size=model.image_size, channels=model.channels, count=config.data.faces, seed=FACES_SEED, progress=progress
-    )
+    size, channels, count = config.model.image_size, config.model.channels, config.data.faces
+    return faces.ensure(folder, size=size, channels=channels, count=count, seed=FACES_SEED, progress=progress)
 
 
-def make_reader(config: Config, data: Corpus | list[str], *, local_ranks: int, pinned: bool, say: Say) -> IndexedReader | StreamReader:
+def make_reader(
+    config: Config, data: Corpus | list[str], *, local_ranks: int, pinned: bool, say: Say
+) -> IndexedReader | StreamReader:
     """The reader of one rank."""
-    size, channels, prefetch = config.model.image_size, config.model.channels, config.data.prefetch
+    shape, prefetch = (config.model.image_size, config.model.channels), config.data.prefetch
     if not isinstance(data, Corpus):
-        return StreamReader(data, size=size, channels=channels, seed=config.seed, prefetch=prefetch, pinned=pinned)
+        return StreamReader(data, shape=shape, seed=config.seed, prefetch=prefetch, pinned=pinned)
     threads = config.data.threads
     if not threads:
         cores = len(os.sched_getaffinity(0))
         threads = min(MOST_THREADS, max(1, cores // local_ranks - (0 if pinned else 1)))
-        say(f"data: {threads} decoding thread{'s' * (threads > 1)} per rank, for {cores} cores and {local_ranks} ranks on this node")
-    return IndexedReader(
-        data, size=size, channels=channels, seed=config.seed, threads=threads, prefetch=prefetch, pinned=pinned
-    )
+        plural = "s" * (threads > 1)
+        say(f"data: {threads} decoding thread{plural} per rank, for {cores} cores and {local_ranks} ranks on this node")
+    return IndexedReader(data, shape=shape, seed=config.seed, threads=threads, prefetch=prefetch, pinned=pinned)

@@ -26,7 +26,7 @@ WINDOW = 2048  # samples of a lane that are permuted together
 
 
 class Order:
-    """The endless stream of sample numbers 0 .. n - 1; n is the sum of `lengths`, the samples of each shard in order."""
+    """The endless stream of sample numbers 0 .. n - 1, where n is the sum of `lengths`, the samples of each shard."""
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
         self.size = int(sum(lengths))
@@ -70,7 +70,7 @@ class Order:
         return keyed.permutation(keyed.key(self.seed, "window", epoch, lane, window), size)
 
     def _permute_blocks(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each block of the epoch's sequence: what makes a place in the sequence a sample when added, and the end."""
+        """For each block of the epoch's sequence: what to add to a place in it to get the sample, and its end."""
         order = keyed.permutation(keyed.key(self.seed, "blocks", epoch), len(self._block_start))
         ends = np.cumsum(self._block_length[order])
         return self._block_start[order] - (ends - self._block_length[order]), ends

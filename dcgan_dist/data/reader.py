@@ -1,6 +1,7 @@
 """The indexed reader: any position of the order at once, images decoded straight into the batch."""
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dcgan_dist.data.codecs import decode_into
+from dcgan_dist.data.codecs import decode_into, netpbm_header
 from dcgan_dist.data.corpus import Corpus
+from dcgan_dist.data.index import ShardIndex
 from dcgan_dist.data.order import Order, rank_slices
 from dcgan_dist.data.ring import Batch, empty_batch, read_ahead
 from dcgan_dist.errors import UserError
@@ -20,7 +22,7 @@ MOST_OPEN_FILES = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """How global batches are shared out: `batch` images, in `micro_batches`, over `world_size` ranks, seen from `rank`."""
+    """How a global batch is shared out: `batch` images in `micro_batches` over `world_size` ranks, seen by `rank`."""
 
     batch: int
     micro_batches: int
@@ -29,6 +31,7 @@ class Split:
 
     @property
     def per_rank_micro(self) -> int:
+        """Images of one micro-batch on one rank."""
         return self.batch // (self.micro_batches * self.world_size)
 
     def slices(self, position: int) -> list[int]:
@@ -38,6 +41,8 @@ class Split:
 
 class _File:
     """An open file that closes itself when the last thread that reads from it lets go of it."""
+
+    _descriptor = -1  # when it could not be opened
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -49,7 +54,8 @@ class _File:
         return os.preadv(self._descriptor, buffers, offset)
 
     def __del__(self) -> None:
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
 
 class IndexedReader:
@@ -57,19 +63,24 @@ class IndexedReader:
 
     exact = True  # resumes at the very sample
 
-    def __init__(self, corpus: Corpus, *, size: int, channels: int, seed: int, threads: int, prefetch: int, pinned: bool) -> None:
+    def __init__(
+        self, corpus: Corpus, *, shape: tuple[int, int], seed: int, threads: int, prefetch: int, pinned: bool
+    ) -> None:
+        """`shape`: height (and width), channels."""
         self.corpus = corpus
         self.order = Order(corpus.lengths, seed)
-        self._shape = (size, size, channels)
-        self._header = (b"P6" if channels == 3 else b"P5") + b"\n%d %d\n255\n" % (size, size)
+        self._shape = shape
+        self._header = netpbm_header(shape[0], *shape)
         self._threads, self._prefetch, self._pinned = threads, prefetch, pinned
         self._files: dict[int, _File] = {}
+        self._lock = threading.Lock()  # of _files
 
     def batches(self, position: int, split: Split) -> Iterator[Batch]:
         """This rank's batches from a position on, without end: micro-batch after micro-batch within each."""
         count = split.per_rank_micro
+        images = count * split.micro_batches
         positions = iter(range(position, 2**62, split.batch))
-        slots = [empty_batch(count * split.micro_batches, *self._shape[1:], self._pinned) for _ in range(self._prefetch + 2)]
+        slots = [empty_batch(images, *self._shape, self._pinned) for _ in range(self._prefetch + 2)]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="decode") as pool:
 
             def fill(batch: Batch) -> None:
@@ -91,20 +102,26 @@ class IndexedReader:
         """Decodes one image into `out`, uint8 (H, W, C). Raises UserError naming shard, key and byte."""
         number, member = self.corpus.locate(sample)
         shard = self.corpus.shards[number]
+        try:
+            self._decode(self._open(number), shard, member, out)
+        except OSError as error:
+            raise UserError(f"{shard.describe(member)}: cannot be read any more ({error.strerror})") from error
+
+    def _decode(self, file: _File, shard: ShardIndex, member: int, out: np.ndarray) -> None:
         offset, length = int(shard.offset[member]), int(shard.length[member])
         if length == len(self._header) + out.nbytes:  # pixels at training size: from the file into the batch
             header = bytearray(len(self._header))
-            if self._open(number).readv([header, memoryview(out).cast("B")], offset) == length and header == self._header:
+            if file.readv([header, out.data.cast("B")], offset) == length and header == self._header:
                 return
-        data = self._open(number).read(length, offset)
+        data = file.read(length, offset)
         if len(data) < length:
             raise UserError(f"{shard.describe(member)}: the file ends early; it was cut after the run began")
         decode_into(data, shard.suffixes[shard.suffix[member]], out, shard.describe(member))
 
-    def _open(self, number: int) -> "_File":
-        file = self._files.get(number)
-        if file is None:
-            if len(self._files) >= MOST_OPEN_FILES:
-                self._files.pop(next(iter(self._files)), None)
-            file = self._files[number] = _File(self.corpus.shards[number].path)
-        return file
+    def _open(self, number: int) -> _File:
+        with self._lock:
+            if number not in self._files:
+                if len(self._files) >= MOST_OPEN_FILES:
+                    del self._files[next(iter(self._files))]
+                self._files[number] = _File(self.corpus.shards[number].path)
+            return self._files[number]

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+ENDING = 10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
 
 
 @dataclass(kw_only=True)
@@ -48,11 +50,12 @@ def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Iterator[Ba
     """
     free: SimpleQueue[Batch | None] = SimpleQueue()
     ready: SimpleQueue[Batch | BaseException] = SimpleQueue()
+    closed = Event()
     for slot in slots:
         free.put(slot)
 
     def produce() -> None:
-        while (slot := free.get()) is not None:
+        while (slot := free.get()) is not None and not closed.is_set():
             try:
                 fill(slot)
             except BaseException as error:
@@ -60,7 +63,8 @@ def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Iterator[Ba
                 return
             ready.put(slot)
 
-    Thread(target=produce, name="reader", daemon=True).start()
+    thread = Thread(target=produce, name="reader", daemon=True)
+    thread.start()
     try:
         while True:
             result = ready.get()
@@ -69,4 +73,6 @@ def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Iterator[Ba
             yield result
             free.put(result)
     finally:
+        closed.set()
         free.put(None)
+        thread.join(ENDING)

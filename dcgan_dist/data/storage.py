@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and the user's cache folder."""
 
 import os
+import socket
 from pathlib import Path
 
 from dcgan_dist.errors import UserError
@@ -12,9 +13,37 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dcgan_dist"
 
 
+def temporary_path(path: Path) -> Path:
+    """The name under which this process writes a file until it is whole."""
+    return path.with_name(f"{_temporary_prefix(path)}{os.getpid()}.tmp")
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name}.{socket.gethostname()}."
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what processes of this machine that were killed in writing this same file have left."""
+    prefix = _temporary_prefix(path)
+    for found in path.parent.iterdir():
+        pid = found.name.removeprefix(prefix).removesuffix(".tmp")
+        if found.name == f"{prefix}{pid}.tmp" and pid.isdecimal() and not _lives(int(pid)):
+            found.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # a process of another user
+        pass
+    return True
+
+
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that another process, or this one after a crash, sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes a file so that any process, also after a crash, sees the old content or the new, never a part."""
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -1,25 +1,31 @@
-"""The stream reader: webdataset's own pipeline, for sources that cannot be indexed (pipes) and as the reference in tests.
+"""The stream reader: webdataset's own pipeline, for sources that cannot be indexed (pipes).
 
-Same batches in shape and type as the indexed reader, and as many; but what a rank sees depends on the number of ranks, an epoch
-is a pass over a rank's shards, and a resumed run begins the stream anew.
+Same batches in shape and type as the indexed reader, and as many; but what a rank sees depends on the number of ranks,
+an epoch is a pass over a rank's shards, and a resumed run begins the stream anew.
 """
 
+import tarfile
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import chain, count, islice
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-import webdataset
+from webdataset.filters import shuffle
+from webdataset.gopen import gopen
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from dcgan_dist import keyed
 from dcgan_dist.data.codecs import decode_into
-from dcgan_dist.data.index import IMAGE_SUFFIXES
+from dcgan_dist.data.index import IMAGE_SUFFIXES, NO_LABEL, parse_label
 from dcgan_dist.data.reader import Split
 from dcgan_dist.data.ring import Batch, empty_batch, read_ahead
 from dcgan_dist.errors import UsageError, UserError
 
 SHUFFLE_BUFFER = 2_000  # samples
+
+Sample = tuple[str, bytes, int, str]  # suffix, bytes and label of an image, and what it is called in messages
 
 
 class StreamReader:
@@ -27,12 +33,18 @@ class StreamReader:
 
     exact = False
 
-    def __init__(self, urls: list[str], *, size: int, channels: int, seed: int, prefetch: int, pinned: bool) -> None:
-        remote = [url for url in urls if "://" in url]
-        if remote:
-            raise UsageError(f"--data.shards {remote[0]}: not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe")
+    def __init__(self, urls: list[str], *, shape: tuple[int, int], seed: int, prefetch: int, pinned: bool) -> None:
+        """`shape`: height (and width), channels. Raises UsageError for a URL, UserError for a missing file."""
+        for url in urls:
+            if url.startswith("pipe:"):
+                continue
+            if "://" in url:
+                problem = "not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe"
+                raise UsageError(f"--data.shards {url}: {problem}")
+            if not Path(url).exists():
+                raise UserError(f"{url}: no such file")
         self._urls, self._seed = urls, seed
-        self._shape = (size, size, channels)
+        self._shape = shape
         self._prefetch, self._pinned = prefetch, pinned
 
     def batches(self, position: int, split: Split) -> Iterator[Batch]:
@@ -40,7 +52,7 @@ class StreamReader:
         count = split.per_rank_micro * split.micro_batches
         samples = self._samples(position, split)
         positions = iter(range(position, 2**62, split.batch))
-        slots = [empty_batch(count, *self._shape[1:], self._pinned) for _ in range(self._prefetch + 2)]
+        slots = [empty_batch(count, *self._shape, self._pinned) for _ in range(self._prefetch + 2)]
 
         def fill(batch: Batch) -> None:
             pixels = batch.pixels
@@ -52,41 +64,51 @@ class StreamReader:
 
         yield from read_ahead(fill, slots)
 
-    def _samples(self, position: int, split: Split) -> Iterator[tuple[str, bytes, int, str]]:
-        """Suffix, bytes, label and name of one image after the other, epoch after epoch."""
+    def _samples(self, position: int, split: Split) -> Iterator[Sample]:
+        """This rank's images, epoch after epoch."""
         divided = len(self._urls) >= split.world_size
         for epoch in count():
             random = Random(f"{self._seed}/{position}/{epoch}")
             urls = random.sample(self._urls, len(self._urls))
             if divided:
                 urls = urls[split.rank :: split.world_size]
-            images = self._epoch(urls, random)
+            images = shuffle(SHUFFLE_BUFFER, rng=random)(chain.from_iterable(map(_images, urls)))
             # with fewer shards than ranks every rank reads all of them and keeps its share
-            yield from images if divided else islice(images, split.rank, None, split.world_size)
-
-    def _epoch(self, urls: list[str], random: Random) -> Iterator[tuple[str, bytes, int, str]]:
-        pipeline = webdataset.DataPipeline(
-            webdataset.SimpleShardList(urls),
-            webdataset.tarfile_to_samples(),
-            webdataset.shuffle(SHUFFLE_BUFFER, rng=random),
-        )
-        found = False
-        try:
-            for sample in pipeline:
-                image = _image(sample)
-                if image is not None:
-                    found = True
-                    yield image
-        except (OSError, ValueError, webdataset.tariterators.tarfile.TarError) as error:
-            raise UserError(f"--data.shards {', '.join(urls[:3])}: {error}") from error
-        if not found:
-            raise UserError(f"--data.shards {', '.join(urls[:3])}: hold no images")
+            mine = images if divided else islice(images, split.rank, None, split.world_size)
+            first = next(mine, None)
+            if first is None:
+                raise UserError(f"--data.shards {', '.join(urls[:3])}: no image for rank {split.rank}")
+            yield first
+            yield from mine
 
 
-def _image(sample: dict[str, Any]) -> tuple[str, bytes, int, str] | None:
+def _images(url: str) -> Iterator[Sample]:
+    """The images of one tar, by webdataset. Raises UserError when it cannot be read."""
+    try:
+        if url.startswith("pipe:"):
+            pipe: Any = gopen(url)
+            yield from _in_tar(url, pipe)
+            while pipe.read(2**20):  # only at its end the command's exit code is known
+                pass
+            pipe.close()
+        else:
+            with Path(url).open("rb") as file:
+                yield from _in_tar(url, file)
+    except OSError as error:
+        raise UserError(f"{url}: cannot be read ({error.strerror or 'the command failed'})") from error
+    except (ValueError, tarfile.TarError) as error:
+        # webdataset appends other things to the arguments
+        raise UserError(f"{url}: no readable tar, or cut ({error.args[0]})") from error
+
+
+def _in_tar(url: str, stream: Any) -> Iterator[Sample]:
+    samples = group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+    return filter(None, map(_image, samples))
+
+
+def _image(sample: dict[str, Any]) -> Sample | None:
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
     if suffix is None:
         return None
-    label = sample.get("cls", b"").strip()
     where = f"{sample['__url__']}: {sample['__key__']}.{suffix}"
-    return suffix, sample[suffix], int(label) if label.isdigit() else -1, where
+    return suffix, sample[suffix], parse_label(sample["cls"]) if "cls" in sample else NO_LABEL, where

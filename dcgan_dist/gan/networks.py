@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from dcgan_dist.config import DNorm, ImageSize, ModelConfig
 from dcgan_dist.gan.layers import GroupedBatchNorm
@@ -104,21 +105,17 @@ def initialize(network: nn.Module) -> None:
             module.bias.zero_()
 
 
-def layer_table(network: nn.Module, example: Tensor) -> list[tuple[str, str, int]]:
-    """For every leaf layer: its description, its output shape without the batch, and its number of parameters."""
+def layer_table(network: NetG | NetD, example: Tensor) -> list[tuple[str, str, int]]:
+    """For every layer: its description, its output shape without the batch, and its number of parameters."""
     rows: list[tuple[str, str, int]] = []
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         del inputs
-        shape = " x ".join(map(str, output.shape[1:])) or "1"
-        rows.append((repr(module).replace("\n", " "), shape, sum(p.numel() for p in module.parameters())))
+        name = type(layer).__name__.removeprefix("Parametrized") + f"({layer.extra_repr()})"
+        name += ", spectral norm" if is_parametrized(layer) else ""
+        rows.append((name, " x ".join(map(str, output.shape[1:])), sum(p.numel() for p in layer.parameters())))
 
-    leaves = [
-        module
-        for module in network.modules()
-        if not any(True for _ in module.children()) or hasattr(module, "parametrizations")
-    ]
-    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+    hooks = [layer.register_forward_hook(note) for layer in network.layers]
     was_training = network.training
     with torch.no_grad():
         network.eval()(example)

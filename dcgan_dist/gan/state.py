@@ -109,5 +109,7 @@ def load_optimizer(optimizer: Adam, network: nn.Module, tensors: dict[str, Tenso
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A copy of `value` with the device, dtype and memory order of the parameter."""
+    """A copy of `value` with the device, dtype and memory order of the parameter. RuntimeError if its shape differs."""
+    if value.shape != parameter.shape:
+        raise RuntimeError(f"shape {tuple(value.shape)} instead of {tuple(parameter.shape)}")
     return torch.empty_like(parameter, requires_grad=False).copy_(value)

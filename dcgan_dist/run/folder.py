@@ -51,17 +51,24 @@ class RunFolder:
         """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"--run_dir {self.root}: is a file; name a folder")
-        if self.root.is_dir() and not self.config.exists() and any(self.root.iterdir()):
+        if self.root.is_dir() and not self.config.exists() and any(path != self.stop for path in self.root.iterdir()):
             raise UsageError(f"--run_dir {self.root}: holds other files and no config.yaml of a run; name a new folder")
         try:
             for folder in (self.root, self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-            for marker in (self.stop, self.done, self.preempted):
-                marker.unlink(missing_ok=True)
+            self._remove_markers()
         except OSError as error:
             raise UsageError(f"--run_dir {self.root}: cannot be written ({error.strerror})") from error
         write_atomically(self.config, config_yaml.encode())
         write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
+
+    def _remove_markers(self) -> None:
+        """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""
+        ends = [marker.stat().st_mtime_ns for marker in (self.done, self.preempted) if marker.exists()]
+        if ends and self.stop.exists() and self.stop.stat().st_mtime_ns <= max(ends):
+            self.stop.unlink()
+        for marker in (self.done, self.preempted):
+            marker.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dcgan_dist.gan.networks import NetD, NetG, layer_table
 
 
 def layers_text(config: Config) -> str:
-    """Layers, output shapes and parameter counts of both networks."""
+    """Both networks, layer by layer: output shape, number of parameters, kind."""
     model = config.model
     with torch.device("meta"):
         netg, netd = NetG(model), NetD(model)
@@ -17,7 +17,7 @@ def layers_text(config: Config) -> str:
     for name, network, example in (("NetG", netg, z), ("NetD", netd, x)):
         rows = layer_table(network, example)
         lines.append(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters, input {_shape(example)}")
-        lines += [f"  {description:<88} {shape:>16} {count:>12,}" for description, shape, count in rows]
+        lines += [f"  {shape:>15} {count:>12,}  {description}" for description, shape, count in rows]
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter
 
         # what was written at exactly `images` belongs to the checkpoint, unless the run begins anew
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=images + 1)
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=images + 1 if images else 0)
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
         """One point of each curve, in the file at once."""

@@ -32,12 +32,13 @@ def test_what_is_written_can_be_read_while_the_run_goes_on(tmp_path):
     tracker = start(tmp_path)
     tracker.scalars(128, {"loss/d": 0.5, "d/real": 0.25})
     tracker.scalars(256, {"loss/d": 0.75})
-    tracker.histogram(256, "g/weights", np.array([1.0, 2.0, np.nan, 4.0]))
-    tracker.histogram(256, "g/nothing", np.array([np.nan]))
-    tracker.picture(256, "samples", PICTURE)
     events = read(tmp_path)
     assert points(events, "loss/d") == [(128, 0.5), (256, 0.75)]
     assert points(events, "d/real") == [(128, 0.25)]
+    tracker.histogram(256, "g/weights", np.array([1.0, 2.0, np.nan, 4.0]))
+    tracker.histogram(256, "g/nothing", np.array([np.nan]))
+    tracker.picture(256, "samples", PICTURE)
+    events.Reload()
     (image,) = events.Images("samples")
     assert image.step == 256
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image.encoded_image_string))), PICTURE)
@@ -47,10 +48,10 @@ def test_what_is_written_can_be_read_while_the_run_goes_on(tmp_path):
     tracker.close()
 
 
-@pytest.mark.parametrize(("images", "kept"), [(200, [100, 200]), (0, [])])
+@pytest.mark.parametrize(("images", "kept"), [(200, [0, 100, 200]), (0, [])])
 def test_a_resumed_run_hides_what_it_writes_again(tmp_path, images, kept):
     tracker = start(tmp_path)
-    for seen in (100, 200, 300):
+    for seen in (0, 100, 200, 300):
         tracker.scalars(seen, {"loss/d": 1.0})
     tracker.close()
     tracker = start(tmp_path, images)

@@ -199,7 +199,9 @@ def test_nothing_secret_leaves(config, server, said, monkeypatch):
     tracker.close()
     shown = ["https://***@host/a.tar", "https://host/b.tar?***", "pipe:***"]
     assert the_run(server).config["data"]["value"]["shards"] == shown
+    assert the_run(server).uploads.keys() == {"config.yaml", "wandb-summary.json"}
     everything = b"\n".join(server.received)
+    assert b'"program":"dcgan_dist.train"' in everything
     assert b"nested" in everything
     for leak in (b"hush", b"train.py", b"def test_nothing_secret_leaves"):
         assert leak not in everything

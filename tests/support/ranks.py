@@ -7,16 +7,19 @@ a second. The ranks find each other as under torchrun: by its environment variab
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
+from unittest import mock
 
 from torch.distributed import TCPStore
 
-PRELOADED = ["dcgan_dist.train", "pytest", "support.recording"]
+PRELOADED = ["torch._dynamo", "pytest", "support.recording"]  # the first is what any optimiser imports
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo"}
 """Several ranks share few cores here: none of them may spin while it waits."""
 
@@ -78,9 +81,10 @@ def run_ranks(
 
 
 def _context() -> Any:
-    os.environ.update(QUIET)  # the server, and so every rank, begins with them
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    with mock.patch.dict(os.environ, QUIET | {"PYTHONPATH": os.pathsep.join(sys.path)}):
+        forkserver.ensure_running()
     return context
 
 

@@ -1,10 +1,11 @@
 """What a training did, iteration by iteration, as plain arrays."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 from torch import nn
 from torch.optim import Optimizer
@@ -16,6 +17,16 @@ from dcgan_dist.run.session import Session, open_session
 from dcgan_dist.train import train
 
 Arrays = dict[str, np.ndarray]
+
+
+def options(shards: str, run_dir: Path, changes: str = "", *, batch: int = 12, iterations: int = 10) -> list[str]:
+    """A training of tiny networks in float64; later options win."""
+    fixed = (
+        f"--run_dir {run_dir} --data.shards {shards} --images {batch * iterations} --batch_size {batch} --precision fp64 "
+        "--model.image_size 32 --model.nz 8 --model.ngf 4 --model.ndf 4 "
+        f"--log.every {batch * 2} --log.samples 1 --log.no_tensorboard --wandb.mode disabled"
+    )
+    return [*fixed.split(), *changes.split()]
 
 
 def join(options: list[str], world_size: int) -> tuple[Config, World]:
@@ -64,19 +75,19 @@ def _record_steps(session: Session, recorded: Arrays, short: str, network: nn.Mo
     optimizer.register_step_post_hook(weights)
 
 
-def deviations(ours: Arrays, theirs: Arrays, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, float]:
-    """Norm of the difference over the norm of `theirs`, tensor by tensor; the names must be the same."""
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    """The records of metrics.jsonl, without what depends on the clock."""
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if not name.startswith(("time/", "speed/"))} for record in records]
+
+
+def deviations(ours: Arrays, theirs: Arrays) -> dict[str, float]:
+    """Norm of the difference over the norm of `theirs`, tensor by tensor; names, shapes and types must be the same."""
     assert ours.keys() == theirs.keys()
-    return {name: deviation(ours[name], theirs[name]) for name in ours if wanted(name)}
+    return {name: _deviation(value, theirs[name]) for name, value in ours.items()}
 
 
-def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
-    assert ours.shape == theirs.shape
-    assert ours.dtype == theirs.dtype
-    difference = np.linalg.norm(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64))
-    norm = np.linalg.norm(np.asarray(theirs, np.float64))
+def _deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    difference, norm = np.linalg.norm(ours.astype(np.float64) - theirs), np.linalg.norm(theirs.astype(np.float64))
     return float(difference / norm) if norm else float(difference)
-
-
-def to_array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().numpy().copy()

@@ -1,0 +1,133 @@
+"""What the benchmarks share: interleaved rounds, a table for people, and a JSON file that says where it was measured."""
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchvision", "accelerate", "webdataset", "simplejpeg", "pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One contender's part of one round."""
+
+    images: int
+    wall: float
+    """Seconds."""
+    cpu: float
+    """User and system seconds of every thread and process."""
+
+
+def interleave(contenders: dict[str, Callable[[], Turn]], rounds: int) -> dict[str, list[Turn]]:
+    """Gives each contender one turn per round, in an order that rotates: a change of the machine's load hits all."""
+    names = list(contenders)
+    turns: dict[str, list[Turn]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            turns[name].append(contenders[name]())
+            print(f"  round {number + 1}/{rounds}  {name:<40} {speed(turns[name][-1]):>12,.1f} images/s", flush=True)
+    return turns
+
+
+def speed(turn: Turn) -> float:
+    """Images per second."""
+    return turn.images / turn.wall
+
+
+def summary(turns: Sequence[Turn], reference: Sequence[Turn] | None = None) -> dict[str, Any]:
+    """Medians over the rounds. `wall_ratio`, `cpu_ratio`: how many times cheaper than the reference in the same round."""
+    speeds = [speed(turn) for turn in turns]
+    row: dict[str, Any] = {
+        "images_per_second": statistics.median(speeds),
+        "images_per_second_range": [min(speeds), max(speeds)],
+        "cpu_us_per_image": 1e6 * statistics.median(turn.cpu / turn.images for turn in turns),
+        "turns": [asdict(turn) for turn in turns],
+    }
+    if reference is not None:
+        pairs = list(zip(turns, reference, strict=True))
+        row["wall_ratio"] = statistics.median(speed(ours) / speed(theirs) for ours, theirs in pairs)
+        row["cpu_ratio"] = statistics.median(
+            (theirs.cpu / theirs.images) / (ours.cpu / ours.images) for ours, theirs in pairs
+        )
+    return row
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left and numbers to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, ["-" * width for width in widths], *rows]
+    ]
+    return "\n".join(lines)
+
+
+def save(folder: Path, name: str, module: str, results: Any) -> Path:
+    """Writes FOLDER/NAME.json: results, and all that they depend on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"about": about(module), "results": results}, indent=1) + "\n")
+    return path
+
+
+def about(module: str) -> dict[str, Any]:
+    """Command, versions and machine."""
+    return {
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": _cpu_model(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "load_before": _load_at_start,
+        "load_after": os.getloadavg()[0],
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "KMP_"))},
+        "seconds": time.monotonic() - _begun,
+    }
+
+
+_begun, _load_at_start = time.monotonic(), os.getloadavg()[0]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Trains on the CPU cores of this machine with N ranks, which talk through gloo. Same results as one rank, but for rounding.
+#
+#   launch/cpu.sh N [OPTIONS]        for example: launch/cpu.sh 2 --run_dir runs/try --batch_size 64
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+[[ ${1:-} =~ ^[1-9][0-9]*$ ]] || fail "usage: launch/cpu.sh N [OPTIONS], with N ranks"
+export CUDA_VISIBLE_DEVICES= # no rank may take a GPU
+preflight "$@"
+start "$@"

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=dcgan --nodes=1 --ntasks-per-node=1
+#SBATCH --output=slurm/logs/%x-%j.log --open-mode=append
+#SBATCH --requeue --signal=B:USR1@90
+#
+# Trains on a SLURM cluster: one launcher per node, one rank per GPU. A job that reaches its time limit or is preempted saves,
+# requeues itself and goes on. Submit it from the project's folder, with an absolute or relative --run_dir that all nodes see:
+#
+#   sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=24:00:00 slurm/train.sh --config launch/configs/notes96.yaml
+#   RANKS_PER_NODE=4 sbatch --nodes=2 --cpus-per-task=16 slurm/train.sh [OPTIONS]        4 ranks on the CPU cores of each node
+#
+# RANKS_PER_NODE   default: the GPUs that the job has on a node; without any, 1
+#
+# `touch RUN/STOP` and `scancel` end the training for good, both with a checkpoint; sbatch with the same options goes on.
+set -euo pipefail
+
+warned=
+trap 'warned=yes' USR1 # SLURM's warning may come at any time; without a trap it would end this script
+
+# SLURM runs a copy of this file that lies elsewhere
+[[ -f $SLURM_SUBMIT_DIR/launch/common.sh ]] || { echo "error: run sbatch in the project's folder: sbatch slurm/train.sh" >&2; exit 2; }
+source "$SLURM_SUBMIT_DIR/launch/common.sh"
+
+ranks=$((SLURM_NNODES * ${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}))
+preflight "$ranks" "$@"
+run_dir=$(python -c 'import sys; from dcgan_dist import cli; print(cli.load(sys.argv[1:]).run_dir)' "$@")
+life=${SLURM_RESTART_COUNT:-0}
+
+say() { echo "$(date '+%F %T') job $SLURM_JOB_ID, life $life: $*"; }
+newest() { cat "$run_dir/checkpoints/latest" 2>/dev/null || true; }
+requeue() {
+  say "$1; back into the queue"
+  scontrol requeue "$SLURM_JOB_ID" || exit 75 # not allowed here (sbatch --no-requeue): submit it again
+  exit 0                                      # at once: SLURM waits for this script before the next life
+}
+
+# asks the ranks to save and stop: by a signal to every process of the step on every node, and by a file, for the handlers of
+# the signal stand only when Python has started
+ask_to_stop() {
+  warned=yes
+  say "SLURM announces the end of this life"
+  touch "$run_dir/STOP" || true
+  scancel --signal=USR1 "$SLURM_JOB_ID.0" || true
+}
+
+mkdir -p "$run_dir"
+rm -f "$run_dir/STOP" "$run_dir/DONE" "$run_dir/PREEMPTED" # what an earlier life left
+before=$(newest)
+first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# its address, for there are clusters whose nodes do not know each other by name
+address=$(scontrol show node -o "$first_node" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+
+options=(--quiet --config_file "$root/accelerate_config.yaml" --num_machines "$SLURM_NNODES" --num_processes "$ranks")
+if ((ranks > 1)); then
+  options+=(--multi_gpu --main_process_ip "$address" --main_process_port $((20000 + SLURM_JOB_ID % 10000)))
+fi
+say "$ranks ranks on $SLURM_NNODES nodes, run folder $run_dir, newest checkpoint: ${before:-none}"
+
+# shellcheck disable=SC2016 # SLURM_NODEID must be read on its node
+# trap "": the launcher, and Python before its own handler stands, must survive the signal
+# --mpi, --cpu-bind: the launcher starts the ranks itself, and they may use all cores of the job
+srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --mpi=none --cpu-bind=none --kill-on-bad-exit=1 \
+  bash -c 'trap "" USR1; exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' launcher \
+  "${options[@]}" -m dcgan_dist.train "$@" --world_size "$ranks" &
+step=$!
+trap ask_to_stop USR1
+[[ -z $warned ]] || ask_to_stop # it came before
+while :; do
+  code=0
+  wait "$step" || code=$?
+  kill -0 "$step" 2>/dev/null || break # else it was the trap that ended the waiting
+done
+
+# Launchers do not hand on the exit code of a rank: the trainer tells by a file how it ended.
+if [[ -e $run_dir/DONE ]]; then
+  say "the training is complete"
+  exit 0
+fi
+if [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) != RUNNING ]]; then
+  say "cancelled"
+  exit 1
+fi
+if [[ -e $run_dir/STOP && -z $warned ]]; then
+  say "stopped by the file $run_dir/STOP"
+  exit "$code"
+fi
+# Anything else may come again and again: a crash at the same image, or a time limit shorter than the start. A life that made
+# progress may always have a successor; one that did not, only if it was SLURM that ended it, and then ten times.
+if [[ $(newest) != "$before" ]]; then
+  requeue "ended at checkpoint $(newest) (exit code $code)"
+elif [[ ($warned || -e $run_dir/PREEMPTED) && $life -lt 10 ]]; then
+  requeue "ended by SLURM without progress"
+fi
+say "failed without progress (exit code $code): the job ends"
+exit "$((code ? code : 1))"

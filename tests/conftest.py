@@ -1,0 +1,63 @@
+"""What all tests share: quiet threads, a cache folder of their own, and in CI no test that hides by skipping itself."""
+
+import os
+
+# before anything imports torch: several processes share few cores, and waiting threads must not burn them
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["WANDB_MODE"] = "disabled"  # a developer's own account must not see the tests' runs
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache folder of this session and of the processes that it starts: the user's own is never touched."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests are skipped where there is no GPU."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """In CI any other skip is a failure: what does not run there runs nowhere."""
+    report = yield
+    if _in_ci() and report.skipped and not hasattr(report, "wasxfail") and not item.get_closest_marker("gpu"):
+        _fail(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a whole file that skips itself."""
+    report = yield
+    if _in_ci() and report.skipped:
+        _fail(report)
+    return report
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI") == "true"
+
+
+def _fail(report) -> None:
+    report.outcome = "failed"
+    report.longrepr = f"skipped, which CI counts as a failure: {report.longrepr[-1]}"

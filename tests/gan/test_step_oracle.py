@@ -1,0 +1,272 @@
+"""The step against the algorithm as the notes and the DCGAN paper write it, in plain layers and two passes of D, in float64."""
+
+import copy
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, relu
+
+from dcgan_dist.config import Config, LossConfig, LossName, ModelConfig, OptimizerConfig
+from dcgan_dist.gan.ema import update_ema
+from dcgan_dist.gan.losses import LOSSES
+from dcgan_dist.gan.networks import NetD
+from dcgan_dist.gan.state import create_state
+from dcgan_dist.gan.step import Engine, Game, Noise, discriminator_step, generate, generator_step, probe
+
+BATCH, NZ, ITERATIONS = 6, 8, 10
+MODEL = ModelConfig(image_size=32, nz=NZ, ngf=4, ndf=4)
+
+
+def config(loss: LossName = "non_saturating", d_norm="batch", **loss_options) -> Config:
+    model = replace(MODEL, d_norm=d_norm)
+    # large steps, so that ten of them go somewhere
+    fast = OptimizerConfig(g_lr=2e-3, d_lr=2e-3)
+    return Config(model=model, loss=LossConfig(name=loss, **loss_options), optimizer=fast, channels_last=False)
+
+
+def ours(options: Config):
+    state = create_state(options, torch.device("cpu"), torch.float64, scaled=False)
+    engine = Engine(
+        g=state.netg,
+        d=state.netd,
+        autocast=nullcontext,
+        backward=torch.Tensor.backward,
+        no_sync=lambda _: nullcontext(),
+    )
+    return state, engine, Game.of(options)
+
+
+def plain_generator() -> nn.Sequential:
+    """G for 32 pixels from the tables of the paper: 4 -> 8 -> 16 -> 32."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(NZ, 16, 4, 1, 0, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.ConvTranspose2d(8, 4, 4, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.ConvTranspose2d(4, 3, 4, 2, 1, bias=False), nn.Tanh(),
+    )  # fmt: skip
+
+
+def plain_discriminator(d_norm: str) -> nn.Sequential:
+    def norm(width: int) -> list[nn.Module]:
+        return {"batch": [nn.BatchNorm2d(width)], "layer": [nn.GroupNorm(1, width)], "none": []}[d_norm]
+
+    bias = d_norm == "none"
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 4, 2, 1, bias=False), nn.LeakyReLU(0.2),
+        nn.Conv2d(4, 8, 4, 2, 1, bias=bias), *norm(8), nn.LeakyReLU(0.2),
+        nn.Conv2d(8, 16, 4, 2, 1, bias=bias), *norm(16), nn.LeakyReLU(0.2),
+        nn.Conv2d(16, 1, 4, 1, 0, bias=False),
+    )  # fmt: skip
+
+
+def cross_entropy(logit: torch.Tensor, target: float) -> torch.Tensor:
+    return binary_cross_entropy_with_logits(logit, torch.full_like(logit, target))
+
+
+def d_real_loss(name: str, logit: torch.Tensor, smoothing: float) -> torch.Tensor:
+    if name in ("non_saturating", "minimax"):
+        return cross_entropy(logit, 1 - smoothing)
+    return {
+        "hinge": relu(1 - logit).mean(),
+        "least_squares": ((logit - 1) ** 2).mean() / 2,
+        "wasserstein": -logit.mean(),
+    }[name]
+
+
+def d_fake_loss(name: str, logit: torch.Tensor) -> torch.Tensor:
+    if name in ("non_saturating", "minimax"):
+        return cross_entropy(logit, 0.0)
+    return {"hinge": relu(1 + logit).mean(), "least_squares": (logit**2).mean() / 2, "wasserstein": logit.mean()}[name]
+
+
+def g_loss(name: str, logit: torch.Tensor) -> torch.Tensor:
+    return {
+        "non_saturating": lambda: cross_entropy(logit, 1.0),
+        "minimax": lambda: torch.log(1 - torch.sigmoid(logit)).mean(),
+        "hinge": lambda: -logit.mean(),
+        "least_squares": lambda: ((logit - 1) ** 2).mean() / 2,
+        "wasserstein": lambda: -logit.mean(),
+    }[name]()
+
+
+class Oracle:
+    """Two passes of D, each differentiated by itself, and a third for G, whose gradients for D are thrown away."""
+
+    def __init__(self, options: Config, netg: nn.Module, netd: nn.Module) -> None:
+        self.loss = options.loss
+        self.netg, self.netd = plain_generator().double(), plain_discriminator(options.model.d_norm).double()
+        # the same names of parameters and buffers: ours have them under "layers."
+        nn.ModuleDict({"layers": self.netg}).load_state_dict(netg.state_dict())
+        nn.ModuleDict({"layers": self.netd}).load_state_dict(netd.state_dict())
+        optimizer = options.optimizer
+        betas = (optimizer.beta1, optimizer.beta2)
+        self.opt_g = torch.optim.Adam(self.netg.parameters(), lr=optimizer.g_lr, betas=betas, foreach=False)
+        self.opt_d = torch.optim.Adam(self.netd.parameters(), lr=optimizer.d_lr, betas=betas, foreach=False)
+        self.average = {name: value.clone() for name, value in self.netg.state_dict().items()}
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        return self.netd(x).flatten()
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().clone().requires_grad_()
+        slopes = [torch.autograd.grad(self.logits(one[None])[0], one, create_graph=True)[0] for one in x]
+        return torch.stack(slopes).square().sum((1, 2, 3))
+
+    def step(self, real: torch.Tensor, z: torch.Tensor, mix: torch.Tensor) -> tuple[float, float]:
+        name = self.loss.name
+        fake = self.netg(z)
+        self.opt_d.zero_grad()
+        loss_real = d_real_loss(name, self.logits(real), self.loss.label_smoothing)
+        loss_real.backward()
+        loss_fake = d_fake_loss(name, self.logits(fake.detach()))
+        loss_fake.backward()
+        if self.loss.r1_gamma:
+            (self.loss.r1_gamma / 2 * self.slope(real).mean()).backward()
+        if self.loss.gp_weight:
+            mix = mix[:, None, None, None]
+            norm = self.slope(mix * real + (1 - mix) * fake.detach()).sqrt()
+            (self.loss.gp_weight * ((norm - 1) ** 2).mean()).backward()
+        self.opt_d.step()
+        self.opt_g.zero_grad()
+        loss_g = g_loss(name, self.logits(fake))
+        loss_g.backward()
+        self.opt_g.step()
+        for key, value in self.netg.state_dict().items():
+            old = self.average[key]
+            self.average[key] = 0.9 * old + 0.1 * value if value.is_floating_point() else value.clone()
+        return float(loss_real.detach() + loss_fake.detach()), float(loss_g.detach())
+
+
+def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    draw = {"generator": generator, "dtype": torch.float64}
+    return torch.rand(BATCH, 3, 32, 32, **draw) * 2 - 1, torch.randn(BATCH, NZ, 1, 1, **draw), torch.rand(BATCH, **draw)
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    for name, value in theirs.items():
+        mine = ours[f"layers.{name}"]
+        if value.is_floating_point():
+            assert (mine - value).norm() <= 1e-10 * value.norm(), name
+        else:
+            assert torch.equal(mine, value), name
+    assert len(ours) == len(theirs)
+
+
+CASES = {name: config(name) for name in LOSSES} | {
+    "label smoothing": config("non_saturating", label_smoothing=0.1),
+    "R1": config("non_saturating", d_norm="none", r1_gamma=10.0),
+    "gradient penalty": config("wasserstein", d_norm="layer", gp_weight=10.0),
+    "both penalties": config("hinge", d_norm="layer", r1_gamma=2.0, gp_weight=3.0),
+}
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_step_is_the_algorithm_of_the_paper(options):
+    state, engine, game = ours(options)
+    oracle = Oracle(options, state.netg, state.netd)
+    start = copy.deepcopy(state.netd.state_dict())
+    for iteration in range(ITERATIONS):
+        real, z, mix = batch(iteration)
+        noise = [Noise(z=z, mix=mix)]
+        fake = generate(engine, noise, g_due=True)
+        seen = discriminator_step(state, engine, game, [real], fake, noise)
+        seen |= generator_step(state, engine, game, fake, noise)
+        update_ema(state.ema, state.netg, 0.9)
+        loss_d, loss_g = oracle.step(real, z, mix)
+        assert seen["loss/d"].mean().item() == pytest.approx(loss_d, rel=1e-10, abs=1e-12)
+        assert seen["loss/g"].mean().item() == pytest.approx(loss_g, rel=1e-10, abs=1e-12)
+    assert_same(state.netd.state_dict(), oracle.netd.state_dict())
+    assert_same(state.netg.state_dict(), oracle.netg.state_dict())
+    assert_same(state.ema.state_dict(), oracle.average)
+    moved = [
+        (value - start[name]).norm() / start[name].norm()
+        for name, value in state.netd.state_dict().items()
+        if value.dim() == 4
+    ]
+    assert min(moved) > 0.1
+
+
+def test_d_judges_real_images_without_regard_to_the_fake_ones():
+    """In one pass with common statistics D could tell the halves apart by them."""
+    torch.manual_seed(0)
+    netd = NetD(MODEL).double()
+    real, _, _ = batch(0)
+    fake, other, _ = (batch(seed)[0] for seed in (1, 2, 3))
+    with torch.no_grad():
+        one, two = netd(torch.cat([real, fake]), 2)[:BATCH], netd(torch.cat([real, other]), 2)[:BATCH]
+        mixed = netd(torch.cat([real, fake]))[:BATCH]
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, mixed, rtol=1e-2)
+
+
+def test_probe_leaves_no_trace():
+    options = replace(config(), model=replace(MODEL, spectral_norm=True))
+    state, engine, _ = ours(options)
+    real, _, _ = batch(0)
+    before = copy.deepcopy(state.netd.state_dict())
+    first = probe(state, engine, [real])["d/real_after"]
+    assert torch.equal(first, probe(state, engine, [real])["d/real_after"])
+    assert all(torch.equal(value, before[name]) for name, value in state.netd.state_dict().items())
+    state.netd(real)
+    assert not all(torch.equal(value, before[name]) for name, value in state.netd.state_dict().items())
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3])
+def test_accumulated_step_counts_and_statistics(micro_batches):
+    """One optimiser step for each network, and every micro-batch in G's running statistics once, though it is made twice."""
+    options = replace(config(), accumulate=micro_batches)
+    state, engine, game = ours(options)
+    real, z, _ = batch(0)
+    noise = [Noise(z=part) for part in z.chunk(micro_batches)]
+    fake = generate(engine, noise, g_due=True)
+    discriminator_step(state, engine, game, list(real.chunk(micro_batches)), fake, noise)
+    generator_step(state, engine, game, fake, noise)
+    for optimizer in (state.opt_d, state.opt_g):
+        assert {int(slots["step"]) for slots in optimizer.state.values()} == {1}
+    counted = {
+        name: int(value) for name, value in state.netg.state_dict().items() if name.endswith("num_batches_tracked")
+    }
+    assert set(counted.values()) == {micro_batches}
+    counted = {
+        name: int(value) for name, value in state.netd.state_dict().items() if name.endswith("num_batches_tracked")
+    }
+    assert set(counted.values()) == {3 * micro_batches}  # real, fake, and fake again for G
+
+
+def test_accumulated_gradient_is_the_mean_over_micro_batches():
+    """D without batch statistics: micro-batches change nothing. With them each is normalised by itself, as documented."""
+    for d_norm, same in (("none", True), ("layer", True), ("batch", False)):
+        gradients = []
+        for parts in (1, 3):
+            state, engine, game = ours(config(d_norm=d_norm))
+            real, _, _ = batch(0)
+            fake, _, _ = batch(1)
+            noise = [Noise(z=torch.zeros(0))] * parts
+            discriminator_step(state, engine, game, list(real.chunk(parts)), list(fake.chunk(parts)), noise)
+            gradients.append(torch.cat([p.grad.flatten() for p in state.netd.parameters() if p.grad is not None]))
+        deviation = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+        assert deviation < 1e-12 if same else deviation > 1e-2
+
+
+def test_gradients_of_d_are_not_touched_by_the_step_of_g():
+    state, engine, game = ours(config())
+    real, z, _ = batch(0)
+    noise = [Noise(z=z)]
+    fake = generate(engine, noise, g_due=True)
+    discriminator_step(state, engine, game, [real], fake, noise)
+    before = {name: p.grad.clone() for name, p in state.netd.named_parameters() if p.grad is not None}
+    generator_step(state, engine, game, fake, noise)
+    assert before.keys() == dict(state.netd.named_parameters()).keys()
+    assert all(torch.equal(p.grad, before[name]) for name, p in state.netd.named_parameters() if p.grad is not None)
+
+
+def test_images_of_d_steps_alone_carry_no_graph():
+    """Where G is not updated, nothing of its forward pass is kept."""
+    _, engine, _ = ours(config())
+    _, z, _ = batch(0)
+    assert not generate(engine, [Noise(z=z)], g_due=False)[0].requires_grad
+    assert not generate(engine, [Noise(z=part) for part in z.chunk(2)], g_due=True)[0].requires_grad
