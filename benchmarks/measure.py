@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved rounds, a table for people, and a JSON file that says where it was measured."""
+"""What the benchmarks share: interleaved rounds, a table for people, and a JSON file that says where they ran."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def speed(turn: Turn) -> float:
 
 
 def summary(turns: Sequence[Turn], reference: Sequence[Turn] | None = None) -> dict[str, Any]:
-    """Medians over the rounds. `wall_ratio`, `cpu_ratio`: how many times cheaper than the reference in the same round."""
+    """Medians over the rounds. `wall_ratio`, `cpu_ratio`: how many times cheaper than `reference` in the same round."""
     speeds = [speed(turn) for turn in turns]
     row: dict[str, Any] = {
         "images_per_second": statistics.median(speeds),

@@ -42,7 +42,7 @@ def compare_trainers(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _contender(name: str, corpus: Path, size: int, batch: int, args: argparse.Namespace) -> Callable[[], Turn]:
     every = max(1, args.images // (LINES * batch)) * batch
-    images = every * (SKIPPED + LINES)
+    images = every * (SKIPPED + LINES + 1)  # still at it when the last reading is taken
 
     def turn() -> Turn:
         with tempfile.TemporaryDirectory() as folder:

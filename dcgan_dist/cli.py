@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import io
 import re
 import sys
@@ -13,13 +14,20 @@ from typing import Any
 import tyro
 import yaml
 
-from dcgan_dist.config import Config
+from dcgan_dist.config import Config, flatten
 from dcgan_dist.errors import UsageError
 
 PROGRAM = "dcgan_dist.train"
 DESCRIPTION = """Train a DCGAN on image shards, on any number of processes.
 
 Options may also stand in YAML files, each given by --config FILE; later files and the command line win."""
+NAMES = tuple(flatten(Config()))
+SWITCHES = {
+    spelling
+    for name, default in flatten(Config()).items()
+    if isinstance(default, bool)
+    for spelling in (name, re.sub(r"(\w+)$", r"no_\1", name))
+}
 
 
 def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
@@ -58,9 +66,16 @@ def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
                 yield name if value else f"--{prefix}no_{key}"
             case list():
                 yield name
-                yield from map(str, value)
+                yield from (_item(name, value) for value in value)
             case _:
                 yield f"{_scalar_resume(name)}={value}"
+
+
+def _item(name: str, value: Any) -> str:
+    """An item of a list, which must not turn into an option of its own."""
+    if str(value).startswith("-"):
+        raise UsageError(f"{name} {value}: an item of a list cannot begin with '-'; put ./ in front of a path")
+    return str(value)
 
 
 def _scalar_resume(option: str) -> str:
@@ -71,7 +86,7 @@ def _scalar_resume(option: str) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -82,6 +97,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parse(options: Sequence[str], default: Config, where: str, quiet: bool) -> Config:
+    for option in options:
+        if option.startswith("--") and (where or option != "--help"):
+            _check_name(option, where)
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -96,8 +114,24 @@ def _parse(options: Sequence[str], default: Config, where: str, quiet: bool) -> 
         raise UsageError(where + _one_line(output.getvalue())) from stop
 
 
+def _check_name(option: str, where: str) -> None:
+    """Raises UsageError for an option that does not exist, naming the nearest, and for a switch with a value."""
+    name, equals, value = option.removeprefix("--").partition("=")
+    name = name.replace("-", "_")
+    if name not in NAMES and name not in SWITCHES:
+        near = difflib.get_close_matches(name, NAMES) or [known for known in NAMES if _last(name) in _last(known)]
+        hint = f"did you mean {' or '.join(f'--{known}' for known in near[:3])}?" if near else "--help lists them all"
+        raise UsageError(f"{where}there is no option --{name}; {hint}")
+    if name in SWITCHES and equals:
+        raise UsageError(f"{where}--{name} {value}: is a switch and takes no value (in YAML: true or false)")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _one_line(box: str) -> str:
-    """tyro's framed message as one line, without its frame, its title and its repetition of the help."""
+    """Tyro's framed message as one line, without its frame, its title and its repetition of the help."""
     lines = [line.strip("│ ").strip() for line in box.splitlines()]
     lines = [line for line in lines if line.strip("─-╭╮╰╯ ")]
     end = next(

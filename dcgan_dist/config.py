@@ -5,9 +5,9 @@ Durations count real images shown to the discriminator, never epochs or steps, s
 world size. Standard library only, but for the error's base class.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dcgan_dist.errors import UsageError
 
@@ -34,10 +34,11 @@ def _check(ok: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _check_range(prefix: str, config: object, **least: float) -> None:
+def _check_range(prefix: str, config: object, below: float = float("inf"), **least: float) -> None:
     for name, low in least.items():
         value = getattr(config, name)
         _check(value is None or value >= low, f"--{prefix}{name} {value}: must be at least {low}")
+        _check(value is None or value < below, f"--{prefix}{name} {value}: must be less than {below}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,8 @@ class LossConfig:
     """Weight of the gradient penalty (|grad D| - 1)^2 between real and fake; 0: off. wasserstein: 10 is usual."""
 
     def __post_init__(self) -> None:
-        _check_range("loss.", self, label_smoothing=0, r1_gamma=0, gp_weight=0)
-        _check(self.label_smoothing < 0.5, f"--loss.label_smoothing {self.label_smoothing}: must be less than 0.5")
+        _check_range("loss.", self, r1_gamma=0, gp_weight=0)
+        _check_range("loss.", self, below=0.5, label_smoothing=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +114,8 @@ class OptimizerConfig:
     """G is updated in every g_every-th iteration."""
 
     def __post_init__(self) -> None:
-        _check_range("optimizer.", self, g_lr=0, d_lr=0, warmup_images=0, decay_from=0, d_every=1, g_every=1)
-        for name in ("beta1", "beta2"):
-            _check(0 <= getattr(self, name) < 1, f"--optimizer.{name} {getattr(self, name)}: must be in [0, 1)")
-        _check(self.decay_from < 1, f"--optimizer.decay_from {self.decay_from}: must be less than 1")
+        _check_range("optimizer.", self, g_lr=0, d_lr=0, warmup_images=0, d_every=1, g_every=1)
+        _check_range("optimizer.", self, below=1, beta1=0, beta2=0, decay_from=0)
         for name in ("g_clip", "d_clip"):
             clip = getattr(self, name)
             _check(clip is None or clip > 0, f"--optimizer.{name} {clip}: must be more than 0")
@@ -289,3 +288,12 @@ class Config:
             f"x --accumulate {self.accumulate}; the nearest that does is {near}",
         )
         return self.batch_size // parts
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted option names with their values, in the order of the schema."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        flat |= flatten(value, f"{prefix}{item.name}.") if is_dataclass(value) else {prefix + item.name: value}
+    return flat

@@ -58,8 +58,10 @@ say "$ranks ranks on $SLURM_NNODES nodes, run folder $run_dir, newest checkpoint
 
 # shellcheck disable=SC2016 # SLURM_NODEID must be read on its node
 # trap "": the launcher, and Python before its own handler stands, must survive the signal
-# --mpi, --cpu-bind: the launcher starts the ranks itself, and they may use all cores of the job
-srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --mpi=none --cpu-bind=none --kill-on-bad-exit=1 \
+# --cpus-per-task: all that the job has on a node; since SLURM 22.05 a step does not inherit them
+# --mpi=none: the launcher starts the ranks itself
+srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" \
+  --mpi=none --kill-on-bad-exit=1 \
   bash -c 'trap "" USR1; exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' launcher \
   "${options[@]}" -m dcgan_dist.train "$@" --world_size "$ranks" &
 step=$!

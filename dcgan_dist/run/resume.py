@@ -1,11 +1,11 @@
 """Going on: which checkpoint, whether it belongs to this configuration, and its state on every rank."""
 
+import json
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.config import Config
+from dcgan_dist.config import Config, flatten
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.errors import UsageError, UserError
@@ -29,7 +29,7 @@ def describe(config: Config, data: Corpus | list[str], state: TrainState) -> dic
     exact = isinstance(data, Corpus)
     return {
         **state.numbers(),
-        "config": flatten(config),
+        "config": _options(config),
         "order_version": order.VERSION,
         "data_fingerprint": data.fingerprint if exact else None,
         "data_images": data.size if exact else None,
@@ -68,7 +68,7 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
 
 
 def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state: dict[str, Any]) -> None:
-    now, allowed = flatten(config), config.resume.allow_changes
+    now, allowed = _options(config), config.resume.allow_changes
     changed = changed_options(state["config"], now, FREE + allowed)
     if changed:
         differences = ", ".join(f"--{name} {state['config'][name]} -> {now[name]}" for name in changed)
@@ -126,18 +126,6 @@ def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any
     return tensors, numbers
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted option names with their values as JSON has them, in the order of the schema."""
-    flat: dict[str, Any] = {}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{item.name}.")
-        else:
-            flat[prefix + item.name] = _json(value)
-    return flat
-
-
 def changed_options(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:
     """Names that differ between two flat configurations, without those in `free`, which may name whole groups."""
 
@@ -147,7 +135,6 @@ def changed_options(old: dict[str, Any], new: dict[str, Any], free: tuple[str, .
     return sorted(name for name in old.keys() & new.keys() if old[name] != new[name] and not covered(name))
 
 
-def _json(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+def _options(config: Config) -> dict[str, Any]:
+    """All options by their dotted names, as JSON gives them back."""
+    return json.loads(json.dumps(flatten(config), default=str))

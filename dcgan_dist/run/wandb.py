@@ -119,6 +119,7 @@ def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
         "disable_code": True,
         "save_code": False,
         "x_disable_meta": True,
+        "x_save_requirements": False,
         "host": "",
         "program": "dcgan_dist.train",
         "login_timeout": INIT_TIMEOUT,

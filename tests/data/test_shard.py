@@ -360,7 +360,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
         ),
         ("torchvision:mnist", r"did you mean MNIST"),
         ("torchvision:MNIST", r"torchvision:MNIST in data: Dataset not found.*; --download fetches it"),
-        ("torchvision:FakeData?siez=3", r"torchvision:FakeData in data: .*unexpected keyword argument 'siez'"),
+        ("torchvision:FakeData?sizes=3", r"torchvision:FakeData in data: .*unexpected keyword argument 'sizes'"),
         ("torchvision:FakeData?size=0", r"torchvision:FakeData: no images in it"),
     ],
 )

@@ -23,7 +23,7 @@ CASES = {
     "d_every 3, accumulate 2": ("--optimizer.d_every 3 --accumulate 2 --loss.name hinge", 24),
     "augmentation, mirroring": ("--augment color translation cutout --data.hflip", 12),
     "clipping, rates": ("--optimizer.g_clip 0.05 --optimizer.d_clip 0.2 --optimizer.warmup_images 60 --optimizer.decay cosine", 12),
-    "planar memory": ("--channels_last False", 12),
+    "planar memory": ("--no_channels_last", 12),
 }
 
 
