@@ -3,9 +3,10 @@
     python -m benchmarks.reader                               the embedded faces, .jpg and .ppm shards, 64 px
     python -m benchmarks.reader --shards 'DIR/*.tar' --size 96
 
-Each turn is a process of its own that delivers shuffled batches of 256 and adds up the user and system time of itself and its
-workers, from the opening of the shards on; starting Python is not counted. Rounds rotate the order; ratios are medians within
-rounds. CPU time, because it is what loading takes away from training, and because other programs disturb it less.
+Each turn is a process of its own that delivers shuffled batches of 256 and adds up the user and system time of itself
+and its workers, from the opening of the shards on; starting Python is not counted. Rounds rotate the order; ratios are
+medians within rounds. CPU time, because it is what loading takes away from training, and because other programs disturb
+it less.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def ours(shards: list[str], size: int, workers: int) -> Iterator[Tensor]:
         yield batch.images
 
 
-def documented(shards: list[str], size: int, workers: int) -> Iterator[Tensor]:
+def documented(shards: list[str], _size: int, workers: int) -> Iterator[Tensor]:
     """webdataset as its documentation shows it: PIL images, ToTensor, Normalize, a DataLoader."""
     from torchvision import transforms
 
@@ -59,7 +60,7 @@ def documented(shards: list[str], size: int, workers: int) -> Iterator[Tensor]:
     yield from _webdataset(shards, workers, decode="pil", prepare=prepare)
 
 
-def pil(shards: list[str], size: int, workers: int) -> Iterator[Tensor]:
+def pil(shards: list[str], _size: int, workers: int) -> Iterator[Tensor]:
     """webdataset with PIL, delivering uint8 as ours does."""
     yield from _webdataset(shards, workers, decode="pil", prepare=_to_uint8)
 
@@ -70,10 +71,10 @@ def fast(shards: list[str], size: int, workers: int) -> Iterator[Tensor]:
 
 
 def _webdataset(shards: list[str], workers: int, decode: str | None, prepare: Callable[[Any], Any]) -> Iterator[Tensor]:
-    import webdataset
+    from webdataset.compat import WebDataset
 
     warnings.simplefilter("ignore", ResourceWarning)  # webdataset never closes the files that it reads
-    dataset = webdataset.WebDataset(shards, shardshuffle=100).shuffle(SHUFFLE)
+    dataset = WebDataset(shards, shardshuffle=100).shuffle(SHUFFLE)
     if decode is not None:
         dataset = dataset.decode(decode)
     dataset = dataset.to_tuple("jpg;jpeg;ppm").map_tuple(prepare)
@@ -150,7 +151,7 @@ def compare(kind: str, pattern: str, args: argparse.Namespace) -> list[dict[str,
         Path(shard).read_bytes()  # from here on all of them read from memory
     print(f"{kind}: {open_corpus(shards).size:,} images in {len(shards)} shards", flush=True)
     contenders = {
-        f"{loader}, {workers} {'threads' if loader == 'ours' else 'workers'}": partial(
+        f"{loader}, {f'{max(workers, 1)} threads' if loader == 'ours' else f'{workers} workers'}": partial(
             _turn, loader, pattern, args.size, workers, args.images
         )
         for loader in LOADERS
@@ -185,7 +186,7 @@ def main() -> None:
     parser.add_argument("--shards", help="pattern of shards to use instead of the embedded faces")
     parser.add_argument("--size", type=int, default=64, help="size of the images, pixels")
     parser.add_argument("--faces", type=int, default=10_000, help="images of the embedded faces")
-    parser.add_argument("--images", type=int, default=10_000, help="images of a turn")
+    parser.add_argument("--images", type=int, default=9_216, help="images of a turn, within one epoch")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[0, 2], help="worker processes; our threads, at least 1"

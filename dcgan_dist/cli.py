@@ -28,6 +28,11 @@ SWITCHES = {
     if isinstance(default, bool)
     for spelling in (name, re.sub(r"(\w+)$", r"no_\1", name))
 }
+REWORDED = {
+    r"^Error parsing [\w.]+: (?=--)": "",
+    r"^Error parsing (\S+): invalid literal for int\(\) with base 10: '(.*)'$": r"\1 \2: must be a whole number",
+    r"^Error parsing (\S+): could not convert string to float: '(.*)'$": r"\1 \2: must be a number",
+}
 
 
 def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
@@ -66,7 +71,9 @@ def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
                 yield name if value else f"--{prefix}no_{key}"
             case list():
                 yield name
-                yield from (_item(name, value) for value in value)
+                yield from (_item(name, item) for item in value)
+            case None if any(known.startswith(f"{prefix}{key}.") for known in NAMES):
+                pass  # a group whose options are all commented out
             case _:
                 yield f"{_scalar_resume(name)}={value}"
 
@@ -119,7 +126,9 @@ def _check_name(option: str, where: str) -> None:
     name, equals, value = option.removeprefix("--").partition("=")
     name = name.replace("-", "_")
     if name not in NAMES and name not in SWITCHES:
-        near = difflib.get_close_matches(name, NAMES) or [known for known in NAMES if _last(name) in _last(known)]
+        near = difflib.get_close_matches(name, NAMES, cutoff=0.75) or [
+            known for known in NAMES if _last(name) in _last(known)
+        ]
         hint = f"did you mean {' or '.join(f'--{known}' for known in near[:3])}?" if near else "--help lists them all"
         raise UsageError(f"{where}there is no option --{name}; {hint}")
     if name in SWITCHES and equals:
@@ -138,7 +147,9 @@ def _one_line(box: str) -> str:
         (n for n, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines)
     )
     text = " ".join(lines[1:end] if end > 1 else lines)
-    return re.sub(r"^Error parsing [\w.]+: (?=--)", "", text)
+    for pattern, plain in REWORDED.items():
+        text = re.sub(pattern, plain, text)
+    return text
 
 
 def _plain(value: Any) -> Any:

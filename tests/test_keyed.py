@@ -5,7 +5,7 @@ from math import factorial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dcgan_dist import keyed
@@ -30,7 +30,6 @@ def test_words_are_the_published_generator_at_that_counter(block):
     assert keyed.words(KEY, 4 * block, 4).tolist() == wanted
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([keyed.words, keyed.uniform, keyed.normal]),
     st.integers(0, 2**62),
@@ -64,7 +63,6 @@ def test_keys_differ_by_every_part_and_its_type():
     assert np.array_equal(keyed.key(1, "flip"), keyed.key(1, "flip"))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 5_000), st.integers(0, 2**64))
 def test_a_permutation_is_one(size, seed):
     assert sorted(keyed.permutation(keyed.key(seed), size).tolist()) == list(range(size))

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dcgan_dist.data.jpeg import decode_jpeg, header
 from dcgan_dist.errors import UserError
 
 Resize = Literal["crop", "pad", "stretch"]
@@ -54,7 +54,7 @@ def open_image(data: bytes, where: str) -> Image.Image:
 
 def _open_jpeg(image: Image.Image, data: bytes) -> Image.Image:
     # Pillow fills what is missing of a cut JPEG with grey if an end marker follows; simplejpeg refuses it
-    pixels = simplejpeg.decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
+    pixels = decode_jpeg(data, 1 if image.mode == "L" else 3)
     whole = Image.fromarray(pixels[..., 0] if image.mode == "L" else pixels)
     whole.info, whole.format = image.info, image.format
     return whole
@@ -163,14 +163,14 @@ def decode_into(data: bytes, suffix: str, out: NDArray[np.uint8], where: str) ->
 
 def _jpeg_into(data: bytes, out: NDArray[np.uint8], where: str) -> bool:
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours = header(data)
     except ValueError:
         return False  # no JPEG at all, or not from its beginning on: open_image says which
     plain = colours in ("YCbCr", "RGB", "Gray") and b"Exif\0\0" not in data and b"tiff:Orientation" not in data
     if not plain or (height, width) != out.shape[:2]:
         return False
     try:
-        simplejpeg.decode_jpeg(data, "RGB" if out.shape[2] == 3 else "GRAY", buffer=out)
+        decode_jpeg(data, out.shape[2], out)
     except ValueError as error:
         raise UserError(f"{where}: a damaged image ({error})") from error
     return True

@@ -51,7 +51,6 @@ def test_every_world_takes_each_sample_once_per_epoch(world_size):
     assert_epochs(samples, stream.size)
 
 
-@settings(deadline=None)
 @given(LENGTHS, st.integers(0, 2**63), st.integers(0, 5))
 def test_every_epoch_is_a_permutation(lengths, seed, epoch):
     stream = Order(lengths, seed)
@@ -83,7 +82,6 @@ def test_no_samples_have_no_order():
         Order([0, 0], 1)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**12), st.integers(1, 40), st.integers(1, 5), st.integers(1, 9))
 def test_the_ranks_slices_of_the_micro_batches_partition_the_global_batch(start, world_size, micro_batches, per_rank):
     batch = world_size * micro_batches * per_rank
@@ -104,7 +102,7 @@ STAGES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(LENGTHS, st.integers(0, 2**32), STAGES)
 def test_nothing_is_lost_or_repeated_when_the_world_and_the_batch_change(lengths, seed, stages):
     """A run that goes through several lives: (ranks, micro-batches, images per rank and micro-batch, steps)."""
@@ -134,7 +132,6 @@ def test_every_world_sees_the_same_images_in_each_step_and_micro_batch(micro_bat
             assert np.array_equal(micro, wanted)
 
 
-@settings(deadline=None)
 @given(LENGTHS, st.integers(0, 3_000), st.integers(0, 500), st.integers(0, 200))
 def test_any_slice_is_the_slice_of_the_whole(lengths, start, skip, count):
     whole = Order(lengths, 11).samples(start, skip + count)

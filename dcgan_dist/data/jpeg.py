@@ -1,0 +1,69 @@
+"""JPEG to pixels: by simplejpeg where it is installed (faster, strict about damage, releases the GIL), else by torchvision."""
+
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Decoder = Callable[[bytes, int, Pixels | None], Pixels]
+
+
+def simplejpeg_decode(data: bytes, channels: int, out: Pixels | None) -> Pixels:
+    import simplejpeg
+
+    return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", buffer=out)
+
+
+def torchvision_decode(data: bytes, channels: int, out: Pixels | None) -> Pixels:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    # torchvision means to drop its decoder some day; until then its notice tells users nothing they could act on
+    warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
+    mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
+    try:
+        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode).permute(1, 2, 0).numpy()
+    except RuntimeError as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+    if out is None:
+        return np.ascontiguousarray(pixels)
+    out[:] = pixels
+    return out
+
+
+# the first that is installed is used
+DECODERS: dict[str, Decoder] = {"simplejpeg": simplejpeg_decode, "torchvision": torchvision_decode}
+
+
+def choose() -> str:
+    """Name of the decoder of this machine."""
+    return next(name for name in DECODERS if find_spec(name))
+
+
+def decode_jpeg(data: bytes, channels: int, out: Pixels | None = None) -> Pixels:
+    """Decodes a JPEG to uint8 (H, W, channels), into `out` if given. Raises ValueError for damaged data."""
+    return DECODERS[_CHOSEN](data, channels, out)
+
+
+def header(data: bytes) -> tuple[int, int, str]:
+    """Height, width and colour space ("YCbCr", "RGB", "Gray", "CMYK" ..) of a JPEG. Raises ValueError for anything else."""
+    if _CHOSEN == "simplejpeg":
+        import simplejpeg
+
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        return height, width, colours
+    from io import BytesIO
+
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(BytesIO(data), formats=["JPEG"]) as image:
+            return image.height, image.width, {"L": "Gray", "RGB": "RGB"}.get(image.mode, image.mode)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(str(error)) from error
+
+
+_CHOSEN = choose()
