@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision import transforms
+from webdataset.compat import WebDataset
 
 from benchmarks.corpora import face_corpus
 from benchmarks.measure import RESULTS, Turn, interleave, save, summary, table
@@ -54,8 +57,6 @@ def ours(shards: list[str], size: int, workers: int) -> Iterator[Tensor]:
 
 def documented(shards: list[str], _size: int, workers: int) -> Iterator[Tensor]:
     """webdataset as its documentation shows it: PIL images, ToTensor, Normalize, a DataLoader."""
-    from torchvision import transforms
-
     prepare = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
     yield from _webdataset(shards, workers, decode="pil", prepare=prepare)
 
@@ -71,10 +72,8 @@ def fast(shards: list[str], size: int, workers: int) -> Iterator[Tensor]:
 
 
 def _webdataset(shards: list[str], workers: int, decode: str | None, prepare: Callable[[Any], Any]) -> Iterator[Tensor]:
-    from webdataset.compat import WebDataset
-
     warnings.simplefilter("ignore", ResourceWarning)  # webdataset never closes the files that it reads
-    dataset = WebDataset(shards, shardshuffle=100).shuffle(SHUFFLE)
+    dataset: Any = WebDataset(shards, shardshuffle=100).shuffle(SHUFFLE)
     if decode is not None:
         dataset = dataset.decode(decode)
     dataset = dataset.to_tuple("jpg;jpeg;ppm").map_tuple(prepare)
@@ -89,8 +88,6 @@ def _to_uint8(image: Any) -> np.ndarray:
 
 
 def _decode(data: bytes, size: int) -> np.ndarray:
-    import simplejpeg
-
     if data[:2] == b"P6":
         return np.frombuffer(data, dtype=np.uint8, offset=len(data) - size * size * 3).reshape(size, size, 3).copy()
     return simplejpeg.decode_jpeg(data)
@@ -187,7 +184,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="size of the images, pixels")
     parser.add_argument("--faces", type=int, default=10_000, help="images of the embedded faces")
     parser.add_argument("--images", type=int, default=9_216, help="images of a turn, within one epoch")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[0, 2], help="worker processes; our threads, at least 1"
     )

@@ -87,11 +87,11 @@ if [[ -e $run_dir/STOP && -z $warned ]]; then
   exit "$code"
 fi
 # Anything else may come again and again: a crash at the same image, or a time limit shorter than the start. A life that made
-# progress may always have a successor; one that did not, only if it was SLURM that ended it, and then ten times.
+# progress always has a successor; one that did not, only if it was asked to end and did so in order, and then ten times.
 if [[ $(newest) != "$before" ]]; then
   requeue "ended at checkpoint $(newest) (exit code $code)"
-elif [[ ($warned || -e $run_dir/PREEMPTED) && $life -lt 10 ]]; then
-  requeue "ended by SLURM without progress"
+elif [[ -e $run_dir/PREEMPTED && $life -lt 10 ]]; then
+  requeue "ended before it made progress"
 fi
-say "failed without progress (exit code $code): the job ends"
+say "failed without progress (exit code $code); not queued again"
 exit "$((code ? code : 1))"

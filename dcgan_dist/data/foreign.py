@@ -111,7 +111,7 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         raise UserError(f"{path}: not a readable tar, or cut ({error}; the file is {looks})") from error
     file.seek(end)
     if file.read(BLOCK) != bytes(BLOCK):
-        what = "is cut" if end >= file.seek(0, os.SEEK_END) else "is damaged"
+        what = "is cut" if end + BLOCK > file.seek(0, os.SEEK_END) else "is damaged"
         raise UserError(f"{path}: {what} at byte {end}: no tar header and no end mark there")
     while rest := file.read(2**20):
         if rest.strip(b"\0"):

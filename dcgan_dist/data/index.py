@@ -16,6 +16,7 @@ import re
 import struct
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -224,5 +225,6 @@ class ShardWriter:
                 self._file.close()
                 self._temporary.replace(self._path)
         finally:
-            self._file.close()
+            with suppress(OSError):  # a full disk fails again at the bytes that are still to be written
+                self._file.close()
             self._temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from dcgan_dist.errors import UserError
@@ -54,4 +55,5 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what made the writing fail may fail here too
+            temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from dcgan_dist.config import DNorm, ImageSize, ModelConfig
+from dcgan_dist.config import DNorm, ImageSize, ModelConfig, Output
 from dcgan_dist.gan.layers import GroupedBatchNorm
 
 WIDEST = 16  # multiples of ngf/ndf; without a bound the 4 x 4 layer at 256 pixels would hold most of the parameters
@@ -130,5 +130,5 @@ def layer_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(1, channels)
 
 
-OUTPUTS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+OUTPUTS: dict[Output, type[nn.Module]] = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 NORMS: dict[DNorm, tuple] = {"batch": (GroupedBatchNorm,), "layer": (layer_norm,), "none": ()}

@@ -119,7 +119,8 @@ def discriminator_step(
             engine.backward(state.scaler_d.scale(loss / len(real)))
         seen.append({"loss/d": losses, "d/real": logits.sigmoid(), "d/fake": logits_fake.sigmoid()} | penalties)
         seen[-1] |= {"logit/real": logits, "logit/fake": logits_fake}
-    return _join(seen) | {"grad_norm/d": _update(state.opt_d, state.scaler_d, state.netd, game.d_clip)}
+    norm = _update(state.opt_d, state.scaler_d, state.netd, game.d_clip)
+    return _join(seen, {"grad_norm/d": norm})
 
 
 def generator_step(
@@ -138,7 +139,8 @@ def generator_step(
             losses = game.loss.g(logits)
             engine.backward(state.scaler_g.scale(losses.mean() / len(noise)))
         seen.append({"loss/g": losses, "d/fake_after": logits.sigmoid()})
-    return _join(seen) | {"grad_norm/g": _update(state.opt_g, state.scaler_g, state.netg, game.g_clip)}
+    norm = _update(state.opt_g, state.scaler_g, state.netg, game.g_clip)
+    return _join(seen, {"grad_norm/g": norm})
 
 
 @torch.no_grad()
@@ -175,5 +177,10 @@ def _update(optimizer: Optimizer, scaler: GradScaler, network: nn.Module, clip: 
     return norm
 
 
-def _join(seen: Sequence[Scalars]) -> Scalars:
-    return {name: torch.cat([scalars[name].detach() for scalars in seen]) for name in seen[0]}
+def _join(seen: Sequence[Scalars], of_the_update: Scalars | None = None) -> Scalars:
+    """Values of every image of all micro-batches, (n,). A value of the whole update is repeated for each image, so that means
+    over several iterations weigh it by images, however many ranks there were in each.
+    """
+    joined = {name: torch.cat([scalars[name].detach() for scalars in seen]) for name in seen[0]}
+    count = len(next(iter(joined.values())))
+    return joined | {name: value.expand(count) for name, value in (of_the_update or {}).items()}

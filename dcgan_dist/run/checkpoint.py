@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UserError
 
 FORMAT = 1
+MANIFEST, SUFFIX = "manifest.json", ".safetensors"
 Tensors = dict[str, dict[str, Tensor]]
 
 
@@ -35,17 +35,16 @@ def save(folder: Path, images: int, tensors: Tensors, state: dict[str, Any], kee
     target = folder / f"{images:09d}"
     temporary = folder / f".tmp-{target.name}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in folder.glob(".tmp-*"):  # of a life that was killed in the middle of this
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
-        files = {f"{name}.safetensors": _serialised(values) for name, values in tensors.items()}
+        files = {name + SUFFIX: _serialised(values) for name, values in tensors.items()}
         files["state.json"] = json.dumps(state, indent=2).encode()
         for name, data in files.items():
             _write(temporary / name, data)
         about = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-        _write(
-            temporary / "manifest.json",
-            json.dumps({"format": FORMAT, "images": images, "files": about}, indent=2).encode(),
-        )
+        manifest = {"format": FORMAT, "images": images, "files": about}
+        _write(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
         _sync(temporary)
         if target.exists():  # a save of the same position that an earlier life left damaged, or this very state
             shutil.rmtree(target)
@@ -59,14 +58,17 @@ def save(folder: Path, images: int, tensors: Tensors, state: dict[str, Any], kee
             "untouched. Make room and run the same command again"
         ) from error
     write_atomically(folder / "latest", target.name.encode())
-    for old in all_checkpoints(folder)[:-keep]:
+    # a checkpoint that was damaged may be newer than the one that this life began from: it must not push this one out
+    upto = [path for path in all_checkpoints(folder) if int(path.name) <= images]
+    for old in upto[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first, checked or not."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+    found = [path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def find_newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
@@ -87,37 +89,47 @@ def find_newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, in one line; None if every file is as the manifest says."""
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        if manifest["format"] != FORMAT:
-            return f"{path}: format {manifest['format']}, this version reads {FORMAT}"
-        for name, about in manifest["files"].items():
-            data = (path / name).read_bytes()
-            if len(data) != about["bytes"]:
-                return f"{path / name}: has {len(data)} bytes instead of {about['bytes']}"
-            if hashlib.sha256(data).hexdigest() != about["sha256"]:
-                return f"{path / name}: the checksum is wrong"
-    except OSError as error:
-        return f"{error.filename}: cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError):
-        return f"{path / 'manifest.json'}: is not a manifest"
+        _contents(path)
+    except UserError as error:
+        return str(error)
     return None
 
 
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and state of a checkpoint. Raises UserError when it is not whole."""
-    problem = verify(path)
-    if problem is not None:
-        raise UserError(f"{problem}; this checkpoint cannot be used")
-    tensors = {file.stem: safetensors.torch.load(file.read_bytes()) for file in sorted(path.glob("*.safetensors"))}
-    return tensors, json.loads((path / "state.json").read_bytes())
+    files = _contents(path)
+    state = json.loads(files.pop("state.json"))
+    return {name.removesuffix(SUFFIX): safetensors.torch.load(data) for name, data in files.items()}, state
 
 
 def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One network's tensors, and the checkpoint's state."""
-    tensors, state = load(path)
-    if name not in tensors:
-        raise UserError(f"{path}: has no {name}.safetensors")
-    return tensors[name], state
+    """One network's tensors, and the checkpoint's state. Raises UserError when the checkpoint is not whole."""
+    files = _contents(path)
+    if name + SUFFIX not in files:
+        raise UserError(f"{path}: has no {name}{SUFFIX}")
+    return safetensors.torch.load(files[name + SUFFIX]), json.loads(files["state.json"])
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    """The files that the manifest names, and no others. Raises UserError for the first that is not as it says."""
+    files: dict[str, bytes] = {}
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{path}: has format {manifest['format']}, and this version reads {FORMAT}")
+        for name, about in manifest["files"].items():
+            data = files[name] = (path / name).read_bytes()
+            if len(data) != about["bytes"]:
+                raise UserError(f"{path / name}: has {len(data)} bytes instead of {about['bytes']}")
+            if hashlib.sha256(data).hexdigest() != about["sha256"]:
+                raise UserError(f"{path / name}: the checksum is wrong")
+        if "state.json" not in files:
+            raise KeyError("state.json")
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / MANIFEST}: is not the manifest of a checkpoint") from error
+    return files
 
 
 def _serialised(values: dict[str, Tensor]) -> bytes:

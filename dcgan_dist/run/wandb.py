@@ -115,9 +115,8 @@ def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
         "console": "off",
         "quiet": True,
         "show_info": False,
-        "disable_git": True,
+        
         "disable_code": True,
-        "save_code": False,
         "x_disable_meta": True,
         "x_save_requirements": False,
         "host": "",
@@ -173,7 +172,6 @@ class WandbTracker:
             "dir": str(self._run_dir),
             "id": run_id,
             "config": redact(config) | {"environment": redact(environment)},
-            "allow_val_change": True,
         }
         if new:  # later lives leave alone what was renamed or tagged by hand
             arguments |= {"name": self._run_dir.name, "tags": config.wandb.tags}

@@ -47,7 +47,8 @@ def worlds(shards, tmp_path_factory):
     """Number of ranks -> what each was given."""
     folder = tmp_path_factory.mktemp("slices")
     return {
-        size: run_ranks(size, inputs, options(shards, folder / str(size), EVERYTHING, batch=BATCH), size) for size in (1, 2, 3, 4)
+        size: run_ranks(size, inputs, options(shards, folder / str(size), EVERYTHING, batch=BATCH), size)
+        for size in (1, 2, 3, 4)
     }
 
 

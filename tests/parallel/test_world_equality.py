@@ -13,7 +13,10 @@ CASES = {
     "non_saturating": ("", 12),
     "minimax, label smoothing": ("--loss.name minimax --loss.label_smoothing 0.1", 12),
     "hinge, spectral norm": ("--loss.name hinge --model.spectral_norm", 12),
-    "least_squares, sigmoid, uniform z": ("--loss.name least_squares --model.output sigmoid --model.latent uniform", 12),
+    "least_squares, sigmoid, uniform z": (
+        "--loss.name least_squares --model.output sigmoid --model.latent uniform",
+        12,
+    ),
     "wasserstein, gradient penalty": ("--loss.name wasserstein --loss.gp_weight 10 --model.d_norm layer", 12),
     "R1": ("--loss.r1_gamma 10 --model.d_norm none", 12),
     "R1 and gradient penalty": ("--loss.r1_gamma 1 --loss.gp_weight 1 --model.d_norm layer --accumulate 2", 24),
@@ -22,14 +25,19 @@ CASES = {
     "d_every 2, g_every 3": ("--optimizer.d_every 2 --optimizer.g_every 3", 12),
     "d_every 3, accumulate 2": ("--optimizer.d_every 3 --accumulate 2 --loss.name hinge", 24),
     "augmentation, mirroring": ("--augment color translation cutout --data.hflip", 12),
-    "clipping, rates": ("--optimizer.g_clip 0.05 --optimizer.d_clip 0.2 --optimizer.warmup_images 60 --optimizer.decay cosine", 12),
+    "clipping, rates": (
+        "--optimizer.g_clip 0.05 --optimizer.d_clip 0.2 --optimizer.warmup_images 60 --optimizer.decay cosine",
+        12,
+    ),
     "planar memory": ("--no_channels_last", 12),
 }
 
 
 def record(shards, folder, world_size, changes="", variables=None, **sizes):
     """Rank 0's record of a training, after seeing that all ranks recorded the same bits."""
-    results = run_ranks(world_size, record_training, options(shards, folder, changes, **sizes), world_size, variables=variables)
+    results = run_ranks(
+        world_size, record_training, options(shards, folder, changes, **sizes), world_size, variables=variables
+    )
     assert len({digest for _, digest in results}) == 1
     return results[0][0]
 
@@ -50,7 +58,8 @@ def test_worlds_are_equal_in_float64(changes, batch, shards, tmp_path):
 
 def test_first_iterations_are_equal_in_float32(shards, tmp_path):
     one, two, four = (
-        record(shards, tmp_path / str(world_size), world_size, "--precision fp32", iterations=2) for world_size in (1, 2, 4)
+        record(shards, tmp_path / str(world_size), world_size, "--precision fp32", iterations=2)
+        for world_size in (1, 2, 4)
     )
     for many in (two, four):
         worst = max((deviation, name) for name, deviation in deviations(many, one).items() if "/grad_" in name)
@@ -71,7 +80,11 @@ def test_local_statistics_are_another_training(shards, tmp_path):
 def test_statistics_of_a_node(shards, tmp_path):
     """Two nodes of two ranks share statistics as two single ranks with twice the images do."""
     nodes = run_ranks(
-        4, record_training, options(shards, tmp_path / "4", "--sync_batchnorm node"), 4, variables={"LOCAL_WORLD_SIZE": "2"}
+        4,
+        record_training,
+        options(shards, tmp_path / "4", "--sync_batchnorm node"),
+        4,
+        variables={"LOCAL_WORLD_SIZE": "2"},
     )
     ranks = run_ranks(2, record_training, options(shards, tmp_path / "2", "--sync_batchnorm none"), 2)
     assert max(deviations(nodes[0][0], ranks[0][0]).values()) < 1e-9
@@ -82,7 +95,10 @@ def test_statistics_of_a_node(shards, tmp_path):
 def test_debugging_torch_finds_nothing(shards, tmp_path):
     """torch then checks that all ranks make the same collectives in the same order, and that all parameters take part."""
     variables = {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
-    one, two = (record(shards, tmp_path / name, 2, "--accumulate 2", given, iterations=2) for name, given in (("1", {}), ("2", variables)))
+    one, two = (
+        record(shards, tmp_path / name, 2, "--accumulate 2", given, iterations=2)
+        for name, given in (("1", {}), ("2", variables))
+    )
     assert max(deviations(two, one).values()) < 1e-9
 
 
@@ -96,7 +112,10 @@ def expect_usage_error(given: list[str], world_size: int) -> str:
     ("changes", "words"),
     [
         ("--sync_batchnorm torch", "--sync_batchnorm torch: torch.nn.SyncBatchNorm runs on GPUs only; use global"),
-        ("--batch_size 13", "--batch_size 13 does not divide evenly over 2 ranks x --accumulate 1; the nearest that does is 12"),
+        (
+            "--batch_size 13",
+            "--batch_size 13 does not divide evenly over 2 ranks x --accumulate 1; the nearest that does is 12",
+        ),
         ("--world_size 3", "--world_size 3, but 2 ranks were launched"),
     ],
 )

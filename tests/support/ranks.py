@@ -97,7 +97,9 @@ def _result(connection: Connection, rank: int, world_size: int) -> Any:
     return result
 
 
-def _rank(connection: Connection, settings: dict[str, str], timeout: float, act: Callable[..., Any], args: tuple) -> None:
+def _rank(
+    connection: Connection, settings: dict[str, str], timeout: float, act: Callable[..., Any], args: tuple
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.alarm(round(timeout) + 10)  # ends this process even when nobody is left to kill it
     os.environ.update(settings)

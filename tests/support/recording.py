@@ -19,7 +19,9 @@ from dcgan_dist.train import train
 Arrays = dict[str, np.ndarray]
 
 
-def options(shards: str, run_dir: Path, changes: str = "", *, batch: int = 12, iterations: int = 10) -> list[str]:
+def options(
+    shards: str | Path, run_dir: Path, changes: str = "", *, batch: int = 12, iterations: int = 10
+) -> list[str]:
     """A training of tiny networks in float64; later options win."""
     fixed = (
         f"--run_dir {run_dir} --data.shards {shards} --images {batch * iterations} --batch_size {batch} --precision fp64 "
@@ -50,7 +52,10 @@ def record_training(options: list[str], world_size: int) -> tuple[Arrays, str]:
     """
     session = begin(options, world_size)
     recorded: Arrays = {}
-    for short, network, optimizer in (("d", session.state.netd, session.state.opt_d), ("g", session.state.netg, session.state.opt_g)):
+    for short, network, optimizer in (
+        ("d", session.state.netd, session.state.opt_d),
+        ("g", session.state.netg, session.state.opt_g),
+    ):
         _record_steps(session, recorded, short, network, optimizer)
     assert train(session)
     for name in ("netg", "netd", "netg_ema"):
@@ -78,7 +83,10 @@ def _record_steps(session: Session, recorded: Arrays, short: str, network: nn.Mo
 def metrics(run_dir: Path) -> list[dict[str, float]]:
     """The records of metrics.jsonl, without what depends on the clock."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if not name.startswith(("time/", "speed/"))} for record in records]
+    return [
+        {name: value for name, value in record.items() if not name.startswith(("time/", "speed/"))}
+        for record in records
+    ]
 
 
 def deviations(ours: Arrays, theirs: Arrays) -> dict[str, float]:

@@ -50,7 +50,7 @@ def by_webdataset(*paths: Path) -> list[dict]:
     """The samples of some shards, one after the other, as plain webdataset gives them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # it leaves its files to the garbage collector
-        return list(WebDataset([str(path) for path in paths], shardshuffle=False))
+        return list(WebDataset([str(path) for path in paths], shardshuffle=False, empty_check=False))
 
 
 def by_index(index):

@@ -1,0 +1,94 @@
+"""`dcgan-dist sample`: the pictures are those of the checkpoint's generator, whatever their number or the batch they are in."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcgan_dist.__main__ import main
+from dcgan_dist.config import Config, ModelConfig, flatten
+from dcgan_dist.gan.state import create_state
+from dcgan_dist.run import checkpoint
+
+MODEL = ModelConfig(image_size=32, nz=5, ngf=4, ndf=4)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with one checkpoint of networks whose average differs from the generator."""
+    config = Config(model=MODEL, seed=3)
+    state = create_state(config, torch.device("cpu"), torch.float32, scaled=False)
+    with torch.no_grad():
+        for parameter in state.netg.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    numbers = {"images": 640, "config": {name: value for name, value in flatten(config).items() if name.startswith("model.")}}
+    folder = tmp_path / "run"
+    checkpoint.save(folder / "checkpoints", 640, state.tensors(), numbers, keep=2)
+    return folder
+
+
+def pictures(folder):
+    return [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
+
+
+def test_a_grid_and_single_pictures_show_the_same(run, tmp_path, capsys):
+    assert main(["sample", str(run), "--out", str(tmp_path / "grid.png"), "--count", "4"]) == 0
+    assert "4 pictures of netg_ema at 640 images" in capsys.readouterr().out
+    assert main(["sample", str(run), "--out", str(tmp_path / "single"), "--count", "4"]) == 0
+    single = pictures(tmp_path / "single")
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert [picture.shape for picture in single] == [(32, 32, 3)] * 4
+    assert np.array_equal(grid[2:34, 2:34], single[0])
+    assert np.array_equal(grid[36:68, 36:68], single[3])
+
+
+def test_a_picture_does_not_depend_on_how_many_are_drawn(run, tmp_path):
+    for count in (3, 70):
+        main(["sample", str(run), "--out", str(tmp_path / str(count)), "--count", str(count)])
+    for few, many in zip(pictures(tmp_path / "3"), pictures(tmp_path / "70"), strict=False):
+        # convolutions of another batch size may round the last bit otherwise
+        assert np.abs(few.astype(int) - many.astype(int)).max() <= 1
+    assert len(pictures(tmp_path / "70")) == 70
+
+
+def test_seed_and_network_matter(run, tmp_path):
+    drawn = {}
+    for name, options in {"a": [], "seed": ["--seed", "1"], "raw": ["--network", "netg"], "again": []}.items():
+        main(["sample", str(run), "--out", str(tmp_path / f"{name}.png"), "--count", "4", *options])
+        drawn[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert drawn["a"] == drawn["again"]
+    assert len(set(drawn.values())) == 3
+
+
+def test_a_checkpoint_of_its_own_will_do(run, tmp_path):
+    main(["sample", str(run), "--out", str(tmp_path / "a.png")])
+    main(["sample", str(run / "checkpoints" / "000000640"), "--out", str(tmp_path / "b.png")])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nowhere"], 2, "nowhere: neither a run's folder"),
+        (["RUN", "--count", "0"], 2, "--count 0: must be at least 1"),
+        (["RUN", "--device", "gpu"], 2, "--device gpu"),
+        (["RUN", "--cuont", "3"], 2, "--count"),
+        ([], 2, "SOURCE"),
+    ],
+)
+def test_a_wrong_option_is_one_line(run, capsys, arguments, code, words):
+    assert main(["sample", *(str(run) if word == "RUN" else word for word in arguments)]) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
+    weights = run / "checkpoints" / "000000640" / "netg_ema.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert main(["sample", str(run), "--out", str(tmp_path / "a.png")]) == 1
+    assert "none of the 1 checkpoints is whole" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()

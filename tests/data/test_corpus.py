@@ -1,0 +1,122 @@
+"""Patterns become shards, and shards one numbered list of images."""
+
+import numpy as np
+import pytest
+from support.shards import write_ours, write_tar
+
+from dcgan_dist.data.corpus import Corpus, expand, open_corpus
+from dcgan_dist.errors import UsageError, UserError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Empty files with the names of shards, in the working folder."""
+    for name in [
+        "b-10.tar",
+        "b-9.tar",
+        "a-000.tar",
+        "a-001.tar",
+        "a-002.tar",
+        "c.tar",
+        ".a.tar.host.1.tmp",
+        "notes.txt",
+    ]:
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (["a-000.tar"], ["a-000.tar"]),
+        (["a-{000..002}.tar"], ["a-000.tar", "a-001.tar", "a-002.tar"]),
+        (["a-{002,000}.tar"], ["a-002.tar", "a-000.tar"]),
+        (["s-{08..10}-{x,y}.tar"], [f"s-{number}-{letter}.tar" for number in ("08", "09", "10") for letter in "xy"]),
+        (["*.tar"], ["a-000.tar", "a-001.tar", "a-002.tar", "b-10.tar", "b-9.tar", "c.tar"]),
+        (["?.tar"], ["c.tar"]),
+        (["a-00[12].tar"], ["a-001.tar", "a-002.tar"]),
+        (["{c,a-*}.tar"], ["c.tar", "a-000.tar", "a-001.tar", "a-002.tar"]),
+        (["c.tar", "b-*.tar", "a-{000..001}.tar"], ["c.tar", "b-10.tar", "b-9.tar", "a-000.tar", "a-001.tar"]),
+        (["s3://bucket/{0..1}.tar"], ["s3://bucket/0.tar", "s3://bucket/1.tar"]),
+        (["http://host/x.tar?key=[1]"], ["http://host/x.tar?key=[1]"]),
+        (["pipe:cat {c,*}.tar"], ["pipe:cat {c,*}.tar"]),
+        ([], []),
+    ],
+)
+def test_patterns_are_spelt_out_in_a_fixed_order(folder, patterns, names):
+    assert expand(patterns) == names
+
+
+def test_absolute_patterns_and_folders(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "d.tar").touch()
+    assert expand([f"{folder}/b-*.tar", "*/*.tar"]) == [f"{folder}/b-10.tar", f"{folder}/b-9.tar", "sub/d.tar"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["x-*.tar"], r"--data\.shards 'x-\*\.tar': no such files \(seen from /"),
+        (["{c,x?}.tar"], r"--data\.shards 'x\?\.tar': no such files"),
+        (["a-{000..002.tar"], r"--data\.shards 'a-\{000\.\.002\.tar': the braces do not match"),
+        (["c.tar", "*.tar"], r"--data\.shards names c\.tar twice"),
+        (["{c,c}.tar"], r"--data\.shards names c\.tar twice"),
+        (["c.tar", "./c.tar"], r"--data\.shards names \./c\.tar twice"),
+        (["pipe:cat c.tar", "pipe:cat c.tar"], r"--data\.shards names pipe:cat c\.tar twice"),
+        (["{pipe:rm c,c}.tar"], r"--data\.shards '\{pipe:rm c,c\}\.tar': give every pipe:COMMAND by itself"),
+    ],
+)
+def test_patterns_that_cannot_be_meant_are_refused(folder, patterns, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        expand(patterns)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absolute_and_a_relative_name_of_one_file_are_twice_the_same(folder):
+    with pytest.raises(UsageError, match="twice"):
+        expand(["c.tar", str(folder / "c.tar")])
+
+
+def make_corpus(folder, counts):
+    """Ours and others' in turn."""
+    for number, count in enumerate(counts):
+        path = folder / f"{number:02}.tar"
+        if number % 2 and count:
+            write_tar(path, [(f"{image}.png", b"x" * (image + 1)) for image in range(count)])
+        else:
+            write_ours(path, count, label=lambda image, number=number: 100 * number + image)
+    return open_corpus([str(folder / "*.tar")])
+
+
+def test_images_are_numbered_in_the_order_of_the_shards(tmp_path):
+    corpus = make_corpus(tmp_path, [3, 2, 0, 1, 4])
+    assert (corpus.size, corpus.lengths) == (10, [3, 2, 1, 4])  # a shard without images is none
+    located = [corpus.locate(sample) for sample in range(10)]
+    assert located == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)]
+    assert corpus.key(2) == "00.tar/00002"
+    assert corpus.key(4) == "01.tar/1"
+    assert corpus.shards[3].describe(1) == f"{tmp_path}/04.tar: 00001.ppm at byte {corpus.shards[3].offset[1]}"
+    assert np.array_equal(corpus.labels, [0, 1, 2, -1, -1, -1, 400, 401, 402, 403])
+
+
+def test_the_fingerprint_changes_with_the_samples_and_their_order_but_not_with_the_place(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = make_corpus(tmp_path / "one", [3, 2, 4]), make_corpus(tmp_path / "two", [3, 2, 4])
+    assert one.fingerprint == two.fingerprint
+    others = [Corpus(one.shards[::-1]), Corpus(one.shards[:-1])]
+    assert len({corpus.fingerprint for corpus in (one, *others)}) == 3
+
+
+def test_shards_without_any_images_are_refused(tmp_path):
+    for name in ("a.tar", "b.tar"):
+        write_ours(tmp_path / name, 0)
+    with pytest.raises(UserError, match=r"--data\.shards: the 2 shards hold no images"):
+        open_corpus([str(tmp_path / "*.tar")])
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x.tar", "https://host/{0..3}.tar", "hf://datasets/x/*.tar"])
+def test_a_remote_shard_is_refused(url):
+    with pytest.raises(UsageError, match="the indexed reader needs local files"):
+        open_corpus([url])

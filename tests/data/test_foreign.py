@@ -1,0 +1,240 @@
+"""Tars made by other programs: the very samples that webdataset reads, found once and remembered."""
+
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.shards import by_index, encoded, write_ours, write_tar
+from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.writer import ShardWriter, TarWriter
+
+from dcgan_dist.data import foreign
+from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.foreign import foreign_index, walk
+from dcgan_dist.data.index import IMAGE_SUFFIXES, parse_label
+from dcgan_dist.errors import UserError
+
+TEXTS = [".json", ".txt", ".cls"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder for each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "dcgan_dist" / "indexes"
+
+
+def as_webdataset_reads(path):
+    """Key, suffix, bytes and label of every sample with an image."""
+    with path.open("rb") as file:
+        samples = list(group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])))
+    found = []
+    for sample in samples:
+        suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
+        if suffix is not None:
+            found.append((sample["__key__"], suffix, sample[suffix], parse_label(sample.get("cls", b""))))
+    return found
+
+
+def with_shard_writer(folder):
+    with ShardWriter(str(folder / "x-%03d.tar"), maxcount=100, verbose=0) as writer:
+        for number in range(9):
+            texts = {"cls": number, "json": {"a": number}}
+            writer.write({"__key__": f"sample{number:03}", "png": encoded(number, "png"), **texts})
+    return folder / "x-000.tar"
+
+
+def with_tar_writer(folder):
+    with TarWriter(str(folder / "x.tar")) as writer:
+        for number in range(9):
+            extra = {"seg.png": encoded(99, "png"), "txt": "a picture"} if number % 2 else {}
+            writer.write({"__key__": f"train/{number}", "jpg": encoded(number, "jpg"), "__meta__": "no", **extra})
+    return folder / "x.tar"
+
+
+def files(folder):
+    """Images in folders, with long and strange names, and texts beside them."""
+    names = ["a.JPG", "b.jpg", "c.Png", "d.webp", "e.jpeg", "deep/er/f.ppm", "Ünï/ç.jpg", "two.dots/g.jpg", "h.v2.jpg"]
+    for number, name in enumerate([*names, f"{'long' * 20}/{'name' * 30}.jpg"]):
+        path = folder / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(number, path.suffix[1:].lower()))
+        for text in TEXTS if number % 2 else []:
+            path.with_suffix(text).write_text(str(number))
+    (folder / "in" / "readme").write_text("no suffix")
+    (folder / "in" / "__meta__.jpg__").write_text("skipped")
+    return folder / "in"
+
+
+def with_tar(*options):
+    def make(folder):
+        command = ["tar", "cf", folder / "x.tar", "--sort=name", *options, "-C", files(folder), "."]
+        subprocess.run(command, check=True)
+        return folder / "x.tar"
+
+    return make
+
+
+def with_python(tar_format):
+    def make(folder):
+        content = [(str(path.relative_to(folder)), path) for path in sorted(files(folder).rglob("*")) if path.is_file()]
+        return write_tar(folder / "x.tar", [(name, path.read_bytes()) for name, path in content], tar_format)
+
+    return make
+
+
+MAKERS = {
+    "webdataset.ShardWriter": with_shard_writer,
+    "webdataset.TarWriter": with_tar_writer,
+    "tar": with_tar(),
+    "tar --format=pax": with_tar("--format=pax"),
+    "tar --format=ustar": with_tar("--format=ustar", "--exclude=*name*"),
+    "tar --format=v7": with_tar("--format=v7", "--exclude=*name*"),
+    "tar -b 200": with_tar("--blocking-factor=200"),
+    "tarfile gnu": with_python(tarfile.GNU_FORMAT),
+    "tarfile pax": with_python(tarfile.PAX_FORMAT),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_the_samples_are_those_of_webdataset(tmp_path, maker):
+    path = MAKERS[maker](tmp_path)
+    wanted = as_webdataset_reads(path)
+    assert len(wanted) >= 8
+    assert by_index(foreign_index(path)) == wanted
+    # a second time from the cache
+    assert by_index(foreign_index(path)) == wanted
+    assert len({label for *_, label in wanted}) > 1 or maker == "webdataset.TarWriter"
+
+
+PARTS = st.sampled_from(["a", "b", "a/a", "__x__", "a.b/a", "", "x/", "__", "é"])
+SUFFIXES = st.sampled_from([".jpg", ".JPG", ".png", ".cls", ".txt", "", ".", ".seg.png", ".a.jpg", ".jpg/", ".__"])
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(PARTS, SUFFIXES, st.sampled_from([b"", b"7", b"x" * 600])), max_size=12))
+def test_any_names_are_grouped_as_webdataset_groups_them(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "grouped.tar"
+    write_tar(path, [(part + suffix, data) for part, suffix, data in rows])
+    try:
+        wanted, refused = as_webdataset_reads(path), "holds no images"
+    except ValueError as error:
+        wanted, refused = [], "two members named" if "duplicate" in str(error) else str(error)
+    if wanted:
+        assert by_index(walk(path)) == wanted
+    else:
+        with pytest.raises(UserError, match=refused):
+            walk(path)
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("caf\udce9.jpg", b"1"), ("tea.jpg", b"2")], tarfile.GNU_FORMAT)
+    for _ in range(2):
+        assert foreign_index(path).keys == ["caf\udce9", "tea"]
+
+
+def test_links_folders_and_devices_are_no_images(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"data")
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    (tmp_path / "c.jpg").mkdir()
+    os.mkfifo(tmp_path / "d.jpg")
+    command = ["tar", "cf", tmp_path / "x.tar", "-C", tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    subprocess.run(command, check=True)
+    assert by_index(foreign_index(tmp_path / "x.tar")) == [("a", "jpg", b"data", -1)]
+
+
+def test_a_sparse_member_is_refused(tmp_path):
+    """Its bytes do not lie in the tar as they are in the file."""
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(10**6)
+        file.write(b"data")
+    subprocess.run(["tar", "cfS", tmp_path / "x.tar", "-C", tmp_path, "a.jpg"], check=True)
+    with pytest.raises(UserError, match=r"x\.tar: 'a\.jpg' at byte 0 is sparse"):
+        walk(tmp_path / "x.tar")
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """The tars that were walked."""
+    walked: list[Path] = []
+    monkeypatch.setattr(foreign, "walk", lambda path: walked.append(path) or walk(path))
+    return walked
+
+
+def test_a_tar_is_walked_once(tmp_path, walks, cache):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("a.cls", b"4"), ("b.png", b"22")])
+    first, second = foreign_index(path), foreign_index(path)
+    assert len(walks) == 1
+    assert len(list(cache.iterdir())) == 1
+    assert second.path == path
+    assert by_index(first) == by_index(second) == [("a", "jpg", b"1", 4), ("b", "png", b"22", -1)]
+    assert first.fingerprint == second.fingerprint
+    foreign_index(write_tar(tmp_path / "y.tar", [("a.jpg", b"1")]))
+    assert len(walks) == 2
+
+
+@pytest.mark.parametrize("changed", ["size", "time"])
+def test_a_tar_that_has_changed_is_walked_again(tmp_path, walks, changed):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1")])
+    foreign_index(path)
+    stat = path.stat()
+    write_tar(path, [("b.jpg", b"2" * (20_000 if changed == "size" else 1))])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + (changed == "time")))
+    assert (path.stat().st_size == stat.st_size) == (changed == "time")
+    assert foreign_index(path).keys == ["b"]
+    assert len(walks) == 2
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "folder"])
+def test_a_damaged_cache_costs_a_walk_and_nothing_else(tmp_path, walks, cache, damage):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2")])
+    wanted = by_index(foreign_index(path))
+    (cached,) = cache.iterdir()
+    content = cached.read_bytes()
+    if damage == "folder":
+        cached.unlink()
+        cached.mkdir()
+    else:
+        flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+        cached.write_bytes({"empty": b"", "cut": content[:100], "flipped": flipped, "other": b"<html>" * 99}[damage])
+    assert by_index(foreign_index(path)) == wanted
+    assert len(walks) == 2
+    if damage != "folder":
+        assert cached.read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_written_costs_a_walk_and_nothing_else(tmp_path, walks, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1")])
+    assert foreign_index(path).keys == foreign_index(path).keys == ["a"]
+    assert len(walks) == 2
+
+
+def test_our_shards_need_no_walk(tmp_path, walks):
+    write_ours(tmp_path / "ours.tar", 3)
+    write_tar(tmp_path / "other.tar", [("a.jpg", b"1")])
+    corpus = open_corpus([str(tmp_path / "*.tar")])
+    assert corpus.size == 4
+    assert walks == [tmp_path / "other.tar"]
+
+
+def test_no_image_data_are_read(tmp_path, monkeypatch):
+    """A walk costs the headers, whatever the images weigh."""
+    read = []
+
+    class Counted(io.FileIO):
+        def read(self, size=-1, /):
+            data = super().read(size)
+            read.append(len(data))
+            return data
+
+    path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", bytes(200_000)) for number in range(20)])
+    monkeypatch.setattr(Path, "open", lambda self, mode: Counted(self, mode))
+    assert len(walk(path)) == 20
+    assert sum(read) < 20 * 2_000 + 3 * 10_240

@@ -1,0 +1,253 @@
+"""The indexed reader gives the images that the order says, and leaves nothing behind."""
+
+import gc
+import io
+import itertools
+import os
+import tarfile
+import threading
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.shards import encoded, write_ours, write_tar
+
+from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.order import Order
+from dcgan_dist.data.reader import MOST_OPEN_FILES, IndexedReader, Split
+from dcgan_dist.data.ring import empty_batch, read_ahead
+from dcgan_dist.errors import UserError
+
+SIZE, SEED = 32, 9
+ALONE = Split(batch=12, micro_batches=1, rank=0, world_size=1)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """58 images of all kinds; those of the last shard are of another size."""
+    folder = tmp_path_factory.mktemp("kinds")
+    counts = {"jpg": 11, "png": 7, "webp": 5, "ppm": 20, "pgm": 6}
+    for number, (suffix, count) in enumerate(counts.items()):
+        label = (lambda image: image) if suffix in ("jpg", "ppm") else None
+        write_ours(folder / f"{suffix}.tar", count, suffix, first=100 * number, label=label)
+    write_tar(folder / "theirs.tar", [(f"x/{image}.png", encoded(900 + image, "png", size=48)) for image in range(9)])
+    return open_corpus([str(folder / "*.tar")])
+
+
+def make_reader(corpus, channels=3, threads=2, prefetch=2):
+    return IndexedReader(
+        corpus, shape=(SIZE, channels), seed=SEED, threads=threads, prefetch=prefetch, pinned=False
+    )
+
+
+def first_batches(reader, count, position=0, split=ALONE):
+    """Copies of the first batches: pixels, samples, labels and flips of each."""
+    batches = reader.batches(position, split)
+    try:
+        return [
+            (batch.pixels.copy(), batch.samples.copy(), batch.labels.tolist(), batch.flips.tolist())
+            for batch in itertools.islice(batches, count)
+        ]
+    finally:
+        batches.close()
+
+
+def plainly_read(corpus, sample, channels):
+    """Pixels and label of an image by tarfile and PIL."""
+    number, member = corpus.locate(sample)
+    shard = corpus.shards[number]
+    key, suffix = shard.keys[member], shard.suffixes[shard.suffix[member]]
+    with tarfile.open(shard.path) as tar:
+        content = {info.name: tar.extractfile(info).read() for info in tar if info.name.startswith(f"{key}.")}
+    image = Image.open(io.BytesIO(content[f"{key}.{suffix}"])).convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(image if image.width == SIZE else image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    return suffix, pixels.reshape(SIZE, SIZE, channels), int(content.get(f"{key}.cls", b"-1"))
+
+
+@pytest.mark.parametrize(("channels", "threads", "prefetch"), [(3, 1, 1), (3, 5, 4), (1, 3, 2)])
+def test_the_images_are_those_that_the_order_says(corpus, channels, threads, prefetch):
+    steps = 15  # three epochs
+    order = Order(corpus.lengths, SEED)
+    kinds = set()
+    for step, (pixels, samples, labels, flips) in enumerate(
+        first_batches(make_reader(corpus, channels, threads, prefetch), steps)
+    ):
+        assert samples.tolist() == order.samples(12 * step, 12).tolist()
+        assert flips == order.flips(12 * step, 12).tolist()
+        for image, sample, label in zip(pixels, samples.tolist(), labels, strict=True):
+            kind, wanted, wanted_label = plainly_read(corpus, sample, channels)
+            assert label == wanted_label
+            # two decoders of JPEG, and grey made from YCbCr or from RGB, may differ by rounding
+            assert np.abs(image.astype(int) - wanted).max() <= (2 if kind == "jpg" else 0)
+            kinds.add(kind)
+    assert kinds == {"jpg", "png", "webp", "ppm", "pgm"}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_a_batch_is(corpus, channels):
+    batches = make_reader(corpus, channels).batches(0, ALONE)
+    batch = next(batches)
+    batches.close()
+    assert (batch.images.shape, batch.images.dtype) == ((12, channels, SIZE, SIZE), torch.uint8)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert (batch.flips.shape, batch.flips.dtype) == ((12,), torch.bool)
+    assert (batch.labels.shape, batch.labels.dtype) == ((12,), torch.int64)
+    assert np.shares_memory(batch.pixels, batch.images.numpy())
+    assert np.array_equal(batch.pixels, batch.images.numpy().transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_the_ranks_batches_together_are_the_global_batch(corpus, world_size, micro_batches):
+    batch, steps = 36, 3
+    whole = first_batches(make_reader(corpus), steps, split=Split(batch=batch, micro_batches=1, rank=0, world_size=1))
+    ranks = [
+        first_batches(make_reader(corpus), steps, split=Split(batch=batch, micro_batches=micro_batches, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    for step in range(steps):
+        for field, wanted in enumerate(whole[step]):
+            parts = np.array([ranks[rank][step][field] for rank in range(world_size)])
+            # (rank, micro-batch, image) -> (micro-batch, rank, image)
+            parts = parts.reshape(world_size, micro_batches, -1, *parts.shape[2:]).swapaxes(0, 1)
+            assert np.array_equal(parts.reshape(batch, *parts.shape[3:]), wanted)
+
+
+@pytest.mark.parametrize("position", [12, 60, 696, 1_200])
+def test_a_reader_that_begins_anywhere_goes_on_as_one_that_began_at_0(corpus, position):
+    begun, later = first_batches(make_reader(corpus), position // 12 + 3), first_batches(make_reader(corpus, threads=1), 3, position)
+    for wanted, batch in zip(begun[-3:], later, strict=True):
+        assert all(map(np.array_equal, batch, wanted))
+
+
+def test_the_batch_may_change_at_any_position(corpus):
+    """What follows depends on the position alone."""
+    bigger = Split(batch=30, micro_batches=1, rank=0, world_size=1)
+    samples = [batch[1] for batch in first_batches(make_reader(corpus), 3)]
+    samples += [batch[1] for batch in first_batches(make_reader(corpus), 2, 36, bigger)]
+    assert np.array_equal(np.concatenate(samples), Order(corpus.lengths, SEED).samples(0, 96))
+
+
+def test_fewer_shards_than_ranks_and_fewer_images_than_the_batch(tmp_path):
+    write_ours(tmp_path / "only.tar", 5)
+    corpus = open_corpus([str(tmp_path / "only.tar")])
+    ranks = [first_batches(make_reader(corpus), 5, split=Split(batch=16, micro_batches=1, rank=rank, world_size=8)) for rank in range(8)]
+    samples = np.array([[batch[1] for batch in rank] for rank in ranks]).swapaxes(0, 1).ravel()
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in samples.reshape(16, 5).tolist())
+
+
+def test_a_batch_is_valid_until_the_next_is_asked_for():
+    filled: SimpleQueue[int] = SimpleQueue()
+    numbers = itertools.count()
+
+    def fill(batch):
+        number = next(numbers)
+        batch.images.fill_(number)
+        filled.put(number)
+
+    batches = read_ahead(fill, [empty_batch(1, 4, 3, pinned=False) for _ in range(3)])
+    for number in range(20):
+        batch = next(batches)
+        while filled.get(timeout=60) < number + 2:  # until every other slot is filled anew
+            pass
+        assert batch.images.unique().tolist() == [number]
+    batches.close()
+
+
+def broken(tmp_path, suffix, data):
+    """A corpus of 40 images in two shards, one of them with these data; with its sample number."""
+    for name in "ab":
+        with ShardWriter(tmp_path / f"{name}.tar") as shard:
+            for image in range(20):
+                bad = (name, image) == ("b", 7)
+                shard.add(f"image{image:02}", suffix, data if bad else encoded(image, suffix))
+    return open_corpus([str(tmp_path / "*.tar")]), 27
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data"),
+    [
+        ("jpg", b"no image at all"),
+        ("jpg", encoded(0, "jpg")[:400]),
+        ("png", encoded(0, "png")[:-40]),
+        ("webp", b""),
+        ("ppm", encoded(0, "ppm")[:-1]),
+        ("ppm", b"x" * len(encoded(0, "ppm"))),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_an_image_that_does_not_decode_is_named_at_its_batch(tmp_path, suffix, data, threads):
+    corpus, bad = broken(tmp_path, suffix, data)
+    step = Order(corpus.lengths, SEED).samples(0, 40).tolist().index(bad) // 4
+    batches = make_reader(corpus, threads=threads, prefetch=3).batches(0, Split(batch=4, micro_batches=1, rank=0, world_size=1))
+    assert len(list(itertools.islice(batches, step))) == step
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    shard = corpus.shards[1]
+    assert str(caught.value).startswith(f"{shard.path}: image07.{suffix} at byte {shard.offset[7]}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["ppm", "png"])
+def test_a_shard_that_is_cut_after_the_start_is_named(tmp_path, suffix):
+    shard = write_ours(tmp_path / "shard.tar", 20, suffix)
+    corpus = open_corpus([str(shard)])
+    os.truncate(shard, corpus.shards[0].offset[10] + 50)
+    batches = make_reader(corpus).batches(0, ALONE)
+    with pytest.raises(UserError, match=rf"shard\.tar: 000\d\d\.{suffix} at byte \d+: .* cut after the run began"):
+        list(batches)
+
+
+def test_a_shard_that_vanishes_after_the_start_is_named(tmp_path):
+    shard = write_ours(tmp_path / "shard.tar", 20)
+    reader = make_reader(open_corpus([str(shard)]))
+    shard.unlink()
+    with pytest.raises(UserError, match=r"shard\.tar: 000\d\d\.ppm at byte \d+: cannot be read any more \(No such file"):
+        next(reader.batches(0, ALONE))
+
+
+def resources():
+    """Threads and open files of this process."""
+    gc.collect()
+    return {thread.name for thread in threading.enumerate()}, len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("ending", ["closed", "dropped", "closed before the first", "failed"])
+def test_nothing_is_left_of_a_reader(tmp_path, ending):
+    corpus, _ = broken(tmp_path, "png", b"bad" if ending == "failed" else encoded(0, "png"))
+    before = resources()
+    for _ in range(3):
+        batches = make_reader(corpus, threads=4, prefetch=5).batches(0, ALONE)
+        if ending == "failed":
+            with pytest.raises(UserError):
+                list(batches)
+        elif ending != "closed before the first":
+            next(batches)
+            assert {"reader"} < resources()[0] - before[0]
+            assert resources()[1] > before[1]
+        if ending == "closed":
+            batches.close()
+        del batches
+    assert resources() == before
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    count = MOST_OPEN_FILES + 40
+    for number in range(count):
+        write_ours(tmp_path / f"{number:04}.tar", 1, first=number)
+    corpus = open_corpus([str(tmp_path / "*.tar")])
+    opened = resources()[1]
+    batches = make_reader(corpus, threads=4).batches(0, ALONE)
+    for _ in range(2 * count // 12):
+        batch = next(batches)
+        for sample, pixels in zip(batch.samples.tolist(), batch.pixels, strict=True):
+            assert pixels.tobytes() == encoded(sample)[-pixels.nbytes :]
+    assert MOST_OPEN_FILES <= resources()[1] - opened <= MOST_OPEN_FILES + 4
+    batches.close()
+    del batches
+    assert resources()[1] == opened

@@ -1,0 +1,295 @@
+import hashlib
+import json
+import pickle
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcgan_dist.errors import UserError
+from dcgan_dist.run import checkpoint
+
+FILES = {"netg.safetensors", "optimizer_g.safetensors", "state.json", "manifest.json"}
+
+
+def tensors(seed: float = 0.0) -> checkpoint.Tensors:
+    return {
+        "netg": {
+            "layers.0.weight": torch.full((2, 3, 4, 4), seed).contiguous(memory_format=torch.channels_last),
+            "layers.1.running_mean": torch.arange(3, dtype=torch.float64) + seed,
+            "layers.1.num_batches_tracked": torch.tensor(7),
+        },
+        "optimizer_g": {"layers.0.weight/step": torch.tensor(3.0), "layers.0.weight/exp_avg": torch.zeros(2, 3, 4, 4)},
+    }
+
+
+def save(folder: Path, images: int, keep: int = 3) -> Path:
+    return checkpoint.save(folder, images, tensors(images), {"images": images, "config": {"a": [1, None]}}, keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flip(path: Path, place: int = 100) -> None:
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run" / "checkpoints"
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+def test_what_is_saved_is_loaded(folder):
+    path = save(folder, 12_800)
+    assert (path.name, names(folder)) == ("000012800", ["000012800", "latest"])
+    assert set(names(path)) == FILES
+    loaded, state = checkpoint.load(path)
+    assert state == {"images": 12_800, "config": {"a": [1, None]}}
+    expected = tensors(12_800)
+    assert {file: set(part) for file, part in loaded.items()} == {file: set(part) for file, part in expected.items()}
+    for file, part in expected.items():
+        for name, value in part.items():
+            assert torch.equal(loaded[file][name], value)
+            assert loaded[file][name].dtype == value.dtype
+    assert checkpoint.load_network(path, "netg")[1] == state
+    assert checkpoint.load_network(path, "netg")[0].keys() == expected["netg"].keys()
+
+
+def test_a_network_that_is_not_there_is_named(folder):
+    path = save(folder, 1)
+    with pytest.raises(UserError, match=r"000000001: has no netd\.safetensors$"):
+        checkpoint.load_network(path, "netd")
+
+
+def test_the_manifest_has_sizes_and_checksums_of_every_other_file(folder):
+    path = save(folder, 12_800)
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert (manifest["format"], manifest["images"]) == (1, 12_800)
+    assert set(manifest["files"]) == FILES - {"manifest.json"}
+    for name, about in manifest["files"].items():
+        data = (path / name).read_bytes()
+        assert about == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_the_newest_are_kept(folder):
+    for images in (1_000, 2_000, 3_000, 999_999_000, 1_000_000_000):
+        save(folder, images, keep=2)
+        assert (folder / "latest").read_text() == f"{images:09d}"
+    assert names(folder) == ["1000000000", "999999000", "latest"]
+    assert [path.name for path in checkpoint.all_checkpoints(folder)] == ["999999000", "1000000000"]
+
+
+def test_the_newest_good_one_is_found(folder, said):
+    assert checkpoint.find_newest(folder, said.append) is None
+    one, two, three = (save(folder, images) for images in (100, 200, 300))
+    assert checkpoint.find_newest(folder, said.append) == three
+    assert said == []
+    flip(three / "netg.safetensors")
+    assert checkpoint.find_newest(folder, said.append) == two
+    assert said == [f"WARNING: {three / 'netg.safetensors'}: the checksum is wrong; trying the one before"]
+    (two / "manifest.json").unlink()
+    assert checkpoint.find_newest(folder, said.append) == one
+    assert (
+        said[-1]
+        == f"WARNING: {two / 'manifest.json'}: cannot be read (No such file or directory); trying the one before"
+    )
+    flip(one / "state.json")
+    with pytest.raises(UserError, match=f"^{folder}: none of the 3 checkpoints is whole; restore one, or begin anew"):
+        checkpoint.find_newest(folder, said.append)
+
+
+def test_damaged_newer_ones_push_no_good_one_out(folder, said):
+    save(folder, 100, keep=2)
+    for images in (200, 300):
+        flip(save(folder, images, keep=9) / "netg.safetensors")
+    new = save(folder, 150, keep=2)
+    assert new.exists()
+    assert checkpoint.find_newest(folder, said.append) == new
+    again = save(folder, 200, keep=2)  # in place of a damaged one
+    assert checkpoint.verify(again) is None
+    assert names(folder) == ["000000150", "000000200", "000000300", "latest"]
+
+
+def cut(path: Path) -> str:
+    file = path / "netg.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    return f"{file}: has {len(whole) - 1} bytes instead of {len(whole)}"
+
+
+def emptied(path: Path) -> str:
+    (path / "manifest.json").write_bytes(b"")
+    return f"{path / 'manifest.json'}: is not the manifest of a checkpoint"
+
+
+def without_a_file(path: Path) -> str:
+    (path / "optimizer_g.safetensors").unlink()
+    return f"{path / 'optimizer_g.safetensors'}: cannot be read (No such file or directory)"
+
+
+def flipped(path: Path) -> str:
+    flip(path / "state.json")
+    return f"{path / 'state.json'}: the checksum is wrong"
+
+
+def of_a_later_format(path: Path) -> str:
+    manifest = json.loads((path / "manifest.json").read_text()) | {"format": 2}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return f"{path}: has format 2, and this version reads 1"
+
+
+def of_something_else(path: Path) -> str:
+    (path / "manifest.json").write_text('{"name": "app", "version": "1.0", "files": ["a", "b"]}')
+    return f"{path / 'manifest.json'}: is not the manifest of a checkpoint"
+
+
+def a_list(path: Path) -> str:
+    (path / "manifest.json").write_text('{"format": 1, "files": ["netg.safetensors"]}')
+    return f"{path / 'manifest.json'}: is not the manifest of a checkpoint"
+
+
+def without_a_state(path: Path) -> str:
+    (path / "manifest.json").write_text('{"format": 1, "files": {}}')
+    return f"{path / 'manifest.json'}: is not the manifest of a checkpoint"
+
+
+DAMAGES = [cut, emptied, without_a_file, flipped, of_a_later_format, of_something_else, a_list, without_a_state]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused_in_one_line(folder, damage):
+    path = save(folder, 100)
+    expected = damage(path)
+    assert checkpoint.verify(path) == expected
+    for act in (checkpoint.load, lambda path: checkpoint.load_network(path, "netg")):
+        with pytest.raises(UserError) as error:
+            act(path)
+        assert (str(error.value), error.value.exit_code) == (expected, 1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("whole"), 100)
+
+
+@given(st.data())
+def test_no_flipped_bit_changes_what_is_loaded(whole, data):
+    """Wherever it falls, also in the manifest: either it is noticed, or it changed nothing that is used."""
+    path = whole / data.draw(st.sampled_from(sorted(FILES)))
+    intact = path.read_bytes()
+    place, bit = data.draw(st.integers(0, len(intact) - 1)), data.draw(st.integers(0, 7))
+    damaged = bytearray(intact)
+    damaged[place] ^= 1 << bit
+    try:
+        path.write_bytes(damaged)
+        problem = checkpoint.verify(whole)
+        if problem is None:
+            assert path.name == "manifest.json"
+            loaded, state = checkpoint.load(whole)
+            assert state["images"] == 100
+            assert all(
+                torch.equal(value, loaded[f][n]) for f, part in tensors(100).items() for n, value in part.items()
+            )
+        else:
+            assert "\n" not in problem
+    finally:
+        path.write_bytes(intact)
+
+
+def test_a_save_that_was_killed_leaves_nothing_behind(folder, said):
+    old = save(folder, 100)
+    for name in (".tmp-000000150", ".tmp-000000200"):
+        (folder / name).mkdir()
+        (folder / name / "netg.safetensors").write_bytes(b"half")
+    (folder / ".latest.host.99999999.tmp").write_bytes(b"")
+    assert checkpoint.find_newest(folder, said.append) == old
+    new = save(folder, 200)
+    assert checkpoint.find_newest(folder, said.append) == new
+    assert not list(folder.glob(".tmp-*"))
+    assert (said, checkpoint.verify(new)) == ([], None)
+
+
+def test_other_things_in_the_folder_are_left_alone(folder, said):
+    for images in (100, 200, 300):
+        save(folder, images, keep=2)
+    shutil.copytree(folder / "000000200", folder / "000000200-before-the-crash")
+    (folder / "best").write_text("000000200")
+    (folder / "000000999").write_text("not a folder")
+    newest = save(folder, 400, keep=2)
+    assert checkpoint.find_newest(folder, said.append) == newest
+    others = {"000000200-before-the-crash", "best", "000000999"}
+    assert set(names(folder)) == {"000000300", "000000400", "latest"} | others
+
+
+def test_a_full_disk_is_one_line_and_the_older_ones_stay(folder):
+    """The kernel refuses to write files beyond a size, as it does on a full disk or over a quota."""
+    older = save(folder, 100)
+    before = {path: path.read_bytes() for path in older.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(UserError) as error:
+            save(folder, 200, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = str(error.value)
+    assert message.startswith(f"{folder / '000000200'}: the checkpoint could not be saved (File too large; ")
+    assert message.endswith(" MB free); older ones are untouched. Make room and run the same command again")
+    assert "\n" not in message
+    assert names(folder) == ["000000100", "latest"]
+    assert {path: path.read_bytes() for path in older.iterdir()} == before
+    assert checkpoint.verify(older) is None
+    assert checkpoint.verify(save(folder, 200, keep=2)) is None  # once there is room
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"000000100: the checkpoint could not be saved \(Not a directory; "):
+        save(tmp_path / "file", 100)
+
+
+class Exploding:
+    """Unpickling this writes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+OPENED: list[str] = []
+WATCHING: list[bool] = []
+sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if WATCHING and event == "open" else None)
+
+
+def test_only_what_the_manifest_names_is_ever_opened(folder, tmp_path):
+    path = save(folder, 100)
+    evil = pickle.dumps(Exploding(tmp_path / "trace"))
+    planted = ["netd.pt", "optimizer_g.pkl", "checkpoint.pth", "extra.safetensors", "state.json.bak"]
+    for name in planted:
+        (path / name).write_bytes(evil)
+    WATCHING.append(True)
+    try:
+        loaded, _ = checkpoint.load(path)
+        assert checkpoint.find_newest(folder, print) == path
+    finally:
+        WATCHING.clear()
+    assert set(loaded) == {"netg", "optimizer_g"}
+    assert {Path(name).name for name in OPENED if Path(name).parent == path} == FILES
+    assert not (tmp_path / "trace").exists()
+    pickle.loads(evil)  # noqa: S301 - the trap would have worked
+    assert (tmp_path / "trace").exists()

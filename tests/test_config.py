@@ -1,0 +1,206 @@
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dcgan_dist
+from dcgan_dist.config import (
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    EmaConfig,
+    LogConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    flatten,
+)
+
+# names of an option that its dictionary leaves to something else
+ELSEWHERE = {"PRECISIONS": {"auto"}, "FRAME": {"none"}, "LENS": {"none"}}
+
+
+def registries():
+    """Every dictionary of the package that is annotated as dict[SomeLiteral, ...]."""
+    for module in pkgutil.walk_packages(dcgan_dist.__path__, "dcgan_dist."):
+        names = vars(importlib.import_module(module.name))
+        for name, hint in get_type_hints(importlib.import_module(module.name)).items():
+            if get_origin(hint) is dict and get_origin(get_args(hint)[0]) is Literal:
+                yield name, get_args(get_args(hint)[0]), names[name]
+
+
+def test_every_dictionary_has_an_entry_for_every_name_of_its_option():
+    found = {name: (set(allowed), set(registry)) for name, allowed, registry in registries()}
+    assert found.keys() >= {
+        "AUGMENTATIONS", "DECAYS", "LATENTS", "LOSSES", "NORMS", "OUTPUTS", "PRECISIONS", "RANGES", "SYNCHRONISATIONS"
+    }  # fmt: skip
+    for name, (allowed, registered) in found.items():
+        assert registered == allowed - ELSEWHERE.get(name, set()), name
+
+
+def dataclasses_of(config):
+    yield type(config)
+    for item in fields(config):
+        if is_dataclass(getattr(config, item.name)):
+            yield from dataclasses_of(getattr(config, item.name))
+
+
+@pytest.mark.parametrize("group", [group for group in dataclasses_of(Config()) if group is not Config])
+def test_every_option_says_what_it_means(group):
+    (tree,) = ast.parse(inspect.getsource(group)).body
+    assert isinstance(tree, ast.ClassDef)
+    said = {}
+    for statement, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            text = after.value if isinstance(after, ast.Expr) else None
+            said[statement.target.id] = text.value if isinstance(text, ast.Constant) else ""
+    assert set(said) == {item.name for item in fields(group)}
+    assert not [name for name, text in said.items() if not str(text).endswith(".")]
+
+
+def test_every_class_of_options_is_frozen_and_keyword_only():
+    groups = list(dataclasses_of(Config()))
+    assert len(groups) == 10
+    for group in groups:
+        assert all(item.kw_only for item in fields(group))
+        with pytest.raises(FrozenInstanceError):
+            setattr(group(), fields(group)[0].name, None)
+
+
+RANGES = [
+    (ModelConfig, "model.", {"nz": 0, "ngf": 0, "ndf": -1}),
+    (LossConfig, "loss.", {"label_smoothing": -0.1, "r1_gamma": -1.0, "gp_weight": -1e-9}),
+    (
+        OptimizerConfig,
+        "optimizer.",
+        {"g_lr": -1e-4, "d_lr": float("nan"), "warmup_images": -1, "decay_from": -0.1, "d_every": 0, "g_every": 0}
+        | {"beta1": -0.1, "beta2": -1.0},
+    ),
+    (EmaConfig, "ema.", {"half_life": -1, "ramp": -0.1}),
+    (DataConfig, "data.", {"threads": -1, "prefetch": 0, "faces": 63}),
+    (LogConfig, "log.", {"every": 0, "samples_every": 0, "samples": 0}),
+    (CheckpointConfig, "checkpoint.", {"every": 0, "keep": 1}),
+    (Config, "", {"images": 0, "batch_size": 0, "accumulate": 0, "seed": -1, "world_size": 0, "timeout": 0}),
+]
+TOO_SMALL = [(group, prefix, name, value) for group, prefix, row in RANGES for name, value in row.items()]
+TOO_LARGE = [
+    (LossConfig, "--loss.label_smoothing 0.5: must be less than 0.5", {"label_smoothing": 0.5}),
+    (LossConfig, "--loss.r1_gamma inf: must be less than inf", {"r1_gamma": float("inf")}),
+    (OptimizerConfig, "--optimizer.g_lr inf: must be less than inf", {"g_lr": float("inf")}),
+    (OptimizerConfig, "--optimizer.beta1 1.0: must be less than 1", {"beta1": 1.0}),
+    (OptimizerConfig, "--optimizer.beta2 1.5: must be less than 1", {"beta2": 1.5}),
+    (OptimizerConfig, "--optimizer.decay_from 1.0: must be less than 1", {"decay_from": 1.0}),
+    (OptimizerConfig, "--optimizer.g_clip 0.0: must be more than 0", {"g_clip": 0.0}),
+    (OptimizerConfig, "--optimizer.d_clip nan: must be more than 0", {"d_clip": float("nan")}),
+]
+
+
+@pytest.mark.parametrize(("group", "prefix", "name", "value"), TOO_SMALL)
+def test_a_value_that_is_too_small_is_refused_by_its_flag(group, prefix, name, value):
+    with pytest.raises(ConfigError) as error:
+        group(**{name: value})
+    assert str(error.value).startswith(f"--{prefix}{name} {value}: must be at least ")
+    assert (error.value.exit_code, isinstance(error.value, ValueError)) == (2, True)
+
+
+@pytest.mark.parametrize(("group", "message", "values"), TOO_LARGE)
+def test_a_value_that_is_too_large_is_refused_by_its_flag(group, message, values):
+    with pytest.raises(ConfigError) as error:
+        group(**values)
+    assert str(error.value) == message
+
+
+def test_every_number_has_a_range():
+    numbers = {name for name, value in flatten(Config()).items() if type(value) in (int, float)}
+    numbers |= {"world_size", "optimizer.g_clip", "optimizer.d_clip"}
+    choices = {"model.image_size", "model.channels"}
+    tested = {f"{prefix}{name}" for _, prefix, name, _ in TOO_SMALL} | {"optimizer.g_clip", "optimizer.d_clip"}
+    assert numbers - choices == tested
+
+
+LAYER, PENALTY = ModelConfig(d_norm="layer"), LossConfig(name="wasserstein", gp_weight=10.0)
+PIPE = ("pipe:cat a.tar",)
+CONTRADICTIONS = [
+    (Config(loss=LossConfig(name="hinge", label_smoothing=0.1)), ["--loss.label_smoothing", "--loss.name hinge"]),
+    (Config(loss=LossConfig(r1_gamma=1.0)), ["--loss.r1_gamma with --model.d_norm batch", "layer or none"]),
+    (Config(loss=LossConfig(gp_weight=1.0)), ["--loss.gp_weight with --model.d_norm batch"]),
+    (
+        Config(loss=LossConfig(gp_weight=1.0, r1_gamma=1.0)),
+        ["--loss.r1_gamma and --loss.gp_weight with --model.d_norm batch"],
+    ),
+    (Config(loss=LossConfig(name="wasserstein")), ["--loss.name wasserstein", "--loss.gp_weight 10"]),
+    (Config(batch_size=10, accumulate=4), ["--batch_size 10", "1 rank x --accumulate 4", "nearest that does is 8"]),
+    (Config(batch_size=10, world_size=4), ["--batch_size 10", "4 ranks x --accumulate 1", "nearest that does is 8"]),
+    (Config(data=DataConfig(shards=PIPE, allow_pipe=True)), ["pipe:cat a.tar", "add --data.reader stream"]),
+    (Config(data=DataConfig(shards=PIPE, reader="stream")), ["pipe:cat a.tar", "add --data.allow_pipe"]),
+]
+
+
+@pytest.mark.parametrize(("config", "quotes"), CONTRADICTIONS)
+def test_options_that_contradict_each_other_are_refused_by_their_flags(config, quotes):
+    with pytest.raises(ConfigError) as error:
+        config.check()
+    assert "\n" not in str(error.value)
+    for quote in quotes:
+        assert quote in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(loss=PENALTY, model=LAYER),
+        Config(loss=LossConfig(r1_gamma=1.0), model=replace(LAYER, d_norm="none")),
+        Config(loss=LossConfig(name="wasserstein"), model=ModelConfig(spectral_norm=True)),
+        Config(loss=LossConfig(name="minimax", label_smoothing=0.1)),
+        Config(batch_size=24, accumulate=3, world_size=4),
+        Config(data=DataConfig(shards=PIPE, reader="stream", allow_pipe=True)),
+    ],
+)
+def test_options_that_agree_pass(config):
+    assert config.check() is config
+
+
+@given(st.integers(1, 5_000), st.integers(1, 64), st.integers(1, 8))
+def test_ranks_share_a_batch_evenly_or_hear_of_the_nearest_that_they_do(batch, world, accumulate):
+    config = Config(batch_size=batch, accumulate=accumulate)
+    parts = world * accumulate
+    if batch % parts == 0:
+        assert config.per_rank(world) * parts == batch
+        return
+    with pytest.raises(ConfigError, match="the nearest that does is ") as error:
+        config.per_rank(world)
+    nearest = int(str(error.value).rsplit(" ", 1)[1])
+    assert nearest % parts == 0
+    assert nearest > 0
+    others = [parts * n for n in range(1, batch // parts + 3)]
+    assert abs(nearest - batch) == min(abs(other - batch) for other in others)
+
+
+def test_flat_names_are_the_options():
+    flat = flatten(Config())
+    assert flat["model.image_size"] == 64
+    assert flat["seed"] == 0
+    assert list(flat)[:3] == ["run_dir", "images", "batch_size"]
+    assert not any(is_dataclass(value) for value in flat.values())
+
+
+def test_the_schema_is_the_standard_library_alone():
+    """Tools that read a configuration, and `dcgan-dist --help`, must not wait seconds for torch."""
+    code = (
+        "import sys, dcgan_dist.config; from dcgan_dist.__main__ import main; "
+        "main(['--help']); sys.exit(' '.join(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    modules = {name.partition(".")[0] for name in result.stderr.split()}
+    assert "dcgan_dist" in modules
+    assert not modules & {"torch", "numpy", "tyro", "yaml", "accelerate", "wandb", "PIL"}

@@ -1,0 +1,68 @@
+"""Any configuration, written as a run writes it and read back."""
+
+import dataclasses
+import typing
+from pathlib import Path
+
+import yaml
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from dcgan_dist import cli
+from dcgan_dist.config import Config
+
+WORDS = st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), codec="utf-8"), min_size=1).filter(
+    lambda text: not text.startswith("-") and text != "None"  # the spelling of nothing
+)
+
+
+PLAIN: dict[object, st.SearchStrategy] = {
+    bool: st.booleans(),
+    int: st.integers(64, 2**40),
+    float: st.floats(1e-9, 0.99),
+    str: WORDS,
+    Path: WORDS.map(Path),
+}
+# kept from contradicting each other
+AGREEING: dict[str, st.SearchStrategy] = {
+    "d_norm": st.sampled_from(["layer", "none"]),
+    "label_smoothing": st.just(0.0),
+    "accumulate": st.just(1),
+    "world_size": st.just(None),
+    "shards": st.lists(WORDS.map(lambda word: f"./{word}")).map(tuple),
+}
+
+
+def values_of(name: str, hint: object) -> st.SearchStrategy:
+    """Any legal value of an option of that name and type."""
+    if name in AGREEING:
+        return AGREEING[name]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return options_of(hint)
+    if hint in PLAIN:
+        return PLAIN[hint]
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return st.sampled_from(inner)
+    if typing.get_origin(hint) is tuple:
+        return st.lists(values_of("", inner[0])).map(tuple)
+    return st.none() | values_of("", *(kind for kind in inner if kind is not type(None)))
+
+
+def options_of(group: type) -> st.SearchStrategy:
+    return st.builds(group, **{name: values_of(name, hint) for name, hint in typing.get_type_hints(group).items()})
+
+
+@settings(max_examples=25, phases=[Phase.generate])  # to make an example smaller takes minutes
+@given(options_of(Config))
+def test_what_is_written_is_read_back(tmp_path_factory, config):
+    path = tmp_path_factory.mktemp("round") / "config.yaml"
+    path.write_text(cli.dump(config), encoding="utf-8")
+    assert cli.load(["--config", str(path)]) == config
+
+
+def test_the_file_of_a_run_names_every_option():
+    tree = yaml.safe_load(cli.dump(Config()))
+    assert tree["optimizer"]["g_lr"] == 2e-4
+    assert tree["resume"] == {"source": "auto", "allow_changes": []}
+    assert list(tree) == [item.name for item in dataclasses.fields(Config)]
