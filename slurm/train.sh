@@ -67,11 +67,9 @@ srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_
 step=$!
 trap ask_to_stop USR1
 [[ -z $warned ]] || ask_to_stop # it came before
-while :; do
-  code=0
-  wait "$step" || code=$?
-  kill -0 "$step" 2>/dev/null || break # else it was the trap that ended the waiting
-done
+while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done # a trap ends the waiting early
+code=0
+wait "$step" || code=$?
 
 # Launchers do not hand on the exit code of a rank: the trainer tells by a file how it ended.
 if [[ -e $run_dir/DONE ]]; then

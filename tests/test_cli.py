@@ -137,7 +137,7 @@ def test_nothing_and_an_empty_group_say_nothing(write):
     ("text", "words"),
     [
         ("model: {image_siz: 96}", "{path}: there is no option --model.image_siz; did you mean --model.image_size?"),
-        ("modle: {image_size: 96}", "{path}: there is no option --modle.image_size; did you mean --model.image_size?"),
+        ("modl: {image_size: 96}", "{path}: there is no option --modl.image_size; did you mean --model.image_size?"),
         ("epochs: 3", "{path}: there is no option --epochs; --help lists them all"),
         ("help: true", "{path}: there is no option --help; --help lists them all"),
         ("images: 64.7", "{path}: --images 64.7: must be a whole number"),

@@ -16,8 +16,8 @@ def test_the_front_door_lists_the_commands(capsys):
 
 
 def test_an_unknown_command_is_refused(capsys):
-    assert front.main(["trian"]) == 2
-    assert capsys.readouterr().err == "error: dcgan-dist has no command 'trian'; there are train, shard, sample\n"
+    assert front.main(["trane"]) == 2
+    assert capsys.readouterr().err == "error: dcgan-dist has no command 'trane'; there are train, shard, sample\n"
 
 
 @pytest.mark.parametrize("name", front.COMMANDS)

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ class IndexedReader:
         self._files: dict[int, _File] = {}
         self._lock = threading.Lock()  # of _files
 
-    def batches(self, position: int, split: Split) -> Iterator[Batch]:
+    def batches(self, position: int, split: Split) -> Generator[Batch, None, None]:
         """This rank's batches from a position on, without end: micro-batch after micro-batch within each."""
         count = split.per_rank_micro
         images = count * split.micro_batches

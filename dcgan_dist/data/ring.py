@@ -1,6 +1,6 @@
 """Batches made ahead of time in preallocated memory: one producer thread, slots that go round, no copy of pixels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -43,7 +43,7 @@ def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
     )
 
 
-def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Iterator[Batch]:
+def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Generator[Batch, None, None]:
     """Yields the slots, filled one after the other by a thread. A batch is valid until the next one is asked for.
 
     An error in `fill` is raised here, in its turn, after the batches before it.

@@ -5,7 +5,7 @@ an epoch is a pass over a rank's shards, and a resumed run begins the stream ane
 """
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
@@ -47,7 +47,7 @@ class StreamReader:
         self._shape = shape
         self._prefetch, self._pinned = prefetch, pinned
 
-    def batches(self, position: int, split: Split) -> Iterator[Batch]:
+    def batches(self, position: int, split: Split) -> Generator[Batch, None, None]:
         """This rank's batches without end; `position` chooses the shuffle and the flips, not a place in the stream."""
         count = split.per_rank_micro * split.micro_batches
         samples = self._samples(position, split)

@@ -178,8 +178,8 @@ def _update(optimizer: Optimizer, scaler: GradScaler, network: nn.Module, clip: 
 
 
 def _join(seen: Sequence[Scalars], of_the_update: Scalars | None = None) -> Scalars:
-    """Values of every image of all micro-batches, (n,). A value of the whole update is repeated for each image, so that means
-    over several iterations weigh it by images, however many ranks there were in each.
+    """Values of every image of all micro-batches, (n,). A value of the whole update is repeated for each image, so that
+    means over several iterations weigh it by images, however many ranks there were in each.
     """
     joined = {name: torch.cat([scalars[name].detach() for scalars in seen]) for name in seen[0]}
     count = len(next(iter(joined.values())))

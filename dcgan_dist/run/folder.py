@@ -49,11 +49,13 @@ class RunFolder:
 
     def prepare(self, config_yaml: str, world: dict[str, Any]) -> None:
         """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other."""
-        if self.root.exists() and not self.root.is_dir():
-            raise UsageError(f"--run_dir {self.root}: is a file; name a folder")
-        if self.root.is_dir() and not self.config.exists() and any(path != self.stop for path in self.root.iterdir()):
-            raise UsageError(f"--run_dir {self.root}: holds other files and no config.yaml of a run; name a new folder")
         try:
+            if self.root.exists() and not self.root.is_dir():
+                raise UsageError(f"--run_dir {self.root}: is a file; name a folder")
+            if self.root.is_dir() and not self.config.exists() and any(map(self._foreign, self.root.iterdir())):
+                raise UsageError(
+                    f"--run_dir {self.root}: holds other files and no {self.config.name} of a run; name a new folder"
+                )
             for folder in (self.root, self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             self._remove_markers()
@@ -61,6 +63,11 @@ class RunFolder:
             raise UsageError(f"--run_dir {self.root}: cannot be written ({error.strerror})") from error
         write_atomically(self.config, config_yaml.encode())
         write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
+
+    def _foreign(self, path: Path) -> bool:
+        """Whether it is nothing that a life leaves that was killed before config.yaml was there."""
+        own = (self.stop, self.samples, self.checkpoints)
+        return path not in own and not path.name.startswith(f".{self.config.name}.")
 
     def _remove_markers(self) -> None:
         """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""

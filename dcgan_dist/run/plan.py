@@ -9,12 +9,10 @@ from dcgan_dist.gan.networks import NetD, NetG, layer_table
 def layers_text(config: Config) -> str:
     """Both networks, layer by layer: output shape, number of parameters, kind."""
     model = config.model
-    with torch.device("meta"):
-        netg, netd = NetG(model), NetD(model)
-        z = torch.empty(1, model.nz, 1, 1)
-        x = torch.empty(1, model.channels, model.image_size, model.image_size)
+    z = torch.zeros(1, model.nz, 1, 1)
+    x = torch.zeros(1, model.channels, model.image_size, model.image_size)
     lines: list[str] = []
-    for name, network, example in (("NetG", netg, z), ("NetD", netd, x)):
+    for name, network, example in (("NetG", NetG(model), z), ("NetD", NetD(model), x)):
         rows = layer_table(network, example)
         lines.append(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters, input {_shape(example)}")
         lines += [f"  {shape:>15} {count:>12,}  {description}" for description, shape, count in rows]

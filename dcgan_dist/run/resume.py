@@ -107,22 +107,19 @@ def restore(path: Path | None, state: TrainState, stats: Stats, world: World) ->
 
 def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any]]:
     """Tensors and numbers of a checkpoint that the main rank reads, on every rank."""
-    loaded: list[tuple[checkpoint.Tensors, dict[str, Any]]] = []
+    loaded: checkpoint.Tensors = {}
 
-    def read() -> dict[str, Any]:
-        loaded.append(checkpoint.load(path))
-        return loaded[0][1]
+    def read() -> tuple[list[str], dict[str, Any]]:
+        tensors, numbers = checkpoint.load(path)
+        loaded.update(tensors)
+        return list(tensors), numbers
 
-    numbers = world.from_main(read)
-    flat = (
-        {f"{file}:{name}": value for file, values in loaded[0][0].items() for name, value in values.items()}
-        if loaded
-        else {}
-    )
-    tensors: checkpoint.Tensors = {}
+    files, numbers = world.from_main(read)
+    flat = {f"{file}:{name}": value for file, values in loaded.items() for name, value in values.items()}
+    tensors: checkpoint.Tensors = {file: {} for file in files}  # an optimiser that never stepped has none
     for full_name, value in world.broadcast_tensors(flat).items():
         file, name = full_name.split(":", 1)
-        tensors.setdefault(file, {})[name] = value
+        tensors[file][name] = value
     return tensors, numbers
 
 

@@ -115,7 +115,7 @@ def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
         "console": "off",
         "quiet": True,
         "show_info": False,
-        
+        "disable_git": True,
         "disable_code": True,
         "x_disable_meta": True,
         "x_save_requirements": False,

@@ -171,12 +171,13 @@ def test_every_position_of_a_thousand_million_samples_is_reached_at_once():
         assert 0.25 < samples.mean() / size < 0.75
 
 
-def test_golden_order_of_version_1():
+def test_golden_order_version_1():
     """A checkpoint goes on at its position only if this never changes; whoever changes it raises order.VERSION."""
     assert order.VERSION == 1
     golden = [
         ([100] * 3, 0, "b84d35b2c5fa95e6"),
         ([1 + 377 * shard % 700 for shard in range(40)], 12_345, "7c70e74a9ba76dab"),
+        ([2_000] * 500, 1, "7aab2c32c80cacac"),
     ]
     for lengths, seed, wanted in golden:
         samples = Order(lengths, seed).samples(0, 10_000).astype("<i8")

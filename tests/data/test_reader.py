@@ -39,9 +39,7 @@ def corpus(tmp_path_factory):
 
 
 def make_reader(corpus, channels=3, threads=2, prefetch=2):
-    return IndexedReader(
-        corpus, shape=(SIZE, channels), seed=SEED, threads=threads, prefetch=prefetch, pinned=False
-    )
+    return IndexedReader(corpus, shape=(SIZE, channels), seed=SEED, threads=threads, prefetch=prefetch, pinned=False)
 
 
 def first_batches(reader, count, position=0, split=ALONE):
@@ -62,8 +60,12 @@ def plainly_read(corpus, sample, channels):
     shard = corpus.shards[number]
     key, suffix = shard.keys[member], shard.suffixes[shard.suffix[member]]
     with tarfile.open(shard.path) as tar:
-        content = {info.name: tar.extractfile(info).read() for info in tar if info.name.startswith(f"{key}.")}
-    image = Image.open(io.BytesIO(content[f"{key}.{suffix}"])).convert("RGB" if channels == 3 else "L")
+        members = {info.name: tar.extractfile(info) for info in tar if info.name.startswith(f"{key}.")}
+        content = {name: file.read() for name, file in members.items() if file}
+    mode = "RGB" if channels == 3 else "L"
+    image = Image.open(io.BytesIO(content[f"{key}.{suffix}"]))
+    image.draft(mode, image.size)  # the grey of a JPEG is in the file
+    image = image.convert(mode)
     pixels = np.asarray(image if image.width == SIZE else image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
     return suffix, pixels.reshape(SIZE, SIZE, channels), int(content.get(f"{key}.cls", b"-1"))
 
@@ -81,7 +83,7 @@ def test_the_images_are_those_that_the_order_says(corpus, channels, threads, pre
         for image, sample, label in zip(pixels, samples.tolist(), labels, strict=True):
             kind, wanted, wanted_label = plainly_read(corpus, sample, channels)
             assert label == wanted_label
-            # two decoders of JPEG, and grey made from YCbCr or from RGB, may differ by rounding
+            # two libraries of JPEG may round differently
             assert np.abs(image.astype(int) - wanted).max() <= (2 if kind == "jpg" else 0)
             kinds.add(kind)
     assert kinds == {"jpg", "png", "webp", "ppm", "pgm"}
@@ -103,12 +105,12 @@ def test_what_a_batch_is(corpus, channels):
 @pytest.mark.parametrize("micro_batches", [1, 2, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_the_ranks_batches_together_are_the_global_batch(corpus, world_size, micro_batches):
-    batch, steps = 36, 3
+    batch, steps = 72, 3
     whole = first_batches(make_reader(corpus), steps, split=Split(batch=batch, micro_batches=1, rank=0, world_size=1))
-    ranks = [
-        first_batches(make_reader(corpus), steps, split=Split(batch=batch, micro_batches=micro_batches, rank=rank, world_size=world_size))
-        for rank in range(world_size)
+    splits = [
+        Split(batch=batch, micro_batches=micro_batches, rank=rank, world_size=world_size) for rank in range(world_size)
     ]
+    ranks = [first_batches(make_reader(corpus), steps, split=split) for split in splits]
     for step in range(steps):
         for field, wanted in enumerate(whole[step]):
             parts = np.array([ranks[rank][step][field] for rank in range(world_size)])
@@ -119,7 +121,8 @@ def test_the_ranks_batches_together_are_the_global_batch(corpus, world_size, mic
 
 @pytest.mark.parametrize("position", [12, 60, 696, 1_200])
 def test_a_reader_that_begins_anywhere_goes_on_as_one_that_began_at_0(corpus, position):
-    begun, later = first_batches(make_reader(corpus), position // 12 + 3), first_batches(make_reader(corpus, threads=1), 3, position)
+    begun = first_batches(make_reader(corpus), position // 12 + 3)
+    later = first_batches(make_reader(corpus, threads=1), 3, position)
     for wanted, batch in zip(begun[-3:], later, strict=True):
         assert all(map(np.array_equal, batch, wanted))
 
@@ -135,7 +138,8 @@ def test_the_batch_may_change_at_any_position(corpus):
 def test_fewer_shards_than_ranks_and_fewer_images_than_the_batch(tmp_path):
     write_ours(tmp_path / "only.tar", 5)
     corpus = open_corpus([str(tmp_path / "only.tar")])
-    ranks = [first_batches(make_reader(corpus), 5, split=Split(batch=16, micro_batches=1, rank=rank, world_size=8)) for rank in range(8)]
+    splits = [Split(batch=16, micro_batches=1, rank=rank, world_size=8) for rank in range(8)]
+    ranks = [first_batches(make_reader(corpus), 5, split=split) for split in splits]
     samples = np.array([[batch[1] for batch in rank] for rank in ranks]).swapaxes(0, 1).ravel()
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in samples.reshape(16, 5).tolist())
 
@@ -183,7 +187,8 @@ def broken(tmp_path, suffix, data):
 def test_an_image_that_does_not_decode_is_named_at_its_batch(tmp_path, suffix, data, threads):
     corpus, bad = broken(tmp_path, suffix, data)
     step = Order(corpus.lengths, SEED).samples(0, 40).tolist().index(bad) // 4
-    batches = make_reader(corpus, threads=threads, prefetch=3).batches(0, Split(batch=4, micro_batches=1, rank=0, world_size=1))
+    split = Split(batch=4, micro_batches=1, rank=0, world_size=1)
+    batches = make_reader(corpus, threads=threads, prefetch=3).batches(0, split)
     assert len(list(itertools.islice(batches, step))) == step
     with pytest.raises(UserError) as caught:
         next(batches)
@@ -206,13 +211,14 @@ def test_a_shard_that_vanishes_after_the_start_is_named(tmp_path):
     shard = write_ours(tmp_path / "shard.tar", 20)
     reader = make_reader(open_corpus([str(shard)]))
     shard.unlink()
-    with pytest.raises(UserError, match=r"shard\.tar: 000\d\d\.ppm at byte \d+: cannot be read any more \(No such file"):
+    with pytest.raises(
+        UserError, match=r"shard\.tar: 000\d\d\.ppm at byte \d+: cannot be read any more \(No such file"
+    ):
         next(reader.batches(0, ALONE))
 
 
 def resources():
     """Threads and open files of this process."""
-    gc.collect()
     return {thread.name for thread in threading.enumerate()}, len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -232,6 +238,7 @@ def test_nothing_is_left_of_a_reader(tmp_path, ending):
         if ending == "closed":
             batches.close()
         del batches
+    gc.collect()
     assert resources() == before
 
 
@@ -243,7 +250,7 @@ def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
     corpus = open_corpus([str(tmp_path / "*.tar")])
     opened = resources()[1]
     batches = make_reader(corpus, threads=4).batches(0, ALONE)
-    for _ in range(2 * count // 12):
+    for _ in range(count // 12 + 5):
         batch = next(batches)
         for sample, pixels in zip(batch.samples.tolist(), batch.pixels, strict=True):
             assert pixels.tobytes() == encoded(sample)[-pixels.nbytes :]

@@ -77,7 +77,7 @@ def run_layer(layer: nn.Module, x: Tensor, dy: Tensor, *groups: int) -> dict[str
     assert x.grad is not None
     assert y.dtype == x.grad.dtype == x.dtype
     gradients = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
-    return {"y": y.detach(), "dx": x.grad, **gradients, **{k: v for k, v in layer.named_buffers()}}
+    return {"y": y.detach(), "dx": x.grad, **gradients, **dict(layer.named_buffers())}
 
 
 def assert_close(ours: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
@@ -119,8 +119,9 @@ def test_groups_are_separate_calls(shared):
 @pytest.mark.parametrize("dtype", EPS, ids=str)
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_equal_the_whole_batch(dtype, ranks):
-    """Two groups over several ranks: each rank's output and input gradient are its slice of the whole batch's, the parameter
-    gradients add up to it, and the running statistics are everywhere the whole batch's."""
+    """Two groups over several ranks. Output and input gradient are slices of the whole batch's, parameter gradients add
+    up to it, and the running statistics are everywhere the whole batch's.
+    """
     weights = torch.float64 if dtype == torch.float64 else torch.float32
     layer = some_layer().to(weights)
     per_rank = 2

@@ -1,4 +1,4 @@
-"""The step against the algorithm as the notes and the DCGAN paper write it, in plain layers and two passes of D, in float64."""
+"""The step against the algorithm of the notes and the DCGAN paper, in plain layers and two passes of D, in float64."""
 
 import copy
 from contextlib import nullcontext
@@ -217,7 +217,7 @@ def test_probe_leaves_no_trace():
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 3])
 def test_accumulated_step_counts_and_statistics(micro_batches):
-    """One optimiser step for each network, and every micro-batch in G's running statistics once, though it is made twice."""
+    """One optimiser step for each network; G's running statistics see each micro-batch once, though made twice."""
     options = replace(config(), accumulate=micro_batches)
     state, engine, game = ours(options)
     real, z, _ = batch(0)
@@ -238,7 +238,7 @@ def test_accumulated_step_counts_and_statistics(micro_batches):
 
 
 def test_accumulated_gradient_is_the_mean_over_micro_batches():
-    """D without batch statistics: micro-batches change nothing. With them each is normalised by itself, as documented."""
+    """Without batch statistics in D micro-batches change nothing; with them each is normalised by itself."""
     for d_norm, same in (("none", True), ("layer", True), ("batch", False)):
         gradients = []
         for parts in (1, 3):

@@ -66,7 +66,7 @@ def test_local_statistics_cost_nothing(count):
 
 
 def test_accumulated_gradients_are_averaged_once(count):
-    """Each of the two micro-batches: images for D, D's update, images for G, D in G's step; then one average per network."""
+    """Each of two micro-batches: images for D, D's update, images for G, D in G's step; then one average each."""
     statistics = G_NORMS + 2 * D_NORMS + 2 * G_NORMS + 2 * D_NORMS
     assert count("--accumulate 2") == {"allreduce_": 2 * statistics + GRADIENTS}
 

@@ -1,6 +1,6 @@
 """Every rank has its own images and noise, and together they are what one process has."""
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_ranks_together_have_the_batch_of_one_process(worlds, world_size):
             for micro in range(PARTS):
                 shares = [rank[iteration][0][name][micro] for rank in worlds[world_size]]
                 assert {len(share) for share in shares} == {BATCH // PARTS // world_size}
-                assert sum(shares, []) == parts[micro], name
+                assert list(chain.from_iterable(shares)) == parts[micro], name
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -121,7 +121,7 @@ def test_a_resumed_run_goes_on_without_gap_or_double(config, server, said):
     assert (config.run_dir / "wandb_id").read_text() == f"{run.id}\n"
 
 
-@pytest.mark.parametrize("fault", ["down", "500", "401"])
+@pytest.mark.parametrize("fault", ["down", "401"])
 def test_a_dead_server_at_the_start_makes_the_run_offline(config, server, said, fault, monkeypatch):
     monkeypatch.setattr(run_wandb, "INIT_TIMEOUT", 1.0)
     server.fault = fault
@@ -189,6 +189,7 @@ def test_the_stop_button_calls_back(config, server, said, monkeypatch):
 def test_nothing_secret_leaves(config, server, said, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--hf_token", "hush0"])
     monkeypatch.setenv("HF_TOKEN", "hush1")
+    monkeypatch.setenv("WANDB_SAVE_CODE", "true")
     monkeypatch.setattr("socket.gethostname", lambda: "hush8")
     shards = (
         "https://me:hush2@host/a.tar",
@@ -205,16 +206,8 @@ def test_nothing_secret_leaves(config, server, said, monkeypatch):
     assert the_run(server).config["data"]["value"]["shards"] == shown
     assert the_run(server).uploads.keys() == {"config.yaml", "wandb-summary.json"}
     everything = b"\n".join(server.received)
-    assert the_run(server).opened_with.keys() == {
-        "name",
-        "project",
-        "groupName",
-        "displayName",
-        "tags",
-        "program",
-        "config",
-    }
-    assert the_run(server).opened_with["program"] == "dcgan_dist.train"
+    assert the_run(server).about["program"] == "dcgan_dist.train"
+    assert the_run(server).about.keys().isdisjoint({"host", "commit", "repo"})
     assert b"nested" in everything
     for leak in (b"hush", b"train.py", b"def test_nothing_secret_leaves"):
         assert leak not in everything

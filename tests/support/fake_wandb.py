@@ -34,7 +34,7 @@ class Run:
     tags: list[str] = field(default_factory=list)
     streams: dict[str, dict[int, str]] = field(default_factory=dict)  # file name -> line number -> line
     uploads: dict[str, bytes] = field(default_factory=dict)
-    opened_with: dict[str, Any] = field(default_factory=dict)  # what the client said of itself when it did so last
+    about: dict[str, Any] = field(default_factory=dict)  # what clients said of it and of themselves
     complete: bool = False
     exit_code: int | None = None
     preempting: bool = False
@@ -131,7 +131,7 @@ def _upsert_bucket(server: FakeWandb, variables: dict[str, Any]) -> dict[str, An
     inserted = run_id not in server.runs
     entity, project = variables.get("entity") or server.entity, variables.get("project") or "uncategorized"
     run = server.runs.setdefault(run_id, Run(entity, project, run_id))
-    run.opened_with = {name: value for name, value in variables.items() if value}
+    run.about |= {name: value for name, value in variables.items() if value}
     run.config = json.loads(variables["config"]) if variables.get("config") else run.config
     run.display_name = variables.get("displayName") or run.display_name
     run.group = variables.get("groupName") or run.group

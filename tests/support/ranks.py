@@ -1,7 +1,8 @@
 """Real worlds of several processes for tests, without paying for the start of Python and torch in each.
 
-One server process imports torch and the package once and is forked for every rank, so that a world of four costs a fraction of
-a second. The ranks find each other as under torchrun: by its environment variables, and a store that this process holds.
+One server process imports torch and the package once and is forked for every rank, so that a world of four costs a
+fraction of a second. The ranks find each other as under torchrun: by its environment variables, and a store that this
+process holds.
 """
 
 import multiprocessing
@@ -17,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 from unittest import mock
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 PRELOADED = ["torch._dynamo", "pytest", "support.recording"]  # the first is what any optimiser imports
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo"}
@@ -25,7 +26,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNA
 
 
 def environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What torchrun sets for a rank on a machine of its own; nothing for a single process, as when no launcher is used."""
+    """What torchrun sets for a rank, all on one machine; nothing for a single process, as when no launcher is used."""
     if world_size == 1:
         return QUIET
     return QUIET | {
@@ -49,8 +50,9 @@ def run_ranks(
 ) -> list[Any]:
     """Runs `act(*args)`, a function of a module, in `world_size` processes; returns what it returned on each rank.
 
-    Raises AssertionError with the traceback of the first rank that failed, or when `timeout` seconds have passed. No process
-    outlives this call. Arguments and results: plain objects and numpy arrays. `variables`: of the environment, in addition.
+    Raises AssertionError with the traceback of the first rank that failed, or when `timeout` seconds have passed. No
+    process outlives this call. Arguments and results: plain objects and numpy arrays. `variables`: further ones of the
+    environment.
     """
     context = _context()
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -1,7 +1,6 @@
 """What a training did, iteration by iteration, as plain arrays."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ def options(
 ) -> list[str]:
     """A training of tiny networks in float64; later options win."""
     fixed = (
-        f"--run_dir {run_dir} --data.shards {shards} --images {batch * iterations} --batch_size {batch} --precision fp64 "
-        "--model.image_size 32 --model.nz 8 --model.ngf 4 --model.ndf 4 "
+        f"--run_dir {run_dir} --data.shards {shards} --images {batch * iterations} --batch_size {batch} "
+        "--precision fp64 --model.image_size 32 --model.nz 8 --model.ngf 4 --model.ndf 4 "
         f"--log.every {batch * 2} --log.samples 1 --log.no_tensorboard --wandb.mode disabled"
     )
     return [*fixed.split(), *changes.split()]
@@ -47,8 +46,8 @@ def begin(options: list[str], world_size: int) -> Session:
 def record_training(options: list[str], world_size: int) -> tuple[Arrays, str]:
     """Trains; returns what rank 0 recorded (nothing on other ranks), and a digest of all that this rank recorded.
 
-    "3/grad_d/layers.0.weight" is a gradient as D's optimiser met it in the fourth iteration, "3/netd/.." the network after it;
-    "netg/..", "netd/.." and "netg_ema/.." are parameters and buffers at the end.
+    "3/grad_d/layers.0.weight" is a gradient as D's optimiser met it in the fourth iteration, "3/netd/.." the network
+    after it; "netg/..", "netd/.." and "netg_ema/.." are parameters and buffers at the end.
     """
     session = begin(options, world_size)
     recorded: Arrays = {}

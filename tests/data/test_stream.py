@@ -1,0 +1,212 @@
+"""The stream reader: webdataset's samples in our batches, for sources that cannot be indexed."""
+
+import gc
+import itertools
+import tarfile
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from support.shards import encoded, write_ours, write_tar
+
+from dcgan_dist import keyed
+from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.data.stream import StreamReader
+from dcgan_dist.errors import UsageError, UserError
+
+SIZE, SEED = 32, 9
+ALONE = Split(batch=8, micro_batches=1, rank=0, world_size=1)
+
+
+def make_reader(urls, channels=3):
+    return StreamReader([str(url) for url in urls], shape=(SIZE, channels), seed=SEED, prefetch=2, pinned=False)
+
+
+def contents(reader, batches, split=ALONE, position=0):
+    """Pixels and label of every image of the first batches, one list for each."""
+    stream = reader.batches(position, split)
+    try:
+        return [
+            [(pixels.tobytes(), label) for pixels, label in zip(batch.pixels, batch.labels.tolist(), strict=True)]
+            for batch in itertools.islice(stream, batches)
+        ]
+    finally:
+        stream.close()
+
+
+def joined(lists):
+    return Counter(itertools.chain.from_iterable(lists))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """48 images of all kinds in 6 shards of 8, ours and others'."""
+    folder = tmp_path_factory.mktemp("shards")
+    for number, suffix in enumerate(["jpg", "png", "webp", "ppm"]):
+        write_ours(folder / f"{suffix}.tar", 8, suffix, first=8 * number, label=lambda image: image % 5)
+    for number, tar_format in ((4, tarfile.GNU_FORMAT), (5, tarfile.PAX_FORMAT)):
+        files = [(f"x/{image}", encoded(image, "png")) for image in range(8 * number, 8 * number + 8)]
+        members = [
+            member
+            for key, data in files
+            for member in ((f"{key}.PNG", data), (f"{key}.txt", b"text"), (f"{key}.cls", b"3"))
+        ]
+        write_tar(folder / f"theirs{number}.tar", members, tar_format)
+    return sorted(folder.glob("*.tar"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_epoch_holds_the_same_images_and_labels_as_the_indexed_readers(shards, channels):
+    indexed = IndexedReader(
+        open_corpus([str(path) for path in shards]),
+        shape=(SIZE, channels),
+        seed=SEED,
+        threads=2,
+        prefetch=2,
+        pinned=False,
+    )
+    wanted = joined(contents(indexed, 6))
+    assert len(wanted) == 48
+    assert {label for _, label in wanted} == {0, 1, 2, 3, 4}
+    epochs = contents(make_reader(shards, channels), 18)
+    for epoch in (epochs[:6], epochs[6:12], epochs[12:]):
+        assert joined(epoch) == wanted
+    assert epochs[:6] != epochs[6:12]
+
+
+def test_what_a_batch_is(shards):
+    stream = make_reader(shards, channels=1).batches(80, Split(batch=16, micro_batches=2, rank=1, world_size=2))
+    batch = next(stream)
+    assert (batch.images.shape, batch.images.dtype) == ((8, 1, SIZE, SIZE), torch.uint8)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.samples.tolist() == [-1] * 8
+    # the coins of positions 80 + 8, .., and of the next global batch
+    coins = keyed.words(keyed.key(SEED, "flip"), 80, 32) % 2 == 1
+    assert batch.flips.tolist() == coins[8:16].tolist()
+    assert next(stream).flips.tolist() == coins[24:32].tolist()
+    stream.close()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param([48], id="one shard"),
+        pytest.param([24, 24], id="fewer shards than ranks"),
+        pytest.param([6] * 8, id="more"),
+    ],
+)
+def test_the_ranks_share_out_the_images_of_an_epoch(tmp_path, files):
+    firsts = [sum(files[:number]) for number in range(len(files))]
+    paths = [
+        write_ours(tmp_path / f"{n}.tar", count, first=first)
+        for n, (first, count) in enumerate(zip(firsts, files, strict=True))
+    ]
+    epochs = [
+        contents(make_reader(paths), 6, Split(batch=16, micro_batches=2, rank=rank, world_size=4)) for rank in range(4)
+    ]
+    for batches in (slice(0, 3), slice(3, 6)):
+        together = joined(itertools.chain.from_iterable(rank[batches] for rank in epochs))
+        assert len(together) == 48
+        assert set(together.values()) == {1}
+
+
+def test_every_rank_gets_full_batches_without_end_from_ragged_shards(tmp_path):
+    counts = [1, 13, 2, 7, 5]
+    images = {encoded(image)[-SIZE * SIZE * 3 :] for image in range(28)}
+    paths = [write_ours(tmp_path / f"{n}.tar", count, first=sum(counts[:n])) for n, count in enumerate(counts)]
+    for rank in range(4):
+        for batch in contents(make_reader(paths), 25, Split(batch=24, micro_batches=1, rank=rank, world_size=4)):
+            assert len(batch) == 6
+            assert {pixels for pixels, _ in batch} <= images
+
+
+def test_the_same_seed_and_position_give_the_same_stream(shards):
+    assert contents(make_reader(shards), 8) == contents(make_reader(shards), 8)
+    assert contents(make_reader(shards), 8) != contents(make_reader(shards), 8, position=64)
+
+
+def test_a_pipe_is_read(shards):
+    pipes = [f"pipe:cat {path}" for path in shards]
+    assert contents(make_reader(pipes), 6) == contents(make_reader(shards), 6)
+    packed = [f"pipe:gzip -c {path}" for path in shards]
+    assert joined(contents(make_reader(packed), 6)) == joined(contents(make_reader(shards), 6))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x.tar", "https://host/x.tar", "file:///x.tar"])
+def test_a_remote_shard_is_refused_in_one_line(shards, url):
+    with pytest.raises(UsageError) as caught:
+        make_reader([shards[0], url])
+    assert str(caught.value) == f"--data.shards {url}: not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe"
+
+
+def test_a_missing_file_is_refused_before_the_first_batch(shards):
+    with pytest.raises(UserError, match=r"^nowhere/x\.tar: no such file$"):
+        make_reader([shards[0], "nowhere/x.tar"])
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("{folder}", r"cannot be read \(Is a directory\)"),
+        ("{folder}/cut.tar", r"no readable tar, or cut \(unexpected end of data"),
+        ("{folder}/web.tar", r"no readable tar, or cut \(invalid header\)"),
+        ("{folder}/empty.tar", r"no readable tar, or cut \(empty file\)"),
+        ("{folder}/twice.tar", r"no readable tar, or cut \(a\.png: duplicate file name"),
+        ("pipe:cat {folder}/cut.tar", r"no readable tar, or cut \(unexpected end of data"),
+        ("pipe:cat {folder}/good.tar; exit 7", r"cannot be read \(the command failed\)"),
+        ("pipe:exit 7", r"(cannot be read \(the command failed\)|no readable tar, or cut \(empty file\))"),
+        ("{folder}/bad.tar", r"a\.png: no image that can be read"),
+        ("{folder}/texts.tar", r"no image for rank 0"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_named(tmp_path, url, message):
+    good = write_ours(tmp_path / "good.tar", 5)
+    (tmp_path / "cut.tar").write_bytes(good.read_bytes()[:7_000])
+    (tmp_path / "web.tar").write_bytes(b"<html>" * 500)
+    (tmp_path / "empty.tar").touch()
+    write_tar(tmp_path / "twice.tar", [("a.png", encoded(0, "png"))] * 2)
+    write_tar(tmp_path / "bad.tar", [("a.png", b"no picture")])
+    write_tar(tmp_path / "texts.tar", [("a.txt", b"text")])
+    url = url.format(folder=tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        contents(make_reader([url]), 5)
+    assert str(caught.value).removeprefix("--data.shards ").startswith(f"{url}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_more_ranks_than_images_are_refused(tmp_path):
+    """The last rank would look for an image for ever."""
+    path = write_ours(tmp_path / "few.tar", 3)
+    splits = [Split(batch=4, micro_batches=1, rank=rank, world_size=4) for rank in range(4)]
+    for split in splits[:3]:
+        assert len(contents(make_reader([path]), 4, split)) == 4
+    with pytest.raises(UserError, match="no image for rank 3"):
+        contents(make_reader([path]), 1, splits[3])
+
+
+@pytest.mark.parametrize("kind", ["{path}", "pipe:cat {path}"])
+def test_nothing_is_left_of_a_stream_that_is_closed_early(tmp_path, kind):
+    path = write_ours(tmp_path / "many.tar", 400)
+
+    def resources():
+        gc.collect()
+        children = [child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
+        return (
+            {thread.name for thread in threading.enumerate()},
+            len(list(Path("/proc/self/fd").iterdir())),
+            len(children),
+        )
+
+    before = resources()
+    stream = make_reader([kind.format(path=path)]).batches(0, ALONE)
+    first = next(stream).pixels.copy()
+    assert np.unique(first).size > 2
+    assert "reader" in resources()[0] - before[0]
+    stream.close()
+    del stream
+    assert resources() == before

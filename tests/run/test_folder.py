@@ -1,0 +1,128 @@
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcgan_dist.errors import UsageError
+from dcgan_dist.run.folder import RunFolder, environment
+
+YAML = "images: 3\n"
+
+
+def prepared(root: Path) -> RunFolder:
+    folder = RunFolder(root)
+    folder.prepare(YAML, {"world_size": 2})
+    return folder
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(UsageError) as error:
+        prepared(root)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def names(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir()}
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path):
+    folder = prepared(tmp_path / "runs" / "one")
+    assert names(folder.root) == {"config.yaml", "environment.json", "samples", "checkpoints"}
+    assert folder.config.read_text() == YAML
+    assert folder.sample(12_800) == folder.root / "samples" / "000012800.png"
+
+
+def test_an_empty_folder_will_do(tmp_path):
+    assert prepared(tmp_path).config.exists()
+
+
+def test_an_earlier_life_is_taken_over(tmp_path):
+    folder = prepared(tmp_path / "run")
+    (folder.checkpoints / "000000100").mkdir()
+    folder.metrics.write_text('{"images": 1}\n')
+    folder.prepare("images: 4\n", {})
+    assert folder.config.read_text() == "images: 4\n"
+    assert names(folder.root) >= {"metrics.jsonl"}
+    assert names(folder.checkpoints) == {"000000100"}
+
+
+def test_a_life_that_was_killed_before_its_configuration_stood_is_taken_over(tmp_path):
+    for name in ("samples", "checkpoints"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".config.yaml.host.123.tmp").write_text("ima")
+    assert prepared(tmp_path).config.read_text() == YAML
+
+
+def test_a_foreign_folder_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert (
+        refusal(tmp_path) == f"--run_dir {tmp_path}: holds other files and no config.yaml of a run; name a new folder"
+    )
+    assert names(tmp_path) == {"thesis.tex"}
+
+
+def test_a_file_is_refused(tmp_path):
+    file = tmp_path / "run"
+    file.write_text("a file")
+    assert refusal(file) == f"--run_dir {file}: is a file; name a folder"
+    assert refusal(file / "below") == f"--run_dir {file / 'below'}: cannot be written (Not a directory)"
+    assert file.read_text() == "a file"
+
+
+def test_what_cannot_be_made_is_refused(tmp_path):
+    long = tmp_path / ("x" * 300)
+    assert refusal(long) == f"--run_dir {long}: cannot be written (File name too long)"
+    dangling = tmp_path / "link"
+    dangling.symlink_to(tmp_path / "nowhere")
+    assert refusal(dangling) == f"--run_dir {dangling}: cannot be written (File exists)"
+    virtual = Path("/proc/run")  # not even root writes here
+    assert refusal(virtual).startswith(f"--run_dir {virtual}: cannot be written (")
+
+
+def test_the_ends_of_earlier_lives_are_forgotten(tmp_path):
+    folder = prepared(tmp_path)
+    for marker in (folder.done, folder.preempted):
+        marker.write_text("100\n")
+    folder.prepare(YAML, {})
+    assert not folder.done.exists()
+    assert not folder.preempted.exists()
+
+
+def test_a_stop_that_was_obeyed_is_forgotten_and_a_new_one_is_not(tmp_path):
+    folder = prepared(tmp_path)
+    folder.stop.touch()
+    folder.preempted.write_text("100\n")
+    os.utime(folder.stop, ns=(0, folder.preempted.stat().st_mtime_ns - 1))
+    folder.prepare(YAML, {})
+    assert not folder.stop.exists()
+
+    folder.done.write_text("100\n")
+    folder.stop.touch()
+    os.utime(folder.stop, ns=(0, folder.done.stat().st_mtime_ns + 1))
+    folder.prepare(YAML, {})
+    assert folder.stop.exists()
+
+
+def test_a_stop_may_be_asked_for_before_the_first_life(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.stop.touch()
+    folder.prepare(YAML, {})
+    assert folder.stop.exists()
+
+
+def test_the_environment_is_told_without_its_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "hush1")
+    monkeypatch.setenv("HOME_GROWN_PASSWORD", "hush2")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--images", "3"])
+    text = prepared(tmp_path).environment.read_text()
+    assert "hush" not in text
+    told = json.loads(text)
+    assert told["world_size"] == 2
+    assert told["command"] == ["train.py", "--images", "3"]
+    assert told["slurm_job"] == "77"
+    assert told["packages"]["torch"].startswith("2.")
+    assert set(told) == set(environment()) | {"world_size"}

@@ -1,0 +1,229 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.shards import write_ours
+
+from dcgan_dist.config import Config, DataConfig, LogConfig, ModelConfig, OptimizerConfig, ResumeConfig, flatten
+from dcgan_dist.data import order
+from dcgan_dist.data.corpus import Corpus, open_corpus
+from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.gan.state import TrainState, create_state
+from dcgan_dist.parallel.world import launch
+from dcgan_dist.run import checkpoint, resume
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.stats import Stats
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    return [write_ours(folder / f"{name}.tar", 3, first=first) for first, name in ((0, "a"), (3, "b"))]
+
+
+@pytest.fixture
+def config(tmp_path, shards):
+    model = ModelConfig(image_size=32, nz=3, ngf=2, ndf=2)
+    return Config(run_dir=tmp_path / "run", model=model, data=DataConfig(shards=tuple(map(str, shards))))
+
+
+@pytest.fixture
+def data(config):
+    return open_corpus(config.data.shards)
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+def fresh(config: Config) -> TrainState:
+    return create_state(config, torch.device("cpu"), torch.float32, scaled=False)
+
+
+def save(config: Config, data: Corpus | list[str], images: int = 100) -> Path:
+    state, stats = fresh(config), Stats()
+    state.images, state.iteration = images, images // 10
+    stats.add({"loss/d": torch.arange(4.0)})
+    tensors = state.tensors() | {"stats": stats.state_dict()}
+    about = resume.describe(config, data, state)
+    return checkpoint.save(RunFolder(config.run_dir).checkpoints, images, tensors, about, keep=9)
+
+
+def find(config: Config, data: Corpus | list[str], said: list[str]) -> Path | None:
+    return resume.find(config, RunFolder(config.run_dir), data, said.append)
+
+
+def refusal(config: Config, data: Corpus | list[str]) -> str:
+    with pytest.raises(UsageError) as error:
+        find(config, data, [])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def allow(config: Config, *names: str) -> Config:
+    return replace(config, resume=ResumeConfig(allow_changes=names))
+
+
+def test_a_new_run_begins_anew(config, data, said):
+    for source in ("auto", "never"):
+        assert find(replace(config, resume=ResumeConfig(source=source)), data, said) is None
+    assert said == []
+
+
+def test_the_same_command_goes_on(config, data, said):
+    save(config, data)
+    newest = save(config, data, 12_800)
+    assert find(config, data, said) == newest
+    assert said == [f"resuming from {newest}: 12,800 images seen"]
+
+
+def test_a_damaged_newest_one_is_told_and_the_one_before_is_taken(config, data, said):
+    before, newest = save(config, data), save(config, data, 200)
+    (newest / "netd.safetensors").unlink()
+    assert find(config, data, said) == before
+    assert said[0].startswith(f"WARNING: {newest / 'netd.safetensors'}: cannot be read")
+    assert said[1] == f"resuming from {before}: 100 images seen"
+
+
+def test_changed_options_are_named_with_both_values_and_the_flag_that_allows_them(config, data):
+    path = save(config, data)
+    changed = replace(config, batch_size=64, augment=("color",), optimizer=OptimizerConfig(g_lr=1e-3))
+    assert refusal(changed, data) == (
+        f"{path} was trained with other options: --augment [] -> ['color'], --batch_size 128 -> 64, --optimizer.g_lr "
+        "0.0002 -> 0.001; go back to them, allow them by --resume.allow_changes augment batch_size optimizer.g_lr, or "
+        "name a new --run_dir"
+    )
+
+
+def test_allowed_changes_pass_by_name_or_by_group(config, data, said):
+    path = save(config, data)
+    changed = replace(config, batch_size=64, optimizer=OptimizerConfig(g_lr=1e-3, d_lr=1e-3))
+    assert "--optimizer.d_lr" in refusal(allow(changed, "batch_size", "optimizer.g_lr"), data)
+    assert find(allow(changed, "batch_size", "optimizer.g_lr", "optimizer.d_lr"), data, said) == path
+    assert find(allow(changed, "batch_size", "optimizer"), data, said) == path
+    assert "--batch_size" in refusal(allow(changed, "batch", "optimizer"), data)
+
+
+def test_what_does_not_change_the_training_may_change(config, data, said, tmp_path):
+    path = save(config, data)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(Path(config.data.shards[0]).parent, moved)
+    data_options = DataConfig(shards=(f"{moved}/*.tar",), threads=3, prefetch=9)
+    free = replace(
+        config, images=5, world_size=1, channels_last=False, debug=True, data=data_options, log=LogConfig(every=7)
+    )
+    assert find(free, open_corpus(data_options.shards), said) == path
+
+
+def test_every_free_option_exists():
+    names = set(flatten(Config()))
+    groups = {name.partition(".")[0] for name in names if "." in name}
+    assert set(resume.FREE) <= names | groups
+
+
+def test_what_decides_the_training_is_not_free():
+    flat = flatten(Config())
+    changed = set(resume.changed_options(flat, dict.fromkeys(flat, "changed"), resume.FREE))
+    assert {name for name in changed if "." not in name} == {
+        "batch_size", "accumulate", "seed", "precision", "sync_batchnorm", "augment"
+    }  # fmt: skip
+    learnt = ("model", "loss", "optimizer", "ema")
+    assert changed >= {name for name in flat if name.partition(".")[0] in learnt}
+    assert {name for name in changed if name.startswith("data.")} == {"data.reader", "data.hflip", "data.faces"}
+    assert {name.partition(".")[0] for name in changed if "." in name} == {*learnt, "data"}
+
+
+def test_an_option_that_an_older_version_did_not_have_is_no_change():
+    assert resume.changed_options({"seed": 0, "gone": 1}, {"seed": 0, "new": 2}, ()) == []
+
+
+def test_another_data_set_is_refused(config, data, said):
+    path = save(config, data)
+    fewer = replace(config, data=DataConfig(shards=config.data.shards[:1]))
+    message = refusal(fewer, open_corpus(fewer.data.shards))
+    assert message.startswith(f"{path} was trained on another data set (6 images, now 3, or other ones")
+    assert "--resume.allow_changes data.shards" in message
+    turned = replace(config, data=DataConfig(shards=config.data.shards[::-1]))
+    assert "in another order of shards" in refusal(turned, open_corpus(turned.data.shards))
+    assert find(allow(turned, "data.shards"), open_corpus(turned.data.shards), said) == path
+
+
+def test_a_stream_goes_on_without_a_check_of_its_data(config, said):
+    streamed = replace(config, data=replace(config.data, reader="stream"))
+    path = save(streamed, list(config.data.shards))
+    assert find(streamed, ["other.tar"], said) == path
+
+
+def test_positions_of_another_order_are_refused(config, data, monkeypatch):
+    path = save(config, data)
+    monkeypatch.setattr(order, "VERSION", order.VERSION + 1)
+    assert refusal(config, data) == (
+        f"{path} counts images in order {order.VERSION - 1}, this version in {order.VERSION}; use the version that "
+        "wrote it"
+    )
+
+
+def test_never_refuses_a_folder_that_has_a_checkpoint(config, data):
+    save(config, data)
+    never = replace(config, resume=ResumeConfig(source="never"))
+    assert refusal(never, data) == (
+        f"--run_dir {config.run_dir} holds the checkpoint 000000100 and --resume is never; name another folder"
+    )
+
+
+def test_a_checkpoint_of_another_run_by_its_path(config, data, said, tmp_path):
+    other = save(config, data, 300)
+    new = replace(config, run_dir=tmp_path / "new", resume=ResumeConfig(source=str(other)))
+    assert find(new, data, said) == other
+    assert said == [f"resuming from {other}: 300 images seen"]
+
+
+def test_an_older_checkpoint_of_the_same_run_is_refused_for_the_newer_ones_would_win_the_next_time(config, data):
+    older, _ = save(config, data, 100), save(config, data, 200)
+    back = replace(config, resume=ResumeConfig(source=str(older)))
+    assert refusal(back, data).startswith(
+        f"--resume {older}: --run_dir {config.run_dir} holds newer checkpoints (000000200)"
+    )
+
+
+def test_a_path_without_a_checkpoint(config, data, tmp_path):
+    missing = replace(config, resume=ResumeConfig(source=str(tmp_path / "none")))
+    assert refusal(missing, data) == (
+        f"--resume {tmp_path / 'none'}: no such checkpoint folder; give auto, never or a path like "
+        "RUN/checkpoints/000012800"
+    )
+    empty = replace(config, resume=ResumeConfig(source=str(tmp_path)))
+    with pytest.raises(UserError, match=f"^{tmp_path / 'manifest.json'}: cannot be read"):
+        find(empty, data, [])
+
+
+def test_the_description_is_json(config, data):
+    about = resume.describe(config, data, fresh(config))
+    assert json.loads(json.dumps(about)) == about
+    assert about["config"]["run_dir"] == str(config.run_dir)
+    assert (about["data_images"], about["order_version"]) == (6, order.VERSION)
+
+
+def test_the_state_is_restored(config, data):
+    path = save(replace(config, seed=1), data)
+    state, stats = fresh(config), Stats()
+    resume.restore(path, state, stats, launch(config))
+    expected = fresh(replace(config, seed=1))
+    assert (state.images, state.iteration) == (100, 10)
+    for file, part in expected.tensors().items():
+        for name, value in part.items():
+            assert torch.equal(state.tensors()[file][name], value)
+    assert stats.reduce(lambda rows: rows) == {"loss/d": 1.5}
+
+
+def test_other_networks_than_the_checkpoints_are_one_line(config, data):
+    path = save(config, data)
+    wider = replace(config, model=replace(config.model, ngf=4))
+    with pytest.raises(UserError, match="does not fit these networks") as error:
+        resume.restore(path, fresh(wider), Stats(), launch(config))
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)

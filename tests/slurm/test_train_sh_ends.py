@@ -1,0 +1,102 @@
+"""What slurm/train.sh does at the end of a life, for every way to end, with stand-ins for SLURM and the trainer.
+
+The ways that are worth a real cluster are in test_train_sh.py.
+"""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from support.launching import ROOT, environment
+
+# called once with --dry_run, once for the run folder
+PYTHON = """
+[[ $1 == -c ]] && exec echo "$RUN"
+touch "$RUN.checking"
+until [[ -e $RUN.checked ]]; do sleep 0.02; done
+echo world_size: 1
+"""
+STAND_INS = {
+    "python": PYTHON,
+    "srun": 'eval "$TRAINER"',
+    "squeue": 'echo "${STATE:-RUNNING}"',
+    "scancel": 'echo "scancel $*"',
+    "scontrol": '[[ $1 == requeue ]] && echo "requeued $2" && exit "${REFUSED:-0}"; echo "node1 NodeAddr=10.0.0.1 x"',
+}
+WARNED = "kill -USR1 $PPID; until [[ -e $RUN/STOP ]]; do sleep 0.02; done; "
+SAVE = "mkdir -p $RUN/checkpoints; echo 000000200 >$RUN/checkpoints/latest; "
+ENDS = {
+    "complete": ("touch $RUN/DONE", {}, 0, False),
+    "warned, saved": (WARNED + SAVE + "touch $RUN/PREEMPTED", {}, 0, True),
+    "warned before the first iteration": (WARNED + "touch $RUN/PREEMPTED", {}, 0, True),
+    "warned too early ten times": (WARNED + "touch $RUN/PREEMPTED", {"SLURM_RESTART_COUNT": "10"}, 1, False),
+    "warned, may not be requeued": (WARNED + SAVE + "touch $RUN/PREEMPTED", {"REFUSED": "1"}, 75, True),
+    "warned, crashed while saving": (WARNED + "exit 1", {}, 1, False),
+    "preempted by SIGTERM, saved": (SAVE + "touch $RUN/PREEMPTED", {}, 0, True),
+    "crashed after a checkpoint": (SAVE + "exit 9", {}, 0, True),
+    "crashed before a checkpoint": ("exit 9", {}, 9, False),
+    "ended without a word": ("true", {}, 1, False),
+    "stopped by hand": (SAVE + "touch $RUN/STOP $RUN/PREEMPTED", {}, 0, False),
+    "cancelled": (SAVE + "touch $RUN/PREEMPTED", {"STATE": "CANCELLED"}, 1, False),
+}
+
+
+@pytest.fixture
+def life(tmp_path):
+    """Starts the job script in a folder of its own; `checkpoint` is what an earlier life left."""
+    run, commands = tmp_path / "run", tmp_path / "bin"
+    commands.mkdir()
+    for name, text in STAND_INS.items():
+        (commands / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (commands / name).chmod(0o755)
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/latest").write_text("000000100")
+    for marker in ("STOP", "DONE", "PREEMPTED"):
+        (run / marker).touch()  # of an earlier life
+    processes = []
+
+    def begin(trainer, variables):
+        job = {"SLURM_JOB_ID": 7, "SLURM_NNODES": 1, "SLURM_JOB_NODELIST": "node1", "SLURM_CPUS_ON_NODE": 2}
+        job |= {"SLURM_SUBMIT_DIR": ROOT, "PATH": f"{commands}:{os.environ['PATH']}", "RUN": run, "TRAINER": trainer}
+        process = subprocess.Popen(
+            ["bash", ROOT / "slurm/train.sh", "--run_dir", run],
+            env=environment(**job | variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield run, begin
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_it_comes_back_exactly_when_it_should(end, life):
+    trainer, variables, code, requeued = ENDS[end]
+    run, begin = life
+    run.with_name("run.checked").touch()
+    process = begin(trainer, variables)
+    log = process.communicate(timeout=20)[0]
+    assert process.returncode == code, log
+    assert ("requeued 7" in log) == requeued, log
+    assert ("scancel --signal=USR1 7.0" in log) == trainer.startswith(WARNED)
+
+
+def test_a_warning_that_comes_while_the_options_are_checked_is_not_lost(life):
+    run, begin = life
+    process = begin("until [[ -e $RUN/STOP ]]; do sleep 0.02; done; touch $RUN/PREEMPTED", {})
+    while not run.with_name("run.checking").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    run.with_name("run.checked").touch()
+    log = process.communicate(timeout=20)[0]
+    assert process.returncode == 0, log
+    assert "requeued 7" in log
