@@ -99,7 +99,7 @@ class Contender:
     def __init__(self, make: Callable[[], Ours | Plain], batch: int, device: torch.device, seconds: float) -> None:
         self._runner, self._batch, self._device = make(), batch, device
         self._timed(2)
-        warm = self._timed(2 if device.type == "cpu" else 10)
+        warm = self._timed(2 if device.type == "cpu" else 5)
         self._iterations = max(1, round(seconds / (warm.wall / warm.images * batch)))
         self.peak_memory = 0
 
@@ -127,9 +127,8 @@ class Contender:
             torch.cuda.synchronize(self._device)
 
 
-def compare_steps(args: argparse.Namespace) -> list[dict[str, Any]]:
+def compare_steps(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rounds for every size and batch; one row per contender."""
-    rows: list[dict[str, Any]] = []
     world = launch(Config())
     if world.device.type == "cpu":
         torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
@@ -144,11 +143,10 @@ def compare_steps(args: argparse.Namespace) -> list[dict[str, Any]]:
             row = {"size": size, "batch": batch, "ngf": args.ngf, "ndf": args.ndf, "contender": name}
             row |= {"device": str(world.device), "threads": torch.get_num_threads()}
             row |= {"peak_memory": contenders[name].peak_memory}
-            rows.append(row | summary(turns[name], turns.get("plain")))
+            yield row | summary(turns[name], turns.get("plain"))
         del contenders
         if world.device.type == "cuda":
             torch.cuda.empty_cache()
-    return rows
 
 
 def _maker(name: str, size: Any, batch: int, args: argparse.Namespace, world: World) -> Callable[[], Ours | Plain]:
@@ -206,9 +204,12 @@ def main() -> None:
     args = options()
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    rows = compare_trainers(args) if args.with_data else compare_steps(args)
+    rows, path = [], args.out
+    for row in compare_trainers(args) if args.with_data else compare_steps(args):
+        rows.append(row)
+        path = save(args.out, args.name, "benchmarks.step", rows)  # all there is so far, should the time run out
     print(show(rows))
-    print(f"written: {save(args.out, args.name, 'benchmarks.step', rows)}")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ LINES = 8  # lines that a turn is measured over
 POLL = 0.02  # seconds
 
 
-def compare_trainers(args: argparse.Namespace) -> list[dict[str, Any]]:
+def compare_trainers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rounds for every size and batch; one row per contender."""
-    rows: list[dict[str, Any]] = []
     for size in args.sizes:
         corpus = face_corpus(size, args.faces)
         for batch in args.batches:
@@ -36,8 +35,7 @@ def compare_trainers(args: argparse.Namespace) -> list[dict[str, Any]]:
             turns = interleave(contenders, args.rounds)
             for name in contenders:
                 row = {"size": size, "batch": batch, "ngf": args.ngf, "ndf": args.ndf, "contender": f"{name} + data"}
-                rows.append(row | summary(turns[name], turns.get("plain")))
-    return rows
+                yield row | summary(turns[name], turns.get("plain"))
 
 
 def _contender(name: str, corpus: Path, size: int, batch: int, args: argparse.Namespace) -> Callable[[], Turn]:

@@ -13,10 +13,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 for name in NODES NODE_RANK MAIN_ADDR; do
   [[ ${!name:-} ]] || fail "$name is not set; usage: NODES=2 NODE_RANK=0 MAIN_ADDR=10.0.0.1 launch/multi_node.sh [OPTIONS]"
 done
-found=$(gpus)
-ranks=$((NODES * ${RANKS_PER_NODE:-$((found ? found : 1))}))
+here=${RANKS_PER_NODE:-$(gpus)}
+ranks=$((NODES * (here ? here : 1)))
 preflight "$ranks" "$@"
-((ranks > 1)) || exec "$root/launch/single_gpu.sh" "$@"
+((ranks > 1)) || start 1 "$@"
 exec accelerate launch --quiet --config_file "$root/accelerate_config.yaml" --multi_gpu --num_processes "$ranks" \
   --num_machines "$NODES" --machine_rank "$NODE_RANK" --main_process_ip "$MAIN_ADDR" --main_process_port "${MAIN_PORT:-29500}" \
   -m dcgan_dist.train "$@" --world_size "$ranks"

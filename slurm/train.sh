@@ -19,6 +19,7 @@ trap 'warned=yes' USR1 # SLURM's warning may come at any time; without a trap it
 
 # SLURM runs a copy of this file that lies elsewhere
 [[ -f $SLURM_SUBMIT_DIR/launch/common.sh ]] || { echo "error: run sbatch in the project's folder: sbatch slurm/train.sh" >&2; exit 2; }
+# shellcheck source=../launch/common.sh
 source "$SLURM_SUBMIT_DIR/launch/common.sh"
 
 ranks=$((SLURM_NNODES * ${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}))

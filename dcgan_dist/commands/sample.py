@@ -52,8 +52,7 @@ def main(argv: list[str]) -> int:
     path = find_checkpoint(options.source)
     weights, state = checkpoint.load_network(path, options.network)
     model = model_config(state)
-    device = torch.device(options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    netg = NetG(model).to(device=device, dtype=weights["layers.0.weight"].dtype).eval()
+    netg = NetG(model).to(device=_device(options.device), dtype=weights["layers.0.weight"].dtype).eval()
     netg.load_state_dict(weights)
     if options.out.suffix.lower() == ".png":
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> int:
         pictures = (picture for part in draw(netg, model, options.count, options.seed) for picture in part)
         for number, picture in enumerate(pictures):
             save_png(grid(picture[None], pad=0), options.out / f"{number:06d}.png")
-    sys.stdout.write(f"{options.count} pictures of {options.network} at {state['images']:,} images ({path}) in {options.out}\n")
+    print(f"{options.count} pictures of {options.network} at {state['images']:,} images ({path}) in {options.out}")
     return 0
 
 
@@ -79,8 +78,19 @@ def find_checkpoint(source: Path) -> Path:
 
 def model_config(state: dict[str, Any]) -> ModelConfig:
     """The networks that a checkpoint's state.json describes."""
-    options = {name.removeprefix("model."): value for name, value in state["config"].items() if name.startswith("model.")}
+    options = {
+        name.removeprefix("model."): value for name, value in state["config"].items() if name.startswith("model.")
+    }
     return ModelConfig(**options)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: torch cannot use it ({str(error).partition(chr(10))[0]})") from error
 
 
 @torch.no_grad()
@@ -90,7 +100,6 @@ def draw(netg: NetG, model: ModelConfig, count: int, seed: int) -> Iterator[Tens
     for first in range(0, count, AT_ONCE):
         z = sample_latents(model, seed, first, min(AT_ONCE, count - first), weight)
         yield to_pixels(netg(z), model.output).cpu()
-
 
 
 def _warn(line: str) -> None:

@@ -6,9 +6,6 @@ combination is known exactly: how many kinds of face a generator has lost can be
 
 import io
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +20,7 @@ from PIL import Image
 from dcgan_dist import keyed
 from dcgan_dist.data.face_art import Factors, Jitter, paint
 from dcgan_dist.data.index import ShardWriter, read_index
+from dcgan_dist.data.workers import available_cores, follow_parent
 from dcgan_dist.errors import UserError
 
 VERSION = 1  # of the pictures, part of the shards' names: goes up with every change of the drawing or the distribution
@@ -156,14 +154,14 @@ def _complete(path: Path, count: int) -> bool:
 def _encoded(faces: FaceSet, indices: list[int]) -> Iterator[bytes]:
     """The files of the faces, in order, made by several processes where that is worth starting them."""
     tasks = [(faces, indices[start : start + TASK_SIZE]) for start in range(0, len(indices), TASK_SIZE)]
-    workers = min(_cpus(), MOST_WORKERS, len(tasks) // 5)
+    workers = min(available_cores(), MOST_WORKERS, len(tasks) // 5)
     if workers < 2:
         for task in tasks:
             yield from _encode_task(task)
         return
     # spawn: forking a process that has threads, as any that imported torch, can hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent) as pool:
         for files in pool.map(_encode_task, tasks):
             yield from files
 
@@ -171,15 +169,3 @@ def _encoded(faces: FaceSet, indices: list[int]) -> Iterator[bytes]:
 def _encode_task(task: tuple[FaceSet, list[int]]) -> list[bytes]:
     faces, indices = task
     return [faces.encode(index) for index in indices]
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _prepare_worker() -> None:
-    """Ctrl-C is the parent's business, and a worker whose parent was killed would wait for work for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

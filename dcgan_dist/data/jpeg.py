@@ -1,4 +1,4 @@
-"""JPEG to pixels: by simplejpeg where it is installed (faster, strict about damage, releases the GIL), else by torchvision."""
+"""JPEG to pixels: by simplejpeg where it is installed (faster, strict about damage), else by torchvision."""
 
 import warnings
 from collections.abc import Callable
@@ -12,12 +12,14 @@ Decoder = Callable[[bytes, int, Pixels | None], Pixels]
 
 
 def simplejpeg_decode(data: bytes, channels: int, out: Pixels | None) -> Pixels:
+    """Releases the GIL while it decodes."""
     import simplejpeg
 
     return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", buffer=out)
 
 
 def torchvision_decode(data: bytes, channels: int, out: Pixels | None) -> Pixels:
+    """Copies the pixels once more."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -25,9 +27,11 @@ def torchvision_decode(data: bytes, channels: int, out: Pixels | None) -> Pixels
     warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
     try:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode).permute(1, 2, 0).numpy()
+        decoded = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode)
     except RuntimeError as error:
         raise ValueError(str(error).partition("\n")[0]) from error
+    assert isinstance(decoded, torch.Tensor)  # a list of them for a list of images
+    pixels = decoded.permute(1, 2, 0).numpy()
     if out is None:
         return np.ascontiguousarray(pixels)
     out[:] = pixels
@@ -49,12 +53,12 @@ def decode_jpeg(data: bytes, channels: int, out: Pixels | None = None) -> Pixels
 
 
 def header(data: bytes) -> tuple[int, int, str]:
-    """Height, width and colour space ("YCbCr", "RGB", "Gray", "CMYK" ..) of a JPEG. Raises ValueError for anything else."""
+    """Height, width and colours ("YCbCr", "RGB", "Gray", "CMYK" ..) of a JPEG. Raises ValueError for anything else."""
     if _CHOSEN == "simplejpeg":
         import simplejpeg
 
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        return height, width, colours
+        return int(height), int(width), colours
     from io import BytesIO
 
     from PIL import Image, UnidentifiedImageError

@@ -1,6 +1,5 @@
 """From the options to a reader; every choice that was made is said once, with its reason."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
 from dcgan_dist.data.reader import IndexedReader
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.data.stream import StreamReader
+from dcgan_dist.data.workers import available_cores
 
 Say = Callable[[str], None]
 MOST_THREADS = 16
@@ -61,7 +61,7 @@ def make_reader(
         return StreamReader(data, shape=shape, seed=config.seed, prefetch=prefetch, pinned=pinned)
     threads = config.data.threads
     if not threads:
-        cores = len(os.sched_getaffinity(0))
+        cores = available_cores()
         threads = min(MOST_THREADS, max(1, cores // local_ranks - (0 if pinned else 1)))
         plural = "s" * (threads > 1)
         say(f"data: {threads} decoding thread{plural} per rank, for {cores} cores and {local_ranks} ranks on this node")

@@ -2,11 +2,8 @@
 
 import itertools
 import multiprocessing
-import os
 import re
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
@@ -25,6 +22,7 @@ from dcgan_dist.config import Channels
 from dcgan_dist.data.codecs import Colour, Filter, Resize, encode, fit, open_image, to_rgb_or_grey
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.sources import Item, Load, Source
+from dcgan_dist.data.workers import available_cores, follow_parent
 from dcgan_dist.errors import UsageError, UserError
 
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "PPM": "ppm"}  # Pillow's names of formats
@@ -132,7 +130,7 @@ def write_shards(source: Source, out: Path, packing: Packing, progress: Progress
     images, left_out = source.items()
     with _staging(out) as staging:
         jobs = list(_jobs(images, packing, staging))
-        processes = min(packing.processes or _cores(), len(jobs))
+        processes = min(packing.processes or available_cores(), len(jobs))
         if processes == 1:
             packed = _pack_here(source, packing, jobs, lambda done: progress(done, len(images)))
         else:
@@ -190,10 +188,6 @@ def sample_keys(names: list[str]) -> list[str]:
             key = f"{plain}-{count}"
         keys[key] = None
     return list(keys)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -273,8 +267,7 @@ _opened = ExitStack()
 
 
 def _begin(source: Source, packing: Packing, counter: "Synchronized[int]", stop: Event) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent()
 
     def tick() -> None:
         with counter.get_lock():
@@ -283,13 +276,6 @@ def _begin(source: Source, packing: Packing, counter: "Synchronized[int]", stop:
             raise _StopError
 
     _packers.append(_Packer(source, packing, _opened.enter_context(source.open()), tick))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _pack_job(job: _Job) -> _Packed:

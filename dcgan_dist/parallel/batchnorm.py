@@ -13,10 +13,11 @@ from dcgan_dist.parallel.world import World
 
 
 class TorchSyncBatchNorm(nn.SyncBatchNorm):
-    """PyTorch's own synchronised BatchNorm, one pass for each group. It needs GPUs and waits for the device in every layer."""
+    """PyTorch's own synchronised BatchNorm, one pass for each group. Needs GPUs; waits for them in every layer."""
 
-    def forward(self, x: Tensor, groups: int = 1) -> Tensor:
-        return torch.cat([super(TorchSyncBatchNorm, self).forward(part) for part in x.chunk(groups)])
+    def forward(self, input: Tensor, groups: int = 1) -> Tensor:  # noqa: A002
+        """As GroupedBatchNorm: (groups * n, C, H, W), each group with its own statistics."""
+        return torch.cat([super(TorchSyncBatchNorm, self).forward(part) for part in input.chunk(groups)])
 
 
 def _shared(network: nn.Module, group: dist.ProcessGroup | None, ranks: int) -> None:
@@ -43,7 +44,9 @@ def _none(network: nn.Module, world: World) -> None:
 
 def _torch(network: nn.Module, world: World) -> None:
     if world.device.type != "cuda":
-        raise UsageError("--sync_batchnorm torch: torch.nn.SyncBatchNorm runs on GPUs only; use global, which runs anywhere")
+        raise UsageError(
+            "--sync_batchnorm torch: torch.nn.SyncBatchNorm runs on GPUs only; use global, which runs anywhere"
+        )
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, GroupedBatchNorm):
@@ -53,17 +56,17 @@ def _torch(network: nn.Module, world: World) -> None:
                 setattr(parent, name, twin)
 
 
-_node_groups: dict[int, dist.ProcessGroup] = {}
+_own_node: list[dist.ProcessGroup] = []
 
 
 def _node_group(world: World) -> dist.ProcessGroup:
-    """This node's ranks, `local_size` in a row. Every rank has to take part in making every group."""
-    if not _node_groups:
+    """This node's ranks, `local_size` in a row; made once. Every rank has to take part in making every node's group."""
+    if not _own_node:
         for first in range(0, world.size, world.local_size):
             group = dist.new_group(list(range(first, first + world.local_size)))
-            assert group is not None
-            _node_groups[first // world.local_size] = group
-    return _node_groups[world.rank // world.local_size]
+            if isinstance(group, dist.ProcessGroup):  # else this rank is not in it
+                _own_node.append(group)
+    return _own_node[0]
 
 
 SYNCHRONISATIONS: dict[SyncBatchNorm, Callable[[nn.Module, World], None]] = {

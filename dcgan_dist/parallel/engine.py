@@ -18,7 +18,8 @@ def create(config: Config, world: World, arithmetic: Arithmetic) -> tuple[TrainS
     world.broadcast_buffers(state.netg, state.netd, state.ema)
     if world.device.type == "cuda":
         # convolutions in TF32 round inputs to 10 bits of mantissa; fp32 asked for by name stays fp32
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if config.precision == "auto" else "ieee"
+        convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+        convolutions.fp32_precision = "tf32" if config.precision == "auto" else "ieee"
         torch.backends.cudnn.benchmark = True
     engine = Engine(
         g=world.wrap(state.netg),

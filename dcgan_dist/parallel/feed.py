@@ -16,13 +16,10 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
     copies = torch.cuda.Stream(device)
     for batch in batches:
         with torch.cuda.stream(copies):
-            moved = replace(batch, images=_to(batch.images, device), flips=_to(batch.flips, device), labels=_to(batch.labels, device))
-        # the reader reuses its memory when the next batch is asked for; this stream holds nothing but copies, so it is soon done
+            sent = [tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.flips, batch.labels)]
+        # the reader reuses its memory when the next batch is asked for; this stream holds only copies and is soon done
         copies.synchronize()
-        for tensor in (moved.images, moved.flips, moved.labels):
+        for tensor in sent:
             tensor.record_stream(torch.cuda.current_stream(device))
-        yield moved
-
-
-def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return tensor.to(device, non_blocking=True)
+        images, flips, labels = sent
+        yield replace(batch, images=images, flips=flips, labels=labels)

@@ -1,7 +1,7 @@
-"""The noise of the run. Every image of the stream has its own numbers, keyed by (seed, purpose) and counted by position.
+"""The noise of the run: every image of the stream has its own numbers, keyed by (seed, purpose), counted by position.
 
-So the global batch at a position has the same noise on any number of ranks, each rank draws only its slice, and nothing has
-to be saved to go on.
+So the global batch at a position has the same noise on any number of ranks, each rank draws only its slice, and nothing
+has to be saved to go on.
 """
 
 from collections.abc import Callable
@@ -59,6 +59,6 @@ class NoiseSource:
 
 
 def sample_latents(model: ModelConfig, seed: int, first: int, count: int, like: Tensor) -> Tensor:
-    """Latents `first` .. `first + count` of the pictures that a seed stands for: (count, nz, 1, 1), placed like `like`."""
+    """Latents (count, nz, 1, 1) of a seed's pictures from number `first` on; dtype and device of `like`."""
     numbers = LATENTS[model.latent](keyed.key(seed, "samples"), first * model.nz, count * model.nz)
     return torch.from_numpy(numbers.reshape(count, model.nz, 1, 1)).to(like)

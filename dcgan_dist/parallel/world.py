@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 
 from dcgan_dist.config import Config
+from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 
 T = TypeVar("T")
@@ -23,14 +24,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class World:
+    """This process among the others of the job."""
+
     accelerator: Accelerator
 
     @property
     def rank(self) -> int:
+        """Number of this process in the job."""
         return self.accelerator.process_index
 
     @property
     def size(self) -> int:
+        """Number of processes in the job."""
         return self.accelerator.num_processes
 
     @property
@@ -40,6 +45,7 @@ class World:
 
     @property
     def device(self) -> torch.device:
+        """Where this process computes."""
         return self.accelerator.device
 
     @cached_property
@@ -48,7 +54,7 @@ class World:
         return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network in DDP where there are several ranks: its gradients are averaged over them as they are computed."""
+        """The network in DDP where there are several ranks, which averages gradients as they are computed."""
         with warnings.catch_warnings():
             # newer versions of torch have another name for broadcast_buffers, which older ones do not know
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -103,7 +109,7 @@ class World:
         return result  # type: ignore[return-value]
 
     def main_first(self, make: Callable[[], T]) -> T:
-        """Every rank's own result of `make`; the others begin when the main rank is done, and find what it left on disk."""
+        """Every rank's own result of `make`; the main rank is first, and the others find what it left on disk."""
         results: list[T] = []
         self.from_main(lambda: results.append(make()))
         return self.everywhere(lambda: results[0] if results else make())
@@ -122,16 +128,18 @@ class World:
         return received
 
     def broadcast_buffers(self, *networks: nn.Module) -> None:
-        """Gives every rank the main rank's parameters and buffers. DDP does it for parameters only, without its own buffer sync."""
+        """Gives every rank the main rank's parameters and buffers; DDP, as it is used here, leaves the buffers out."""
         if self.size > 1:
             for network in networks:
                 for tensor in network.state_dict(keep_vars=True).values():
                     dist.broadcast(tensor.data, src=0)
 
     def barrier(self) -> None:
+        """Waits for all ranks."""
         self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
+        """The orderly end of the job; nothing can be said to other ranks afterwards."""
         self.accelerator.end_training()
 
 
@@ -152,18 +160,19 @@ def launch(config: Config) -> World:
     )
     world = World(accelerator=accelerator)
     if config.world_size is not None and config.world_size != world.size:
+        launched = "1 rank was" if world.size == 1 else f"{world.size} ranks were"
         raise UsageError(
-            f"--world_size {config.world_size}, but {world.size} {'rank was' if world.size == 1 else 'ranks were'} launched; "
+            f"--world_size {config.world_size}, but {launched} launched; "
             "check --num_processes of accelerate launch (--nproc-per-node of torchrun), or leave --world_size out"
         )
     return world
 
 
 def set_cpu_threads(world: World) -> str | None:
-    """Shares the CPU cores out among the node's ranks, for launchers set one thread per process; returns what to say about it."""
+    """Shares the cores out among the node's CPU ranks, for launchers set one thread each; returns what to say of it."""
     if world.device.type != "cpu":
         return None
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     threads = max(1, cores // world.local_size)
     torch.set_num_threads(threads)
     return f"{threads} computing threads per rank: {cores} cores, {world.local_size} ranks on this node"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError
 
 PACKAGES = (
@@ -47,15 +48,23 @@ class RunFolder:
         """The grid of samples at that many images."""
         return self.samples / f"{images:09d}.png"
 
-    def prepare(self, config_yaml: str, world: dict[str, Any]) -> None:
-        """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other."""
+    def check(self) -> None:
+        """Raises UsageError for a folder that is no run's, or can't be one. Writes nothing."""
         try:
             if self.root.exists() and not self.root.is_dir():
                 raise UsageError(f"--run_dir {self.root}: is a file; name a folder")
-            if self.root.is_dir() and not self.config.exists() and any(map(self._foreign, self.root.iterdir())):
-                raise UsageError(
-                    f"--run_dir {self.root}: holds other files and no {self.config.name} of a run; name a new folder"
-                )
+            foreign = self.root.is_dir() and not self.config.exists() and any(map(self._foreign, self.root.iterdir()))
+        except OSError as error:
+            raise UsageError(f"--run_dir {self.root}: cannot be used ({error.strerror})") from error
+        if foreign:
+            raise UsageError(
+                f"--run_dir {self.root}: holds other files and no {self.config.name} of a run; name a new folder"
+            )
+
+    def prepare(self, config_yaml: str, world: dict[str, Any]) -> None:
+        """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other."""
+        self.check()
+        try:
             for folder in (self.root, self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             self._remove_markers()
@@ -88,7 +97,7 @@ def environment() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "machine": platform.node(),
         "system": platform.platform(),
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": available_cores(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "slurm_restart": os.environ.get("SLURM_RESTART_COUNT"),

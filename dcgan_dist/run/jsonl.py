@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.errors import UserError
 
 
 class MetricsFile:
@@ -16,13 +17,16 @@ class MetricsFile:
         self.path = path
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a line, which is in the file when this returns.
+        """Adds a line, which is in the file when this returns. Raises UserError when it cannot be written.
 
         JSON has no NaN and no infinity: they are written as the strings "NaN", "Infinity" and "-Infinity".
         """
         line = json.dumps({name: _strict(value) for name, value in record.items()}, allow_nan=False)
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(line + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room and run it again") from error
 
     def cut_after(self, images: int) -> int:
         """Drops what a resumed run will write again: records of more than `images` images, and torn or foreign lines.

@@ -1,4 +1,4 @@
-"""One life of a run: what is set up before the first iteration, and the acts that the train loop does every so often."""
+"""One life of a run: what is set up before the first iteration, and what the train loop does every so often."""
 
 import time
 from collections.abc import Iterator
@@ -68,6 +68,7 @@ class Session:
         return seen > self.first and seen // every > (seen - self.config.batch_size) // every
 
     def finished(self) -> bool:
+        """Whether the configured number of images has been shown."""
         return self.state.images >= self.config.images
 
     def stop_agreed(self) -> bool:
@@ -90,6 +91,7 @@ class Session:
         return list(real.contiguous(memory_format=layout).chunk(self.config.accumulate))
 
     def set_learning_rates(self) -> None:
+        """Those of the next iteration."""
         options, config = self.config.optimizer, self.config
         factor = lr_factor(options, self.state.images, config.batch_size, config.images)
         self.state.opt_g.param_groups[0]["lr"] = options.g_lr * factor
@@ -111,9 +113,10 @@ class Session:
             self.trackers.scalars(images, values)
             self.console.progress(images, values)
         if bad:
+            remedy = "lower --optimizer.g_lr and --optimizer.d_lr, or use --precision fp32"
             error = UserError(
-                f"{' and '.join(bad)} became {values[bad[0]]} within the {self.config.log.every} images before {images}; the "
-                "last checkpoint is from before: lower --optimizer.g_lr and --optimizer.d_lr, or use --precision fp32"
+                f"{' and '.join(bad)} became {values[bad[0]]} in the {self.config.log.every} images before {images}; "
+                f"the last checkpoint is from before: {remedy}"
             )
             error.on_all_ranks = True  # the numbers are the same on every rank
             raise error
@@ -187,14 +190,14 @@ def _finite(value: float) -> bool:
 
 
 def open_session(config: Config, config_yaml: str, world: World) -> Session:
-    """Sets everything up and goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
+    """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
     console = Console(enabled=world.main)
     per_rank = config.per_rank(world.size)
     folder = RunFolder(config.run_dir)
+    world.from_main(folder.check)
     chosen = arithmetic(config.precision, world.device)
-    console.say(
-        f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each; {chosen.name}: {chosen.reason}"
-    )
+    ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
+    console.say(f"{ranks}; {chosen.name}: {chosen.reason}")
     threads = set_cpu_threads(world)
     if threads:
         console.say(threads)

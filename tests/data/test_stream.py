@@ -158,7 +158,7 @@ def test_a_missing_file_is_refused_before_the_first_batch(shards):
         ("{folder}/empty.tar", r"no readable tar, or cut \(empty file\)"),
         ("{folder}/twice.tar", r"no readable tar, or cut \(a\.png: duplicate file name"),
         ("pipe:cat {folder}/cut.tar", r"no readable tar, or cut \(unexpected end of data"),
-        ("pipe:cat {folder}/good.tar; exit 7", r"cannot be read \(the command failed\)"),
+        ("pipe:cat {folder}/good.tar; sleep 0.2; exit 7", r"cannot be read \(the command failed\)"),
         ("pipe:exit 7", r"(cannot be read \(the command failed\)|no readable tar, or cut \(empty file\))"),
         ("{folder}/bad.tar", r"a\.png: no image that can be read"),
         ("{folder}/texts.tar", r"no image for rank 0"),

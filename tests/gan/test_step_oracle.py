@@ -237,6 +237,34 @@ def test_accumulated_step_counts_and_statistics(micro_batches):
     assert set(counted.values()) == {3 * micro_batches}  # real, fake, and fake again for G
 
 
+@pytest.mark.parametrize("micro_batches", [2, 3])
+def test_accumulated_step_is_the_mean_over_micro_batches(micro_batches):
+    """First for D, then, through the D that has learnt from all of them, for G; each part with its own statistics."""
+    options = config()
+    state, engine, game = ours(options)
+    oracle = Oracle(options, state.netg, state.netd)
+    real, z, _ = batch(0)
+    parts = list(zip(real.chunk(micro_batches), z.chunk(micro_batches), strict=True))
+    noise = [Noise(z=z_part) for _, z_part in parts]
+    fake = generate(engine, noise, g_due=True)
+    discriminator_step(state, engine, game, [x for x, _ in parts], fake, noise)
+    generator_step(state, engine, game, fake, noise)
+
+    fakes = [oracle.netg(z_part) for _, z_part in parts]
+    for (x, _), x_fake in zip(parts, fakes, strict=True):
+        loss = d_real_loss("non_saturating", oracle.logits(x), 0.0)
+        loss = loss + d_fake_loss("non_saturating", oracle.logits(x_fake.detach()))
+        (loss / micro_batches).backward()
+    oracle.opt_d.step()
+    for x_fake in fakes:
+        (g_loss("non_saturating", oracle.logits(x_fake)) / micro_batches).backward()
+    oracle.opt_g.step()
+    assert_same(state.netd.state_dict(), oracle.netd.state_dict())
+    assert_same(state.netg.state_dict(), oracle.netg.state_dict())
+    pairs = zip(state.netg.parameters(), oracle.netg.parameters(), strict=True)
+    assert max(((p.grad - q.grad).norm() / q.grad.norm()).item() for p, q in pairs) < 1e-10
+
+
 def test_accumulated_gradient_is_the_mean_over_micro_batches():
     """Without batch statistics in D micro-batches change nothing; with them each is normalised by itself."""
     for d_norm, same in (("none", True), ("layer", True), ("batch", False)):

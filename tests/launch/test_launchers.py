@@ -90,7 +90,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(command, variables, message,
 
 def test_another_world_size_in_a_file_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("world_size: 4\n")
-    done = call("launch/cpu.sh", 2, "--config", tmp_path / "config.yaml")
+    done = call("launch/cpu.sh", 2, *OPTIONS, "--config", tmp_path / "config.yaml")
     assert done.returncode == 2
     assert done.stderr == (
         "error: --world_size 4, but 2 ranks are to be launched; change one of them, or leave --world_size out\n"

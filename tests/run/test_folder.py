@@ -1,5 +1,4 @@
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -74,7 +73,7 @@ def test_a_file_is_refused(tmp_path):
 
 def test_what_cannot_be_made_is_refused(tmp_path):
     long = tmp_path / ("x" * 300)
-    assert refusal(long) == f"--run_dir {long}: cannot be written (File name too long)"
+    assert refusal(long) == f"--run_dir {long}: cannot be used (File name too long)"
     dangling = tmp_path / "link"
     dangling.symlink_to(tmp_path / "nowhere")
     assert refusal(dangling) == f"--run_dir {dangling}: cannot be written (File exists)"
@@ -89,28 +88,6 @@ def test_the_ends_of_earlier_lives_are_forgotten(tmp_path):
     folder.prepare(YAML, {})
     assert not folder.done.exists()
     assert not folder.preempted.exists()
-
-
-def test_a_stop_that_was_obeyed_is_forgotten_and_a_new_one_is_not(tmp_path):
-    folder = prepared(tmp_path)
-    folder.stop.touch()
-    folder.preempted.write_text("100\n")
-    os.utime(folder.stop, ns=(0, folder.preempted.stat().st_mtime_ns - 1))
-    folder.prepare(YAML, {})
-    assert not folder.stop.exists()
-
-    folder.done.write_text("100\n")
-    folder.stop.touch()
-    os.utime(folder.stop, ns=(0, folder.done.stat().st_mtime_ns + 1))
-    folder.prepare(YAML, {})
-    assert folder.stop.exists()
-
-
-def test_a_stop_may_be_asked_for_before_the_first_life(tmp_path):
-    folder = RunFolder(tmp_path)
-    folder.stop.touch()
-    folder.prepare(YAML, {})
-    assert folder.stop.exists()
 
 
 def test_the_environment_is_told_without_its_variables(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def run_ranks(
     act: Callable[..., Any],
     *args: Any,
     variables: Mapping[str, str] | None = None,
-    timeout: float = 60,
+    timeout: float = 120,
 ) -> list[Any]:
     """Runs `act(*args)`, a function of a module, in `world_size` processes; returns what it returned on each rank.
 
@@ -62,7 +62,7 @@ def run_ranks(
         for rank in range(world_size):
             ours, theirs = context.Pipe(duplex=False)
             settings = environment(rank, world_size, store.port) | dict(variables or {})
-            process = context.Process(target=_rank, args=(theirs, settings, timeout, act, args), daemon=True)
+            process = context.Process(target=_rank, args=(theirs, settings, timeout, act, args))
             process.start()
             theirs.close()
             processes.append((process, ours))

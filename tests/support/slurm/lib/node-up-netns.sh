@@ -3,6 +3,7 @@
 set -eu
 node=$1
 S=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=pids.sh
 source "$S/lib/pids.sh"
 conf=$S/etc/slurm.conf
 if alive "$S/run/$node"; then

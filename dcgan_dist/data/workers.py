@@ -1,0 +1,22 @@
+"""Processes that share out work on this machine."""
+
+import multiprocessing
+import os
+import signal
+import threading
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def follow_parent() -> None:
+    """Ties a worker process to the one that started it.
+
+    Ctrl-C is the parent's to handle, and when the parent is killed, the worker ends instead of waiting for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -1,0 +1,44 @@
+import pytest
+
+from dcgan_dist.errors import UsageError, UserError, run_and_report
+
+
+def failing(error: UserError):
+    def act() -> int:
+        raise error
+
+    return act
+
+
+def on_all_ranks(error: UserError) -> UserError:
+    error.on_all_ranks = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "code", "text"),
+    [
+        (UserError("disk full"), 0, 1, "error: disk full\n"),
+        (UserError("disk full"), 3, 1, "rank 3: error: disk full\n"),
+        (UsageError("--seed x"), 0, 2, "error: --seed x\n"),
+        (UsageError("--seed x"), 3, 2, ""),  # rank 0 has said it
+        (on_all_ranks(UserError("bad shard")), 3, 1, ""),
+    ],
+)
+def test_an_error_is_one_line_by_one_rank(capsys, error, rank, code, text):
+    assert run_and_report(failing(error), debug=False, rank=rank) == code
+    assert capsys.readouterr() == ("", text)
+
+
+def test_debug_lets_it_through():
+    with pytest.raises(UserError, match="disk full"):
+        run_and_report(failing(UserError("disk full")), debug=True)
+
+
+def test_a_bug_is_no_users_error():
+    with pytest.raises(ZeroDivisionError):
+        run_and_report(lambda: 1 // 0, debug=False)
+
+
+def test_the_exit_code_is_the_commands_own():
+    assert run_and_report(lambda: 75, debug=False) == 75
