@@ -35,9 +35,14 @@ def uniform(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float
 
 
 def normal(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
-    """Standard normal numbers by Box-Muller, one pair of words for each, so that any slice can be drawn alone."""
-    u = uniform(key, 2 * start, 2 * count).reshape(count, 2)
-    return np.sqrt(-2.0 * np.log(u[:, 0])) * np.cos(2.0 * np.pi * u[:, 1])
+    """Standard normal numbers by Box-Muller; each two of them come from their own two words, so that any slice can be
+    drawn alone.
+    """
+    first, last = start // 2, -(-(start + count) // 2)
+    u = uniform(key, 2 * first, 2 * (last - first)).reshape(-1, 2)
+    radius, angle = np.sqrt(-2.0 * np.log(u[:, 0])), 2.0 * np.pi * u[:, 1]
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    return pairs.reshape(-1)[start - 2 * first :][:count]
 
 
 def permutation(key: NDArray[np.uint64], size: int) -> NDArray[np.int64]:

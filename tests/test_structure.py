@@ -28,8 +28,9 @@ def files(*patterns: str) -> list[Path]:
 
 
 def test_no_module_is_long():
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files("*.py")}
-    assert len(lengths) > 60
+    modules = files("dcgan_dist/*.py", "benchmarks/*.py")
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules}
+    assert len(lengths) > 50
     assert {name: length for name, length in lengths.items() if length > LONGEST_MODULE} == {}
 
 
@@ -57,7 +58,7 @@ def test_the_algorithm_knows_no_other_processes():
 PAGES = files("*.md")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page):
     links = re.findall(r"\]\(([^)\s#]+)", page.read_text())
     targets = [link for link in links if not re.match(r"\w+:", link)]

@@ -55,7 +55,10 @@ class NoiseSource:
         """`each` numbers for every image from position `start` on: (n, each)."""
         count = self._split.per_rank_micro
         numbers = draw(keyed.key(self._config.seed, purpose), start * each, count * each)
-        return torch.from_numpy(numbers.reshape(count, each)).to(self._dtype).to(self._device, non_blocking=True)
+        drawn = torch.from_numpy(numbers.reshape(count, each)).to(self._dtype)
+        if self._device.type != "cuda":
+            return drawn
+        return drawn.pin_memory().to(self._device, non_blocking=True)  # from other memory the copy waits for the GPU
 
 
 def sample_latents(model: ModelConfig, seed: int, first: int, count: int, like: Tensor) -> Tensor:
