@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 import yaml
@@ -17,6 +17,7 @@ import yaml
 from dcgan_dist.config import Config, flatten
 from dcgan_dist.errors import UsageError
 
+T = TypeVar("T")
 PROGRAM = "dcgan_dist.train"
 DESCRIPTION = """Train a DCGAN on image shards, on any number of processes.
 
@@ -53,6 +54,12 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
         config = _parse(list(as_options(_read_yaml(path))), config, where=f"{path}: ", quiet=quiet)
     config = _parse([_scalar_resume(option) for option in options], config, where="", quiet=quiet)
     return config.check()  # only now: a file may leave to the command line what makes it consistent
+
+
+def parse(kind: type[T], argv: Sequence[str], program: str) -> T:
+    """The options of another command, a dataclass. Raises UsageError in one line; prints help and exits for --help."""
+    style = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
+    return _tyro(kind, argv, prog=program, config=style)
 
 
 def dump(config: Config) -> str:
@@ -107,12 +114,14 @@ def _parse(options: Sequence[str], default: Config, where: str, quiet: bool) -> 
     for option in options:
         if option.startswith("--") and (where or option != "--help"):
             _check_name(option, where)
+    return _tyro(Config, options, where, quiet, default=default, prog=PROGRAM, description=DESCRIPTION)
+
+
+def _tyro(kind: type[T], options: Sequence[str], where: str = "", quiet: bool = False, **settings: Any) -> T:
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return tyro.cli(
-                Config, args=list(options), default=default, prog=PROGRAM, description=DESCRIPTION, use_underscores=True
-            )
+            return tyro.cli(kind, args=list(options), use_underscores=True, **settings)
     except SystemExit as stop:
         if stop.code in (None, 0):  # --help
             if not quiet:

@@ -10,6 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from dcgan_dist import cli
 from dcgan_dist.config import ModelConfig
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.images import to_pixels
@@ -47,8 +48,7 @@ class SampleOptions:
 
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
-    style = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
-    options = tyro.cli(SampleOptions, args=argv, prog="dcgan-dist sample", use_underscores=True, config=style)
+    options = cli.parse(SampleOptions, argv, "dcgan-dist sample")
     path = find_checkpoint(options.source)
     weights, state = checkpoint.load_network(path, options.network)
     model = model_config(state)

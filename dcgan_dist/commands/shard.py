@@ -12,6 +12,7 @@ from typing import get_args
 import tyro
 from tqdm import tqdm
 
+from dcgan_dist import cli
 from dcgan_dist.config import ImageSize
 from dcgan_dist.data.shard import Packing, Progress, Summary, write_shards
 from dcgan_dist.data.sources import find_source
@@ -37,9 +38,8 @@ class ShardOptions(Packing):
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command. Raises UsageError and UserError; leaves with 2 when an option is wrong."""
-    style = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
-    options = tyro.cli(ShardOptions, args=argv, prog="dcgan-dist shard", use_underscores=True, config=style)
+    """Runs the command. Raises UsageError and UserError."""
+    options = cli.parse(ShardOptions, argv, "dcgan-dist shard")
     source = find_source(options.source, options.root, options.download)
     with _progress() as progress:
         summary = write_shards(source, options.out, options, progress)

@@ -225,6 +225,7 @@ def resources():
 @pytest.mark.parametrize("ending", ["closed", "dropped", "closed before the first", "failed"])
 def test_nothing_is_left_of_a_reader(tmp_path, ending):
     corpus, _ = broken(tmp_path, "png", b"bad" if ending == "failed" else encoded(0, "png"))
+    gc.collect()  # what earlier tests have left
     before = resources()
     for _ in range(3):
         batches = make_reader(corpus, threads=4, prefetch=5).batches(0, ALONE)
@@ -248,6 +249,7 @@ def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
     for number in range(count):
         write_ours(tmp_path / f"{number:04}.tar", 1, first=number)
     corpus = open_corpus([str(tmp_path / "*.tar")])
+    gc.collect()
     opened = resources()[1]
     batches = make_reader(corpus, threads=4).batches(0, ALONE)
     for _ in range(count // 12 + 5):
