@@ -52,6 +52,9 @@ def permutation(key: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
     change.
     """
     bits = np.uint64(max(size - 1, 1).bit_length())
-    tagged = (words(key, 0, size) << bits) | np.arange(size, dtype=np.uint64)
+    tagged = words(key, 0, size)
+    tagged <<= bits
+    tagged |= np.arange(size, dtype=np.uint64)
     tagged.sort()
-    return (tagged & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+    tagged &= (np.uint64(1) << bits) - np.uint64(1)
+    return tagged.view(np.int64)

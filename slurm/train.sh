@@ -45,7 +45,9 @@ ask_to_stop() {
 }
 
 mkdir -p "$run_dir"
-rm -f "$run_dir/STOP" "$run_dir/DONE" "$run_dir/PREEMPTED" # what an earlier life left
+if [[ -e $run_dir/config.yaml ]]; then # what an earlier life left; another folder's files are not ours to remove
+  rm -f "$run_dir/STOP" "$run_dir/DONE" "$run_dir/PREEMPTED"
+fi
 before=$(newest)
 first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # its address, for there are clusters whose nodes do not know each other by name
@@ -73,11 +75,12 @@ code=0
 wait "$step" || code=$?
 
 # Launchers do not hand on the exit code of a rank: the trainer tells by a file how it ended.
-if [[ -e $run_dir/DONE ]]; then
+ended() { ((code == 0)) && [[ -e $run_dir/$1 ]]; }
+if ended DONE; then
   say "the training is complete"
   exit 0
 fi
-if [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) != RUNNING ]]; then
+if [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == C* ]]; then # CANCELLED, COMPLETING
   say "cancelled"
   exit 1
 fi
@@ -89,7 +92,7 @@ fi
 # progress always has a successor; one that did not, only if it was asked to end and did so in order, and then ten times.
 if [[ $(newest) != "$before" ]]; then
   requeue "ended at checkpoint $(newest) (exit code $code)"
-elif [[ -e $run_dir/PREEMPTED && $life -lt 10 ]]; then
+elif ended PREEMPTED && ((life < 10)); then
   requeue "ended before it made progress"
 fi
 say "failed without progress (exit code $code); not queued again"

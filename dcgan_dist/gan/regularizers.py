@@ -9,7 +9,7 @@ Discriminator = Callable[[Tensor], Tensor]
 
 
 def _input_gradient(d: Discriminator, x: Tensor) -> Tensor:
-    """dD(x)/dx flattened, (n, C*H*W), itself differentiable."""
+    """dD(x)/dx flattened, (n, C*H*W), itself differentiable with respect to D alone."""
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(d(x).sum(), x, create_graph=True)
     return gradient.flatten(1)
@@ -26,7 +26,7 @@ def gradient_penalty(d: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) 
     `mix` (n,), uniform on [0, 1).
     """
     mix = mix.view(-1, 1, 1, 1)
-    between = mix * real + (1 - mix) * fake.detach()
+    between = mix * real + (1 - mix) * fake
     # the square root has no slope at 0
     norm = (_input_gradient(d, between).square().sum(1) + 1e-12).sqrt()
     return (norm - 1).square()

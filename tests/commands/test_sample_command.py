@@ -21,7 +21,10 @@ def run(tmp_path):
     with torch.no_grad():
         for parameter in state.netg.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    numbers = {"images": 640, "config": {name: value for name, value in flatten(config).items() if name.startswith("model.")}}
+    numbers = {
+        "images": 640,
+        "config": {name: value for name, value in flatten(config).items() if name.startswith("model.")},
+    }
     folder = tmp_path / "run"
     checkpoint.save(folder / "checkpoints", 640, state.tensors(), numbers, keep=2)
     return folder

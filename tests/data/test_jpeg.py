@@ -16,7 +16,9 @@ RNG = np.random.default_rng(0)
 def photo(size: int, mode: str) -> bytes:
     pixels = RNG.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).convert(mode).save(buffer, "JPEG", quality=95)
+    Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).convert(mode).save(
+        buffer, "JPEG", quality=95
+    )
     return buffer.getvalue()
 
 

@@ -62,6 +62,15 @@ def test_what_is_saved_and_loaded_goes_on_to_the_same_bits(dtype):
         learn(other, 2, seed=1)
 
 
+def test_a_state_from_before_the_first_step_leaves_nothing_of_another():
+    fresh, other = (create_state(CONFIG, CPU, torch.float32, scaled=False) for _ in range(2))
+    learn(other, 2, seed=9)
+    other.load(*copied(fresh))
+    learn(fresh, 1)
+    learn(other, 1)
+    assert all(torch.equal(value, everything(other)[name]) for name, value in everything(fresh).items())
+
+
 @FLOATS
 def test_adams_state_has_the_names_of_the_parameters(dtype):
     state = create_state(CONFIG, CPU, dtype, scaled=False)

@@ -39,6 +39,8 @@ ENDS = {
     "crashed before a checkpoint": ("exit 9", {}, 9, False),
     "ended without a word": ("true", {}, 1, False),
     "stopped by hand": (SAVE + "touch $RUN/STOP $RUN/PREEMPTED", {}, 0, False),
+    "refused": ("rm $RUN/config.yaml; touch $RUN/DONE $RUN/PREEMPTED; exit 2", {}, 2, False),
+    "controller away": (SAVE + "touch $RUN/PREEMPTED", {"STATE": " "}, 0, True),
     "cancelled": (SAVE + "touch $RUN/PREEMPTED", {"STATE": "CANCELLED"}, 1, False),
 }
 
@@ -53,7 +55,7 @@ def life(tmp_path):
         (commands / name).chmod(0o755)
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/latest").write_text("000000100")
-    for marker in ("STOP", "DONE", "PREEMPTED"):
+    for marker in ("config.yaml", "STOP", "DONE", "PREEMPTED"):
         (run / marker).touch()  # of an earlier life
     processes = []
 
@@ -88,6 +90,16 @@ def test_it_comes_back_exactly_when_it_should(end, life):
     assert process.returncode == code, log
     assert ("requeued 7" in log) == requeued, log
     assert ("scancel --signal=USR1 7.0" in log) == trainer.startswith(WARNED)
+
+
+def test_files_of_a_folder_that_is_no_run_stay(life):
+    run, begin = life
+    (run / "config.yaml").unlink()
+    run.with_name("run.checked").touch()
+    process = begin("exit 2", {})
+    log = process.communicate(timeout=20)[0]
+    assert process.returncode == 2, log
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "STOP", "DONE", "PREEMPTED"}
 
 
 def test_a_warning_that_comes_while_the_options_are_checked_is_not_lost(life):
