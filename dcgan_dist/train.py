@@ -15,6 +15,7 @@ from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import World, launch, rank_lost
+from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.session import Session, open_session
 
@@ -45,7 +46,7 @@ def train(session: Session) -> bool:
         session.set_learning_rates()
         d_due, g_due = state.iteration % config.optimizer.d_every == 0, state.iteration % config.optimizer.g_every == 0
         with clock.section("g", on_device=True):
-            fake = generate(engine, noise, g_due)
+            fake = generate(engine, noise, g_due) if d_due or g_due else []
         if d_due:
             with clock.section("d", on_device=True):
                 session.stats.add(discriminator_step(state, engine, game, real, fake, noise))
@@ -86,7 +87,11 @@ def _dry_run(config: Config, world: World) -> None:
     lines = [cli.dump(config), layers_text(config), split_text(config, ranks)]
     chosen = arithmetic(config.precision, world.device)
     lines.append(f"{chosen.name} on {world.device.type}: {chosen.reason}")
-    open_data(config, lines.append)
+    RunFolder(config.run_dir).check()
+    if config.data.shards:
+        open_data(config, lines.append)
+    else:
+        lines.append(f"data: the embedded set of {config.data.faces:,} cartoon faces, drawn when the run begins")
     if world.main:
         sys.stdout.write("\n".join(lines) + "\n")
 

@@ -159,7 +159,8 @@ def launch(config: Config) -> World:
         ],
     )
     world = World(accelerator=accelerator)
-    if config.world_size is not None and config.world_size != world.size:
+    # a dry run, on one process, tells of the ranks that are meant to be launched
+    if config.world_size not in (None, world.size) and not config.dry_run:
         launched = "1 rank was" if world.size == 1 else f"{world.size} ranks were"
         raise UsageError(
             f"--world_size {config.world_size}, but {launched} launched; "

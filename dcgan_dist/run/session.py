@@ -1,5 +1,6 @@
 """One life of a run: what is set up before the first iteration, and what the train loop does every so often."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -185,6 +186,13 @@ class Session:
         return {"speed/images_per_second": (images - before) / (now - then) if now > then else 0.0}
 
 
+def _stop_for_good(request: StopRequest, folder: RunFolder) -> None:
+    """Somebody pressed W&B's stop button. The file tells the job script, too, that this is no time limit."""
+    request.ask("stopped in W&B")
+    with contextlib.suppress(OSError):
+        folder.stop.touch()
+
+
 def _finite(value: float) -> bool:
     return value - value == 0.0
 
@@ -214,7 +222,7 @@ def open_session(config: Config, config_yaml: str, world: World) -> Session:
         metrics.cut_after(state.images if found else -1)
     trackers = Trackers(console.say)
     if world.main:
-        trackers = open_trackers(config, state.images, console.say, lambda: stop_request.ask("stopped in W&B"), facts)
+        trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(stop_request, folder), facts)
     console.begin(state.images, config.images)
     return Session(
         config=config,

@@ -1,4 +1,4 @@
-"""`dcgan-dist sample`: the pictures are those of the checkpoint's generator, whatever their number or the batch they are in."""
+"""`dcgan-dist sample`: pictures of the generator of a checkpoint, whatever their number or the batch they are in."""
 
 import numpy as np
 import pytest

@@ -31,7 +31,7 @@ def small_shards(monkeypatch):
     """Five shards of 40 faces, each of 8 tasks."""
     monkeypatch.setattr(faces, "SHARD_SIZE", 40)
     monkeypatch.setattr(faces, "TASK_SIZE", 5)
-    monkeypatch.setattr(faces, "_cpus", lambda: 1)
+    monkeypatch.setattr(faces, "available_cores", lambda: 1)
 
 
 def ensure(folder, count=200, size=32, channels=3, seed=0, **more):
@@ -118,7 +118,7 @@ def test_sets_that_differ_in_anything_live_side_by_side(tmp_path, small_shards):
 
 def test_several_processes_make_the_same_bytes(tmp_path, small_shards, monkeypatch):
     alone = ensure(tmp_path / "alone", count=60)
-    monkeypatch.setattr(faces, "_cpus", lambda: 2)
+    monkeypatch.setattr(faces, "available_cores", lambda: 2)
     calls = []
     together = ensure(tmp_path / "together", count=60, progress=lambda done, total: calls.append(done))
     assert digests(alone) == digests(together)
@@ -129,7 +129,7 @@ GREEDY = """
 import sys
 from pathlib import Path
 from dcgan_dist.data import faces
-faces.SHARD_SIZE, faces.TASK_SIZE, faces._cpus = 200, 20, lambda: 2
+faces.SHARD_SIZE, faces.TASK_SIZE, faces.available_cores = 200, 20, lambda: 2
 faces.ensure(Path(sys.argv[1]), size=32, channels=3, count=100_000, seed=0)
 """
 
@@ -158,7 +158,7 @@ def test_a_killed_call_leaves_whole_shards_and_no_processes(tmp_path):
 
 
 def test_a_killed_worker_is_one_clear_line(tmp_path, small_shards, monkeypatch):
-    monkeypatch.setattr(faces, "_cpus", lambda: 2)
+    monkeypatch.setattr(faces, "available_cores", lambda: 2)
 
     def kill(done, total):
         for worker in multiprocessing.active_children():
