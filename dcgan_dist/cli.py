@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,11 +50,19 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
         known, options = files.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UsageError(f"--config needs a file ({error})") from error
+    _refuse_empty_shards(options)
     config = Config()
     for path in known.config:
         config = _parse(list(as_options(_read_yaml(path))), config, where=f"{path}: ", quiet=quiet)
     config = _parse([_scalar_resume(option) for option in options], config, where="", quiet=quiet)
     return config.check()  # only now: a file may leave to the command line what makes it consistent
+
+
+def _refuse_empty_shards(options: Sequence[str]) -> None:
+    """A shell variable that stands for nothing must not turn the training to the embedded faces."""
+    for option, following in pairwise([*options, "--"]):
+        if option in ("--data.shards", "--data.shards=") and (option[-1] == "=" or following.startswith("--")):
+            raise UsageError("--data.shards names no shards; leave the option out for the embedded cartoon faces")
 
 
 def parse(kind: type[T], argv: Sequence[str], program: str) -> T:

@@ -220,7 +220,7 @@ class Config:
     run_dir: Path = Path("runs/dcgan")
     """The run's folder; the same command on the same folder goes on where it stopped."""
     images: int = 2_000_000
-    """Length of the run: real images shown."""
+    """Length of the run: real images shown, also in iterations where D is not due."""
     batch_size: int = 128
     """Global batch: images of one iteration over all ranks together."""
     accumulate: int = 1
@@ -254,7 +254,8 @@ class Config:
     resume: ResumeConfig = field(default_factory=ResumeConfig)
 
     def __post_init__(self) -> None:
-        _check_range("", self, images=1, batch_size=1, accumulate=1, seed=0, world_size=1, timeout=1)
+        _check_range("", self, images=1, batch_size=1, accumulate=1, world_size=1, timeout=1)
+        _check_range("", self, below=2**63, seed=0)
 
     def check(self) -> "Config":
         """Raises ConfigError when options contradict each other; returns itself."""

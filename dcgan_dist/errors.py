@@ -1,5 +1,6 @@
 """The errors a person can do something about: one line that says what, where and what to do."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -16,7 +17,6 @@ class UsageError(UserError):
     """The command itself is wrong (a flag, a size, a combination, a path); exit code 2."""
 
     exit_code = 2
-    on_all_ranks = True
 
 
 def run_and_report(act: Callable[[], int], *, debug: bool, rank: int = 0) -> int:
@@ -25,15 +25,20 @@ def run_and_report(act: Callable[[], int], *, debug: bool, rank: int = 0) -> int
     Args:
         act: the command; returns its exit code.
         debug: let the traceback through instead.
-        rank: this process; of errors that all ranks raise, rank 0 speaks.
+        rank: this process. Of errors that all ranks raise, rank 0 speaks; of wrong commands that each rank found by
+            itself, the first rank of every node, for a file may be missing on one node alone.
     """
     try:
         return act()
     except UserError as error:
         if debug:
             raise
-        if rank == 0 or not error.on_all_ranks:
+        if rank == 0 or not (error.on_all_ranks or (isinstance(error, UsageError) and _local_rank() > 0)):
             where = f"rank {rank}: " if rank else ""
             sys.stderr.write(f"{where}error: {error}\n")
             sys.stderr.flush()
         return error.exit_code
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -6,6 +6,7 @@ Top to bottom: `main` reads the options, `train` is the algorithm.
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
@@ -41,7 +42,7 @@ def train(session: Session) -> bool:
         if done or stop:
             break
 
-        with clock.section("data"):
+        with clock.section("data", on_device=True):
             real, noise = next(inputs)
         session.set_learning_rates()
         d_due, g_due = state.iteration % config.optimizer.d_every == 0, state.iteration % config.optimizer.g_every == 0
@@ -56,9 +57,10 @@ def train(session: Session) -> bool:
         state.images += config.batch_size
         state.iteration += 1
         if g_due:
-            update_ema(state.ema, state.netg, ema_beta(config.ema, state.images, config.batch_size))
+            images_since = config.batch_size * config.optimizer.g_every
+            update_ema(state.ema, state.netg, ema_beta(config.ema, state.images, images_since))
         if session.due(config.log.every):
-            session.stats.add(probe(state, engine, real))
+            session.stats.add(probe(state, engine, game, real, noise))
         clock.tick()
         session.console.progress(state.images)
     return done
@@ -70,7 +72,9 @@ def run(config: Config) -> int:
     if config.dry_run:
         _dry_run(config, world)
         return DONE
-    session = open_session(config, cli.dump(config), world)
+    chosen = arithmetic(config.precision, world.device)
+    config = replace(config, precision=chosen.name)  # what `auto` stands for must not change between two lives
+    session = open_session(config, cli.dump(config), world, chosen)
     try:
         code = DONE if train(session) else STOPPED
     except BaseException:
@@ -109,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if rank_lost(error) and "--debug" not in options:
             sys.stderr.write(
-                f"rank {rank}: another rank ended or does not answer ({str(error).splitlines()[0][:200]})\n"
+                f"rank {rank}: another rank ended or does not answer ({' '.join(str(error).split())[:500]})\n"
             )
             return 1
         raise

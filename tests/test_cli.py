@@ -231,12 +231,12 @@ def test_help_shows_every_option_in_its_group_with_its_default(capsys, monkeypat
         _, found, after = flat.partition(f" --{name}")
         assert found, name
         assert "(default: " in after.split(" --")[0] + after.partition("(default: ")[1], name
-    assert "Length of the run: real images shown. (default: 2000000)" in flat
+    assert "Length of the run: real images shown, also in iterations where D is not due. (default: 2000000)" in flat
 
 
 def test_help_shows_the_values_of_the_files(capsys, monkeypatch, write):
     flat = " ".join(help_text(["--config", write("images: 77\nmodel: {nz: 33}")], capsys, monkeypatch).split())
-    assert "real images shown. (default: 77)" in flat
+    assert "where D is not due. (default: 77)" in flat
     assert "Length of the latent vector z. (default: 33)" in flat
 
 
@@ -244,3 +244,8 @@ def test_other_ranks_print_no_help(capsys):
     with pytest.raises(SystemExit):
         cli.load(["--help"], quiet=True)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("argv", [["--data.shards"], ["--data.shards", "--seed", "1"], ["--data.shards="]])
+def test_shards_that_a_shell_variable_lost_do_not_mean_the_embedded_faces(argv):
+    assert refusal(*argv) == "--data.shards names no shards; leave the option out for the embedded cartoon faces"

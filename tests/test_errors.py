@@ -21,13 +21,20 @@ def on_all_ranks(error: UserError) -> UserError:
         (UserError("disk full"), 0, 1, "error: disk full\n"),
         (UserError("disk full"), 3, 1, "rank 3: error: disk full\n"),
         (UsageError("--seed x"), 0, 2, "error: --seed x\n"),
-        (UsageError("--seed x"), 3, 2, ""),  # rank 0 has said it
+        (on_all_ranks(UsageError("--seed x")), 3, 2, ""),
         (on_all_ranks(UserError("bad shard")), 3, 1, ""),
     ],
 )
 def test_an_error_is_one_line_by_one_rank(capsys, error, rank, code, text):
     assert run_and_report(failing(error), debug=False, rank=rank) == code
     assert capsys.readouterr() == ("", text)
+
+
+@pytest.mark.parametrize(("local_rank", "speaks"), [("0", True), ("1", False)])
+def test_a_command_that_is_wrong_on_one_node_is_said_once_there(capsys, monkeypatch, local_rank, speaks):
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert run_and_report(failing(UsageError("--config x.yaml: cannot be read")), debug=False, rank=9) == 2
+    assert capsys.readouterr().err == ("rank 9: error: --config x.yaml: cannot be read\n" if speaks else "")
 
 
 def test_debug_lets_it_through():

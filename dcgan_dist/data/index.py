@@ -35,6 +35,7 @@ BLOCK = 512  # tar's unit
 END_MARK = bytes(2 * BLOCK)
 FOOTER = struct.Struct("<8sQQQ")  # magic, offset of the arrays, their length, their xxh3-64
 MAGIC = b"DCGANIX1"
+VERSION = 1  # of the arrays
 CHECKED_TOGETHER = 64  # samples under one checksum
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm")
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
@@ -93,7 +94,7 @@ def arrays_to_bytes(index: ShardIndex, checksums: Sequence[int]) -> bytes:
         "keys": np.frombuffer(index.key_text, dtype=np.uint8),
         "checksum": np.asarray(checksums, dtype=np.uint64),
     }
-    about = {"version": 1, "suffixes": list(index.suffixes), "checked_together": CHECKED_TOGETHER}
+    about = {"version": VERSION, "suffixes": list(index.suffixes), "checked_together": CHECKED_TOGETHER}
     return safetensors.numpy.save(arrays, metadata={"dcgan_dist": json.dumps(about)})
 
 
@@ -101,9 +102,12 @@ def index_from_bytes(path: Path, blob: bytes) -> ShardIndex:
     """The inverse of arrays_to_bytes. Raises ValueError when the bytes are something else."""
     arrays = safetensors.numpy.load(blob)
     header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    about = json.loads(header["__metadata__"]["dcgan_dist"])
+    if about["version"] != VERSION:
+        raise UserError(f"{path}: its index has version {about['version']}, this program reads {VERSION}; update it")
     return ShardIndex(
         path=path,
-        suffixes=tuple(json.loads(header["__metadata__"]["dcgan_dist"])["suffixes"]),
+        suffixes=tuple(about["suffixes"]),
         suffix=arrays["suffix"],
         offset=arrays["offset"],
         length=arrays["length"],

@@ -32,9 +32,10 @@ def translation(x: Tensor, u: Tensor) -> Tensor:
     place = torch.arange(size, device=x.device)
     rows = (place[None] + reach + shift[:, :1])[:, None, :, None]
     columns = (place[None] + reach + shift[:, 1:])[:, None, None, :]
-    image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
-    channel = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
-    return padded[image, channel, rows, columns]
+    # gather and not indexing, whose backward pass sorts all pixels on a GPU
+    channels = x.shape[1]
+    moved = padded.gather(2, rows.expand(-1, channels, -1, padded.shape[-1]))
+    return moved.gather(3, columns.expand(-1, channels, size, -1))
 
 
 def cutout(x: Tensor, u: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ from torch import nn
 from dcgan_dist.config import EmaConfig
 
 
-def ema_beta(config: EmaConfig, images: int, batch_size: int) -> float:
-    """Weight of the old average after an iteration of `batch_size` images that ends at `images`.
+def ema_beta(config: EmaConfig, images: int, images_since: int) -> float:
+    """Weight of the old average at `images`, so many images after the update before.
 
-    beta = 0.5 ** (batch / half-life), the half-life never more than `ramp` times the images seen.
+    beta = 0.5 ** (images_since / half-life), the half-life never more than `ramp` times the images seen.
     """
     half_life = min(config.half_life, config.ramp * images) if config.ramp else config.half_life
-    return 0.5 ** (batch_size / half_life) if half_life else 0.0
+    return 0.5 ** (images_since / half_life) if half_life else 0.0
 
 
 @torch.no_grad()

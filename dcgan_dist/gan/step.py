@@ -144,10 +144,11 @@ def generator_step(
 
 
 @torch.no_grad()
-def probe(state: TrainState, engine: Engine, real: Sequence[Tensor]) -> Scalars:
-    """D(x) on the same images after D's update; changes nothing."""
+def probe(state: TrainState, engine: Engine, game: Game, real: Sequence[Tensor], noise: Sequence[Noise]) -> Scalars:
+    """D(x) on the same images, augmented alike, after D's update; changes nothing."""
     with frozen_statistics(state.netd):
-        return _join([{"d/real_after": engine.forward(state.netd, x).sigmoid()} for x in real])
+        seen = [augment(x, game.augmentations, n.augment_real) for x, n in zip(real, noise, strict=True)]
+        return _join([{"d/real_after": engine.forward(state.netd, x).sigmoid()} for x in seen])
 
 
 def _penalties(game: Game, netd: nn.Module, real: Tensor, fake: Tensor, noise: Noise) -> Scalars:

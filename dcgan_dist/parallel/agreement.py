@@ -1,6 +1,7 @@
 """Decisions that all ranks must take at the same iteration."""
 
 import time
+from collections.abc import Callable
 
 from dcgan_dist.parallel.world import World
 
@@ -19,15 +20,15 @@ class Agreement:
         self._every = 1
         self._asked = time.monotonic()
 
-    def ask(self, wanted: bool) -> bool:
-        """To be called once in every iteration by every rank; True on all of them or on none."""
+    def ask(self, wanted: Callable[[], bool]) -> bool:
+        """To be called once in every iteration by every rank; True on all of them or on none. `wanted` may be slow."""
         if self._until_next > 0:
             self._until_next -= 1
             return False
         now = time.monotonic()
         pace = max((now - self._asked) / self._every, 1e-6)  # seconds an iteration
         # at most doubled, for the first iterations of a life say little about the pace of the others
-        wanted_every = min(max(round(PATIENCE / pace), 1), 2 * self._every)
-        answer, self._every = self._world.maximum(int(wanted), wanted_every)
+        every = min(max(round(PATIENCE / pace), 1), 2 * self._every)
+        answer, self._every = self._world.maximum(int(wanted()), every)
         self._until_next, self._asked = self._every - 1, now
         return bool(answer)

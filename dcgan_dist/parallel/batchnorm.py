@@ -61,9 +61,14 @@ _own_node: list[dist.ProcessGroup] = []
 
 def _node_group(world: World) -> dist.ProcessGroup:
     """This node's ranks, `local_size` in a row; made once. Every rank has to take part in making every node's group."""
+    largest, smallest = world.maximum(world.local_size, -world.local_size)
+    if largest != -smallest:
+        raise UsageError(
+            f"--sync_batchnorm node: the nodes have from {-smallest} to {largest} ranks; it needs as many on each"
+        )
     if not _own_node:
         for first in range(0, world.size, world.local_size):
-            group = dist.new_group(list(range(first, first + world.local_size)))
+            group = dist.new_group(list(range(first, first + world.local_size)), timeout=world.timeout)
             if isinstance(group, dist.ProcessGroup):  # else this rank is not in it
                 _own_node.append(group)
     return _own_node[0]

@@ -19,7 +19,7 @@ def create(config: Config, world: World, arithmetic: Arithmetic) -> tuple[TrainS
     if world.device.type == "cuda":
         # convolutions in TF32 round inputs to 10 bits of mantissa; fp32 asked for by name stays fp32
         convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-        convolutions.fp32_precision = "tf32" if config.precision == "auto" else "ieee"
+        convolutions.fp32_precision = "ieee" if arithmetic.forward is None else "tf32"
         torch.backends.cudnn.benchmark = True
     engine = Engine(
         g=world.wrap(state.netg),

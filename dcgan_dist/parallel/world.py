@@ -1,13 +1,14 @@
 """The processes of this job: how many there are, which one this is, on which device, and how they talk."""
 
 import os
+import socket
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,8 @@ class World:
     """This process among the others of the job."""
 
     accelerator: Accelerator
+    timeout: timedelta = timedelta(minutes=10)
+    """How long a rank waits for the others."""
 
     @property
     def rank(self) -> int:
@@ -50,8 +53,14 @@ class World:
 
     @cached_property
     def local_size(self) -> int:
-        """Ranks on this node."""
-        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
+        """Ranks on this node; all ranks ask for it together."""
+        if self.size == 1:
+            return 1
+        if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun and accelerate launch, not by srun
+            return int(os.environ["LOCAL_WORLD_SIZE"])
+        names = [""] * self.size
+        dist.all_gather_object(names, socket.gethostname())
+        return names.count(socket.gethostname())
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network in DDP where there are several ranks, which averages gradients as they are computed."""
@@ -80,39 +89,56 @@ class World:
 
     def from_main(self, make: Callable[[], T]) -> T:
         """The main rank's result of `make` on every rank; its error on every rank if it fails."""
-        box: list[Any] = [None, None]
-        if self.main:
-            try:
-                box[0] = make()
-            except UserError as error:
-                box[1] = error
+        box: list[Any] = list(_attempt(make)) if self.main else [None, None]
+        failure = box[1]
         if self.size > 1:
+            box[1] = _told(failure, self.rank)
             dist.broadcast_object_list(box, src=0, device=self.device)
+        if failure is not None and not isinstance(failure, UserError):
+            raise failure  # a bug: its own traceback here, one line on the other ranks
         if box[1] is not None:
             raise _shared(box[1])
         return box[0]
 
     def everywhere(self, act: Callable[[], T]) -> T:
         """Runs `act` on every rank; if it fails anywhere, every rank raises the same error."""
-        result, error = None, None
-        try:
-            result = act()
-        except UserError as failed:
-            error = failed
-        errors: list[UserError | None] = [error]
+        result, failure = _attempt(act)
+        failures = [_told(failure, self.rank)]
         if self.size > 1:
-            errors = [None] * self.size
-            dist.all_gather_object(errors, error)
-        for failed in errors:
-            if failed is not None:
-                raise _shared(failed)
-        return result  # type: ignore[return-value]
+            failures *= self.size
+            dist.all_gather_object(failures, _told(failure, self.rank))
+        if failure is not None and not isinstance(failure, UserError):
+            raise failure
+        for told in failures:
+            if told is not None:
+                raise _shared(told)
+        return cast(T, result)
 
     def main_first(self, make: Callable[[], T]) -> T:
         """Every rank's own result of `make`; the main rank is first, and the others find what it left on disk."""
-        results: list[T] = []
-        self.from_main(lambda: results.append(make()))
-        return self.everywhere(lambda: results[0] if results else make())
+        done: list[tuple[T | None, Exception | None]] = []
+        if self.main:
+            done.append(_attempt(make))
+        self._wait_patiently()
+        if not self.main:
+            done.append(_attempt(make))
+        self._wait_patiently()
+
+        def finish() -> T:
+            result, failure = done[0]
+            if failure is not None:
+                raise failure
+            return cast(T, result)
+
+        return self.everywhere(finish)
+
+    def _wait_patiently(self) -> None:
+        """Waits for ranks that may be busy with files for hours, as no other collective would."""
+        if self.size > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+            assert isinstance(group, dist.ProcessGroup)
+            dist.barrier(group=group)
+            dist.destroy_process_group(group)
 
     def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The main rank's named tensors on every rank (on the CPU); the others pass anything."""
@@ -143,6 +169,21 @@ class World:
         self.accelerator.end_training()
 
 
+def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What `act` returns, and None; or None, and its error."""
+    try:
+        return act(), None
+    except Exception as error:
+        return None, error
+
+
+def _told(error: Exception | None, rank: int) -> UserError | None:
+    """An error as other ranks hear of it."""
+    if error is None or isinstance(error, UserError):
+        return error
+    return UserError(f"rank {rank} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
+
+
 def _shared(error: UserError) -> UserError:
     error.on_all_ranks = True
     return error
@@ -158,7 +199,7 @@ def launch(config: Config) -> World:
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout)),
         ],
     )
-    world = World(accelerator=accelerator)
+    world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout))
     # a dry run, on one process, tells of the ranks that are meant to be launched
     if config.world_size not in (None, world.size) and not config.dry_run:
         launched = "1 rank was" if world.size == 1 else f"{world.size} ranks were"
@@ -181,5 +222,5 @@ def set_cpu_threads(world: World) -> str | None:
 
 def rank_lost(error: RuntimeError) -> bool:
     """Whether an error says that another rank went away or does not answer."""
-    signs = ("Connection closed by peer", "Connection reset", "Timed out", "timeout", "Broken pipe", "NCCL")
+    signs = ("Connection closed by peer", "Connection reset", "Timed out waiting", "Broken pipe")
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)

@@ -1,5 +1,6 @@
 """What a person sees while a run trains: lines that are said once, and one line of progress that tells the truth."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -130,3 +131,11 @@ class Console:
             self._stream.flush()
         except (OSError, ValueError):  # a closed pipe, terminal or file
             self._enabled = self._live = False
+            self._discard()
+
+    def _discard(self) -> None:
+        """Python flushes standard output once more when it ends, and would complain of what could not be written."""
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)

@@ -46,7 +46,7 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
                 f"--run_dir {folder.root} holds the checkpoint {path.name} and --resume is never; name another folder"
             )
     else:
-        path = Path(source)
+        path = _own(folder, source, say) or Path(source)
         if not path.is_dir():
             raise UsageError(
                 f"--resume {path}: no such checkpoint folder; give auto, never or a path like RUN/checkpoints/000012800"
@@ -57,7 +57,7 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
     newer = [
         found.name for found in checkpoint.all_checkpoints(folder.checkpoints) if int(found.name) > state["images"]
     ]
-    if newer and source != "auto":
+    if newer and path == Path(source):
         raise UsageError(
             f"--resume {path}: --run_dir {folder.root} holds newer checkpoints ({', '.join(newer)}), which the next "
             "life would go on from; move them away or name a new --run_dir"
@@ -67,9 +67,21 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
     return path
 
 
+def _own(folder: RunFolder, source: str, say: Say) -> Path | None:
+    """The newest checkpoint of this run, if an earlier life of the very same command, with this --resume, wrote it."""
+    path = checkpoint.find_newest(folder.checkpoints, say)
+    same = path is not None and checkpoint.load(path)[1]["config"]["resume.source"] == source
+    return path if same else None
+
+
 def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state: dict[str, Any]) -> None:
     now, allowed = _options(config), config.resume.allow_changes
-    changed = changed_options(state["config"], now, FREE + allowed)
+    unknown = [name for name in allowed if not any(f"{known}.".startswith(f"{name}.") for known in now)]
+    if unknown:
+        raise UsageError(f"--resume.allow_changes {unknown[0]}: there is no such option or group of options")
+    # a learning rate that falls towards the end depends on where the end is
+    fixed = {"images"} if config.optimizer.decay != "none" else set()
+    changed = changed_options(state["config"], now, tuple(name for name in FREE if name not in fixed) + allowed)
     if changed:
         differences = ", ".join(f"--{name} {state['config'][name]} -> {now[name]}" for name in changed)
         raise UsageError(
@@ -101,7 +113,9 @@ def restore(path: Path | None, state: TrainState, stats: Stats, world: World) ->
     try:
         state.load({file: values for file, values in tensors.items() if file != "stats"}, numbers)
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: does not fit these networks ({' '.join(str(error).split())})") from error
+        problem = UserError(f"{path}: does not fit these networks ({' '.join(str(error).split())})")
+        problem.on_all_ranks = True
+        raise problem from error
     stats.load_state_dict(tensors["stats"], world.main)
 
 

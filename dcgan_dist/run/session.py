@@ -13,6 +13,7 @@ from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reader import IndexedReader, Split
 from dcgan_dist.data.ring import Batch
+from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.data.stream import StreamReader
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels, to_range
@@ -23,7 +24,7 @@ from dcgan_dist.parallel.agreement import Agreement
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource, sample_latents
-from dcgan_dist.parallel.precision import Arithmetic, arithmetic
+from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World, set_cpu_threads
 from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.clock import Clock
@@ -74,7 +75,7 @@ class Session:
 
     def stop_agreed(self) -> bool:
         """Whether a stop was asked for on any rank; the same answer on all of them."""
-        return self.agreement.ask(self.stop_request.wanted())
+        return self.agreement.ask(self.stop_request.wanted)
 
     # ---- what an iteration needs
 
@@ -109,10 +110,9 @@ class Session:
         values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
         if self.arithmetic.scaled:
             values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
-        if self.world.main:
-            self.metrics.append({"images": images, **values})
-            self.trackers.scalars(images, values)
-            self.console.progress(images, values)
+        self.world.from_main(lambda: self.metrics.append({"images": images, **values}))
+        self.trackers.scalars(images, values)
+        self.console.progress(images, values)
         if bad:
             remedy = "lower --optimizer.g_lr and --optimizer.d_lr, or use --precision fp32"
             error = UserError(
@@ -124,8 +124,9 @@ class Session:
 
     def sample(self) -> None:
         """The grid of the fixed latents by the average of G, in evaluation mode: no picture depends on the others."""
-        if not self.world.main:
-            return
+        self.world.from_main(self._write_samples)
+
+    def _write_samples(self) -> None:
         config, images = self.config, self.state.images
         weights = next(self.state.ema.parameters())
         z = sample_latents(config.model, config.seed, 0, config.log.samples, weights)
@@ -165,18 +166,17 @@ class Session:
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life: says what came of it, in words and by a marker file."""
         images = self.state.images
-        if self.world.main:
-            marker = self.folder.preempted if exit_code == stopped else self.folder.done
-            marker.write_text(f"{images}\n")
-            self.trackers.close(exit_code)
-            self.console.close()
-            if exit_code == stopped:
-                why = self.stop_request.reason or "another rank was asked to"
-                self.console.say(f"stopped at {images:,} images ({why}); run the same command again to go on")
-            else:
-                self.console.say(
-                    f"done: {images:,} images; pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
-                )
+        marker = self.folder.preempted if exit_code == stopped else self.folder.done
+        self.world.from_main(lambda: write_atomically(marker, f"{images}\n".encode()))
+        self.trackers.close(exit_code)
+        self.console.close()
+        if exit_code == stopped:
+            why = self.stop_request.reason or "another rank was asked to"
+            self.console.say(f"stopped at {images:,} images ({why}); run the same command again to go on")
+        else:
+            self.console.say(
+                f"done: {images:,} images; pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
+            )
         self.world.barrier()
         self.world.close()
 
@@ -197,13 +197,12 @@ def _finite(value: float) -> bool:
     return value - value == 0.0
 
 
-def open_session(config: Config, config_yaml: str, world: World) -> Session:
+def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
     """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
     console = Console(enabled=world.main)
     per_rank = config.per_rank(world.size)
     folder = RunFolder(config.run_dir)
     world.from_main(folder.check)
-    chosen = arithmetic(config.precision, world.device)
     ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
     console.say(f"{ranks}; {chosen.name}: {chosen.reason}")
     threads = set_cpu_threads(world)
@@ -218,8 +217,7 @@ def open_session(config: Config, config_yaml: str, world: World) -> Session:
     resume.restore(found, state, stats, world)
     stop_request = StopRequest(folder.stop)
     metrics = MetricsFile(folder.metrics)
-    if world.main:
-        metrics.cut_after(state.images if found else -1)
+    world.from_main(lambda: metrics.cut_after(state.images if found else -1))
     trackers = Trackers(console.say)
     if world.main:
         trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(stop_request, folder), facts)

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequest:
@@ -17,7 +17,9 @@ class StopRequest:
         self.reason = ""
         self._file = file
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            # nohup ignores the end of the terminal, and is to be obeyed
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -201,11 +201,12 @@ def test_d_judges_real_images_without_regard_to_the_fake_ones():
 
 def test_probe_leaves_no_trace():
     options = replace(config(), model=replace(MODEL, spectral_norm=True))
-    state, engine, _ = ours(options)
-    real, _, _ = batch(0)
+    state, engine, game = ours(options)
+    real, z, _ = batch(0)
+    noise = [Noise(z=z)]
     before = copy.deepcopy(state.netd.state_dict())
-    first = probe(state, engine, [real])["d/real_after"]
-    assert torch.equal(first, probe(state, engine, [real])["d/real_after"])
+    first = probe(state, engine, game, [real], noise)["d/real_after"]
+    assert torch.equal(first, probe(state, engine, game, [real], noise)["d/real_after"])
     assert all(torch.equal(value, before[name]) for name, value in state.netd.state_dict().items())
     state.netd(real)
     assert not all(torch.equal(value, before[name]) for name, value in state.netd.state_dict().items())

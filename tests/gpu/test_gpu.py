@@ -95,7 +95,7 @@ class Loop:
         values = discriminator_step(self.state, self.engine, self.game, real, fake, noise)
         values |= generator_step(self.state, self.engine, self.game, fake, noise)
         update_ema(self.state.ema, self.state.netg, 0.9)
-        values |= probe(self.state, self.engine, real)
+        values |= probe(self.state, self.engine, self.game, real, noise)
         self.stats.add(values)
         self.state.images += self.config.batch_size
         return values

@@ -105,7 +105,24 @@ def test_allowed_changes_pass_by_name_or_by_group(config, data, said):
     assert "--optimizer.d_lr" in refusal(allow(changed, "batch_size", "optimizer.g_lr"), data)
     assert find(allow(changed, "batch_size", "optimizer.g_lr", "optimizer.d_lr"), data, said) == path
     assert find(allow(changed, "batch_size", "optimizer"), data, said) == path
-    assert "--batch_size" in refusal(allow(changed, "batch", "optimizer"), data)
+    for unknown in ("batch", "optimizr", "optimizer.g"):
+        assert f"--resume.allow_changes {unknown}: there is no such option" in refusal(allow(changed, unknown), data)
+
+
+def test_the_end_of_the_run_is_part_of_a_falling_learning_rate(config, data, said):
+    path = save(replace(config, optimizer=OptimizerConfig(decay="linear")), data)
+    longer = replace(config, optimizer=OptimizerConfig(decay="linear"), images=config.images * 2)
+    assert "--images 2000000 -> 4000000" in refusal(longer, data)
+    assert find(replace(longer, resume=ResumeConfig(allow_changes=("images",))), data, said) == path
+
+
+def test_a_run_that_began_from_a_path_goes_on_by_the_same_command(config, data, said, tmp_path):
+    """After a preemption the command is the same, --resume PATH included, and must not begin at PATH again."""
+    origin = save(config, data)
+    new = replace(config, run_dir=tmp_path / "new", resume=ResumeConfig(source=str(origin)))
+    assert find(new, data, said) == origin
+    later = save(new, data, 6_400)
+    assert find(new, data, said) == later
 
 
 def test_what_does_not_change_the_training_may_change(config, data, said, tmp_path):

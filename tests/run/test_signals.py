@@ -23,7 +23,14 @@ def test_every_signal_that_asks_for_a_stop_is_only_noted(tmp_path, number):
 
 
 def test_schedulers_and_people_are_heard():
-    assert {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2} == set(SIGNALS)
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2} == set(SIGNALS)
+
+
+def test_nohup_is_obeyed(tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    request = StopRequest(tmp_path / "STOP")
+    signal.raise_signal(signal.SIGHUP)
+    assert not request.wanted()
 
 
 def test_the_first_reason_stays(tmp_path):

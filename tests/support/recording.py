@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
+from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import World, launch
 from dcgan_dist.run.session import Session, open_session
 from dcgan_dist.train import train
@@ -40,7 +41,7 @@ def join(options: list[str], world_size: int) -> tuple[Config, World]:
 
 def begin(options: list[str], world_size: int) -> Session:
     config, world = join(options, world_size)
-    return open_session(config, cli.dump(config), world)
+    return open_session(config, cli.dump(config), world, arithmetic(config.precision, world.device))
 
 
 def record_training(options: list[str], world_size: int) -> tuple[Arrays, str]:

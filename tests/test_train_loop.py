@@ -1,0 +1,60 @@
+"""What the train loop hands on, seen through whole runs in this process."""
+
+import json
+import signal
+
+import pytest
+import torch
+from support.shards import write_ours
+
+from dcgan_dist import train
+from dcgan_dist.run.signals import SIGNALS
+
+TINY = (
+    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 72 --data.threads 1 "
+    "--log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
+)
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """A run in this process takes over its signals and its threads."""
+    handlers, threads = {number: signal.getsignal(number) for number in SIGNALS}, torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run(tmp_path):
+    shard = write_ours(tmp_path / "a.tar", 12)
+
+    def run(*options: str) -> list[dict]:
+        argv = [*TINY.split(), "--run_dir", str(tmp_path / "run"), "--data.shards", str(shard), *options]
+        assert train.main(argv) == 0
+        return [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+
+    return run
+
+
+def test_the_average_of_g_counts_all_images_since_its_last_update(run, monkeypatch):
+    """Else its half-life would be g_every times too long."""
+    seen, true = [], train.ema_beta
+    monkeypatch.setattr(
+        train, "ema_beta", lambda config, images, since: seen.append((images, since)) or true(config, images, since)
+    )
+    run("--optimizer.g_every", "3")
+    assert seen == [(8, 24), (32, 24), (56, 24)]
+
+
+def test_auto_precision_is_written_down(run, tmp_path):
+    """So that a run does not go on in another arithmetic on another machine without a word."""
+    run()
+    assert "precision: fp32" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_each_network_is_updated_when_it_is_due(run):
+    rows = run("--optimizer.d_every", "2", "--optimizer.g_every", "3")
+    assert [row["images"] for row in rows if "loss/d" in row] == [8, 24, 40, 56, 72]
+    assert [row["images"] for row in rows if "loss/g" in row] == [8, 32, 56]
