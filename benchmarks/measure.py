@@ -5,20 +5,18 @@ import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dcgan_dist.run.folder import environment
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "accelerate", "webdataset", "simplejpeg", "pillow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -90,15 +88,11 @@ def save(folder: Path, name: str, module: str, results: Any) -> Path:
 
 def about(module: str) -> dict[str, Any]:
     """Command, versions and machine."""
-    return {
+    known = environment()
+    del known["machine"]  # a name says nothing to others
+    return known | {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
         "cpu": _cpu_model(),
-        "cpu_cores": len(os.sched_getaffinity(0)),
-        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "load_before": _load_at_start,
         "load_after": os.getloadavg()[0],
@@ -108,21 +102,6 @@ def about(module: str) -> dict[str, Any]:
 
 
 _begun, _load_at_start = time.monotonic(), os.getloadavg()[0]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _cpu_model() -> str:

@@ -14,7 +14,7 @@ cat <<END
 The pictures:     $last   (all of them: $run/samples)
 The numbers:      $run/metrics.jsonl, or: .venv/bin/tensorboard --logdir $run/tensorboard
 More faces:       .venv/bin/dcgan-dist sample $run --count 256 --out faces.png
-Train longer:     launch/quickstart.sh --images 400000
+Train longer:     launch/quickstart.sh ${*:+$* }--images 400000
 Your own images:  .venv/bin/dcgan-dist shard FOLDER shards --size 64
                   .venv/bin/accelerate launch -m dcgan_dist.train --data.shards 'shards/*.tar'
 END

@@ -1,6 +1,7 @@
 """What all tests share: quiet threads, a cache folder of their own, and in CI no test that hides by skipping itself."""
 
 import os
+import signal
 
 # before anything imports torch: several processes share few cores, and waiting threads must not burn them
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+
+from dcgan_dist.run.signals import SIGNALS
 
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
@@ -61,3 +64,13 @@ def _in_ci() -> bool:
 def _fail(report) -> None:
     report.outcome = "failed"
     report.longrepr = f"skipped, which CI counts as a failure: {report.longrepr[-1]}"
+
+
+@pytest.fixture
+def as_before():
+    """For tests that train in this process: a run takes over its signals and its threads."""
+    handlers, threads = {number: signal.getsignal(number) for number in SIGNALS}, torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -3,19 +3,16 @@
 import json
 import resource
 import shlex
-import signal
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist import train
 from dcgan_dist.run import checkpoint
-from dcgan_dist.run.signals import SIGNALS
 
 TINY = shlex.split(
     "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 32 --precision fp32 "
@@ -23,14 +20,7 @@ TINY = shlex.split(
 )
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    """A run in this process takes over its signals and its threads."""
-    handlers, threads = {number: signal.getsignal(number) for number in SIGNALS}, torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("as_before")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,11 @@
 """What the train loop hands on, seen through whole runs in this process."""
 
 import json
-import signal
 
 import pytest
-import torch
 from support.shards import write_ours
 
 from dcgan_dist import train
-from dcgan_dist.run.signals import SIGNALS
 
 TINY = (
     "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 72 --data.threads 1 "
@@ -16,14 +13,7 @@ TINY = (
 )
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    """A run in this process takes over its signals and its threads."""
-    handlers, threads = {number: signal.getsignal(number) for number in SIGNALS}, torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("as_before")
 
 
 @pytest.fixture

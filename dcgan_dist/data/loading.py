@@ -34,7 +34,8 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
         say(f"data: {len(names)} sources streamed by webdataset; a resumed run begins the stream anew")
         return names
     corpus = open_corpus(patterns)
-    say(f"data: {corpus.size:,} images in {len(corpus.shards)} shards, all checked")
+    count = len(corpus.shards)
+    say(f"data: {corpus.size:,} images in {count} shard{'s' * (count > 1)}, all checked")
     return corpus
 
 
@@ -63,6 +64,5 @@ def make_reader(
     if not threads:
         cores = available_cores()
         threads = min(MOST_THREADS, max(1, cores // local_ranks - (0 if pinned else 1)))
-        plural = "s" * (threads > 1)
-        say(f"data: {threads} decoding thread{plural} per rank, for {cores} cores and {local_ranks} ranks on this node")
+        say(f"data: decoding threads per rank: {threads} (cores: {cores}, ranks on this node: {local_ranks})")
     return IndexedReader(data, shape=shape, seed=config.seed, threads=threads, prefetch=prefetch, pinned=pinned)

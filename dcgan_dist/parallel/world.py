@@ -217,7 +217,7 @@ def set_cpu_threads(world: World) -> str | None:
     cores = available_cores()
     threads = max(1, cores // world.local_size)
     torch.set_num_threads(threads)
-    return f"{threads} computing threads per rank: {cores} cores, {world.local_size} ranks on this node"
+    return f"computing threads per rank: {threads} (cores: {cores}, ranks on this node: {world.local_size})"
 
 
 def rank_lost(error: RuntimeError) -> bool:

@@ -103,9 +103,7 @@ def test_the_choice_of_threads_is_said(monkeypatch, said, shards, cores, local_r
     corpus = open_data(config, lambda line: None)
     reader = make_reader(config, corpus, local_ranks=local_ranks, pinned=pinned, say=said.append)
     (line,) = said
-    assert line.startswith(
-        f"data: {threads} decoding thread{'s' if threads > 1 else ''} per rank, for {cores} cores and "
-    )
+    assert line == f"data: decoding threads per rank: {threads} (cores: {cores}, ranks on this node: {local_ranks})"
     assert reader.exact
 
 
