@@ -23,7 +23,7 @@ def collectives(given: list[str], world_size: int) -> tuple[dict[str, int], bool
     session = begin(given, world_size)
     for _ in range(2):  # in its second forward pass DDP sorts its buckets anew, and tells the other ranks once
         iterate(session)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         untouched = iterate(session)
     names = [event.name.removeprefix("c10d::") for event in profiler.events() or [] if event.name.startswith("c10d::")]
     return dict(Counter(names)), untouched
