@@ -21,6 +21,9 @@ from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 
 T = TypeVar("T")
+# Process groups until the program ends: were DDP the last to let go of one, it would wait for a thread of gloo while it
+# holds Python's lock, and that thread for the lock (seen with torch 2.11, in one of some ten ends of a run on 4 ranks).
+_kept: list[dist.ProcessGroup] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,8 @@ class World:
 
     def close(self) -> None:
         """The orderly end of the job; nothing can be said to other ranks afterwards."""
+        if self.size > 1 and isinstance(dist.group.WORLD, dist.ProcessGroup):
+            _kept.append(dist.group.WORLD)
         self.accelerator.end_training()
 
 
