@@ -50,8 +50,8 @@ class Order:
         return taken
 
     def flips(self, start: int, count: int) -> NDArray[np.bool_]:
-        """Whether the image at each position is mirrored: a fair coin for every position."""
-        return (keyed.words(keyed.key(self.seed, "flip"), start, count) & np.uint64(1)).astype(np.bool_)
+        """Whether the image at each position is mirrored."""
+        return flips(self.seed, start, count)
 
     def _in_epoch(self, epoch: int, within: int, count: int) -> NDArray[np.int64]:
         position = np.arange(within, within + count, dtype=np.int64)
@@ -100,3 +100,8 @@ def rank_slices(start: int, batch: int, micro_batches: int, rank: int, world_siz
     per_micro = batch // micro_batches
     per_rank = per_micro // world_size
     return [start + micro * per_micro + rank * per_rank for micro in range(micro_batches)]
+
+
+def flips(seed: int, start: int, count: int) -> NDArray[np.bool_]:
+    """Whether the image at each position is mirrored: a fair coin for every position of a seed."""
+    return (keyed.words(keyed.key(seed, "flip"), start, count) & np.uint64(1)).astype(np.bool_)

@@ -16,9 +16,9 @@ from webdataset.filters import shuffle
 from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from dcgan_dist import keyed
 from dcgan_dist.data.codecs import decode_into
 from dcgan_dist.data.index import IMAGE_SUFFIXES, NO_LABEL, parse_label
+from dcgan_dist.data.order import flips
 from dcgan_dist.data.reader import Split
 from dcgan_dist.data.ring import Batch, empty_batch, read_ahead
 from dcgan_dist.errors import UsageError, UserError
@@ -56,8 +56,7 @@ class StreamReader:
 
         def fill(batch: Batch) -> None:
             pixels = batch.pixels
-            flip_key, first = keyed.key(self._seed, "flip"), next(positions) + split.rank * count
-            batch.flips[:] = torch.from_numpy(keyed.words(flip_key, first, count) % 2 == 1)
+            batch.flips[:] = torch.from_numpy(flips(self._seed, next(positions) + split.rank * count, count))
             for row, (suffix, data, label, where) in enumerate(islice(samples, count)):
                 decode_into(data, suffix, pixels[row], where)
                 batch.labels[row] = label
