@@ -1,14 +1,13 @@
 """What goes wrong with a run is said in one line, with the right exit code, before training where that is possible."""
 
 import json
-import resource
 import shlex
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.disk import no_file_larger_than
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist import train
@@ -156,17 +155,6 @@ def test_an_image_that_does_not_decode_ends_the_training_by_its_name(run_dir, tm
     path = write_tar(tmp_path / "photos.tar", members)
     result = in_a_process("--run_dir", run_dir, "--data.shards", path, "--images", 80)
     refused(result, 1, f"{path}: 00033.jpg at byte ", "a damaged image")
-
-
-@contextmanager
-def no_file_larger_than(size: int):
-    """The kernel refuses to write more, as on a full disk or over a quota; smaller files have room."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_is_full_when_saving_ends_the_training_and_the_older_checkpoint_stays(start, run_dir):

@@ -1,24 +1,11 @@
 """Files that appear whole or not at all, also on a disk that is full or may not be written."""
 
-import resource
-from contextlib import contextmanager
-
 import pytest
+from support.disk import no_file_larger_than
 from support.shards import write_ours
 
 from dcgan_dist.data.storage import cache_folder, write_atomically
 from dcgan_dist.errors import UserError
-
-
-@contextmanager
-def full_disk(after):
-    """No file of this process grows beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (after, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_file_is_written_into_folders_that_are_made(tmp_path):
@@ -32,7 +19,10 @@ def test_a_file_is_written_into_folders_that_are_made(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    with full_disk(after=10_000), pytest.raises(UserError, match=rf"^{path}: cannot be written \(File too large\)$"):
+    with (
+        no_file_larger_than(10_000),
+        pytest.raises(UserError, match=rf"^{path}: cannot be written \(File too large\)$"),
+    ):
         write_atomically(path, bytes(20_000))
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
@@ -41,7 +31,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("after", [0, 5_000, 20_000])
 def test_a_shard_on_a_full_disk_leaves_nothing(tmp_path, after):
     """Whether the bytes fail to be written at once, later, or at the very end."""
-    with full_disk(after), pytest.raises(OSError, match="File too large"):
+    with no_file_larger_than(after), pytest.raises(OSError, match="File too large"):
         write_ours(tmp_path / "shard.tar", 5)
     assert list(tmp_path.iterdir()) == []
 
