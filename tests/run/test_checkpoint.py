@@ -1,7 +1,6 @@
 import hashlib
 import json
 import pickle
-import resource
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.disk import no_file_larger_than
 
 from dcgan_dist.errors import UserError
 from dcgan_dist.run import checkpoint
@@ -238,13 +238,8 @@ def test_a_full_disk_is_one_line_and_the_older_ones_stay(folder):
     """The kernel refuses to write files beyond a size, as it does on a full disk or over a quota."""
     older = save(folder, 100)
     before = {path: path.read_bytes() for path in older.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
-    try:
-        with pytest.raises(UserError) as error:
-            save(folder, 200, keep=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with no_file_larger_than(300), pytest.raises(UserError) as error:
+        save(folder, 200, keep=2)
     message = str(error.value)
     assert message.startswith(f"{folder / '000000200'}: the checkpoint could not be saved (File too large; ")
     assert message.endswith(" MB free); older ones are untouched. Make room and run the same command again")
