@@ -41,14 +41,14 @@ def foreign_index(path: Path) -> ShardIndex:
     Raises UserError when the file is no tar, is cut or damaged, or holds no images.
     """
     stat = path.stat()
-    name = xxhash.xxh3_128_hexdigest(os.fsencode(f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"))
+    name = xxhash.xxh3_128_hexdigest(os.fsencode(f"2\n{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"))
     cached = cache_folder() / "indexes" / f"{name}.index"
     with suppress(OSError):
         kept = cached.read_bytes()
         if kept[:CHECKSUM_BYTES] == xxhash.xxh3_64_digest(kept[CHECKSUM_BYTES:]):
-            return index_from_bytes(path, kept[CHECKSUM_BYTES:])
+            return index_from_bytes(str(path), kept[CHECKSUM_BYTES:])
     index = walk(path)
-    blob = arrays_to_bytes(index, checksums=())
+    blob = arrays_to_bytes(index)
     with suppress(UserError):  # a full or read-only home costs the next start a walk, and nothing else
         write_atomically(cached, xxhash.xxh3_64_digest(blob) + blob)
     return index
@@ -66,13 +66,15 @@ def walk(path: Path) -> ShardIndex:
         raise UserError(f"{path}: holds no images ({', '.join('.' + suffix for suffix in IMAGE_SUFFIXES)})")
     suffixes = tuple(sorted({row[1] for row in rows}))
     return ShardIndex(
-        path=path,
+        name=str(path),
         suffixes=suffixes,
         suffix=np.array([suffixes.index(row[1]) for row in rows], dtype=np.uint8),
         offset=np.array([row[2].offset_data for row in rows], dtype=np.int64),
         length=np.array([row[2].size for row in rows], dtype=np.int64),
         label=np.array([row[3] for row in rows], dtype=np.int64),
         key_text=join_keys([row[0] for row in rows]),
+        start=np.zeros(0, dtype=np.int64),
+        checksum=np.zeros(0, dtype=np.uint64),
     )
 
 

@@ -7,7 +7,8 @@
     two zero blocks                             tar's end mark
 
 `tar`, webdataset and image viewers see an ordinary tar: webdataset skips names of the form `__x__`. The footer stands
-at a fixed distance from the end: one read opens a shard of any size, and a cut or foreign file is known at once.
+at a fixed distance from the end: one read of some bytes opens a shard of any size (how many images, which), and a cut or
+foreign file is known at once; the arrays are read when the shard's first image is.
 """
 
 import json
@@ -15,7 +16,7 @@ import os
 import re
 import struct
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,29 +34,40 @@ from dcgan_dist.errors import UserError
 
 BLOCK = 512  # tar's unit
 END_MARK = bytes(2 * BLOCK)
-FOOTER = struct.Struct("<8sQQQ")  # magic, offset of the arrays, their length, their xxh3-64
-MAGIC = b"DCGANIX1"
-VERSION = 1  # of the arrays
-CHECKED_TOGETHER = 64  # samples under one checksum
+# magic; of the arrays: offset, length, xxh3-64; number of samples; fingerprint; xxh3-64 of all these
+FOOTER = struct.Struct("<8sQQQQQQ")
+MAGIC = b"DCGANIX2"  # ends with the version; shards of version 1 are read as tars of other programs
+TAIL = FOOTER.size + len(END_MARK)
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm")
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 NO_LABEL = -1
 
 
+Read = Callable[[int, int], bytes]
+"""Offset and length -> bytes of one file; fewer where the file ends."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """Where the n images of one tar lie. All arrays have n entries."""
+    """Where the n images of one tar lie. All arrays have n entries, but for the last two."""
 
-    path: Path
+    name: str  # path or URL
     suffixes: tuple[str, ...]  # the image suffixes that occur
     suffix: NDArray[np.uint8]  # position in `suffixes`
     offset: NDArray[np.int64]  # first byte of the image in the tar
     length: NDArray[np.int64]  # bytes of the image
     label: NDArray[np.int64]  # NO_LABEL: none
     key_text: bytes  # the keys, joined by newlines
+    start: NDArray[np.int64]  # n + 1: first byte of every sample with its tar headers, and the end of the last; or none
+    checksum: NDArray[np.uint64]  # xxh3-64 of the bytes of every sample, start[i] to start[i + 1]; or none
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    @property
+    def checked(self) -> bool:
+        """Whether it has checksums; tars made by other programs have none."""
+        return len(self.checksum) > 0
 
     @cached_property
     def keys(self) -> list[str]:
@@ -64,13 +76,26 @@ class ShardIndex:
 
     @cached_property
     def fingerprint(self) -> int:
-        """64 bits that change when a sample is added, removed, renamed, reordered or re-encoded to another length."""
-        return xxhash.xxh3_64_intdigest(self.key_text + self.length.tobytes())
+        """64 bits that change when a sample is added, removed, renamed, reordered or (with checksums) replaced."""
+        return xxhash.xxh3_64_intdigest(self.key_text + self.length.tobytes() + self.checksum.tobytes())
 
     def describe(self, member: int) -> str:
         """'shard.tar: KEY.jpg at byte 1536', for messages."""
         name = f"{self.keys[member]}.{self.suffixes[self.suffix[member]]}"
-        return f"{self.path}: {name} at byte {self.offset[member]}"
+        return f"{self.name}: {name} at byte {self.offset[member]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footer:
+    """What the last bytes of a shard tell."""
+
+    start: int
+    length: int
+    checksum: int
+    count: int
+    """Number of samples."""
+    fingerprint: int
+    """That of the ShardIndex."""
 
 
 def parse_label(text: bytes) -> int:
@@ -84,78 +109,99 @@ def join_keys(keys: Sequence[str]) -> bytes:
     return "\n".join(keys).encode(errors="surrogateescape")
 
 
-def arrays_to_bytes(index: ShardIndex, checksums: Sequence[int]) -> bytes:
-    """The index without its path. A single metadata entry, because safetensors does not keep the order of several."""
+def arrays_to_bytes(index: ShardIndex) -> bytes:
+    """The index without its name. A single metadata entry, because safetensors does not keep the order of several."""
     arrays = {
         "suffix": index.suffix,
         "offset": index.offset,
         "length": index.length,
         "label": index.label,
         "keys": np.frombuffer(index.key_text, dtype=np.uint8),
-        "checksum": np.asarray(checksums, dtype=np.uint64),
+        "start": index.start,
+        "checksum": index.checksum,
     }
-    about = {"version": VERSION, "suffixes": list(index.suffixes), "checked_together": CHECKED_TOGETHER}
-    return safetensors.numpy.save(arrays, metadata={"dcgan_dist": json.dumps(about)})
+    return safetensors.numpy.save(arrays, metadata={"dcgan_dist": json.dumps({"suffixes": list(index.suffixes)})})
 
 
-def index_from_bytes(path: Path, blob: bytes) -> ShardIndex:
-    """The inverse of arrays_to_bytes. Raises ValueError when the bytes are something else."""
+def index_from_bytes(name: str, blob: bytes) -> ShardIndex:
+    """The inverse of arrays_to_bytes; `name` is the path or URL of the shard."""
     arrays = safetensors.numpy.load(blob)
     header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-    about = json.loads(header["__metadata__"]["dcgan_dist"])
-    if about["version"] != VERSION:
-        raise UserError(f"{path}: its index has version {about['version']}, this program reads {VERSION}; update it")
     return ShardIndex(
-        path=path,
-        suffixes=tuple(about["suffixes"]),
+        name=name,
+        suffixes=tuple(json.loads(header["__metadata__"]["dcgan_dist"])["suffixes"]),
         suffix=arrays["suffix"],
         offset=arrays["offset"],
         length=arrays["length"],
         label=arrays["label"],
         key_text=arrays["keys"].tobytes(),
+        start=arrays["start"],
+        checksum=arrays["checksum"],
     )
 
 
+def read_footer(name: str, size: int, read: Read) -> Footer | None:
+    """The footer of a shard of `size` bytes; None where there is none (a tar of another program, or no tar at all).
+
+    Raises UserError when it is damaged.
+    """
+    tail = read(max(size - TAIL, 0), TAIL)
+    if len(tail) < TAIL or tail[:8] != MAGIC or tail[FOOTER.size :] != END_MARK:
+        return None
+    _, start, length, checksum, count, fingerprint, own = FOOTER.unpack_from(tail)
+    ends = start + -(-(length + FOOTER.size) // BLOCK) * BLOCK + len(END_MARK)
+    if xxhash.xxh3_64_intdigest(tail[: FOOTER.size - 8]) != own or ends != size:
+        raise UserError(f"{name}: its index is damaged, or bytes before it are missing; copy or write this shard again")
+    return Footer(start=start, length=length, checksum=checksum, count=count, fingerprint=fingerprint)
+
+
+def load_index(name: str, footer: Footer, read: Read) -> ShardIndex:
+    """The index that a footer announces. Raises UserError when it is damaged."""
+    blob = read(footer.start, footer.length)
+    if xxhash.xxh3_64_intdigest(blob) != footer.checksum:
+        raise UserError(f"{name}: the index at byte {footer.start} is damaged; copy or write this shard again")
+    return index_from_bytes(name, blob)
+
+
 def read_index(path: Path) -> ShardIndex | None:
-    """The index that a shard carries; None when it carries none (a tar made by another program, or no tar at all).
+    """The index that a local shard carries; None when it carries none (a tar made by another program, or no tar).
 
     Raises UserError when the file is missing or unreadable, or its index is damaged.
     """
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            tail = FOOTER.size + len(END_MARK)
-            if size < tail:
-                return None
-            file.seek(size - tail)
-            magic, start, length, checksum = FOOTER.unpack(file.read(FOOTER.size))
-            if magic != MAGIC or file.read() != END_MARK:
-                return None
-            if start + length > size:
-                raise UserError(f"{path}: the last bytes of its index are damaged; copy or write this shard again")
-            file.seek(start)
-            blob = file.read(length)
+
+            def read(offset: int, length: int) -> bytes:
+                file.seek(offset)
+                return file.read(length)
+
+            footer = read_footer(str(path), os.fstat(file.fileno()).st_size, read)
+            return None if footer is None else load_index(str(path), footer, read)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if xxhash.xxh3_64_intdigest(blob) != checksum:
-        raise UserError(f"{path}: the index at byte {start} is damaged; copy or write this shard again")
-    return index_from_bytes(path, blob)
 
 
 class ShardWriter:
     """Writes one shard: `with ShardWriter(path) as shard: shard.add(key, "jpg", data, label)`.
 
     The file appears under its name only when it is complete and on disk; leaving by an exception leaves nothing. The
-    bytes depend on the samples alone: no times, no owners.
+    bytes depend on the samples alone: no times, no owners. Afterwards `size` (bytes), `checksum` (xxh3-128 of the file,
+    hexadecimal) and `fingerprint` (of the index) say what was written.
     """
+
+    size: int
+    checksum: str
+    fingerprint: int
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = temporary_path(path)
-        self._rows: list[tuple[int, int, str, int]] = []
+        self._rows: list[tuple[int, int, str, int]] = []  # offset, length, suffix, label
         self._keys: dict[str, None] = {}
+        self._starts = [0]
         self._checksums: list[int] = []
-        self._running = xxhash.xxh3_64()
+        self._whole = xxhash.xxh3_128()
+        self._sample = xxhash.xxh3_64()
         self._file: BinaryIO
 
     def __enter__(self) -> "ShardWriter":
@@ -179,15 +225,13 @@ class ShardWriter:
             self._member(f"{key}.cls", str(label).encode())
         self._rows.append((start, len(data), suffix, NO_LABEL if label is None else label))
         self._keys[key] = None
-        if len(self._rows) % CHECKED_TOGETHER == 0:
-            self._end_of_checked()
-
-    def _end_of_checked(self) -> None:
-        self._checksums.append(self._running.intdigest())
-        self._running = xxhash.xxh3_64()
+        self._starts.append(self._file.tell())
+        self._checksums.append(self._sample.intdigest())
+        self._sample.reset()
 
     def _write(self, data: bytes) -> None:
-        self._running.update(data)
+        self._sample.update(data)
+        self._whole.update(data)
         self._file.write(data)
 
     def _member(self, name: str, data: bytes) -> int:
@@ -201,22 +245,26 @@ class ShardWriter:
         return start
 
     def _finish(self) -> None:
-        if len(self._rows) % CHECKED_TOGETHER:
-            self._end_of_checked()
         suffixes = tuple(sorted({row[2] for row in self._rows}))
         index = ShardIndex(
-            path=self._path,
+            name=str(self._path),
             suffixes=suffixes,
             suffix=np.array([suffixes.index(row[2]) for row in self._rows], dtype=np.uint8),
             offset=np.array([row[0] for row in self._rows], dtype=np.int64),
             length=np.array([row[1] for row in self._rows], dtype=np.int64),
             label=np.array([row[3] for row in self._rows], dtype=np.int64),
             key_text=join_keys(list(self._keys)),
+            start=np.array(self._starts, dtype=np.int64),
+            checksum=np.array(self._checksums, dtype=np.uint64),
         )
-        blob = arrays_to_bytes(index, self._checksums)
-        footer = FOOTER.pack(MAGIC, self._file.tell() + BLOCK, len(blob), xxhash.xxh3_64_intdigest(blob))
+        blob = arrays_to_bytes(index)
+        about = (self._file.tell() + BLOCK, len(blob), xxhash.xxh3_64_intdigest(blob), len(index), index.fingerprint)
+        footer = FOOTER.pack(MAGIC, *about, 0)[:-8]
+        footer += struct.pack("<Q", xxhash.xxh3_64_intdigest(footer))
         self._member("__index__", blob + bytes(-(len(blob) + len(footer)) % BLOCK) + footer)
-        self._file.write(END_MARK)
+        self._write(END_MARK)
+        self.size, self.checksum = self._file.tell(), self._whole.hexdigest()
+        self.fingerprint = index.fingerprint
         self._file.flush()
         os.fsync(self._file.fileno())
 

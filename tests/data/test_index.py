@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.shards import by_index, by_webdataset, encoded, write_ours
 
 from dcgan_dist.data import storage
-from dcgan_dist.data.index import CHECKED_TOGETHER, END_MARK, FOOTER, MAGIC, ShardWriter, parse_label, read_index
+from dcgan_dist.data.index import BLOCK, END_MARK, FOOTER, MAGIC, ShardWriter, parse_label, read_index
 from dcgan_dist.errors import UserError
 
 KEYS = [
@@ -49,6 +49,10 @@ def samples(keys=KEYS):
     for number, key in enumerate(keys):
         suffix = suffixes[number % len(suffixes)]
         yield key, suffix, encoded(number, suffix), (number if number % 3 else None)
+
+
+def footer(content):
+    return FOOTER.unpack(content[-len(END_MARK) - FOOTER.size : -len(END_MARK)])
 
 
 def test_a_shard_reads_back_alike_by_its_index_by_tar_and_by_webdataset(tmp_path):
@@ -107,9 +111,12 @@ def test_the_footer_stands_at_a_fixed_distance_from_the_end(tmp_path):
         content = write_ours(tmp_path / "shard.tar", count).read_bytes()
         assert len(content) % 512 == 0
         assert content.endswith(END_MARK)
-        magic, start, length, checksum = FOOTER.unpack(content[-len(END_MARK) - FOOTER.size : -len(END_MARK)])
+        magic, start, length, checksum, images, fingerprint, _ = footer(content)
         assert magic == MAGIC
         assert xxhash.xxh3_64_intdigest(content[start : start + length]) == checksum
+        index = read_index(tmp_path / "shard.tar")
+        assert index is not None
+        assert (images, fingerprint) == (count, index.fingerprint)
         with tarfile.open(tmp_path / "shard.tar") as tar:
             assert tar.getmembers()[-1].offset_data == start
 
@@ -121,18 +128,28 @@ def test_pixels_lie_at_a_fixed_stride(tmp_path):
     assert len(set(np.diff(index.offset))) == 1
 
 
-@pytest.mark.parametrize("count", [1, CHECKED_TOGETHER - 1, CHECKED_TOGETHER, 2 * CHECKED_TOGETHER + 5])
-def test_checksums_cover_every_byte_before_the_index(tmp_path, count):
-    path = write_ours(tmp_path / "shard.tar", count, label=lambda number: number)
+def test_checksums_cover_every_byte_before_the_index(tmp_path):
+    path = write(tmp_path / "shard.tar", samples())
     content, index = path.read_bytes(), read_index(path)
     assert index is not None
-    _, start, length, _ = FOOTER.unpack(content[-len(END_MARK) - FOOTER.size : -len(END_MARK)])
-    checksums = safetensors.numpy.load(content[start : start + length])["checksum"]
-    # a checked run begins with the tar header of its first image, and the last ends where that of the index begins
-    bounds = [*(index.offset[::CHECKED_TOGETHER] - 512).tolist(), start - 512]
-    assert bounds[0] == 0
-    wanted = [xxhash.xxh3_64_intdigest(content[a:b]) for a, b in itertools.pairwise(bounds)]
-    assert checksums.tolist() == wanted
+    # a sample begins with its first tar header (long names need several) and ends where the next begins
+    with tarfile.open(path) as tar:
+        images = [info.offset for info in tar if not info.name.endswith(".cls")]
+    assert images[0] == 0
+    assert index.start.tolist() == images
+    wanted = [xxhash.xxh3_64_intdigest(content[a:b]) for a, b in itertools.pairwise(images)]
+    assert index.checksum.tolist() == wanted
+
+
+def test_the_writer_tells_what_it_wrote(tmp_path):
+    path = tmp_path / "shard.tar"
+    with ShardWriter(path) as shard:
+        for sample in samples():
+            shard.add(*sample)
+    content, index = path.read_bytes(), read_index(path)
+    assert index is not None
+    assert (shard.size, shard.checksum) == (len(content), xxhash.xxh3_128_hexdigest(content))
+    assert shard.fingerprint == index.fingerprint
 
 
 WRITE = """
@@ -223,17 +240,27 @@ def test_a_tar_without_index_has_none(tmp_path):
     assert read_index(tmp_path / "plain.tar") is None
 
 
+@pytest.mark.parametrize(
+    "change", [lambda c: c[:2048] + c[2048 + BLOCK :], lambda c: c[:2048] + bytes(BLOCK) + c[2048:]]
+)
+def test_a_block_lost_or_put_in_between_is_noticed_at_the_end(tmp_path, change):
+    path = write_ours(tmp_path / "shard.tar", 3)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=r"shard\.tar: .*damaged.* copy or write this shard again"):
+        read_index(path)
+
+
 def test_every_flipped_byte_of_the_index_is_noticed(tmp_path):
     content = bytearray(write_ours(tmp_path / "shard.tar", 3).read_bytes())
-    _, start, length, _ = FOOTER.unpack(content[-len(END_MARK) - FOOTER.size : -len(END_MARK)])
+    _, start, length, *_ = footer(content)
     whole = read_index(tmp_path / "shard.tar")
     assert whole is not None
-    footer = len(content) - len(END_MARK) - FOOTER.size
-    for place in [*range(start, start + length, 7), *range(footer, footer + FOOTER.size)]:
+    last = len(content) - len(END_MARK) - FOOTER.size
+    for place in [*range(start, start + length, 7), *range(last, last + FOOTER.size)]:
         damaged = content.copy()
         damaged[place] ^= 0x81
         (tmp_path / "shard.tar").write_bytes(damaged)
-        if place < footer or place >= footer + len(MAGIC):
+        if place < last or place >= last + len(MAGIC):
             with pytest.raises(UserError, match=r"shard\.tar: .*damaged.* copy or write this shard again"):
                 read_index(tmp_path / "shard.tar")
         else:  # then it is a tar like those of others
@@ -250,8 +277,9 @@ def test_the_fingerprint_knows_the_samples_and_not_the_place(tmp_path):
     one = fingerprint("one.tar", rows)
     assert fingerprint("two.tar", rows) == one
     renamed, longer = ("renamed", *rows[0][1:]), (*rows[0][:2], b"longer" * 999)
-    others = [rows[1:], rows[::-1], [renamed, *rows[1:]], [longer, *rows[1:]]]
-    assert len({one, *(fingerprint("other.tar", each) for each in others)}) == 5
+    replaced = (*rows[0][:2], bytes(len(rows[0][2])), rows[0][3])
+    others = [rows[1:], rows[::-1], *([first, *rows[1:]] for first in (renamed, longer, replaced))]
+    assert len({one, *(fingerprint("other.tar", each) for each in others)}) == 6
 
 
 LABELS = {b"0": 0, b" 12\n": 12, b"007": 7, b"9" * 18: 10**18 - 1, b"9" * 19: -1, b"-3": -1, b"cat": -1, b"": -1}

@@ -55,7 +55,7 @@ def by_webdataset(*paths: Path) -> list[dict]:
 
 def by_index(index):
     """Key, suffix, bytes and label of every sample, cut out of the tar as the index says."""
-    content = index.path.read_bytes()
+    content = Path(index.name).read_bytes()
     return [
         (key, index.suffixes[suffix], content[offset : offset + length], label)
         for key, suffix, offset, length, label in zip(
