@@ -13,6 +13,7 @@ apart, while each lane walks through its blocks one after the other.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,66 +24,129 @@ VERSION = 1  # of the arithmetic below: a checkpoint of another version cannot g
 BLOCK = 64  # samples; about the smallest run that disks read at full speed
 LANES = 64
 WINDOW = 2048  # samples of a lane that are permuted together
+AT_ONCE = LANES * WINDOW // 2  # positions; so few that no lane goes through more than two windows
 
 
 class Order:
-    """The endless stream of sample numbers 0 .. n - 1, where n is the sum of `lengths`, the samples of each shard."""
+    """The endless stream of sample numbers 0 .. n - 1, where n is the sum of `lengths`, the samples of each shard.
+
+    Any thread may call it. Besides about half a byte per sample it holds the windows that the lanes are in, so reading
+    on costs a table look-up per sample; jumping back and forth by more than a window permutes anew.
+    """
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
-        self.size = int(sum(lengths))
+        shards = np.asarray(lengths, dtype=np.int64)
+        self.size = int(shards.sum())
         self.seed = seed
         if self.size == 0:
             raise ValueError("an order of no samples")
-        self._block_start, self._block_length = _blocks(np.asarray(lengths, dtype=np.int64))
-        # an instance's own caches: one epoch's blocks, and the windows that the lanes are in
-        self._epoch_blocks = lru_cache(maxsize=2)(self._permute_blocks)
-        self._window_order = lru_cache(maxsize=4 * LANES)(self._permute_window)
+        self._shard_end = np.cumsum(shards)
+        blocks = -(-shards // BLOCK)  # a block lies in one shard, so a shard's last one may be short
+        self._blocks_end = np.cumsum(blocks)
+        # block b of shard s begins at sample offset[s] + BLOCK * b
+        self._offset = self._shard_end - shards - BLOCK * (self._blocks_end - blocks)
+        self._block_length = _block_lengths(shards, blocks)
+        self._lane_start, self._lane_length = _shares(self.size, LANES, np.arange(LANES))
+        self._lane_windows = np.maximum(1, np.rint(self._lane_length / WINDOW).astype(np.int64))
+        self._epoch_blocks = lru_cache(maxsize=2)(self._permute_blocks)  # an instance's own cache
+        widest = int((-(-self._lane_length // self._lane_windows)).max())
+        self._reading, self._looking_ahead = _Windows(widest), _Windows(widest)
 
     def samples(self, start: int, count: int) -> NDArray[np.int64]:
         """The sample numbers at positions start .. start + count. The cost does not depend on `start`."""
-        taken = np.empty(count, dtype=np.int64)
-        done = 0
-        while done < count:
-            epoch, within = divmod(start + done, self.size)
-            part = min(count - done, self.size - within)
-            taken[done : done + part] = self._in_epoch(epoch, within, part)
-            done += part
-        return taken
+        return self._take(self._reading, start, count)
 
     def flips(self, start: int, count: int) -> NDArray[np.bool_]:
         """Whether the image at each position is mirrored."""
         return flips(self.seed, start, count)
 
-    def _in_epoch(self, epoch: int, within: int, count: int) -> NDArray[np.int64]:
-        position = np.arange(within, within + count, dtype=np.int64)
-        lane, step = position % LANES, position // LANES
-        start, length = _shares(self.size, LANES, lane)
-        windows = np.maximum(1, np.rint(length / WINDOW).astype(np.int64))
-        window = ((step + 1) * windows - 1) // length
-        first, end = window * length // windows, (window + 1) * length // windows
-        places = zip(lane.tolist(), window.tolist(), (end - first).tolist(), (step - first).tolist(), strict=True)
-        within_window = [self._window_order(epoch, *which)[place] for *which, place in places]
-        sequence = start + first + np.array(within_window, dtype=np.int64)
-        offsets, ends = self._epoch_blocks(epoch)
-        return offsets[np.searchsorted(ends, sequence, side="right")] + sequence
+    def first_uses(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The shards that positions start .. start + count touch, and where each is touched first, in that order.
 
-    def _permute_window(self, epoch: int, lane: int, window: int, size: int) -> NDArray[np.int64]:
-        return keyed.permutation(keyed.key(self.seed, "window", epoch, lane, window), size)
+        To look ahead by this does not slow `samples` down, which may be somewhere else.
+        """
+        samples = self._take(self._looking_ahead, start, count)
+        first = np.full(len(self._shard_end), -1, dtype=np.int64)
+        # of several values for one place numpy keeps the last, so backwards
+        first[np.searchsorted(self._shard_end, samples[::-1], side="right")] = np.arange(count - 1, -1, -1)
+        shards = np.flatnonzero(first >= 0)
+        shards = shards[np.argsort(first[shards])]
+        return shards, start + first[shards]
+
+    def _take(self, windows: "_Windows", start: int, count: int) -> NDArray[np.int64]:
+        taken = np.empty(count, dtype=np.int64)
+        done = 0
+        with windows.lock:
+            while done < count:
+                epoch, within = divmod(start + done, self.size)
+                part = min(count - done, self.size - within, AT_ONCE)
+                taken[done : done + part] = self._in_epoch(windows, epoch, within, part)
+                done += part
+        return taken
+
+    def _in_epoch(self, windows: "_Windows", epoch: int, within: int, count: int) -> NDArray[np.int64]:
+        step, lane = np.divmod(np.arange(within, within + count), LANES)
+        in_lane = self._lane_windows[lane]
+        window = ((step + 1) * in_lane - 1) // self._lane_length[lane]
+        number = epoch * in_lane + window  # of the lane's windows since the first epoch
+        row = 2 * lane + number % 2
+        missing = np.flatnonzero(windows.number[row] != number)
+        if missing.size:
+            for place in missing[np.unique(row[missing], return_index=True)[1]].tolist():
+                first, samples = self._window(epoch, int(lane[place]), int(window[place]))
+                windows.put(int(row[place]), int(number[place]), first, samples)
+        return windows.samples[row, step - windows.first[row]]
+
+    def _window(self, epoch: int, lane: int, window: int) -> tuple[int, NDArray[np.int64]]:
+        """The step at which a window of a lane begins, and its samples in their order."""
+        length, windows = int(self._lane_length[lane]), int(self._lane_windows[lane])
+        first, end = window * length // windows, (window + 1) * length // windows
+        start = int(self._lane_start[lane])
+        order = keyed.permutation(keyed.key(self.seed, "window", epoch, lane, window), end - first)
+        return first, self._sequence(epoch, start + first, start + end)[order]
+
+    def _sequence(self, epoch: int, start: int, end: int) -> NDArray[np.int64]:
+        """The samples at places start .. end of the epoch's blocks laid end to end."""
+        order, ends = self._epoch_blocks(epoch)
+        first, last = np.searchsorted(ends, (start, end - 1), side="right")
+        block, block_end = order[first : last + 1], ends[first : last + 1]
+        length = self._block_length[block].astype(np.int64)
+        block_start = self._offset[np.searchsorted(self._blocks_end, block, side="right")] + BLOCK * block
+        to_sample = block_start - (block_end - length)
+        length[0] = block_end[0] - start
+        length[-1] -= block_end[-1] - end
+        return np.repeat(to_sample, length) + np.arange(start, end)
 
     def _permute_blocks(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each block of the epoch's sequence: what to add to a place in it to get the sample, and its end."""
-        order = keyed.permutation(keyed.key(self.seed, "blocks", epoch), len(self._block_start))
-        ends = np.cumsum(self._block_length[order])
-        return self._block_start[order] - (ends - self._block_length[order]), ends
+        """The blocks in the epoch's sequence, and where each of them ends in it."""
+        order = keyed.permutation(keyed.key(self.seed, "blocks", epoch), len(self._block_length))
+        return order, np.cumsum(self._block_length[order], dtype=np.int64)
 
 
-def _blocks(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First sample and length of every block; a block lies in one shard, so a shard's last one may be short."""
-    per_shard = -(-lengths // BLOCK)
-    shard = np.repeat(np.arange(len(lengths)), per_shard)
-    within = (np.arange(len(shard)) - np.repeat(np.cumsum(per_shard) - per_shard, per_shard)) * BLOCK
-    start = (np.cumsum(lengths) - lengths)[shard] + within
-    return start, np.minimum(BLOCK, lengths[shard] - within)
+class _Windows:
+    """The samples of two windows of every lane, in their order.
+
+    A lane has a row for windows of even number and one for odd, so that a batch may lie across the end of a window or
+    of an epoch.
+    """
+
+    def __init__(self, widest: int) -> None:
+        self.lock = Lock()
+        self.number = np.full(2 * LANES, -1, dtype=np.int64)
+        self.first = np.zeros(2 * LANES, dtype=np.int64)  # step
+        self.samples = np.empty((2 * LANES, widest), dtype=np.int64)
+
+    def put(self, row: int, number: int, first: int, samples: NDArray[np.int64]) -> None:
+        self.samples[row, : len(samples)] = samples
+        self.number[row], self.first[row] = number, first
+
+
+def _block_lengths(shards: NDArray[np.int64], blocks: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Samples of every block, from the samples and the blocks of every shard."""
+    length = np.full(int(blocks.sum()), BLOCK, dtype=np.uint8)
+    filled = shards > 0
+    length[np.cumsum(blocks)[filled] - 1] = (shards - BLOCK * (blocks - 1))[filled]
+    return length
 
 
 def _shares(size: int, parts: int, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,11 +1,16 @@
 """Each image once per epoch, on any number of ranks, from any position at once, and well mixed."""
 
+import bisect
+import hashlib
+import json
+import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
-import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,10 +143,16 @@ def test_any_slice_is_the_slice_of_the_whole(lengths, start, skip, count):
     assert np.array_equal(Order(lengths, 11).samples(start + skip, count), whole[skip:])
 
 
-def test_the_work_of_a_seek_does_not_grow_with_the_position(monkeypatch):
-    permuted = []
+@pytest.fixture
+def permuted(monkeypatch):
+    """The sizes of all permutations that were drawn."""
+    sizes: list[int] = []
     permutation = keyed.permutation
-    monkeypatch.setattr(keyed, "permutation", lambda key, size: permuted.append(size) or permutation(key, size))
+    monkeypatch.setattr(keyed, "permutation", lambda key, size: sizes.append(size) or permutation(key, size))
+    return sizes
+
+
+def test_the_work_of_a_seek_does_not_grow_with_the_position(permuted):
     lengths, work = [2_000] * 100, []
     size, blocks = sum(lengths), 100 * -(-2_000 // BLOCK)
     for start in [0, size // 2, 10 * size, 10**9, 10**15 + size // 2]:
@@ -150,39 +161,120 @@ def test_the_work_of_a_seek_does_not_grow_with_the_position(monkeypatch):
         work.append(sum(permuted))
     # the blocks of one epoch, and for each lane the one or two windows that the samples lie in
     assert max(work) <= blocks + 2 * LANES * 1.5 * order.WINDOW
-    # and a reader that goes on from there does them once
-    stream = Order(lengths, 1)
+
+
+@pytest.mark.parametrize("ranks", [1, 5])
+def test_a_reader_that_goes_on_permutes_every_window_once(permuted, ranks):
+    """Also the reader of a rank that takes a part of every batch, while another thread looks ahead."""
+    lengths, batch = [2_000] * 100, 510
+    size, blocks = sum(lengths), 100 * -(-2_000 // BLOCK)
+    stream, steps = Order(lengths, 1), 3 * size // 2 // batch
+    for start in range(10**9, 10**9 + steps * batch, batch):
+        stream.samples(start, batch // ranks)
+    # the epochs that were met and, of the lanes, no more than the samples that were passed and a window at each end
+    assert sum(permuted) <= 3 * blocks + 3 * size // 2 + 2 * LANES * 1.5 * order.WINDOW
     permuted.clear()
-    for start in range(10**9, 10**9 + size // 2, 512):
-        stream.samples(start, 512)
-    assert sum(permuted) <= 2 * blocks + 2 * size
+    start = 10**9 + steps * batch
+    stream.samples(start, batch // ranks)
+    stream.first_uses(start + size // 2, batch)
+    permuted.clear()
+    stream.samples(start, batch // ranks)
+    assert permuted == []
 
 
-def test_every_position_of_a_thousand_million_samples_is_reached_at_once():
-    size = 2_000 * 500_000
-    stream = Order([2_000] * 500_000, 3)
-    epoch = 7 * size
-    for within in (0, 1_234_567, size // 2, size - 300):
+@pytest.fixture(scope="module")
+def thousand_million():
+    """500,000 shards of 2,000 samples, and the most bytes that were held to open them and to seek in three epochs."""
+    tracemalloc.start()
+    try:
+        stream = Order([2_000] * 500_000, 1)
+        for start in (0, 2 * stream.size, 3 * stream.size + 7):
+            stream.samples(start, 512)
+        return stream, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_thousand_million_samples_are_held_in_a_byte_each(thousand_million):
+    stream, most = thousand_million
+    assert stream.size == 10**9
+    assert most < 10**9
+
+
+def test_every_position_of_a_thousand_million_samples_is_reached_at_once(thousand_million, permuted):
+    stream, _ = thousand_million
+    size, epoch = stream.size, 3 * stream.size
+    blocks = 500_000 * -(-2_000 // BLOCK)
+    for within in (1_234_567, size // 2, size - 300):
+        permuted.clear()
         samples = stream.samples(epoch + within, 300)
+        # of the epoch nothing but the windows that the lanes are in; its blocks were permuted by the fixture
+        assert LANES <= len(permuted) <= 2 * LANES
+        assert max(permuted) < 1.5 * order.WINDOW
         assert len(set(samples.tolist())) == 300
         assert samples.min() >= 0
         assert samples.max() < size
         assert np.array_equal(stream.samples(epoch + within + 100, 50), samples[100:150])
         assert 0.25 < samples.mean() / size < 0.75
+    permuted.clear()
+    stream.samples(4 * size, 1)
+    assert sorted(permuted)[-1] == blocks
+    assert sum(permuted) < blocks + 1.5 * order.WINDOW
 
 
-def test_golden_order_version_1():
-    """A checkpoint goes on at its position only if this never changes; whoever changes it raises order.VERSION."""
-    assert order.VERSION == 1
-    golden = [
-        ([100] * 3, 0, "b84d35b2c5fa95e6"),
-        ([1 + 377 * shard % 700 for shard in range(40)], 12_345, "7c70e74a9ba76dab"),
-        ([2_000] * 500, 1, "7aab2c32c80cacac"),
-    ]
-    for lengths, seed, wanted in golden:
-        samples = Order(lengths, seed).samples(0, 10_000).astype("<i8")
-        flips = Order(lengths, seed).flips(0, 10_000).astype("u1")
-        assert xxhash.xxh3_64_hexdigest(samples.tobytes() + flips.tobytes()) == wanted
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "order.json").read_text())
+
+
+def digest(values, kind):
+    return hashlib.sha256(values.astype(kind).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", GOLDEN["sets"])
+def test_golden_orders(name):
+    """A checkpoint goes on at its position only if these never change; whoever changes them raises order.VERSION."""
+    assert GOLDEN["version"] == order.VERSION
+    lengths = [length for length, times in GOLDEN["sets"][name]["shards"] for _ in range(times)]
+    for epoch in GOLDEN["sets"][name]["epochs"]:
+        stream = Order(lengths, epoch["seed"])
+        start, count = epoch["epoch"] * stream.size, GOLDEN["positions"]
+        assert digest(stream.samples(start, count), "<i8") == epoch["samples"]
+        # and in batches, which take another way through the windows
+        parts = [stream.samples(start + done, 250) for done in range(0, count, 250)]
+        assert digest(np.concatenate(parts), "<i8") == epoch["samples"]
+
+
+def test_golden_flips():
+    for flips in GOLDEN["flips"]:
+        found = order.flips(flips["seed"], flips["position"], GOLDEN["positions"])
+        assert digest(found, "u1") == flips["flips"]
+
+
+@given(LENGTHS, st.integers(0, 20_000), st.integers(0, 3_000))
+def test_the_first_uses_of_shards(lengths, start, count):
+    stream = Order(lengths, 2)
+    ends = np.cumsum(lengths).tolist()
+    wanted: dict[int, int] = {}
+    for position, sample in enumerate(stream.samples(start, count).tolist(), start):
+        wanted.setdefault(bisect.bisect_right(ends, sample), position)
+    shards, positions = stream.first_uses(start, count)
+    assert list(zip(shards.tolist(), positions.tolist(), strict=True)) == list(wanted.items())
+
+
+def test_threads_take_what_one_alone_would():
+    """Several readers at different places, and one that looks ahead: none disturbs another's tables."""
+    lengths, starts = ragged(9, 1), [0, 10**6, 5_000, 10**12]
+    wanted = [Order(lengths, 3).samples(start, 6_000) for start in starts]
+    stream = Order(lengths, 3)
+
+    def read(start):
+        parts = []
+        for done in range(0, 6_000, 100):
+            parts.append(stream.samples(start + done, 100))
+            stream.first_uses(start + 7 * done, 50)
+        return np.concatenate(parts)
+
+    with ThreadPoolExecutor(len(starts)) as pool:
+        assert [found.tolist() for found in pool.map(read, starts)] == [part.tolist() for part in wanted]
 
 
 def test_flips_are_fair_coins_of_the_position():
@@ -199,16 +291,20 @@ def test_flips_are_fair_coins_of_the_position():
 def total_variation(classes, batch):
     """Mean distance of the batches' class shares from equal shares."""
     batches = classes[: len(classes) // batch * batch].reshape(-1, batch)
-    counts = np.apply_along_axis(np.bincount, 1, batches, minlength=100)
+    rows = np.arange(len(batches))[:, None]
+    counts = np.bincount((100 * rows + batches).ravel(), minlength=100 * len(batches)).reshape(-1, 100)
     return np.abs(counts / batch - 1 / 100).sum(axis=1).mean() / 2
 
 
 def test_data_sorted_by_class_are_mixed_nearly_as_well_as_by_a_perfect_shuffle():
     size, batch = 1_000_000, 512
     classes = np.arange(size) * 100 // size
-    ours = classes[Order([2_000] * 500, 0).samples(0, size)]
-    perfect = np.random.default_rng(0).permutation(classes)
-    assert total_variation(ours, batch) < 1.15 * total_variation(perfect, batch)
+    perfect = total_variation(np.random.default_rng(0).permutation(classes), batch)
+    for seed in range(5):
+        stream = Order([2_000] * 500, seed)
+        for epoch in (0, seed):
+            ours = total_variation(classes[stream.samples(epoch * size, size)], batch)
+            assert ours < 1.15 * perfect
     # and the measure tells: unshuffled batches are all of one class or two
     assert total_variation(classes, batch) > 0.98
 
