@@ -87,8 +87,8 @@ def status_of(error: BaseException) -> int | None:
             own = getattr(source, "__dict__", {})
             values = [getattr(response, "status_code", None), own.get("status"), own.get("code")]
         for value in values:
-            if str(value).isdecimal() and 300 <= int(value) < 600:
-                return int(value)
+            if re.fullmatch(r"[345]\d\d", str(value)):
+                return int(str(value))
     return None
 
 

@@ -25,9 +25,8 @@ class HttpServer:
         self.log = []
         self.lock = threading.Lock()
         self.over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self):
@@ -57,53 +56,56 @@ class HttpServer:
             return waiting.popleft() if waiting else self.always.get(name)
 
 
-def _handler(server):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        owner = server
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    owner: HttpServer
 
-        def log_message(self, *_):
-            pass
 
-        def handle(self):
-            with suppress(OSError):  # a client that goes away
-                super().handle()
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-        def setup(self):
-            super().setup()
-            self.connection.settimeout(30)
+    def log_message(self, *_):
+        pass
 
-        def do_GET(self):
-            name = urlsplit(self.path).path.lstrip("/")
-            with server.lock:
-                server.log.append((name, self.headers.get("Range")))
-            fault = server.fault(name)
-            if fault is not None and fault(self, name) is not True:
-                return
-            if name not in server.files:
-                self.status(404)
-            else:
-                self.file(server.files[name])
+    def handle(self):
+        with suppress(OSError):  # a client that goes away
+            super().handle()
 
-        def status(self, code):
-            self.send_response(code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def setup(self):
+        super().setup()
+        self.owner = self.server.owner
+        self.connection.settimeout(30)
 
-        def file(self, data, *, sent=None, ranges=True):
-            """Answers with a file, of which only `sent` bytes are sent before the connection ends."""
-            asked = self.headers.get("Range") if server.ranges and ranges else None
-            code, part, headers = _part(data, asked)
-            if server.etags:
-                headers["ETag"] = f'"{hashlib.md5(data).hexdigest()}"'
-            self.send_response(code)
-            for header in (headers | {"Content-Length": str(len(part))}).items():
-                self.send_header(*header)
-            self.end_headers()
-            self.wfile.write(part[:sent])
-            self.close_connection = self.close_connection or (sent is not None and sent < len(part))
+    def do_GET(self):
+        name = urlsplit(self.path).path.lstrip("/")
+        with self.owner.lock:
+            self.owner.log.append((name, self.headers.get("Range")))
+        fault = self.owner.fault(name)
+        if fault is not None and fault(self, name) is not True:
+            return
+        if name not in self.owner.files:
+            self.status(404)
+        else:
+            self.file(self.owner.files[name])
 
-    return Handler
+    def status(self, code):
+        self.send_response(code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def file(self, data, *, sent=None, ranges=True):
+        """Answers with a file, of which only `sent` bytes are sent before the connection ends."""
+        asked = self.headers.get("Range") if self.owner.ranges and ranges else None
+        code, part, headers = _part(data, asked)
+        if self.owner.etags:
+            headers["ETag"] = f'"{hashlib.md5(data).hexdigest()}"'
+        self.send_response(code)
+        for header in (headers | {"Content-Length": str(len(part))}).items():
+            self.send_header(*header)
+        self.end_headers()
+        self.wfile.write(part[:sent])
+        self.close_connection = self.close_connection or (sent is not None and sent < len(part))
 
 
 def _part(data, asked):
