@@ -17,7 +17,7 @@ from dcgan_dist.errors import UserError
 
 Resize = Literal["crop", "pad", "stretch"]
 Filter = Literal["lanczos", "bicubic", "box"]
-Store = Literal["jpg", "png", "ppm"]
+Store = Literal["jpg", "png", "webp", "ppm"]
 Colour = tuple[int, int, int]
 Size = tuple[int, int]  # width, height
 
@@ -121,7 +121,7 @@ def _stretch(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
 
 
 def encode(image: Image.Image, store: Store, quality: int = 95) -> tuple[str, bytes]:
-    """File suffix and bytes of an RGB or L image. `quality`, 1 to 100, matters to jpg alone."""
+    """File suffix and bytes of an RGB or L image. `quality`, 1 to 100, matters to jpg and webp, the lossy ones."""
     return STORES[store](image, quality)
 
 
@@ -136,6 +136,12 @@ def _encode_png(image: Image.Image, _quality: int) -> tuple[str, bytes]:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "png", buffer.getvalue()
+
+
+def _encode_webp(image: Image.Image, quality: int) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality)
+    return "webp", buffer.getvalue()
 
 
 def _encode_ppm(image: Image.Image, _quality: int) -> tuple[str, bytes]:
@@ -162,18 +168,23 @@ def decode_into(data: bytes, suffix: str, out: NDArray[np.uint8], where: str) ->
 
 
 def _jpeg_into(data: bytes, out: NDArray[np.uint8], where: str) -> bool:
-    try:
-        height, width, colours = header(data)
-    except ValueError:
-        return False  # no JPEG at all, or not from its beginning on: open_image says which
-    plain = colours in ("YCbCr", "RGB", "Gray") and b"Exif\0\0" not in data and b"tiff:Orientation" not in data
-    if not plain or (height, width) != out.shape[:2]:
+    if not plain_jpeg(data, out.shape):
         return False
     try:
         decode_jpeg(data, out.shape[2], out)
     except ValueError as error:
         raise UserError(f"{where}: a damaged image ({error})") from error
     return True
+
+
+def plain_jpeg(data: bytes, shape: tuple[int, ...]) -> bool:
+    """Whether a file is a JPEG of `shape` (height, width, ..) that is decoded as it lies: upright, RGB or grey."""
+    try:
+        height, width, colours = header(data)
+    except ValueError:
+        return False  # no JPEG at all, or not from its beginning on: open_image says which
+    plain = colours in ("YCbCr", "RGB", "Gray") and b"Exif\0\0" not in data and b"tiff:Orientation" not in data
+    return plain and (height, width) == shape[:2]
 
 
 def _netpbm_into(data: bytes, out: NDArray[np.uint8]) -> bool:
@@ -199,5 +210,6 @@ FILTERS: dict[Filter, Image.Resampling] = {
 STORES: dict[Store, Callable[[Image.Image, int], tuple[str, bytes]]] = {
     "jpg": _encode_jpg,
     "png": _encode_png,
+    "webp": _encode_webp,
     "ppm": _encode_ppm,
 }

@@ -1,32 +1,40 @@
 """A set of shards seen as one numbered list of images."""
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from glob import glob
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import xxhash
 from braceexpand import braceexpand
 from numpy.typing import NDArray
 
-from dcgan_dist.data.foreign import foreign_index
-from dcgan_dist.data.index import ShardIndex, read_index
+from dcgan_dist.data.index import ShardIndex
+from dcgan_dist.data.opening import Opener, Shard
+from dcgan_dist.data.remote import is_remote
 from dcgan_dist.errors import UsageError, UserError
 
+OPENED_TOGETHER = 16  # shards, by one task of the pool
+MOST_INDEXES = 4_096  # in memory; the lanes of an order are in about half as many shards at a time
 
-def expand(patterns: Iterable[str]) -> list[str]:
-    """Spells out brace lists and globs, in a fixed order.
+
+def expand(patterns: Iterable[str], opener: Opener | None = None) -> list[str]:
+    """Spells out brace lists and globs, of files and of remote objects, in a fixed order.
 
     Raises UsageError for a pattern without files, and for a file that is named twice.
     """
-    found = [file for pattern in patterns for name in _without_braces(pattern) for file in _without_glob(name)]
-    seen: set[Path] = set()
+    opener = opener or Opener()
+    found = [file for pattern in patterns for name in _without_braces(pattern) for file in _without_glob(name, opener)]
+    seen: set[str] = set()
     for name in found:
-        path = Path(name).absolute()
+        path = name if is_remote(name) else str(Path(name).absolute())
         if path in seen:
             raise UsageError(f"--data.shards names {name} twice")
         seen.add(path)
@@ -45,8 +53,10 @@ def _without_braces(pattern: str) -> list[str]:
     return names
 
 
-def _without_glob(name: str) -> list[str]:
-    if name.startswith("pipe:") or "://" in name or not any(sign in name for sign in "*?["):
+def _without_glob(name: str, opener: Opener) -> list[str]:
+    if is_remote(name):
+        return opener.remote.expand(name)
+    if name.startswith("pipe:") or not any(sign in name for sign in "*?["):
         return [name]
     files = sorted(glob(name))  # noqa: PTH207, for Path.glob takes no absolute pattern
     if not files:
@@ -55,18 +65,78 @@ def _without_glob(name: str) -> list[str]:
 
 
 class Corpus:
-    """The images of all shards, numbered 0 .. size - 1 in the order of the shards."""
+    """The images of all shards, numbered 0 .. size - 1 in the order of the shards.
 
-    def __init__(self, shards: Sequence[ShardIndex]) -> None:
+    Travels to other processes; the indexes of shards are read there anew, each when the first of its images is.
+    """
+
+    def __init__(self, shards: Sequence[Shard], opener: Opener | None = None) -> None:
         self.shards = list(shards)
-        self.lengths = [len(shard) for shard in self.shards]
-        self._end = list(accumulate(self.lengths))
-        self.size = self._end[-1]
+        self.opener = opener or Opener()
+        self.members: list[NDArray[np.int64]] | None = None
+        """Of every shard the samples that count; None: all."""
+        self._number([shard.count for shard in self.shards])
+        self._begin_empty()
 
-    @cached_property
+    def _number(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+        self.size = sum(lengths)
+        self._end = list(accumulate(lengths))
+        self._ends = np.array(self._end, dtype=np.int64)
+        self._begins = self._ends - np.array(lengths, dtype=np.int64)
+
+    def _begin_empty(self) -> None:
+        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._lock = Lock()  # of _indexes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_indexes", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin_empty()
+
+    def index(self, number: int) -> ShardIndex:
+        """The index of a shard, read when it is asked for. Raises UserError when it is damaged."""
+        with self._lock:
+            if number in self._indexes:
+                self._indexes.move_to_end(number)
+                return self._indexes[number]
+        index = self.opener.index(self.shards[number])
+        with self._lock:
+            self._indexes[number] = index
+            if len(self._indexes) > MOST_INDEXES:
+                self._indexes.popitem(last=False)
+        return index
+
+    @property
     def labels(self) -> NDArray[np.int64]:
-        """Label of every image, -1 where there is none."""
-        return np.concatenate([shard.label for shard in self.shards])
+        """Label of every image, -1 where there is none; reads all indexes."""
+        return np.concatenate([self._labels(number) for number in range(len(self.shards))])
+
+    def _labels(self, number: int) -> NDArray[np.int64]:
+        labels = self.opener.index(self.shards[number]).label
+        return labels if self.members is None else labels[self.members[number]]
+
+    def of_classes(self, classes: Iterable[int]) -> "Corpus":
+        """The images with one of these labels, in the same order. Raises UsageError when a class has no image."""
+        wanted = np.array(sorted(set(classes)), dtype=np.int64)
+        with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
+            labels = list(pool.map(self._labels, range(len(self.shards))))
+        there = np.unique(np.concatenate(labels))
+        missing = sorted(set(wanted.tolist()) - set(there.tolist()))
+        if missing:
+            known = there[there >= 0].tolist()
+            have = (
+                f"there are {', '.join(map(str, known[:20]))}{' ..' * (len(known) > 20)}" if known else "none has any"
+            )
+            raise UsageError(f"--data.classes {missing[0]}: no image has this label; {have}")
+        kept = [np.flatnonzero(np.isin(each, wanted)) for each in labels]
+        chosen = [number for number, members in enumerate(kept) if len(members)]
+        part = Corpus([self.shards[number] for number in chosen], self.opener)
+        part.members = [kept[number] for number in chosen]
+        part._number([len(members) for members in part.members])
+        return part
 
     @cached_property
     def fingerprint(self) -> str:
@@ -76,53 +146,56 @@ class Corpus:
     def locate(self, sample: int) -> tuple[int, int]:
         """Shard and member of an image."""
         shard = bisect_right(self._end, sample)
-        return shard, sample - (self._end[shard] - self.lengths[shard])
+        return shard, self._member(shard, sample - (self._end[shard] - self.lengths[shard]))
+
+    def _member(self, shard: int, place: int) -> int:
+        return place if self.members is None else int(self.members[shard][place])
+
+    def locate_all(self, samples: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Shard and member of every image."""
+        shards = np.searchsorted(self._ends, samples, side="right")
+        pairs = zip(shards.tolist(), (samples - self._begins[shards]).tolist(), strict=True)
+        return list(pairs) if self.members is None else [(shard, self._member(shard, place)) for shard, place in pairs]
+
+    def first_sample(self, shard: int) -> int:
+        """Number of a shard's first image."""
+        return self._end[shard] - self.lengths[shard]
 
     def key(self, sample: int) -> str:
         """'shard.tar/KEY' of an image."""
         shard, member = self.locate(sample)
-        return f"{self.shards[shard].path.name}/{self.shards[shard].keys[member]}"
+        return f"{Path(self.shards[shard].name).name}/{self.index(shard).keys[member]}"
 
 
-def open_corpus(patterns: Iterable[str]) -> Corpus:
+def open_corpus(patterns: Iterable[str], opener: Opener | None = None) -> Corpus:
     """Opens and checks every shard; see open_shards."""
-    return Corpus(open_shards(expand(patterns)))
+    opener = opener or Opener()
+    return Corpus(open_shards(expand(patterns, opener), opener), opener)
 
 
-def open_shards(names: Sequence[str]) -> list[ShardIndex]:
-    """The indexes of all shards that hold images.
+def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shard]:
+    """All shards that hold images.
 
     Raises UserError that names each bad shard: a run never starts on a part of its data.
     """
-    paths = [_local(name) for name in names]
+    opener = opener or Opener()
+    groups = [names[first : first + OPENED_TOGETHER] for first in range(0, len(names), OPENED_TOGETHER)]
     with ThreadPoolExecutor(16) as pool:
-        results = list(pool.map(_open, paths))
+        results = list(chain.from_iterable(pool.map(lambda group: [_attempt(opener, name) for name in group], groups)))
     bad = [str(result) for result in results if isinstance(result, UserError)]
     if bad:
-        more = f"\n({len(bad)} of {len(paths)} shards are bad)" if len(bad) > 1 else ""
+        more = f"\n({len(bad)} of {len(names)} shards are bad)" if len(bad) > 1 else ""
         raise UserError("\n".join(bad[:20]) + more)
-    shards = [shard for shard in results if isinstance(shard, ShardIndex) and len(shard)]
+    shards = [shard for shard in results if isinstance(shard, Shard) and shard.count]
     if not shards:
-        raise UserError(f"--data.shards: the {len(paths)} shards hold no images")
+        raise UserError(f"--data.shards: the {len(names)} shards hold no images")
     return shards
 
 
-def _local(name: str) -> Path:
-    if "://" in name:
-        problem = "the indexed reader needs local files; copy the shards to a disk that every node sees"
-        raise UsageError(f"--data.shards {name}: {problem}")
-    return Path(name)
-
-
-def _open(path: Path) -> ShardIndex | UserError:
+def _attempt(opener: Opener, name: str) -> Shard | UserError:
     try:
-        if path.is_dir():
-            return UserError(f"{path}: is a folder; name the shards in it, as in '{path}/*.tar'")
-        if not path.is_file():
-            return UserError(f"{path}: no such file")
-        index = read_index(path)
-        return foreign_index(path) if index is None else index
+        return opener.look(name)
+    except UsageError:
+        raise
     except UserError as error:
         return error
-    except OSError as error:
-        return UserError(f"{path}: cannot be read ({error.strerror})")

@@ -7,8 +7,8 @@
     two zero blocks                             tar's end mark
 
 `tar`, webdataset and image viewers see an ordinary tar: webdataset skips names of the form `__x__`. The footer stands
-at a fixed distance from the end: one read of some bytes opens a shard of any size (how many images, which), and a cut or
-foreign file is known at once; the arrays are read when the shard's first image is.
+at a fixed distance from the end: one read of some bytes opens a shard of any size (how many images, and which), and a
+cut or foreign file is known at once; the arrays are read when the first image of the shard is.
 """
 
 import json

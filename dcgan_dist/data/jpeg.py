@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-Decoder = Callable[[bytes, int, Pixels | None], Pixels]
+Decoder = Callable[[bytes | memoryview, int, Pixels | None], Pixels]
 
 
-def simplejpeg_decode(data: bytes, channels: int, out: Pixels | None) -> Pixels:
+def simplejpeg_decode(data: bytes | memoryview, channels: int, out: Pixels | None) -> Pixels:
     """Releases the GIL while it decodes."""
     import simplejpeg
 
     return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", buffer=out)
 
 
-def torchvision_decode(data: bytes, channels: int, out: Pixels | None) -> Pixels:
+def torchvision_decode(data: bytes | memoryview, channels: int, out: Pixels | None) -> Pixels:
     """Copies the pixels once more."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -47,7 +47,7 @@ def choose() -> str:
     return next(name for name in DECODERS if find_spec(name))
 
 
-def decode_jpeg(data: bytes, channels: int, out: Pixels | None = None) -> Pixels:
+def decode_jpeg(data: bytes | memoryview, channels: int, out: Pixels | None = None) -> Pixels:
     """Decodes a JPEG to uint8 (H, W, channels), into `out` if given. Raises ValueError for damaged data."""
     return DECODERS[_CHOSEN](data, channels, out)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from dcgan_dist.config import Config
 from dcgan_dist.data import faces
 from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
+from dcgan_dist.data.crew import Plan
+from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.reader import IndexedReader
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.data.stream import StreamReader
@@ -65,4 +67,5 @@ def make_reader(
         cores = available_cores()
         threads = min(MOST_THREADS, max(1, cores // local_ranks - (0 if pinned else 1)))
         say(f"data: decoding threads per rank: {threads} (cores: {cores}, ranks on this node: {local_ranks})")
-    return IndexedReader(data, shape=shape, seed=config.seed, threads=threads, prefetch=prefetch, pinned=pinned)
+    plan = Plan(count=threads, prefetch=prefetch, pinned=pinned)
+    return IndexedReader(Fetcher(data, shape), shape=shape, seed=config.seed, plan=plan)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcgan_dist.data.layout import arrays
+
 ENDING = 10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
 
 
@@ -25,6 +27,8 @@ class Batch:
     """int64 (n,): -1 where there is none."""
     samples: NDArray[np.int64]
     """(n,) numbers of the images in the corpus; -1 from a stream."""
+    slot: int = 0
+    """Number of the memory that holds it."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -40,6 +44,18 @@ def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
         flips=torch.zeros(count, dtype=torch.bool, pin_memory=pinned),
         labels=torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned),
         samples=np.full(count, -1, dtype=np.int64),
+    )
+
+
+def batch_in(memory: memoryview, count: int, size: int, channels: int, slot: int) -> Batch:
+    """A slot in memory that several processes share; see layout.py."""
+    pixels, labels, samples, flips = arrays(memory, count, size, channels)
+    return Batch(
+        images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+        flips=torch.from_numpy(flips),
+        labels=torch.from_numpy(labels),
+        samples=samples,
+        slot=slot,
     )
 
 

@@ -96,7 +96,7 @@ def test_images_are_numbered_in_the_order_of_the_shards(tmp_path):
     assert located == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)]
     assert corpus.key(2) == "00.tar/00002"
     assert corpus.key(4) == "01.tar/1"
-    assert corpus.shards[3].describe(1) == f"{tmp_path}/04.tar: 00001.ppm at byte {corpus.shards[3].offset[1]}"
+    assert corpus.index(3).describe(1) == f"{tmp_path}/04.tar: 00001.ppm at byte {corpus.index(3).offset[1]}"
     assert np.array_equal(corpus.labels, [0, 1, 2, -1, -1, -1, 400, 401, 402, 403])
 
 
@@ -114,9 +114,3 @@ def test_shards_without_any_images_are_refused(tmp_path):
         write_ours(tmp_path / name, 0)
     with pytest.raises(UserError, match=r"--data\.shards: the 2 shards hold no images"):
         open_corpus([str(tmp_path / "*.tar")])
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/x.tar", "https://host/{0..3}.tar", "hf://datasets/x/*.tar"])
-def test_a_remote_shard_is_refused(url):
-    with pytest.raises(UsageError, match="the indexed reader needs local files"):
-        open_corpus([url])

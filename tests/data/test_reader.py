@@ -18,7 +18,10 @@ from support.shards import encoded, write_ours, write_tar
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reader import MOST_OPEN_FILES, IndexedReader, Split
+from dcgan_dist.data import fetch
+from dcgan_dist.data.crew import Plan
+from dcgan_dist.data.fetch import Fetcher
+from dcgan_dist.data.reader import IndexedReader, Split
 from dcgan_dist.data.ring import empty_batch, read_ahead
 from dcgan_dist.errors import UserError
 
@@ -38,8 +41,9 @@ def corpus(tmp_path_factory):
     return open_corpus([str(folder / "*.tar")])
 
 
-def make_reader(corpus, channels=3, threads=2, prefetch=2):
-    return IndexedReader(corpus, shape=(SIZE, channels), seed=SEED, threads=threads, prefetch=prefetch, pinned=False)
+def make_reader(corpus, channels=3, threads=2, prefetch=2, kind="threads", **options):
+    shape, plan = (SIZE, channels), Plan(kind=kind, count=threads, prefetch=prefetch)
+    return IndexedReader(Fetcher(corpus, shape, **options), shape=shape, seed=SEED, plan=plan)
 
 
 def first_batches(reader, count, position=0, split=ALONE):
@@ -57,9 +61,9 @@ def first_batches(reader, count, position=0, split=ALONE):
 def plainly_read(corpus, sample, channels):
     """Pixels and label of an image by tarfile and PIL."""
     number, member = corpus.locate(sample)
-    shard = corpus.shards[number]
+    shard = corpus.index(number)
     key, suffix = shard.keys[member], shard.suffixes[shard.suffix[member]]
-    with tarfile.open(shard.path) as tar:
+    with tarfile.open(shard.name) as tar:
         members = {info.name: tar.extractfile(info) for info in tar if info.name.startswith(f"{key}.")}
         content = {name: file.read() for name, file in members.items() if file}
     mode = "RGB" if channels == 3 else "L"
@@ -192,8 +196,8 @@ def test_an_image_that_does_not_decode_is_named_at_its_batch(tmp_path, suffix, d
     assert len(list(itertools.islice(batches, step))) == step
     with pytest.raises(UserError) as caught:
         next(batches)
-    shard = corpus.shards[1]
-    assert str(caught.value).startswith(f"{shard.path}: image07.{suffix} at byte {shard.offset[7]}: ")
+    shard = corpus.index(1)
+    assert str(caught.value).startswith(f"{shard.name}: image07.{suffix} at byte {shard.offset[7]}: ")
     assert "\n" not in str(caught.value)
 
 
@@ -201,8 +205,9 @@ def test_an_image_that_does_not_decode_is_named_at_its_batch(tmp_path, suffix, d
 def test_a_shard_that_is_cut_after_the_start_is_named(tmp_path, suffix):
     shard = write_ours(tmp_path / "shard.tar", 20, suffix)
     corpus = open_corpus([str(shard)])
-    os.truncate(shard, corpus.shards[0].offset[10] + 50)
-    batches = make_reader(corpus).batches(0, ALONE)
+    reader = make_reader(corpus)
+    os.truncate(shard, corpus.index(0).offset[10] + 50)
+    batches = reader.batches(0, ALONE)
     with pytest.raises(UserError, match=rf"shard\.tar: 000\d\d\.{suffix} at byte \d+: .* cut after the run began"):
         list(batches)
 
@@ -211,9 +216,15 @@ def test_a_shard_that_vanishes_after_the_start_is_named(tmp_path):
     shard = write_ours(tmp_path / "shard.tar", 20)
     reader = make_reader(open_corpus([str(shard)]))
     shard.unlink()
-    with pytest.raises(
-        UserError, match=r"shard\.tar: 000\d\d\.ppm at byte \d+: cannot be read any more \(No such file"
-    ):
+    with pytest.raises(UserError, match=r"/shard\.tar: cannot be read any more \(No such file or directory\)$"):
+        next(reader.batches(0, ALONE))
+
+
+def test_a_shard_that_is_replaced_after_the_start_is_named(tmp_path):
+    shard = write_ours(tmp_path / "shard.tar", 20)
+    reader = make_reader(open_corpus([str(shard)]))
+    write_ours(shard, 20, first=1)
+    with pytest.raises(UserError, match=r"/shard\.tar: the index at byte \d+ is damaged|was replaced by another"):
         next(reader.batches(0, ALONE))
 
 
@@ -245,7 +256,8 @@ def test_nothing_is_left_of_a_reader(tmp_path, ending):
 
 def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    count = MOST_OPEN_FILES + 40
+    monkeypatch.setattr(fetch, "MOST_OPEN", 60)
+    count = 100
     for number in range(count):
         write_ours(tmp_path / f"{number:04}.tar", 1, first=number)
     corpus = open_corpus([str(tmp_path / "*.tar")])
@@ -256,7 +268,7 @@ def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
         batch = next(batches)
         for sample, pixels in zip(batch.samples.tolist(), batch.pixels, strict=True):
             assert pixels.tobytes() == encoded(sample)[-pixels.nbytes :]
-    assert MOST_OPEN_FILES <= resources()[1] - opened <= MOST_OPEN_FILES + 4
+    assert 60 <= resources()[1] - opened <= 60 + 4
     batches.close()
     del batches
     assert resources()[1] == opened

@@ -1,0 +1,111 @@
+"""A shard's bytes, wherever they are: mapped from a local disk, read from a network file system, asked for by range.
+
+A map costs no copy and no system call, but a file that shrinks or a disk that fails under it ends the process; so files
+on network file systems are read, and the size of a mapped one is asked for before every batch.
+"""
+
+import mmap
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from dcgan_dist.data.remote import Remote, RemoteStat
+
+NETWORK = (
+    "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "orangefs",
+    "panfs", "pvfs", "smb", "weka",
+)  # fmt: skip
+
+
+class ShardFile(Protocol):
+    """Random access to one shard, by several threads at once. Errors are OSError, or UserError from afar."""
+
+    @property
+    def view(self) -> memoryview | None:
+        """All bytes of the file, where it is mapped."""
+        ...
+
+    def size(self) -> int:
+        """Bytes of the file, now."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Fewer bytes where the file ends."""
+        ...
+
+
+class LocalFile:
+    """A file of this machine or of a mounted file system; closes itself when nobody refers to it any more."""
+
+    _descriptor = -1  # when it could not be opened
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        about = os.fstat(self._descriptor)
+        self.view: memoryview | None = None
+        if about.st_size and not on_network(about.st_dev):
+            # the map holds the file open, as long as anything refers to a part of it
+            self._map = mmap.mmap(self._descriptor, about.st_size, prot=mmap.PROT_READ)
+            self.view = memoryview(self._map)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def size(self) -> int:
+        """See ShardFile."""
+        return self._map.size() if self.view is not None else os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ShardFile."""
+        if self.view is not None:
+            return bytes(self.view[offset : min(offset + length, self.size())])
+        return os.pread(self._descriptor, length, offset)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+class RangedFile:
+    """A remote file, of which parts are asked for by range."""
+
+    view = None
+
+    def __init__(self, remote: Remote, stat: RemoteStat) -> None:
+        self.remote, self._stat = remote, stat
+
+    def size(self) -> int:
+        """See ShardFile."""
+        return self._stat.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ShardFile."""
+        return self.remote.read(*self.part(offset, length))
+
+    def part(self, offset: int, length: int) -> tuple[str, int, int]:
+        """What the far side is asked for."""
+        return self._stat.url, offset, min(length, self._stat.size - offset)
+
+
+def read_together(parts: Sequence[tuple[ShardFile, int, int]]) -> list[bytes]:
+    """Offset and length of several files, all at once where they are far away."""
+    far = [(place, file, span) for place, (file, *span) in enumerate(parts) if isinstance(file, RangedFile)]
+    fetched = dict(zip([place for place, _, _ in far], _from_afar(far), strict=True))
+    return [fetched[place] if place in fetched else file.read(*span) for place, (file, *span) in enumerate(parts)]
+
+
+def _from_afar(far: Sequence[tuple[int, RangedFile, list[int]]]) -> list[bytes]:
+    return far[0][1].remote.read_many([file.part(*span) for _, file, span in far]) if far else []
+
+
+@lru_cache
+def on_network(device: int) -> bool:
+    """Whether a device number (st_dev) is that of a network file system; False where that cannot be known."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    kinds = [line.partition(" - ")[2].split(" ")[0] for line in mounts if line.split(" ")[2] == wanted]
+    return any(kind.startswith(NETWORK) for kind in kinds)
