@@ -1,0 +1,111 @@
+"""Where images come from before they are shards: folders, archives, tables, lists, or torchvision's data sets.
+
+A source is a small value that travels to other processes; each opens it for itself.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from dcgan_dist.data.remote import is_remote
+from dcgan_dist.data.sources.base import (
+    IMAGE_EXTENSIONS,
+    Images,
+    Item,
+    Items,
+    Load,
+    Loaded,
+    Report,
+    Source,
+    is_hidden,
+    is_image,
+)
+from dcgan_dist.data.sources.folder import FolderSource, ZipSource, files_below
+from dcgan_dist.data.sources.lists import ListSource
+from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, expand, shown
+from dcgan_dist.data.sources.parquet import ParquetSource
+from dcgan_dist.data.sources.tars import PackedTarSource, TarSource, tar_source
+from dcgan_dist.data.sources.torchvision import TORCHVISION, TorchvisionSource
+from dcgan_dist.errors import UsageError
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "TORCHVISION",
+    "FolderSource",
+    "Images",
+    "Item",
+    "Items",
+    "ListSource",
+    "Load",
+    "Loaded",
+    "PackedTarSource",
+    "ParquetSource",
+    "Report",
+    "Source",
+    "TarSource",
+    "TorchvisionSource",
+    "ZipSource",
+    "find_source",
+]
+
+MANY = ("tar", "Parquet")  # kinds of which an argument can name several, and by URL
+
+
+def find_source(
+    text: str,
+    root: Path = Path("data"),
+    download: bool = False,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Source:
+    """The source that a command-line argument names.
+
+    Args:
+        text: a folder, a .zip, tar shards, Parquet files, a list, or torchvision:NAME; also a glob or brace list.
+        root: the folder of torchvision's data sets.
+        download: lets torchvision fetch its data set.
+        image_column: the image column of Parquet files, or the path column of a list; None: found by its name.
+        label_column: the same for labels.
+
+    Raises UsageError when there is no such thing.
+    """
+    if text.startswith(TORCHVISION):
+        name, _, options = text.removeprefix(TORCHVISION).partition("?")
+        return TorchvisionSource(name, tuple(parse_qsl(options)), root, download)
+    names = _in_folder(Path(text)) if Path(text).is_dir() else expand(text)
+    if not names:
+        return FolderSource(Path(text))
+    kind = _kind(names)
+    if kind == "tar":
+        return tar_source(names)
+    if kind == "Parquet":
+        return ParquetSource(tuple(names), image_column, label_column)
+    if len(names) > 1 or is_remote(names[0]):
+        raise UsageError(f"{shown(text)}: of {ending(names[0])} files, give one at a time, on a local disk")
+    if kind == "zip":
+        return ZipSource(Path(names[0]))
+    return ListSource(Path(names[0]), image_column, label_column)
+
+
+def _in_folder(folder: Path) -> list[str]:
+    """The tars and Parquet files of a folder without images; nothing for a folder of images."""
+    found = []
+    for name in files_below(folder):
+        if is_image(name):
+            return []
+        if ENDINGS.get(ending(name)) in MANY and not is_hidden(name):
+            found.append(str(folder / name))
+    return found
+
+
+def _kind(names: Sequence[str]) -> str:
+    first: dict[str, str] = {}  # of each kind
+    for name in names:
+        if not ending(name):
+            problem = "neither a folder nor a .zip, nor a tar, Parquet file or list by its ending"
+            raise UsageError(f"{shown(name)}: {problem}; {HINT}")
+        first.setdefault(ENDINGS[ending(name)], shown(name))
+    if len(first) > 1:
+        raise UsageError(f"{' and '.join(first.values())} are of different kinds; give one kind at a time")
+    return next(iter(first))

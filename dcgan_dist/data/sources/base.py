@@ -1,0 +1,203 @@
+"""What all sources have in common: images by name and number, and a function that loads one.
+
+A source may hold 100 million images, so their names lie in one piece of memory, not in as many objects.
+"""
+
+import io
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dcgan_dist.data.index import NO_LABEL
+from dcgan_dist.errors import UsageError
+
+IMAGE_EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".gif", ".tif", ".tiff"
+)  # fmt: skip
+ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it
+
+
+class Item(NamedTuple):
+    """One image of a source."""
+
+    name: str  # path below the source with '/', or the number in the data set; for tars it ends with the place in them
+    label: int | None  # None: there is none, or only loading tells
+
+
+class Images(Sequence[Item]):
+    """The images of a source: the bytes of their names and 16 bytes each.
+
+    Slices and selections are whole by themselves, so that a process can be sent its part.
+    """
+
+    def __init__(self, text: bytes, ends: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+        self._text = text
+        self._ends = ends  # of the names in the text
+        self.labels = labels
+        """Label of every image, -1 where there is none."""
+
+    @classmethod
+    def of(cls, names: Iterable[str], labels: NDArray[np.int64] | None = None) -> "Images":
+        """Images of these names; without labels unless there are some."""
+        text, ends = io.BytesIO(), array("q")
+        for name in names:
+            text.write(name.encode(*ENCODING))
+            ends.append(text.tell())
+        return cls(
+            text.getvalue(),
+            np.array(ends, dtype=np.int64),
+            np.full(len(ends), NO_LABEL, dtype=np.int64) if labels is None else labels,
+        )
+
+    def with_labels(self, labels: NDArray[np.int64]) -> "Images":
+        """The same images with other labels."""
+        return Images(self._text, self._ends, labels)
+
+    def take(self, places: Sequence[int] | NDArray[np.int64]) -> "Images":
+        """The images at these places, in this order."""
+        chosen = np.asarray(places, dtype=np.int64)
+        names = [self._text[slice(*self._bounds(place))] for place in chosen.tolist()]
+        ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+        return Images(b"".join(names), ends, self.labels[chosen])
+
+    def names(self) -> Iterator[str]:
+        """The name of every image."""
+        return (self._name(place) for place in range(len(self)))
+
+    def _bounds(self, place: int) -> tuple[int, int]:
+        return int(self._ends[place - 1]) if place else 0, int(self._ends[place])
+
+    def _name(self, place: int) -> str:
+        return self._text[slice(*self._bounds(place))].decode(*ENCODING)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Images": ...
+    def __getitem__(self, place: int | slice) -> "Item | Images":
+        if isinstance(place, slice):
+            return self.take(np.arange(len(self))[place])
+        place = range(len(self))[place]
+        label = int(self.labels[place])
+        return Item(self._name(place), None if label == NO_LABEL else label)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
+
+
+class Items(NamedTuple):
+    """What a source holds."""
+
+    images: Images
+    left_out: int  # files that are hidden or have another extension
+    classes: tuple[str, ...] = ()  # name of every label, where names are known
+
+
+Loaded = tuple[bytes | Image.Image, int | None]  # the file's bytes or the picture, and the label
+Load = Callable[[Item], Loaded]
+Report = Callable[[str], None]  # takes a line for people
+
+
+class Source(Protocol):
+    """Images with names and labels, in an order that depends on nothing but the names."""
+
+    def prepared(self, folder: Path, report: Report) -> "Source":
+        """The same images where each can be read by itself; only then items, where and open can be called.
+
+        Sources that can't be read so (remote, compressed, Parquet) are copied into the folder, once for all processes
+        that name the same one; what an earlier start has copied is kept. Others give themselves. Raises UserError.
+        """
+        ...
+
+    def items(self) -> Items:
+        """All images. Raises UsageError when there are none."""
+        ...
+
+    def where(self, item: Item) -> str:
+        """The image's name for messages."""
+        ...
+
+    def open(self) -> AbstractContextManager[Load]:
+        """A function for the calling process that loads one image, or raises UserError naming it."""
+        ...
+
+
+def images_among(names: Iterable[str], source: Path) -> Items:
+    """The images among the names of a source's files, labelled by their folders. Raises UsageError without any."""
+    others = 0
+
+    def wanted() -> Iterator[str]:
+        nonlocal others
+        for name in names:
+            if is_image(name):
+                yield name
+            else:
+                others += 1
+
+    images = Images.of(wanted())
+    if not images:
+        known = " ".join(IMAGE_EXTENSIONS)
+        raise UsageError(f"{source}: no images in it ({others:,} other files; images end with {known})")
+    labels, classes = folder_labels(images)
+    return Items(images.with_labels(labels), others, classes)
+
+
+def is_image(name: str) -> bool:
+    """Whether a path is an image's by its extension, and not hidden."""
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder of the path is hidden, or is what macOS adds to archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in folders_of(name + "/"))
+
+
+def folders_of(name: str) -> list[str]:
+    """The folders in a path; './' and '//' say nothing."""
+    return [part for part in name.split("/")[:-1] if part not in ("", ".")]
+
+
+def folder_labels(images: Images) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels that count the folders of the first level at which the paths differ, and the folders' names.
+
+    No labels where some image lies above that level.
+    """
+    shared: list[str] | None = None  # the folders that all paths begin with
+    shortest = 0
+    for name in images.names():
+        folders = folders_of(name)
+        if shared is None:
+            shared, shortest = folders, len(folders)
+        shortest = min(shortest, len(folders))
+        if folders[: len(shared)] != shared:
+            shared = shared[: _in_common(shared, folders)]
+    level = len(shared or ())
+    if shortest == level:
+        return np.full(len(images), NO_LABEL, dtype=np.int64), ()
+    return number_names(folders_of(name)[level] for name in images.names())
+
+
+def _in_common(first: list[str], second: list[str]) -> int:
+    differing = (level for level, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differing, min(len(first), len(second)))
+
+
+def number_names(names: Iterable[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The number of every name among the sorted distinct names, and these."""
+    seen: dict[str, int] = {}
+    found = np.fromiter((seen.setdefault(name, len(seen)) for name in names), dtype=np.int64)
+    classes = sorted(seen, key=lambda name: name.encode(*ENCODING))
+    number = np.empty(len(classes), dtype=np.int64)
+    number[[seen[name] for name in classes]] = np.arange(len(classes))
+    return number[found], tuple(classes)

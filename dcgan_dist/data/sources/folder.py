@@ -1,0 +1,113 @@
+"""Images in a folder tree, or in a .zip of one. The labels are the numbers of the class folders."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcgan_dist.data.sources.base import ENCODING, Item, Items, Load, Loaded, Report, images_among
+from dcgan_dist.errors import UsageError, UserError
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """All images below a folder, by the bytes of their paths; links are followed."""
+
+    path: Path
+
+    def prepared(self, folder: Path, report: Report) -> "FolderSource":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def items(self) -> Items:
+        """All images below the folder."""
+        return images_among(files_below(self.path), self.path)
+
+    def where(self, item: Item) -> str:
+        """The file's path."""
+        return str(self.path / item.name)
+
+    @contextmanager
+    def open(self) -> Iterator[Load]:
+        """A function that reads files."""
+
+        def load(item: Item) -> Loaded:
+            return read_file(self.path / item.name), item.label
+
+        yield load
+
+
+def read_file(path: Path) -> bytes:
+    """The file's bytes. Raises UserError naming it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """The paths of all files below a folder, by their bytes, without holding more than one folder's names a level."""
+    return _walk(folder, "", set())
+
+
+def _walk(top: Path, below: str, seen: set[str]) -> Iterator[str]:
+    real = os.path.realpath(top / below)
+    if real in seen:  # a link that leads back
+        return
+    seen.add(real)
+    try:
+        with os.scandir(top / below) as entries:
+            names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries]
+    except OSError as error:
+        raise UserError(f"{top / below}: cannot be read ({error.strerror})") from error
+    for name in sorted(names, key=_bytes):  # with its '/', a folder sorts as the paths below it do
+        if name.endswith("/"):
+            yield from _walk(top, below + name, seen)
+        else:
+            yield below + name
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(*ENCODING)
+
+
+@dataclass(frozen=True)
+class ZipSource:
+    """All images in a .zip, read from where they are; nothing is extracted."""
+
+    path: Path
+
+    def prepared(self, folder: Path, report: Report) -> "ZipSource":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def items(self) -> Items:
+        """All images in the archive."""
+        with self._opened() as archive:
+            names = {info.filename for info in archive.infolist() if not info.is_dir()}
+        return images_among(sorted(names, key=_bytes), self.path)
+
+    def where(self, item: Item) -> str:
+        """The archive's path and the member's."""
+        return f"{self.path}: {item.name}"
+
+    def _opened(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{self.path}: cannot be read as a .zip ({error})") from error
+
+    @contextmanager
+    def open(self) -> Iterator[Load]:
+        """A function that reads members."""
+        with self._opened() as archive:
+
+            def load(item: Item) -> Loaded:
+                try:
+                    return archive.read(item.name), item.label
+                except Exception as error:  # damage and encryption show as errors of any kind
+                    raise UserError(f"{self.where(item)}: cannot be read ({error})") from error
+
+            yield load

@@ -1,0 +1,165 @@
+"""Lists of image files with labels: CSV, TSV, or JSON lines."""
+
+import csv
+import json
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import numpy as np
+
+from dcgan_dist.data.index import NO_LABEL
+from dcgan_dist.data.sources.base import ENCODING, Images, Item, Items, Load, Loaded, Report, number_names
+from dcgan_dist.data.sources.folder import read_file
+from dcgan_dist.errors import UsageError, UserError
+
+PATH_NAMES = ("path", "file", "file_name", "filename", "image")
+LABEL_NAMES = ("label", "class", "cls", "target")
+INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+
+_Row = tuple[int, Any, Any]  # line, path, label
+
+
+@dataclass(frozen=True)
+class ListSource:
+    """The files that a list names, in its order; their paths are absolute, or seen from the list's folder.
+
+    Labels that are not all integers become the numbers of the sorted distinct names; a negative one is none.
+    """
+
+    path: Path
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def prepared(self, folder: Path, report: Report) -> "ListSource":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def items(self) -> Items:
+        """All files of the list; whether they are there is found when they are loaded.
+
+        Raises UserError that names a bad line.
+        """
+        texts: dict[str, int] = {}
+        numbers = array("q")
+
+        def names() -> Iterator[str]:
+            for line, name, label in self._rows():
+                text = self._label(line, label)
+                numbers.append(NO_LABEL if text is None else texts.setdefault(text, len(texts)))
+                yield self._name(line, name)
+
+        images = Images.of(names())
+        if not images:
+            raise UsageError(f"{self.path}: no images in it")
+        values, classes = _values(list(texts))
+        labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # NO_LABEL is also the last place
+        return Items(images.with_labels(labels), 0, classes)
+
+    def _rows(self) -> Iterator[_Row]:
+        try:
+            with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+                yield from (self._json_rows(file) if self.path.suffix.lower() == ".jsonl" else self._csv_rows(file))
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
+
+    def _csv_rows(self, file: TextIO) -> Iterator[_Row]:
+        reader = csv.reader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else ",", strict=True)
+        first: list[str] | None = None
+        path, label = 0, None
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                self._bad(reader.line_num, str(error))
+            if row is None:
+                return
+            if not any(row):
+                continue
+            if first is None:
+                first = row
+                path, label, is_header = self._columns([cell.strip() for cell in row])
+                if is_header:
+                    continue
+            if len(row) != len(first):
+                self._bad(reader.line_num, f"{len(row)} columns, and {len(first)} in the first line")
+            yield reader.line_num, row[path], None if label is None else row[label]
+
+    def _columns(self, row: Sequence[str]) -> tuple[int, int | None, bool]:
+        """Places of path and label, by the first row, and whether that is a header."""
+        path = _place(row, self.image_column, PATH_NAMES)
+        label = _place(row, self.label_column, LABEL_NAMES)
+        for wanted, place in (self.image_column, path), (self.label_column, label):
+            if wanted is not None and place is None:
+                raise UsageError(f"{self.path}: no column '{wanted}'; its first line has {', '.join(row)}")
+        if path is not None:
+            return path, label, True
+        if len(row) > 2 or label is not None:
+            raise UsageError(f"{self.path}: no column of its first line is called {' or '.join(PATH_NAMES)}")
+        return 0, 1 if len(row) == 2 else None, False
+
+    def _json_rows(self, file: TextIO) -> Iterator[_Row]:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                self._bad(line, f"no JSON ({error})")
+            if not isinstance(row, dict):
+                self._bad(line, 'no JSON object, as in {"path": "a.jpg", "label": 3}')
+            path = _place(list(row), self.image_column, PATH_NAMES)
+            label = _place(list(row), self.label_column, LABEL_NAMES)
+            values = list(row.values())
+            if path is None:
+                self._bad(line, f"it has no {self.image_column or ' or '.join(PATH_NAMES)}")
+            yield line, values[path], None if label is None else values[label]
+
+    def _name(self, line: int, name: Any) -> str:
+        try:
+            if not isinstance(name, str) or not name.strip() or b"\0" in name.encode(*ENCODING):
+                self._bad(line, f"{name!r} is no path")
+        except UnicodeEncodeError:
+            self._bad(line, f"{name!r} is no path")
+        return name
+
+    def _label(self, line: int, label: Any) -> str | None:
+        if label is None or label == "":
+            return None
+        if type(label) not in (str, int):
+            self._bad(line, f"the label {label!r} is neither a number nor a name")
+        return str(label)
+
+    def _bad(self, line: int, problem: str) -> NoReturn:
+        raise UserError(f"{self.path}, line {line}: {problem}")
+
+    def where(self, item: Item) -> str:
+        """The file's path."""
+        return str(self.path.parent / item.name)
+
+    @contextmanager
+    def open(self) -> Iterator[Load]:
+        """A function that reads files."""
+
+        def load(item: Item) -> Loaded:
+            return read_file(self.path.parent / item.name), item.label
+
+        yield load
+
+
+def _place(names: Sequence[str], wanted: str | None, known: Sequence[str]) -> int | None:
+    lower = [name.lower() for name in names]
+    if wanted is not None:
+        return names.index(wanted) if wanted in names else None
+    return next((lower.index(name) for name in known if name in lower), None)
+
+
+def _values(texts: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+    """The label of every text, and the labels' names where they are names."""
+    if not all(map(INTEGER.fullmatch, texts)):
+        return number_names(texts)
+    return np.maximum(np.array([int(text) for text in texts], dtype=np.int64), NO_LABEL), ()

@@ -1,0 +1,146 @@
+"""Images in a column of Parquet files, as Hugging Face's data sets have them: copied row by row into tars first."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.sources.base import Report
+from dcgan_dist.data.sources.names import shown
+from dcgan_dist.data.sources.spool import Unprepared, spool
+from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.errors import UsageError, UserError
+
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
+LABEL_NAMES = ("label", "labels", "class", "cls", "target", "fine_label")
+TOGETHER = 64  # rows in memory
+BUFFER = 2**20  # bytes of a column that are read at a time
+LARGEST_LABEL = 10**18  # a .cls member has 18 digits
+
+
+@dataclass(frozen=True)
+class ParquetSource(Unprepared):
+    """The rows of Parquet files, by path or URL."""
+
+    names: tuple[str, ...]
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def prepared(self, folder: Path, report: Report) -> TarSource:
+        """The same images in tars. Raises UsageError when a file has no such columns."""
+        _pyarrow()
+        settings = json.dumps([self.image_column, self.label_column])
+        copies = spool(self.names, folder, self._convert, settings, report)
+        classes = [tuple(json.loads(_class_file(copy).read_bytes())) for copy in copies]
+        for name, found in zip(self.names, classes, strict=True):
+            if found != classes[0]:
+                raise UsageError(f"{shown(name)}: its classes are others than those of {shown(self.names[0])}")
+        tars = tuple(Tar(copy, shown(name), rows=True) for copy, name in zip(copies, self.names, strict=True))
+        return TarSource(tars, classes[0])
+
+    def _convert(self, file: Path, name: str, target: Path) -> None:
+        with _opened(file, name) as table:
+            image = _image_column(table.schema_arrow, self.image_column, name)
+            label = _label_column(table.schema_arrow, self.label_column, name)
+            write_atomically(_class_file(target), json.dumps(_class_names(table.schema_arrow, label)).encode())
+            with ShardWriter(target) as shard:
+                for number, (data, found) in enumerate(_rows(table, image, label, name)):
+                    # the suffix says nothing: the bytes are looked at when the image is loaded
+                    shard.add(ROW.format(number), "jpg", data, found)
+
+
+def _class_file(copy: Path) -> Path:
+    return copy.with_suffix(".json")
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError("Parquet files need pyarrow: pip install 'dcgan_dist[parquet]'") from error
+    return pyarrow
+
+
+@contextmanager
+def _opened(file: Path, name: str) -> Iterator[Any]:
+    with _reading(name):
+        table = _pyarrow().parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)
+    with table:
+        yield table
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (_pyarrow().ArrowException, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{name}: cannot be read as Parquet ({reason})") from error
+
+
+def _rows(table: Any, image: str, label: str | None, name: str) -> Iterator[tuple[bytes, int | None]]:
+    """Image file and label of every row; no bytes where there is no image."""
+    columns = [image] if label is None else [image, label]
+    batches = table.iter_batches(TOGETHER, columns=columns, use_threads=False)
+    while True:
+        with _reading(name):
+            batch = next(batches, None)
+            if batch is None:
+                return
+            column = batch.column(image)
+            files = (column if _is_binary(column.type) else column.field("bytes")).to_pylist()
+            labels = [None] * len(files) if label is None else batch.column(label).to_pylist()
+        for data, number in zip(files, labels, strict=True):
+            yield data or b"", number if number is not None and 0 <= number < LARGEST_LABEL else None
+
+
+def _is_binary(kind: Any) -> bool:
+    types = _pyarrow().types
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _holds_images(kind: Any) -> bool:
+    if _pyarrow().types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return _is_binary(kind.field("bytes").type)
+    return _is_binary(kind)
+
+
+def _image_column(schema: Any, wanted: str | None, name: str) -> str:
+    able = [field.name for field in schema if _holds_images(field.type)]
+    if wanted is not None:
+        return _among(wanted, able, "images (binary, or a struct with binary 'bytes')", schema, name)
+    named = [known for known in IMAGE_NAMES if known in able]
+    if named or len(able) == 1:
+        return (named or able)[0]
+    raise UsageError(f"{name}: no column that is surely the image's; name it with --image_column; {_listed(schema)}")
+
+
+def _label_column(schema: Any, wanted: str | None, name: str) -> str | None:
+    able = [field.name for field in schema if _pyarrow().types.is_integer(field.type)]
+    if wanted is not None:
+        return _among(wanted, able, "labels (integers)", schema, name)
+    named = [known for known in LABEL_NAMES if known in able]
+    with_classes = [column for column in able if _class_names(schema, column)]
+    return next(iter(named), with_classes[0] if len(with_classes) == 1 else None)
+
+
+def _among(wanted: str, able: Sequence[str], what: str, schema: Any, name: str) -> str:
+    if wanted not in able:
+        raise UsageError(f"{name}: no column '{wanted}' of {what}; {_listed(schema)}")
+    return wanted
+
+
+def _listed(schema: Any) -> str:
+    return "it has " + (", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns")
+
+
+def _class_names(schema: Any, label: str | None) -> list[str]:
+    """The names that Hugging Face's metadata have for a column's labels; none when it says nothing of them."""
+    with suppress(KeyError, TypeError, ValueError):
+        about = json.loads((schema.metadata or {})[b"huggingface"])
+        return [str(name) for name in about["info"]["features"][label]["names"]]
+    return []

@@ -1,0 +1,203 @@
+"""Images in tar shards, ours and others', from plain local tars; compressed and remote ones are copied first.
+
+A name ends with the place of the image, '#TAR,OFFSET,LENGTH', so that the processes that load need no index.
+"""
+
+import gzip
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from dcgan_dist.data.foreign import foreign_index
+from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
+from dcgan_dist.data.remote import is_remote
+from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
+from dcgan_dist.data.sources.names import ending, shown, stem
+from dcgan_dist.data.sources.spool import Unprepared, spool
+from dcgan_dist.data.storage import remove_abandoned, temporary_path
+from dcgan_dist.errors import UsageError, UserError
+
+INDEXED_TOGETHER = 16
+MOST_OPEN_FILES = 64
+CHUNK = 2**20  # bytes
+ROW = "{:09}"  # key of a table's row
+
+
+@dataclass(frozen=True)
+class Tar:
+    """A plain local tar."""
+
+    path: Path
+    name: str  # of the file that it is, or is a copy of
+    rows: bool = False  # its keys are the numbers of that file's rows
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """All images in tars, in their order. Labels are those of .cls members, or, without any, the folders' numbers."""
+
+    tars: tuple[Tar, ...]
+    classes: tuple[str, ...] = ()
+
+    def prepared(self, folder: Path, report: Report) -> "TarSource":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def items(self) -> Items:
+        """All images in the tars. Raises UserError when one is damaged."""
+        labels = [np.empty(0, dtype=np.int64)]
+
+        def names() -> Iterator[str]:
+            for number, index in enumerate(self._indexes()):
+                labels.append(index.label.astype(np.int64))
+                yield from _names(number, index, f"{stem(self.tars[number].name)}-" if self.tars[number].rows else "")
+
+        images = Images.of(names())
+        if not images:
+            raise UsageError(f"{self.tars[0].name}: no images in it" + " and the others" * (len(self.tars) > 1))
+        images = images.with_labels(np.concatenate(labels))
+        if self.classes or (images.labels != NO_LABEL).any():
+            return Items(images, 0, self.classes)
+        numbers, classes = folder_labels(images)
+        return Items(images.with_labels(numbers), 0, classes)
+
+    def _indexes(self) -> Iterator[ShardIndex]:
+        with ThreadPoolExecutor(INDEXED_TOGETHER) as pool:
+            for start in range(0, len(self.tars), INDEXED_TOGETHER):  # a part at a time, for all may be too many
+                yield from pool.map(_index, self.tars[start : start + INDEXED_TOGETHER])
+
+    def where(self, item: Item) -> str:
+        """The tar or table, and the image in it."""
+        name, number, offset, _ = _place(item)
+        tar = self.tars[number]
+        return f"{tar.name}: row {int(_key(name)[-9:])}" if tar.rows else f"{tar.name}: {name} at byte {offset}"
+
+    @contextmanager
+    def open(self) -> Iterator[Load]:
+        """A function that reads members."""
+        files: OrderedDict[int, BinaryIO] = OrderedDict()
+
+        def opened(number: int) -> BinaryIO:
+            if number not in files:
+                if len(files) == MOST_OPEN_FILES:
+                    files.popitem(last=False)[1].close()
+                files[number] = self.tars[number].path.open("rb")
+            files.move_to_end(number)
+            return files[number]
+
+        def load(item: Item) -> Loaded:
+            _, number, offset, length = _place(item)
+            try:
+                data = os.pread(opened(number).fileno(), length, offset)
+            except OSError as error:
+                raise UserError(f"{self.where(item)}: cannot be read ({error.strerror})") from error
+            if not data or len(data) < length:
+                raise UserError(f"{self.where(item)}: " + ("is cut" if length else "no image, but a null or no bytes"))
+            return data, item.label
+
+        try:
+            yield load
+        finally:
+            for file in files.values():
+                file.close()
+
+
+def _index(tar: Tar) -> ShardIndex:
+    try:
+        index = read_index(tar.path)
+        return foreign_index(tar.path) if index is None else index
+    except UserError as error:
+        raise UserError(str(error).replace(str(tar.path), tar.name)) from error
+    except OSError as error:
+        raise UserError(f"{tar.name}: cannot be read ({error.strerror})") from error
+
+
+def _names(number: int, index: ShardIndex, prefix: str) -> Iterator[str]:
+    suffixes = [index.suffixes[suffix] for suffix in index.suffix.tolist()]
+    places = zip(index.keys, suffixes, index.offset.tolist(), index.length.tolist(), strict=True)
+    return (f"{prefix}{key}.{suffix}#{number},{offset},{length}" for key, suffix, offset, length in places)
+
+
+def _place(item: Item) -> tuple[str, int, int, int]:
+    """Name in the tar, number of the tar, offset and length."""
+    name, _, place = item.name.rpartition("#")
+    number, offset, length = map(int, place.split(","))
+    return name, number, offset, length
+
+
+def _key(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def tar_source(names: Sequence[str]) -> "TarSource | PackedTarSource":
+    """The source of tars by path or URL."""
+    if all(map(_plain, names)):
+        return TarSource(tuple(Tar(Path(name), name) for name in names))
+    return PackedTarSource(tuple(names))
+
+
+def _plain(name: str) -> bool:
+    return ending(name) == ".tar" and not is_remote(name)
+
+
+@dataclass(frozen=True)
+class PackedTarSource(Unprepared):
+    """Tars of which some are compressed or remote, by path or URL."""
+
+    names: tuple[str, ...]
+
+    def prepared(self, folder: Path, report: Report) -> TarSource:
+        """The same tars, plain and local."""
+        if any(ending(name) == ".tar.zst" for name in self.names):
+            _zstandard()
+        packed = [name for name in self.names if not _plain(name)]
+        copies = dict(zip(packed, spool(packed, folder, _unpack, "", report), strict=True))
+        return TarSource(tuple(Tar(copies.get(name, Path(name)), shown(name)) for name in self.names))
+
+
+def _unpack(file: Path, name: str, target: Path) -> None:
+    if ending(name) == ".tar":  # a download, for local ones are read where they are
+        file.replace(target)
+        return
+    remove_abandoned(target)
+    temporary = temporary_path(target)
+    try:
+        with temporary.open("wb") as plain:
+            for chunk in _chunks(file, name):
+                plain.write(chunk)
+            plain.flush()
+            os.fsync(plain.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _chunks(file: Path, name: str) -> Iterator[bytes]:
+    """The content of a compressed file."""
+    try:
+        with file.open("rb") as packed, _decompressed(packed, name) as plain:
+            while chunk := plain.read(CHUNK):
+                yield chunk
+    except Exception as error:  # every library has its own
+        raise UserError(f"{name}: cannot be unpacked ({error})") from error
+
+
+def _decompressed(packed: BinaryIO, name: str) -> Any:
+    if ending(name) == ".tar.zst":
+        return _zstandard().ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+    return gzip.open(packed)
+
+
+def _zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise UsageError(".tar.zst files need zstandard: pip install 'dcgan_dist[zstd]'") from error
+    return zstandard

@@ -1,0 +1,98 @@
+"""The data sets of torchvision by name."""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report
+from dcgan_dist.errors import UsageError, UserError
+
+TORCHVISION = "torchvision:"
+
+
+@dataclass(frozen=True)
+class TorchvisionSource:
+    """A data set of torchvision.datasets by its class name, with constructor options such as ("split", "unlabeled")."""
+
+    name: str
+    options: tuple[tuple[str, str], ...]
+    root: Path
+    download: bool
+
+    def prepared(self, folder: Path, report: Report) -> "TorchvisionSource":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def items(self) -> Items:
+        """All images of the data set, downloaded first where that is asked for."""
+        data_set = self._opened(self.download)
+        count = len(data_set)
+        if not count:
+            raise UsageError(f"{TORCHVISION}{self.name}: no images in it")
+        width = len(str(count - 1))
+        images = Images.of(f"{number:0{width}}" for number in range(count))
+        return Items(images, 0, tuple(map(_class_name, getattr(data_set, "classes", ()))))
+
+    def where(self, item: Item) -> str:
+        """The data set and the number in it."""
+        return f"{TORCHVISION}{self.name}[{int(item.name)}]"
+
+    def _opened(self, download: bool) -> Any:
+        make = _data_set_class(self.name)
+        given = {"root": self.root, "download": download}
+        arguments = {name: value for name, value in given.items() if name in inspect.signature(make).parameters}
+        try:
+            return make(**arguments, **{name: _value(text) for name, text in self.options})
+        except (RuntimeError, TypeError, ValueError, OSError, ImportError) as error:
+            missing = isinstance(error, RuntimeError) and not download
+            hint = "; --download fetches it, --root names another place" if missing else ""
+            raise UsageError(f"{TORCHVISION}{self.name} in {self.root}: {error}{hint}") from error
+
+    @contextmanager
+    def open(self) -> Iterator[Load]:
+        """A function that asks the data set for one image."""
+        data_set = self._opened(download=False)  # items has downloaded; processes must not unpack over one another
+
+        def load(item: Item) -> Loaded:
+            try:
+                sample = data_set[int(item.name)]
+                image, label = sample[:2] if isinstance(sample, tuple) else (sample, None)
+                if isinstance(image, Image.Image):
+                    image.load()
+            except Exception as error:  # whatever its files and decoders raise
+                raise UserError(f"{self.where(item)}: cannot be read ({error})") from error
+            if not isinstance(image, Image.Image):
+                raise UsageError(f"{TORCHVISION}{self.name}: yields {type(image).__name__}, not images")
+            return image, label if type(label) is int and label >= 0 else None
+
+        yield load
+
+
+def _class_name(name: Any) -> str:
+    """ImageNet's are tuples of words for the same thing."""
+    return ", ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+
+
+def _data_set_class(name: str) -> Callable[..., Any]:
+    import torchvision.datasets  # takes seconds, and only this source needs it
+
+    names = {known.lower(): known for known in torchvision.datasets.__all__}
+    if name not in names.values():
+        near = [names[close] for close in difflib.get_close_matches(name.lower(), names)]
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(names.values()))}"
+        raise UsageError(f"{TORCHVISION}{name}: torchvision has no such data set; {hint}")
+    return getattr(torchvision.datasets, name)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
