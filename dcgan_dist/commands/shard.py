@@ -14,17 +14,23 @@ from tqdm import tqdm
 
 from dcgan_dist import cli
 from dcgan_dist.config import ImageSize
-from dcgan_dist.data.shard import Packing, Progress, Summary, write_shards
+from dcgan_dist.data.packing import Packing, parse_part
+from dcgan_dist.data.publish import BAD, DUPLICATES
+from dcgan_dist.data.shard import Progress, Summary, Watch, merge_shards, write_shards
 from dcgan_dist.data.sources import find_source
 
 LISTED = 20  # bad images
 PLAIN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
-PLAIN_FORMAT = "shard: {n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} to go"
+PLAIN_FORMAT = "{desc}: {n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} to go"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOptions(Packing):
-    """Pack images into shards for training: ordinary tars, with labels, mixed, all of one size."""
+    """Pack images into shards for training: ordinary tars, with labels, mixed, all of one size.
+
+    A command that was stopped goes on when it is run again. Beside the shards lie manifest.json, which says what they
+    hold, and sizes.json and _info.json for open_clip and timm.
+    """
 
     source: tyro.conf.Positional[str]
     """A folder of images (with its sub-folders), a .zip of one, or torchvision:NAME as in torchvision:CIFAR10 or
@@ -35,66 +41,118 @@ class ShardOptions(Packing):
     """Folder of torchvision's data sets."""
     download: bool = False
     """Let torchvision download the data set into root."""
+    part: str | None = None
+    """K/N: write only the K-th of N parts, each on a computer of its own that sees OUT; K from 1 to N. All with the
+    same other options; --merge then completes the set."""
+    merge: bool = False
+    """As in `dcgan-dist shard --merge OUT`, with no other option than --overwrite: check that all parts are there, and
+    complete the set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Complete the set of shards that several parts have written."""
+
+    out: tyro.conf.Positional[Path]
+    """Folder that the parts were told to write to."""
+    merge: bool = False
+    """Given, as you read this."""
+    overwrite: bool = False
+    """Replace the .tar files that OUT holds."""
 
 
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
+    if "--merge" in argv:
+        merge = cli.parse(MergeOptions, argv, "dcgan-dist shard")
+        print(_text(merge_shards(merge.out, merge.overwrite)))
+        return 0
     options = cli.parse(ShardOptions, argv, "dcgan-dist shard")
+    part = parse_part(options.part) if options.part else None
     source = find_source(options.source, options.root, options.download)
-    with _progress() as progress:
-        summary = write_shards(source, options.out, options, progress)
-    print(_text(summary, options))
+    for line in options.decisions():
+        _say(line)
+    with _progress("duplicates") as hashed, _progress("shard") as packed:
+        watch = Watch(packed=packed, hashed=hashed, say=_say)
+        summary = write_shards(source, options.out, options, watch, part)
+    print(f"part {part}: {_text(summary)}" if part else _text(summary))
     return 0
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, else a line every few seconds."""
+def _progress(title: str) -> Iterator[Progress]:
+    """A bar on a terminal, else a line every few seconds; nothing before there is progress to show."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _lines(title)
         return
-    with tqdm(desc="shard", unit="img") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
-
-
-def _lines() -> Progress:
-    began = last = time.monotonic()
+    bar: tqdm | None = None
 
     def show(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal bar
+        bar = bar or tqdm(desc=title, unit="img", total=total, initial=done)
+        bar.update(done - bar.n)
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _lines(title: str) -> Progress:
+    began = last = time.monotonic()
+    before: int | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal began, last, before
         now = time.monotonic()
-        if done and now - last >= PLAIN_EVERY:
+        if before is None:
+            began, last, before = now, now, done
+        elif now - last >= PLAIN_EVERY:
             last = now
-            line = tqdm.format_meter(done, total, now - began, unit="img", bar_format=PLAIN_FORMAT)
-            print(line, file=sys.stderr, flush=True)
+            meter = {"unit": "img", "prefix": title, "initial": before, "bar_format": PLAIN_FORMAT}
+            _say(tqdm.format_meter(done, total, now - began, **meter))
 
     return show
 
 
-def _text(summary: Summary, options: ShardOptions) -> str:
-    rate = summary.images / max(summary.seconds, 1e-9)
-    lines = [
-        f"{summary.images:,} images in {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, in {summary.out}",
-        f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)",
-    ]
+def _text(summary: Summary) -> str:
+    lines = [f"{summary.images:,} images in {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, in {summary.out}"]
+    if summary.written:
+        rate = summary.written / max(summary.seconds, 1e-9)
+        lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)")
     if summary.left_out:
         lines.append(f"left out: {summary.left_out:,} other files (hidden, or not named like images)")
+    if summary.duplicates:
+        lines.append(_duplicates(summary))
     if summary.skipped:
         lines += [f"left out: {len(summary.skipped):,} images that cannot be read:"]
         lines += [f"  {message}" for message in summary.skipped[:LISTED]]
         more = len(summary.skipped) - LISTED
-        lines += [f"  and {more:,} more"] if more > 0 else []
-    return "\n".join([*lines, "", "Next:", f"  {_next_command(options)}"])
+        where = f", listed in {summary.out / BAD}" if summary.published else ""
+        lines += [f"  and {more:,} more{where}"] if more > 0 else []
+    return "\n".join([*lines, "", "Next:", f"  {_next_command(summary)}"])
 
 
-def _next_command(options: ShardOptions) -> str:
+def _duplicates(summary: Summary) -> str:
+    what = f"{summary.duplicates:,} images equal another to the byte"
+    where = f", listed in {summary.out / DUPLICATES}" if summary.published else ""
+    return (
+        f"left out: {what}{where}"
+        if summary.dropped
+        else f"duplicates: {what}{where}; --duplicates drop leaves them out"
+    )
+
+
+def _next_command(summary: Summary) -> str:
+    if not summary.published:
+        return f"dcgan-dist shard --merge {shlex.quote(str(summary.out))}   # when all parts are done"
     sizes = get_args(ImageSize)
-    size = options.size if options.size in sizes else min(sizes, key=lambda known: abs(known - (options.size or 64)))
-    grey = " --model.channels 1" if options.channels == 1 else ""
-    shards = shlex.quote(f"{options.out}/*.tar")
+    size = summary.size if summary.size in sizes else min(sizes, key=lambda known: abs(known - (summary.size or 64)))
+    grey = " --model.channels 1" if summary.channels == 1 else ""
+    shards = shlex.quote(f"{summary.out}/*.tar")
     return f"accelerate launch -m dcgan_dist.train --data.shards {shards} --model.image_size {size}{grey}"

@@ -1,282 +1,247 @@
-"""Packs the images of a source into shards: the same bytes from the same images, by any number of processes."""
+"""Packs the images of a source into shards: the same bytes from the same images, by any number of processes.
 
-import itertools
-import multiprocessing
-import re
-import shutil
+A plan says which image goes into which shard; it follows from the source and the options alone. So the shards can be
+written in any order, by several computers (a Part each, then merge_shards), and by a command that was killed and is run
+again: what is complete is kept.
+"""
+
+import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event
-from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from pathlib import Path
 
-from PIL import Image, ImageColor
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from dcgan_dist import keyed
-from dcgan_dist.config import Channels
-from dcgan_dist.data.codecs import Colour, Filter, Resize, encode, fit, open_image, to_rgb_or_grey
-from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.data.sources import Item, Load, Source
-from dcgan_dist.data.workers import available_cores, follow_parent
+from dcgan_dist.data.duplicates import as_array, describe, find_duplicates
+from dcgan_dist.data.pack import HashJob, Job, PackJob, run_jobs
+from dcgan_dist.data.packing import Packing, Part
+from dcgan_dist.data.publish import add_up, publish, refuse_old
+from dcgan_dist.data.sources import Images, Source
+from dcgan_dist.data.staging import PARTIAL, SPOOL, VERSION, Plan, Staging, open_staging, stagings
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 
-KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "PPM": "ppm"}  # Pillow's names of formats
-KEY_LENGTH = 80  # characters; with the suffix it fits into the name field of a tar header
-POLL = 0.2  # seconds
+HASHED_TOGETHER = 4_096  # files whose checksums are kept in one file
+
+Progress = Callable[[int, int], None]
+"""Images done and images in all; first called with what was done before."""
 
 
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise UsageError(message)
+def _ignore(*_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing:
-    """How images are fitted, stored and packed."""
+class Watch:
+    """Who is told how the work goes on."""
 
-    size: int | None = None
-    """Height and width of the stored images, pixels. Needed, except with --store keep."""
-    resize: Resize = "crop"
-    """crop: the central square, scaled. pad: the whole image on the background. stretch: proportions change."""
-    filter: Filter = "lanczos"
-    """How pixels are averaged in scaling."""
-    channels: Channels = 3
-    """Colour channels of the stored images: 3 (RGB) or 1 (grey)."""
-    background: str = "#ffffff"
-    """Colour behind transparent images and around padded ones: '#rrggbb' or a CSS name."""
-    store: Literal["jpg", "png", "ppm", "keep"] = "jpg"
-    """jpg: small. png: exact. ppm: exact and fastest to read, 3 bytes a pixel. keep: the files as they are."""
-    quality: int = 95
-    """JPEG quality, 1 to 100; from 90 on colours keep their full resolution (4:4:4)."""
-    shard_size: int = 2_000
-    """Images in a shard."""
-    shuffle: bool = True
-    """Mix the images over all shards, once, as training wants it of folders that are sorted by class."""
-    seed: int = 0
-    """Seed of the shuffle."""
-    skip_bad: bool = False
-    """Leave images that cannot be read out and list them, instead of stopping at the first."""
-    overwrite: bool = False
-    """Replace the .tar files that OUT holds, after the new ones are complete."""
-    processes: int = 0
-    """Processes that pack, each a whole shard at a time; 0: as many as CPU cores."""
-
-    def __post_init__(self) -> None:
-        keep, sized = self.store == "keep", self.size is not None
-        _require(keep or sized, "--size is missing: height and width of the images in pixels, as in --size 64")
-        _require(not (keep and sized), "--size with --store keep: kept files keep their size; give only one of the two")
-        _require(self.size is None or self.size > 0, f"--size {self.size}: must be at least 1")
-        _require(1 <= self.quality <= 100, f"--quality {self.quality}: must be from 1 to 100")
-        _require(self.shard_size > 0, f"--shard_size {self.shard_size}: must be at least 1")
-        _require(self.processes >= 0, f"--processes {self.processes}: must be at least 0")
-        self.colour()
-
-    def colour(self) -> Colour:
-        """The background as red, green and blue, 0 to 255."""
-        try:
-            red, green, blue = ImageColor.getrgb(self.background)[:3]
-        except ValueError as error:
-            raise UsageError(f"--background {self.background}: no colour; write it as '#rrggbb'") from error
-        return red, green, blue
+    packed: Progress = _ignore
+    hashed: Progress = _ignore
+    say: Callable[[str], None] = _ignore
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What write_shards has done."""
+    """What write_shards or merge_shards has done."""
 
     out: Path
     images: int
     shards: int
     bytes: int
+    written: int  # of the images, in this call; the others were there
     skipped: tuple[str, ...]  # one message for each image that could not be read
     left_out: int  # other files in the source
+    duplicates: int | None  # None: not known, or not yet
+    dropped: bool  # whether they were
+    published: bool  # otherwise there are other parts to come
     processes: int
     seconds: float
+    size: int | None  # of the stored images, pixels; None: they differ
+    channels: int
 
 
-class _Job(NamedTuple):
-    path: Path
-    images: list[tuple[Item, str]]  # with their keys
-
-
-class _Packed(NamedTuple):
-    path: Path
-    images: int
-    skipped: list[str]
-
-
-class _StopError(Exception):
-    """Another process has failed."""
-
-
-Progress = Callable[[int, int], None]  # images done, images in all
-
-
-def write_shards(source: Source, out: Path, packing: Packing, progress: Progress) -> Summary:
+def write_shards(
+    source: Source, out: Path, packing: Packing, watch: Watch | None = None, part: Part | None = None
+) -> Summary:
     """Packs all images of the source into OUT/shard-00000.tar, shard-00001.tar, ...; they appear when all are complete.
 
+    With a part, writes its share of the shards only; merge_shards publishes them.
+
     Raises UsageError when OUT holds .tar files already (without packing.overwrite), UserError when an image cannot be
-    read (without packing.skip_bad) or a shard cannot be written; both leave OUT's files as they were.
+    read (without packing.skip_bad) or a shard cannot be written; both leave OUT's files as they were. What is complete
+    by then stays in OUT/.partial, from where the same call goes on.
+    """
+    started, watch = time.monotonic(), watch or Watch()
+    refuse_old(out, packing.overwrite, [path for staging in stagings(out) for path in staging.published.values()])
+    source = source.prepared(out / PARTIAL / SPOOL, watch.say)
+    images, left_out, classes = source.items()
+    with _inside(out):
+        identity = _identity(source, images, packing)
+        refuse_old(out, packing.overwrite, Staging(out, out / PARTIAL / identity).published.values())
+        staging = open_staging(out, identity, watch.say)
+        try:
+            work = _Work(source, images, packing, staging, watch)
+            numbers, dropped = work.distinct(part)
+            plan = Plan(
+                images=len(numbers),
+                shards=-(-len(numbers) // packing.shard_size),
+                left_out=left_out,
+                dropped=dropped,
+                classes=classes,
+                options=packing.content(),
+            )
+            staging.write_plan(plan)
+            if part:
+                staging.write_parts(part.parts)
+            shards = [number for number in range(plan.shards) if part is None or part.owns(number)]
+            written, processes = work.pack(numbers, shards)
+            return _summary(staging, plan, shards if part else None, (written, processes, started))
+        finally:
+            if part is None and not staging.is_worth_keeping():
+                staging.remove()
+
+
+def merge_shards(out: Path, overwrite: bool) -> Summary:
+    """Publishes what all parts have written.
+
+    Raises UsageError when there is nothing to publish or OUT holds .tar files already, UserError when a part is
+    missing, which the message names.
     """
     started = time.monotonic()
-    old = sorted(out.glob("*.tar"))
-    if old and not packing.overwrite:
-        raise UsageError(f"{out}: holds {len(old)} .tar files already; choose another folder or add --overwrite")
-    images, left_out = source.items()
-    with _staging(out) as staging:
-        jobs = list(_jobs(images, packing, staging))
-        processes = min(packing.processes or available_cores(), len(jobs))
-        if processes == 1:
-            packed = _pack_here(source, packing, jobs, lambda done: progress(done, len(images)))
-        else:
-            packed = _pack_in_processes(source, packing, jobs, lambda done: progress(done, len(images)), processes)
-        skipped = [message for shard in packed for message in shard.skipped]
-        # a shard without any image has no use
-        full = [shard for shard in packed if shard.images]
-        if not full:
-            raise UserError(f"none of the {len(images):,} images can be read; the first: {skipped[0]}")
-        written = [shard.path.replace(out / f"shard-{number:05}.tar") for number, shard in enumerate(full)]
-    for path in set(old) - set(written):
-        path.unlink()
+    with _inside(out):
+        found = stagings(out)
+        if len(found) != 1:
+            what = "no unfinished shards; run --part 1/N, 2/N, .. first" if not found else "parts of different commands"
+            raise UsageError(f"{out}: holds {what}")
+        refuse_old(out, overwrite, found[0].published.values())
+        return _summary(found[0], found[0].read_plan(), None, (0, 1, started))
+
+
+def _summary(staging: Staging, plan: Plan, shards: list[int] | None, done: tuple[int, int, float]) -> Summary:
+    """Publishes, or adds up the shards of a part."""
+    written, processes, started = done
+    if shards is None:
+        manifest, totals = publish(staging, plan)
+        duplicates = manifest.duplicates
+    else:
+        totals, duplicates = add_up(staging, plan, shards), plan.dropped
     return Summary(
-        out=out,
-        images=sum(shard.images for shard in full),
-        shards=len(full),
-        bytes=sum(path.stat().st_size for path in written),
-        skipped=tuple(skipped),
-        left_out=left_out,
+        out=staging.out,
+        images=totals.samples,
+        shards=len(totals.entries),
+        bytes=totals.bytes,
+        written=written,
+        skipped=totals.skipped,
+        left_out=plan.left_out,
+        duplicates=duplicates,
+        dropped=plan.dropped is not None,
+        published=shards is None,
         processes=processes,
         seconds=time.monotonic() - started,
+        size=plan.options["size"],
+        channels=plan.options["channels"],
     )
 
 
 @contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A folder inside OUT, so that a set of shards takes the old one's place whole, or not at all."""
-    staging = out / ".partial"
+def _inside(out: Path) -> Iterator[None]:
+    """Turns the errors of the disk into one line that names OUT, not a file in it that the user has not heard of."""
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        yield staging
+        yield
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except UserError as error:
+        file, colon, problem = str(error).rpartition(": cannot be written")
+        if type(error) is UserError and colon and file.startswith(f"{out / PARTIAL}/"):
+            raise UserError(f"{out}{colon}{problem}") from error
+        raise
 
 
-def _jobs(images: list[Item], packing: Packing, folder: Path) -> Iterator[_Job]:
-    keys = sample_keys([item.name for item in images])
-    order = keyed.permutation(keyed.key(packing.seed, "shard"), len(images)) if packing.shuffle else range(len(images))
-    for start in range(0, len(images), packing.shard_size):
-        chosen = order[start : start + packing.shard_size]
-        yield _Job(folder / f"{start // packing.shard_size:07}.tar", [(images[place], keys[place]) for place in chosen])
-
-
-def sample_keys(names: list[str]) -> list[str]:
-    """Distinct keys: the last 80 characters before the extension, with _ for all but letters, digits and -."""
-    keys: dict[str, None] = {}
-    for name in names:
-        plain = re.sub(r"[^\w-]", "_", str(PurePosixPath(name).with_suffix("")))[-KEY_LENGTH:]
-        key, count = plain, 1
-        while key in keys:
-            count += 1
-            key = f"{plain}-{count}"
-        keys[key] = None
-    return list(keys)
+def _identity(source: Source, images: Images, packing: Packing) -> str:
+    """A fingerprint of all that decides the bytes of the shards, but the content of the files."""
+    about = {"version": VERSION, "options": packing.content(), "first": source.where(images[0])}
+    hasher = xxhash.xxh3_128(json.dumps(about, sort_keys=True).encode())
+    for name in images.names():
+        hasher.update(f"{name}\n".encode(errors="surrogatepass"))
+    hasher.update(images.labels.tobytes())
+    return hasher.hexdigest()
 
 
 @dataclass(frozen=True)
-class _Packer:
+class _Work:
     source: Source
+    images: Images
     packing: Packing
-    load: Load
-    tick: Callable[[], None]  # called after every image
+    staging: Staging
+    watch: Watch
 
-    def pack(self, job: _Job) -> _Packed:
-        skipped: list[str] = []
-        with ShardWriter(job.path) as shard:
-            for item, key in job.images:
-                try:
-                    suffix, data, label = self._stored(item)
-                except UsageError:
-                    raise
-                except UserError as error:
-                    if not self.packing.skip_bad:
-                        raise UserError(f"{error}; --skip_bad leaves such images out") from error
-                    skipped.append(str(error))
-                else:
-                    shard.add(key, suffix, data, label)
-                self.tick()
-        return _Packed(job.path, len(job.images) - len(skipped), skipped)
+    def distinct(self, part: Part | None) -> tuple[NDArray[np.int64], int | None]:
+        """Numbers of the images that are to be packed, and how many duplicates are dropped; None: nobody looked."""
+        numbers = np.arange(len(self.images))
+        if self.packing.duplicates != "drop":
+            return numbers, None
+        found = find_duplicates(self._digests(part))
+        lines = describe(found, lambda number: " ".join(self.source.where(self.images[number]).splitlines()))
+        text = "".join(f"{line}\n" for line in lines)
+        write_atomically(self.staging.duplicates, text.encode(errors="backslashreplace"))
+        return np.delete(numbers, found.later), len(found.later)
 
-    def _stored(self, item: Item) -> tuple[str, bytes, int | None]:
-        """Suffix, bytes and label of an image as it goes into the shard."""
-        packing, where = self.packing, self.source.where(item)
-        loaded, label = self.load(item)
-        image = loaded if isinstance(loaded, Image.Image) else open_image(loaded, where)
-        if packing.store != "keep" and packing.size is not None:
-            plain = to_rgb_or_grey(image, packing.channels, packing.colour())
-            fitted = fit(plain, packing.size, packing.resize, packing.filter, packing.colour())
-            return *encode(fitted, packing.store, packing.quality), label
-        if isinstance(loaded, Image.Image):
-            raise UsageError(f"--store keep: {where} is no file; use --store png")
-        if image.format not in KEPT:
-            raise UserError(f"{where}: --store keep takes JPEG, PNG, WebP and PPM, not {image.format}")
-        return "pgm" if loaded[:2] == b"P5" else KEPT[image.format], loaded, label
+    def _digests(self, part: Part | None) -> NDArray[np.uint64]:
+        """Checksums of all files. Parts that run at the same time begin at different places and share their results."""
+        images, chunks = self.images, -(-len(self.images) // HASHED_TOGETHER)
+        begin = (part.number - 1) * chunks // part.parts if part else 0
+        paths = [self.staging.digests / f"{chunk:07}.bin" for chunk in range(chunks)]
+        lengths = [min(HASHED_TOGETHER, len(images) - chunk * HASHED_TOGETHER) for chunk in range(chunks)]
 
+        def is_missing(chunk: int) -> bool:
+            return not paths[chunk].is_file() or paths[chunk].stat().st_size != 16 * lengths[chunk]
 
-def _pack_here(source: Source, packing: Packing, jobs: list[_Job], report: Callable[[int], None]) -> list[_Packed]:
-    numbers = itertools.count(1)
-    with source.open() as load:
-        packer = _Packer(source, packing, load, lambda: report(next(numbers)))
-        return [packer.pack(job) for job in jobs]
+        def jobs() -> Iterator[Job]:
+            for chunk in (*range(begin, chunks), *range(begin)):
+                if is_missing(chunk):
+                    first = chunk * HASHED_TOGETHER
+                    yield HashJob(paths[chunk], images[first : first + lengths[chunk]])
 
+        todo = [chunk for chunk in range(chunks) if is_missing(chunk)]
+        self._run(jobs(), len(todo), len(images) - sum(lengths[chunk] for chunk in todo), self.watch.hashed)
+        return as_array(b"".join(path.read_bytes() for path in paths))
 
-def _pack_in_processes(
-    source: Source, packing: Packing, jobs: list[_Job], report: Callable[[int], None], processes: int
-) -> list[_Packed]:
-    # spawned, because a forked process inherits the locks of threads that it does not have
-    context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
-    with ProcessPoolExecutor(processes, context, _begin, (source, packing, counter, stop)) as pool:
-        futures = [pool.submit(_pack_job, job) for job in jobs]
-        try:
-            pending = set(futures)
-            while pending:
-                finished, pending = wait(pending, timeout=POLL, return_when=FIRST_EXCEPTION)
-                for future in finished:
-                    future.result()
-                report(counter.value)
-        except BrokenProcessPool as error:
-            problem = "a packing process was killed, perhaps for want of memory; try fewer --processes"
-            raise UserError(problem) from error
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-    return [future.result() for future in futures]
+    def pack(self, numbers: NDArray[np.int64], shards: list[int]) -> tuple[int, int]:
+        """Writes those of the shards that are not complete; how many images, and by how many processes."""
+        packing, staging = self.packing, self.staging
+        if packing.shuffle:
+            numbers = numbers[keyed.permutation(keyed.key(packing.seed, "shard"), len(numbers))]
 
+        def images_of(shard: int) -> NDArray[np.int64]:
+            return numbers[shard * packing.shard_size : (shard + 1) * packing.shard_size]
 
-# in a process of the pool: its one packer, and what keeps the packer's source open until the process ends
-_packers: list[_Packer] = []
-_opened = ExitStack()
+        def jobs() -> Iterator[Job]:
+            for shard in todo:
+                chosen = images_of(shard)
+                yield PackJob(staging.shard(shard), chosen, self.images.take(chosen))
 
+        todo = [shard for shard in shards if not self._is_complete(shard)]
+        written = sum(len(images_of(shard)) for shard in todo)
+        kept = sum(len(images_of(shard)) for shard in shards) - written
+        if len(todo) < len(shards):
+            self.watch.say(f"going on: {len(shards) - len(todo):,} of {len(shards):,} shards are complete")
+        return written, self._run(jobs(), len(todo), kept, self.watch.packed, kept + written)
 
-def _begin(source: Source, packing: Packing, counter: "Synchronized[int]", stop: Event) -> None:
-    follow_parent()
+    def _is_complete(self, shard: int) -> bool:
+        receipt = self.staging.receipt(shard)
+        return receipt is not None and (self.packing.skip_bad or not receipt.bad)
 
-    def tick() -> None:
-        with counter.get_lock():
-            counter.value += 1
-        if stop.is_set():
-            raise _StopError
-
-    _packers.append(_Packer(source, packing, _opened.enter_context(source.open()), tick))
-
-
-def _pack_job(job: _Job) -> _Packed:
-    return _packers[0].pack(job)
+    def _run(self, jobs: Iterator[Job], count: int, before: int, progress: Progress, total: int | None = None) -> int:
+        """Does some jobs; the number of processes."""
+        total = len(self.images) if total is None else total
+        processes = max(1, min(self.packing.processes or available_cores(), count))
+        progress(before, total)
+        if count:
+            run_jobs(jobs, self.source, self.packing, lambda done: progress(before + done, total), processes)
+        return processes

@@ -21,7 +21,9 @@ from webdataset.compat import WebDataset
 from webdataset.tariterators import base_plus_ext
 
 from dcgan_dist.data.index import read_index
-from dcgan_dist.data.shard import Packing, sample_keys, write_shards
+from dcgan_dist.data.pack import sample_keys
+from dcgan_dist.data.packing import Packing
+from dcgan_dist.data.shard import Watch, write_shards
 from dcgan_dist.data.sources import FolderSource, Items, TorchvisionSource, ZipSource, find_source
 from dcgan_dist.errors import UsageError, UserError
 
@@ -65,11 +67,19 @@ def make_zip(path, files=FILES):
 def pack(source, out, progress=lambda done, total: None, **options):
     source = find_source(str(source)) if isinstance(source, Path) else source
     sized = {} if options.get("store") == "keep" else {"size": 16}
-    return write_shards(source, out, Packing(**{"shard_size": 5, "processes": 1, **sized, **options}), progress)
+    packing = Packing(**{"shard_size": 5, "processes": 1, **sized, **options})
+    return write_shards(source, out, packing, Watch(packed=progress))
 
 
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+SIDE_FILES = ["_info.json", "manifest.json", "sizes.json"]
+
+
+def tars(folder):
+    return {name: data for name, data in contents(folder).items() if name.endswith(".tar")}
 
 
 def samples(folder: Path, decoder: str | None = "pil") -> list[dict[str, Any]]:
@@ -84,12 +94,12 @@ def test_the_same_bytes_from_a_folder_a_zip_and_any_number_of_processes(tmp_path
     folder, archive = make_folder(tmp_path / "in"), make_zip(tmp_path / "in.zip")
     summary = pack(folder, tmp_path / "one")
     assert (summary.images, summary.shards, summary.processes, summary.skipped) == (21, 5, 1, ())
-    assert summary.bytes == sum(map(len, contents(tmp_path / "one").values()))
+    assert summary.bytes == sum(map(len, tars(tmp_path / "one").values()))
     seen = []
     assert pack(folder, tmp_path / "two", lambda *numbers: seen.append(numbers), processes=2).processes == 2
     assert seen[-1] == (21, 21)
     assert pack(archive, tmp_path / "zip", processes=3).processes == 3
-    assert sorted(contents(tmp_path / "one")) == [f"shard-{number:05}.tar" for number in range(5)]
+    assert sorted(contents(tmp_path / "one")) == sorted([*SIDE_FILES, *(f"shard-{number:05}.tar" for number in range(5))])
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert contents(tmp_path / "zip") == contents(tmp_path / "one")
 
@@ -202,7 +212,7 @@ def test_hidden_and_other_files_are_left_out_and_counted(tmp_path):
     others = [".a.png", ".cache/b.png", "c.txt", "png", "d/LICENSE", "__MACOSX/e.png"]
     files = dict.fromkeys([*others, "d/f.PNG", "d/g.jpeg"], b"")
     for source in make_folder(tmp_path / "in", files), make_zip(tmp_path / "in.zip", files):
-        images, left_out = find_source(str(source)).items()
+        images, left_out, _ = find_source(str(source)).items()
         assert [item.name for item in images] == ["d/f.PNG", "d/g.jpeg"]
         assert left_out == len(others)
 
@@ -288,7 +298,7 @@ def test_a_shard_of_bad_images_leaves_no_gap(tmp_path):
     files = dict.fromkeys(["a1.png", "a2.png"], b"") | {"b.png": FILES["red/batch.0/img0.png"]}
     folder = make_folder(tmp_path / "in", files)
     pack(folder, tmp_path / "out", skip_bad=True, shard_size=2, shuffle=False)
-    assert list(contents(tmp_path / "out")) == ["shard-00000.tar"]
+    assert list(tars(tmp_path / "out")) == ["shard-00000.tar"]
     (folder / "b.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 3 images can be read"):
         pack(folder, tmp_path / "none", skip_bad=True)
@@ -307,13 +317,13 @@ def test_old_shards_stay_until_new_ones_are_complete(tmp_path):
         pack(folder, out, overwrite=True)
     assert contents(out) == before
     pack(folder, out, overwrite=True, skip_bad=True, shard_size=12)
-    assert sorted(contents(out)) == ["notes.txt", "shard-00000.tar", "shard-00001.tar"]
+    assert sorted(contents(out)) == sorted([*SIDE_FILES, "bad.txt", "notes.txt", "shard-00000.tar", "shard-00001.tar"])
 
 
 def test_what_a_killed_command_left_behind_is_cleared(tmp_path):
     make_folder(tmp_path / "out" / ".partial", {"0000000.tar": b"half", "9999999.tar": b"half"})
     pack(make_folder(tmp_path / "in"), tmp_path / "out")
-    assert len(contents(tmp_path / "out")) == 5
+    assert len(contents(tmp_path / "out")) == 5 + len(SIDE_FILES)
 
 
 def test_a_killed_process_is_one_line(tmp_path):

@@ -1,0 +1,122 @@
+"""The options of packing: how images are fitted, stored and shared out among shards."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from PIL import ImageColor
+
+from dcgan_dist.config import Channels
+from dcgan_dist.data.codecs import Colour, Filter, Resize, Store
+from dcgan_dist.errors import UsageError
+
+AUTO_PPM = 48 * 1024  # bytes of pixels up to which --store auto takes ppm
+HOW_NOT_WHAT = ("skip_bad", "overwrite", "processes")  # options that change no byte of a finished shard
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How images are fitted, stored and packed."""
+
+    size: int | None = None
+    """Height and width of the stored images, pixels. Needed, except with --store keep."""
+    resize: Resize = "crop"
+    """crop: the central square, scaled. pad: the whole image on the background. stretch: proportions change."""
+    filter: Filter = "lanczos"
+    """How pixels are averaged in scaling."""
+    channels: Channels = 3
+    """Colour channels of the stored images: 3 (RGB) or 1 (grey)."""
+    background: str = "#ffffff"
+    """Colour behind transparent images and around padded ones: '#rrggbb' or a CSS name."""
+    store: Literal["jpg", "png", "webp", "ppm", "keep", "auto"] = "jpg"
+    """jpg: small. png: exact. webp: lossy too, smaller than jpg and slower to read. ppm: exact and fastest to read, 3
+    bytes a pixel. keep: the files as they are. auto: ppm for images of at most 48 KiB of pixels (128 x 128 in colour),
+    else jpg."""
+    quality: int = 95
+    """Quality of jpg and webp, 1 to 100; from 90 on the colours of jpg keep their full resolution (4:4:4)."""
+    shard_size: int = 2_000
+    """Images in a shard."""
+    shuffle: bool = True
+    """Mix the images over all shards, once, as training wants it of folders that are sorted by class."""
+    seed: int = 0
+    """Seed of the shuffle."""
+    duplicates: Literal["report", "drop", "keep"] = "report"
+    """Files that are equal to the byte. report: pack them all and list them in OUT/duplicates.txt, at no cost. drop:
+    pack the first of them only; reads every file once more, beforehand. keep: do not look."""
+    skip_bad: bool = False
+    """Leave images that cannot be read out and list them in OUT/bad.txt, instead of stopping at the first."""
+    overwrite: bool = False
+    """Replace the .tar files that OUT holds, after the new ones are complete."""
+    processes: int = 0
+    """Processes that pack, each a whole shard at a time; 0: as many as CPU cores."""
+
+    def __post_init__(self) -> None:
+        keep, sized = self.store == "keep", self.size is not None
+        _require(keep or sized, "--size is missing: height and width of the images in pixels, as in --size 64")
+        _require(not (keep and sized), "--size with --store keep: kept files keep their size; give only one of the two")
+        _require(self.size is None or self.size > 0, f"--size {self.size}: must be at least 1")
+        _require(1 <= self.quality <= 100, f"--quality {self.quality}: must be from 1 to 100")
+        _require(self.shard_size > 0, f"--shard_size {self.shard_size}: must be at least 1")
+        _require(self.processes >= 0, f"--processes {self.processes}: must be at least 0")
+        self.colour()
+
+    def colour(self) -> Colour:
+        """The background as red, green and blue, 0 to 255."""
+        try:
+            red, green, blue = ImageColor.getrgb(self.background)[:3]
+        except ValueError as error:
+            raise UsageError(f"--background {self.background}: no colour; write it as '#rrggbb'") from error
+        return red, green, blue
+
+    @property
+    def encoding(self) -> Store | None:
+        """How images are encoded, with auto decided; None: they are kept as they are."""
+        if self.store == "keep":
+            return None
+        if self.store == "auto":
+            return "ppm" if self._pixel_bytes <= AUTO_PPM else "jpg"
+        return self.store
+
+    @property
+    def _pixel_bytes(self) -> int:
+        return (self.size or 0) ** 2 * self.channels
+
+    def decisions(self) -> list[str]:
+        """What was chosen automatically, with the reason, a line each."""
+        if self.store != "auto":
+            return []
+        kib, most = self._pixel_bytes / 1024, AUTO_PPM // 1024
+        if self.encoding == "ppm":
+            return [f"store: ppm, for {kib:,.0f} KiB of pixels an image (at most {most}) are read faster than decoded"]
+        return [f"store: jpg, for {kib:,.0f} KiB of pixels an image (more than {most}) take much disk and bandwidth"]
+
+    def content(self) -> dict[str, Any]:
+        """The options that decide what the shards hold, with auto decided."""
+        names = (name for name in Packing.__dataclass_fields__ if name not in HOW_NOT_WHAT)
+        return {name: getattr(self, name) for name in names} | {"store": self.encoding or "keep"}
+
+
+class Part(NamedTuple):
+    """A share of the shards, for one of several computers: every `parts`-th one, from the `number`-th on."""
+
+    number: int  # 1 .. parts
+    parts: int
+
+    def owns(self, shard: int) -> bool:
+        """Whether a shard, numbered from 0, belongs to this part."""
+        return shard % self.parts == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.parts}"
+
+
+def parse_part(text: str) -> Part:
+    """The part that 'K/N' means. Raises UsageError for anything else."""
+    number, _, count = text.partition("/")
+    whole = number.isdecimal() and count.isdecimal()
+    _require(whole and 1 <= int(number) <= int(count), f"--part {text}: write K/N with K from 1 to N, as in --part 2/8")
+    return Part(int(number), int(count))

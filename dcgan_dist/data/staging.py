@@ -1,0 +1,142 @@
+"""The folder inside OUT in which shards are written until all are complete, so that a killed command can go on.
+
+    OUT/.partial/PLAN/plan.json          what is being written; PLAN is the fingerprint of the images and the options
+    OUT/.partial/PLAN/0000003.tar        shard 3, and its receipt once it is complete
+    OUT/.partial/PLAN/0000003.receipt
+    OUT/.partial/PLAN/digests/           checksums of the source's files, for --duplicates drop
+    OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images
+    OUT/.partial/spool/                  what a source keeps that cannot be read at random
+
+Another plan has another folder, so that old and new never mix, whichever of several computers begins first.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist.data.manifest import shard_names
+from dcgan_dist.data.receipt import Receipt, matches, read_receipt, receipt_path
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.errors import UserError
+
+PARTIAL = ".partial"
+SPOOL = "spool"
+PLAN = "plan.json"
+VERSION = 1  # of all these files, and of what a plan makes of the same images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is being written."""
+
+    images: int
+    """Images that are to be packed."""
+    shards: int
+    left_out: int
+    """Other files in the source."""
+    dropped: int | None
+    """Duplicates that are not packed; None: they are not dropped."""
+    classes: tuple[str, ...]
+    """Names of the labels 0, 1, ..; empty: they have none."""
+    options: dict[str, Any]
+    """Those that decide what the shards hold."""
+
+
+class Staging:
+    """The files of one plan."""
+
+    def __init__(self, out: Path, folder: Path) -> None:
+        self.out = out
+        self.folder = folder
+
+    def shard(self, number: int) -> Path:
+        """Where a shard is written."""
+        return self.folder / f"{number:07}.tar"
+
+    @property
+    def digests(self) -> Path:
+        """The folder of checksums."""
+        return self.folder / "digests"
+
+    @property
+    def duplicates(self) -> Path:
+        """The list of the duplicates that are not packed."""
+        return self.folder / "duplicates.txt"
+
+    def write_plan(self, plan: Plan) -> None:
+        """Keeps the plan for `merge`."""
+        write_atomically(self.folder / PLAN, json.dumps(asdict(plan), indent=1).encode())
+
+    def read_plan(self) -> Plan:
+        """The plan that write_plan has kept. Raises UserError when it is damaged."""
+        try:
+            tree = json.loads((self.folder / PLAN).read_bytes())
+            return Plan(**tree | {"classes": tuple(tree["classes"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.folder / PLAN}: is damaged; run the parts again") from error
+
+    def write_parts(self, count: int) -> None:
+        """Keeps the number of parts, for messages."""
+        write_atomically(self.folder / "parts", str(count).encode())
+
+    def read_parts(self) -> int:
+        """The number of parts; 1 when it is not known."""
+        try:
+            return int((self.folder / "parts").read_text())
+        except (OSError, ValueError):
+            return 1
+
+    def begin_publishing(self, numbers: list[int]) -> None:
+        """Says which shards, in their order, take which names in OUT."""
+        write_atomically(self.folder / "publishing.json", json.dumps(numbers).encode())
+
+    @cached_property
+    def published(self) -> dict[int, Path]:
+        """Number and place of the shards that may have moved to OUT already; none before that began."""
+        try:
+            numbers = json.loads((self.folder / "publishing.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return {number: self.out / name for number, name in zip(numbers, shard_names(len(numbers)), strict=True)}
+
+    def receipt(self, number: int) -> Receipt | None:
+        """The receipt of a shard that is complete, here or in OUT; None for any other."""
+        shard = self.shard(number)
+        receipt = read_receipt(receipt_path(shard))
+        if number in self.published and not shard.exists():
+            shard = self.published[number]
+        return receipt if receipt is not None and matches(receipt, shard) else None
+
+    def is_worth_keeping(self) -> bool:
+        """Whether there is anything that need not be done again."""
+        return any(self.folder.glob("*.receipt")) or any(self.digests.glob("*.bin"))
+
+    def remove(self) -> None:
+        """Removes the plan's files and, when nothing else is there, the folder of all plans."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.parent.rmdir()
+
+
+def stagings(out: Path) -> list[Staging]:
+    """Of all plans that are unfinished in OUT."""
+    return [Staging(out, path.parent) for path in sorted((out / PARTIAL).glob(f"*/{PLAN}"))]
+
+
+def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Staging:
+    """The folder of the plan; what other plans have left is removed, and `say` told."""
+    staging = Staging(out, out / PARTIAL / identity)
+    staging.folder.mkdir(parents=True, exist_ok=True)
+    if any(other.folder != staging.folder for other in stagings(out)):
+        say(f"{out}: holds unfinished shards of other images or options; they are removed")
+    for path in (out / PARTIAL).iterdir():
+        if path.is_dir() and path.name not in (identity, SPOOL):
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.is_dir():
+            path.unlink(missing_ok=True)
+    return staging
