@@ -49,7 +49,7 @@ def expand(text: str) -> list[str]:
     try:
         patterns = list(braceexpand(text))
     except ValueError as error:
-        raise UsageError(f"{shown(text)}: the braces do not match ({error})") from error
+        raise UsageError(f"{shown(text)}: the braces do not match") from error
     found = [name for pattern in patterns for name in _without_glob(pattern)]
     if len(set(found)) < len(found):
         raise UsageError(f"{shown(text)}: names a file twice")

@@ -1,0 +1,211 @@
+"""The compact list of images, folders, and which source an argument means."""
+
+import gzip
+import os
+import zipfile
+from multiprocessing.reduction import ForkingPickler
+from pathlib import PurePosixPath
+
+import numpy as np
+import pytest
+from hypothesis import given as some
+from hypothesis import settings
+from hypothesis import strategies as st
+from support.shards import write_ours
+from support.sources import BY_NAME, PICTURES, given, make_folder, sent, tar_bytes
+
+from dcgan_dist.data.sources import (
+    FolderSource,
+    Images,
+    Item,
+    PackedTarSource,
+    ParquetSource,
+    TarSource,
+    TorchvisionSource,
+    ZipSource,
+    find_source,
+)
+from dcgan_dist.errors import UsageError, UserError
+
+# what a name on disk can be, bytes that are no UTF-8 among it
+NAMES = st.lists(st.binary(max_size=12).map(lambda data: data.decode(errors="surrogateescape")), max_size=30)
+
+
+@some(NAMES, st.randoms(use_true_random=False))
+def test_images_are_a_list_of_names_and_labels(names, random):
+    labels = [random.choice([None, 0, 7, 2**40]) for _ in names]
+    items = list(map(Item, names, labels))
+    images = Images.of(names, np.array([-1 if label is None else label for label in labels], dtype=np.int64))
+    assert (list(images), len(images), list(images.names())) == (items, len(items), names)
+    first, last, step = random.randint(-9, 30), random.randint(-9, 30), random.choice([1, 3, -1])
+    assert list(sent(images[first:last:step])) == items[first:last:step]
+    if names:
+        places = random.choices(range(len(names)), k=7)
+        assert list(images.take(places)) == [items[place] for place in places]
+        assert images[-1] == items[-1]
+    with pytest.raises(IndexError):
+        images[len(names)]
+    assert images == items
+    assert images != [*items, Item("", None)]
+
+
+def test_images_take_their_names_and_16_bytes_each():
+    names = [f"n{number:07}/photo.jpg" for number in range(10_000)]
+    whole, part = Images.of(names), Images.of(names)[4_000:4_100]
+    assert len(ForkingPickler.dumps(whole)) < 10_000 * (len(names[0]) + 16) + 1_000
+    assert len(ForkingPickler.dumps(part)) < 100 * (len(names[0]) + 16) + 1_000
+
+
+PARTS = st.text("ab-.!/", min_size=1, max_size=3).map(lambda text: f"x{text.replace('/', '0')}")
+PATHS = st.lists(st.lists(PARTS, min_size=1, max_size=4).map("/".join), min_size=1, max_size=12, unique=True)
+
+
+def labels_another_way(names):
+    """By paths: the number of the folder at the first level where they differ, if all have one there."""
+    folders = [PurePosixPath(name).parent.parts for name in names]
+    level = next((level for level, found in enumerate(zip(*folders, strict=False)) if len(set(found)) > 1), None)
+    if level is None:
+        return [None] * len(names), ()
+    classes = sorted({folder[level] for folder in folders})
+    return [classes.index(folder[level]) for folder in folders], tuple(classes)
+
+
+@settings(max_examples=60)
+@some(PATHS)
+def test_folders_and_zips_by_the_bytes_of_the_paths(tmp_path_factory, paths):
+    names = sorted(f"{path}.png" for path in paths)
+    folder = make_folder(tmp_path_factory.mktemp("in"), dict.fromkeys(names, b""))
+    with zipfile.ZipFile(folder / "in.zip", "w") as archive:
+        for name in reversed(names):
+            archive.writestr(name, b"")
+    labels, classes = labels_another_way(names)
+    for source, others in (FolderSource(folder), 1), (ZipSource(folder / "in.zip"), 0):
+        assert source.items() == (list(map(Item, names, labels)), others, classes)
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    name = os.fsdecode(b"gr\xfcn/\xe9t\xe9.png")
+    assert given(FolderSource(make_folder(tmp_path / "in", {name: b"1"})), tmp_path) == [(b"1", None)]
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if path.name == "b":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    source = FolderSource(make_folder(tmp_path / "in"))
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"in/b: cannot be read \(Permission denied\)$"):
+        source.items()
+
+
+def test_class_names_of_a_data_set(tmp_path):
+    class Pets(TorchvisionSource):
+        def _opened(self, download):
+            pets = type("Pets", (list,), {"classes": [("tench", "Tinca tinca"), "dog"]})
+            return pets([("image", 1)])
+
+    assert Pets("Pets", (), tmp_path, download=False).items().classes == ("tench, Tinca tinca", "dog")
+
+
+def parquet_file(path):
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [data for data, _ in BY_NAME]
+    pyarrow.parquet.write_table(pyarrow.table({"image": files, "label": [label for _, label in BY_NAME]}), path)
+    return path
+
+
+def make_everything(folder):
+    """One of each kind, with the same pictures."""
+    make_folder(folder / "photos")
+    with zipfile.ZipFile(folder / "photos.ZIP", "w") as archive:
+        for name, data in PICTURES.items():
+            archive.writestr(name, data)
+    members = sorted(PICTURES.items())
+    for number, part in enumerate((members[:4], members[4:])):
+        (folder / f"t{number}.tar").write_bytes(tar_bytes(part))
+    make_folder(folder / "tars", {"deep/0.tgz": gzip.compress(tar_bytes(members)), "notes.txt": b""})
+    parquet_file(folder / "parquet" / "data" / "train.parquet")
+    make_folder(folder / "parquet", {"README.md": b"", ".cache/broken.parquet": b""})
+    rows = "".join(f"photos/{name},{name[0]}\n" for name, _ in members)
+    (folder / "list.csv").write_text(rows)
+    (folder / "list.TSV").write_text(rows.replace(",", "\t"))
+    (folder / "list.jsonl").write_text(
+        "".join(f'{{"path": "photos/{name}", "label": "{name[0]}"}}\n' for name, _ in members)
+    )
+    (folder / "odd [1]{2,3}.tar").write_bytes(tar_bytes(members))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "photos",
+        "photos.ZIP",
+        "t{0,1}.tar",
+        "t{0..1}.tar",
+        "t*.tar",
+        "tars",
+        "tars/**/*.tgz",
+        "parquet",
+        "parquet/data",
+        "parquet/*/*.parquet",
+        "list.csv",
+        "list.TSV",
+        "list.jsonl",
+        "odd [1]{2,3}.tar",
+    ],
+)
+def test_every_kind_of_source_gives_the_same_pictures(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(make_everything(tmp_path))
+    assert given(find_source(text), tmp_path / "spool") == BY_NAME
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nowhere", r"^nowhere: no such file or folder; give a folder of images, a \.zip of one, or torchvision:NAME"),
+        ("some.txt", r"^some\.txt: neither a folder nor a \.zip, nor a tar, Parquet file or list by its ending; give "),
+        ("t{0,1}.tar", r"^t0\.tar: no such file or folder"),
+        ("t*.tar", r"^t\*\.tar: no such files \(seen from "),
+        ("{a,b", r"^\{a,b: the braces do not match$"),
+        ("s3://bucket/{0..9.tar?key=secret", r"^s3://bucket/\{0\.\.9\.tar: the braces do not match$"),
+        ("mixed", r"^mixed/a\.tar and mixed/b\.parquet are of different kinds; give one kind at a time$"),
+        ("mixed/*", r"^mixed/a\.tar and mixed/b\.parquet are of different kinds"),
+        ("m{i,i}xed/a.tar", r"^m\{i,i\}xed/a\.tar: names a file twice$"),
+        ("{a,b}.zip", r"^\{a,b\}\.zip: of \.zip files, give one at a time, on a local disk$"),
+        ("http://me:secret@host/a.csv?key=secret", r"^http://host/a\.csv: of \.csv files, give one at a time"),
+        ("http://host/a?key=secret.tar", r"^http://host/a: neither a folder nor a \.zip"),
+        ("http://host/*.tar", r"^http://host/\*\.tar: a web server has no listing"),
+        ("ftp://host/a.tar", r"^ftp://host/a\.tar: 'ftp' is none of s3, "),
+        ("pipe:cat a.tar", "no such file or folder"),
+    ],
+)
+def test_arguments_that_name_no_source(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(make_folder(tmp_path, {"some.txt": b"x", "a.zip": b"", "b.zip": b""}))
+    make_folder(tmp_path / "mixed", {"a.tar": b"", "b.parquet": b""})
+    with pytest.raises(UsageError, match=message) as refused:
+        find_source(text).prepared(tmp_path, print)
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_types_of_sources(tmp_path):
+    write_ours(tmp_path / "a.tar", 1)
+    assert isinstance(find_source(str(tmp_path / "a.tar")), TarSource)
+    assert find_source("http://host/a.tar") == PackedTarSource(("http://host/a.tar",))
+    expected = ParquetSource(("s3://bucket/a.parquet",), "photo", "kind")
+    assert find_source("s3://bucket/a.parquet", image_column="photo", label_column="kind") == expected
+
+
+def test_images_beside_tars_are_a_folder_of_images(tmp_path):
+    folder = make_folder(tmp_path / "in", {**PICTURES, "a.tar": b"no tar", "z.parquet": b""})
+    source = find_source(str(folder))
+    assert source == FolderSource(folder)
+    assert source.items().left_out == 2
