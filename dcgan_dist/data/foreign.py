@@ -1,7 +1,9 @@
 """Tars made by others (webdataset's ShardWriter, `tar`, img2dataset): indexed once by walking their headers.
 
 They are used as they are. The grouping of members into samples is webdataset's own: a key ends at the first dot of the
-file name, the suffix is lower case, members of one sample stand together, names like `__x__` are skipped.
+file name, the suffix is lower case, members of one sample stand together, names like `__x__` are skipped, and only
+regular files count. The image of a sample is the member whose whole suffix stands first in IMAGE_SUFFIXES: of `1.png`,
+`1.jpg`, `1.seg.png` and `1.txt` it is `1.jpg`. A sample without an image is left out.
 """
 
 import os
@@ -10,7 +12,8 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from tarfile import EOFHeaderError, HeaderError, ReadError  # pyright: ignore[reportAttributeAccessIssue]
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import xxhash
@@ -30,6 +33,8 @@ from dcgan_dist.data.storage import cache_folder, write_atomically
 from dcgan_dist.errors import UserError
 
 KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+WEBDATASETS_OWN = ("__key__", "__url__")  # in every sample, so that as suffixes they are there twice
+BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the member is empty
 CHECKSUM_BYTES = 8  # in front of a kept index
 
 Members = dict[str, tarfile.TarInfo]
@@ -56,12 +61,14 @@ def foreign_index(path: Path) -> ShardIndex:
 
 def walk(path: Path) -> ShardIndex:
     """Builds the index of a tar from its headers; reads no image data."""
-    rows: list[tuple[str, str, tarfile.TarInfo, int]] = []
+    rows: list[tuple[str, str, int, int, int]] = []  # key, suffix, offset, length, label
     with path.open("rb") as file:
         for key, members in _samples(path, file):
             suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
-            if suffix is not None:
-                rows.append((key, suffix, members[suffix], _label(file, members.get("cls"))))
+            if suffix is not None and not (BAD in members and members[BAD].size):
+                image, label = members[suffix], members.get("cls")
+                _check_usable(path, image, label)
+                rows.append((key, suffix, image.offset_data, image.size, _label(file, label)))
     if not rows:
         raise UserError(f"{path}: holds no images ({', '.join('.' + suffix for suffix in IMAGE_SUFFIXES)})")
     suffixes = tuple(sorted({row[1] for row in rows}))
@@ -69,9 +76,9 @@ def walk(path: Path) -> ShardIndex:
         name=str(path),
         suffixes=suffixes,
         suffix=np.array([suffixes.index(row[1]) for row in rows], dtype=np.uint8),
-        offset=np.array([row[2].offset_data for row in rows], dtype=np.int64),
-        length=np.array([row[2].size for row in rows], dtype=np.int64),
-        label=np.array([row[3] for row in rows], dtype=np.int64),
+        offset=np.array([row[2] for row in rows], dtype=np.int64),
+        length=np.array([row[3] for row in rows], dtype=np.int64),
+        label=np.array([row[4] for row in rows], dtype=np.int64),
         key_text=join_keys([row[0] for row in rows]),
         start=np.zeros(0, dtype=np.int64),
         checksum=np.zeros(0, dtype=np.uint64),
@@ -84,40 +91,79 @@ def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, Members]]:
         match = KEY_AND_SUFFIX.match(info.name)
         if match is None or not info.isreg() or SKIPPED.match(info.name):
             continue
-        if info.issparse() or "\n" in info.name:
-            raise UserError(f"{path}: {info.name!r} at byte {info.offset} is sparse, or has a line break in its name")
         if match[1] != key:
             if key is not None:
                 yield key, members
             key, members = match[1], Members()
         suffix = match[2].lower()
         if suffix in members:
-            raise UserError(f"{path}: two members named {info.name}, the second at byte {info.offset}")
+            raise UserError(f"{path}: two members named {info.name!r}, the second at byte {info.offset}")
+        if suffix in WEBDATASETS_OWN:
+            raise UserError(f"{path}: {info.name!r} at byte {info.offset}: webdataset has {suffix!r} for its own use")
         members[suffix] = info
     if key is not None:
         yield key, members
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """All members; unlike tarfile alone, refuses an archive that stops at a bad header or goes on after its end."""
     head = file.read(BLOCK)
     if not head:
         raise UserError(f"{path}: is empty")
     file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            yield from tar
-            end = tar.offset
-    except (tarfile.TarError, EOFError) as error:
+        for _, info in tar_members(file, "r:"):
+            yield info
+    except tarfile.TarError as error:
         looks = "an HTML page" if head.lstrip()[:1] == b"<" else f"{path.stat().st_size} bytes"
-        raise UserError(f"{path}: not a readable tar, or cut ({error}; the file is {looks})") from error
-    file.seek(end)
-    if file.read(BLOCK) != bytes(BLOCK):
-        what = "is cut" if end + BLOCK > file.seek(0, os.SEEK_END) else "is damaged"
-        raise UserError(f"{path}: {what} at byte {end}: no tar header and no end mark there")
-    while rest := file.read(2**20):
-        if rest.strip(b"\0"):
-            raise UserError(f"{path}: is damaged at byte {end}, or several tars in one: more data after the end mark")
+        raise UserError(f"{path}: no readable tar, cut or damaged ({error}; the file is {looks})") from error
+
+
+def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """All members of a tar, each with the open tar; "r|*" reads a stream, compressed or not, from first byte to last.
+
+    tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and what follows is lost
+    without a word. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError
+    for any damage, and OSError when `file` does.
+    """
+    end = 0
+    try:
+        with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as tar:
+            for info in tar:
+                size = info.size if info.isreg() and not info.issparse() else 0
+                # backwards tarfile would go round in circles
+                if not (end < tar.offset and 0 <= size <= tar.offset - info.offset_data):
+                    raise ReadError(f"a size of {info.size} at byte {info.offset}")
+                end = tar.offset
+                yield tar, info
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # they would grow without bound
+            assert tar.fileobj is not None
+            while rest := tar.fileobj.read(2**20):
+                if rest.strip(b"\0"):
+                    raise ReadError(f"more data after the end mark at byte {end}; several tars in one?")
+    except (OSError, tarfile.TarError):
+        raise
+    except Exception as error:  # on damaged headers tarfile raises errors of any kind
+        raise ReadError(f"a header after byte {end} cannot be read: {error!r}") from error
+
+
+class _Header(tarfile.TarInfo):
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            if tarfile.offset == 0 or isinstance(error, EOFHeaderError):
+                raise
+            raise ReadError(f"no tar header and no end mark at byte {tarfile.offset}") from error
+
+
+def _check_usable(path: Path, image: tarfile.TarInfo, label: tarfile.TarInfo | None) -> None:
+    for info in (image, label):
+        if info is not None and info.issparse():
+            problem = "is sparse; write this tar again without --sparse"
+            raise UserError(f"{path}: {info.name!r} at byte {info.offset} {problem}")
+    if "\n" in image.name:
+        raise UserError(f"{path}: {image.name!r} at byte {image.offset} has a line break in its name; rename it")
 
 
 def _label(file: BinaryIO, info: tarfile.TarInfo | None) -> int:

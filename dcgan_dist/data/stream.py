@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from webdataset.filters import shuffle
 from webdataset.gopen import gopen
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from dcgan_dist.data.codecs import decode_into
-from dcgan_dist.data.index import IMAGE_SUFFIXES, NO_LABEL, parse_label
+from dcgan_dist.data.foreign import tar_members
+from dcgan_dist.data.index import IMAGE_SUFFIXES, NO_LABEL, SKIPPED, parse_label
 from dcgan_dist.data.order import flips
 from dcgan_dist.data.reader import Split
 from dcgan_dist.data.ring import Batch, empty_batch, read_ahead
@@ -87,9 +88,7 @@ def _images(url: str) -> Iterator[Sample]:
         if url.startswith("pipe:"):
             pipe: Any = gopen(url)
             yield from _in_tar(url, pipe)
-            while pipe.read(2**20):  # only at its end the command's exit code is known
-                pass
-            pipe.close()
+            pipe.close()  # at whose end the command's exit code is known
         else:
             with Path(url).open("rb") as file:
                 yield from _in_tar(url, file)
@@ -101,8 +100,16 @@ def _images(url: str) -> Iterator[Sample]:
 
 
 def _in_tar(url: str, stream: Any) -> Iterator[Sample]:
-    samples = group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
-    return filter(None, map(_image, samples))
+    return filter(None, map(_image, group_by_keys(chain(_files(url, stream), [{}]))))
+
+
+def _files(url: str, stream: Any) -> Iterator[dict[str, Any]]:
+    """What webdataset's tar_file_expander gives, but never a part of a damaged tar without an error."""
+    for tar, info in tar_members(stream, "r|*"):
+        if info.isreg() and not SKIPPED.match(info.name):
+            file = tar.extractfile(info)
+            assert file is not None
+            yield {"fname": info.name, "data": file.read(), "__url__": url}
 
 
 def _image(sample: dict[str, Any]) -> Sample | None:

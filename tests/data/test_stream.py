@@ -15,6 +15,8 @@ from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist import keyed
 from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.crew import Plan
+from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.reader import IndexedReader, Split
 from dcgan_dist.data.stream import StreamReader
 from dcgan_dist.errors import UsageError, UserError
@@ -62,14 +64,9 @@ def shards(tmp_path_factory):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_epoch_holds_the_same_images_and_labels_as_the_indexed_readers(shards, channels):
-    indexed = IndexedReader(
-        open_corpus([str(path) for path in shards]),
-        shape=(SIZE, channels),
-        seed=SEED,
-        threads=2,
-        prefetch=2,
-        pinned=False,
-    )
+    shape = (SIZE, channels)
+    corpus = open_corpus([str(path) for path in shards])
+    indexed = IndexedReader(Fetcher(corpus, shape), shape=shape, seed=SEED, plan=Plan(count=2, prefetch=2))
     wanted = joined(contents(indexed, 6))
     assert len(wanted) == 48
     assert {label for _, label in wanted} == {0, 1, 2, 3, 4}
