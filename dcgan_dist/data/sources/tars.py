@@ -99,7 +99,9 @@ class TarSource:
             except OSError as error:
                 raise UserError(f"{self.where(item)}: cannot be read ({error.strerror})") from error
             if not data or len(data) < length:
-                raise UserError(f"{self.where(item)}: " + ("is cut" if length else "no image, but a null or no bytes"))
+                raise UserError(
+                    f"{self.where(item)}: " + ("is cut" if length else "holds no image (null, or no bytes)")
+                )
             return data, item.label
 
         try:

@@ -1,0 +1,206 @@
+"""Tar shards as a source: plain, compressed and remote ones give the bytes and labels that plain webdataset gives."""
+
+import gzip
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import zstandard
+from support.http_server import HttpServer
+from support.shards import by_webdataset, encoded, write_ours
+from support.sources import BY_NAME, PICTURES, given, ready, tar_bytes
+
+from dcgan_dist.data.sources import find_source, tars
+from dcgan_dist.errors import UsageError, UserError
+
+MEMBERS = sorted(PICTURES.items())
+PLAIN = tar_bytes(MEMBERS)
+PACK = {
+    ".tar": bytes,
+    ".tar.gz": gzip.compress,
+    ".TGZ": gzip.compress,
+    ".tar.zst": zstandard.ZstdCompressor().compress,
+}
+
+
+def one(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    return find_source(str(tmp_path / name))
+
+
+def items(source, tmp_path):
+    return ready(source, tmp_path / "spool").items()
+
+
+@pytest.mark.parametrize("ending", PACK)
+def test_local_and_remote(tmp_path, ending):
+    data = PACK[ending](PLAIN)
+    assert given(one(tmp_path, f"a{ending}", data), tmp_path / "local") == BY_NAME
+    with HttpServer({f"a{ending}": data}) as server:
+        source = find_source(server.url(f"a{ending}?key=secret"))
+        assert given(source, tmp_path / "remote") == BY_NAME
+        copied = ready(source, tmp_path / "remote")
+        assert copied.where(copied.items().images[0]) == f"{server.url(f'a{ending}')}: a/2.png at byte 512"
+    assert copied.items().classes == ("a", "b", "c")
+    left = [path.suffix for path in (tmp_path / "remote").iterdir()]
+    assert Counter(left) == {".tar": 1, ".lock": 1}
+
+
+def test_several_of_all_kinds_in_the_order_of_their_names(tmp_path):
+    with HttpServer() as server:
+        server.files = {f"{number}.tar": tar_bytes([(f"{number}.png", b"%d" % number)]) for number in range(12)}
+        source = find_source(server.url("{9..11}.tar"))
+        assert [data for data, _ in given(source, tmp_path)] == [b"9", b"10", b"11"]
+    for number, ending in ((10, ".tar.gz"), (9, ".tar"), (1, ".tar.zst")):
+        (tmp_path / f"x{number}{ending}").write_bytes(PACK[ending](tar_bytes([(f"{number}.png", b"%d" % number)])))
+    assert [data for data, _ in given(find_source(f"{tmp_path}/x*"), tmp_path)] == [b"1", b"10", b"9"]
+
+
+def test_our_own_shards_keep_order_keys_and_labels(tmp_path):
+    for number in range(3):
+        write_ours(tmp_path / f"s{number}.tar", 5, "png", first=5 * number, size=8, label=lambda seed: seed * 7 % 4)
+    images, left_out, classes = find_source(f"{tmp_path}/s*.tar").items()
+    assert [Path(item.name.partition("#")[0]).stem for item in images] == [f"{seed:05}" for seed in range(15)]
+    assert (images.labels.tolist(), left_out, classes) == ([seed * 7 % 4 for seed in range(15)], 0, ())
+    wanted = [(encoded(seed, "png", 8), seed * 7 % 4) for seed in range(15)]
+    assert given(find_source(f"{tmp_path}/s*.tar"), tmp_path) == wanted
+
+
+def test_the_grouping_is_webdatasets(tmp_path):
+    members = [
+        ("./x/1.json", b"{}"),
+        ("./x/1.PNG", b"png"),
+        ("./x/1.jpg", b"jpg"),
+        ("./x/1.cls", b"3"),
+        ("./x/2.txt", b"no image"),
+        ("__meta__/0.png", b"-"),
+        ("./y/3.b#1.jpg", b"another suffix"),
+        ("./y/3#2.jpeg", b"jpeg"),
+        ("./y/4.webp", b"webp"),
+        ("./y/4.cls", b"12"),
+    ]
+    source = one(tmp_path, "a.tar", tar_bytes(members))
+    by_key = {sample["__key__"]: sample for sample in by_webdataset(tmp_path / "a.tar")}
+    images = source.items().images
+    assert [item.name.rpartition("#")[0] for item in images] == ["./x/1.jpg", "./y/3#2.jpeg", "./y/4.webp"]
+    for item, (data, label) in zip(images, given(source, tmp_path), strict=True):
+        key, _, suffix = item.name.rpartition("#")[0].rpartition(".")
+        assert data == by_key[key][suffix]
+        assert label == (int(by_key[key]["cls"]) if "cls" in by_key[key] else None)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "classes"),
+    [
+        (["./b/1.png", "./a/2.png", "a/x/3.png"], [1, 0, 0], ("a", "b")),
+        (["1.png", "a/2.png"], [None, None], ()),
+        (["a/2.png", "b/1.png", "b/1.cls"], [None, 0], ()),
+    ],
+    ids=["folders", "some outside", "members before folders"],
+)
+def test_labels(tmp_path, names, labels, classes):
+    source = one(tmp_path, "a.tar", tar_bytes([(name, b"0") for name in names]))
+    assert [label for _, label in given(source, tmp_path)] == labels
+    assert source.items().classes == classes
+
+
+def test_folders_label_alike_over_all_tars(tmp_path):
+    one(tmp_path, "1.tar", tar_bytes([("b/1.png", b"1")]))
+    one(tmp_path, "2.tar", tar_bytes([("a/1.png", b"2"), ("b/2.png", b"3")]))
+    assert given(find_source(f"{tmp_path}/{{1,2}}.tar"), tmp_path) == [(b"1", 1), (b"2", 0), (b"3", 1)]
+
+
+def test_any_order_with_few_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "MOST_OPEN_FILES", 2)
+    for number in range(5):
+        write_ours(tmp_path / f"{number}.tar", 4, "png", first=4 * number, size=8)
+    source = find_source(f"{tmp_path}/*.tar")
+    images = source.items().images
+    places = random.Random(0).choices(range(20), k=200)
+    with source.open() as load:
+        for place, item in zip(places, images.take(places), strict=True):
+            assert load(item) == (encoded(place, "png", 8), None)
+            assert sum(path.resolve().suffix == ".tar" for path in Path("/proc/self/fd").iterdir()) <= 2
+
+
+HALF = len(PLAIN) // 2
+LONG = tar_bytes([("a.png", random.Random(0).randbytes(500_000))])  # of several blocks
+FLIPPED = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(PLAIN))
+FLIPPED[len(FLIPPED) // 2] ^= 255
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.tar", b"<html>", "HTML"),
+        ("a.tar", PLAIN[:HALF], "cut"),
+        ("a.tar", b"", "empty"),
+        ("a.tar", tar_bytes([("a.txt", b"")]), "holds no images"),
+        ("a.tar.gz", PLAIN, "cannot be unpacked (Not a gzipped file"),
+        ("a.tar.gz", gzip.compress(PLAIN)[:-900], "cannot be unpacked (Compressed file ended"),
+        ("a.tar.gz", gzip.compress(PLAIN[:HALF]), "cut"),
+        ("a.tar.zst", PLAIN, "cannot be unpacked (zstd decompress error: Unknown frame descriptor"),
+        ("a.tar.zst", zstandard.compress(LONG)[:-900], "cut"),
+        ("a.tar.zst", bytes(FLIPPED), "cannot be unpacked (zstd decompress error: "),
+    ],
+)
+def test_damaged_tars_are_named(tmp_path, name, data, message):
+    with HttpServer({name: data}) as server:
+        for source in one(tmp_path, name, data), find_source(server.url(name)):
+            with pytest.raises(UserError) as refused:
+                items(source, tmp_path)
+            assert name in str(refused.value).partition(": ")[0] + str(refused.value).partition(": ")[2]
+            assert message in str(refused.value)
+            assert "spool" not in str(refused.value)
+            assert "\n" not in str(refused.value)
+    assert list(tmp_path.rglob(".*")) == []
+
+
+def test_several_frames_in_one_file(tmp_path):
+    packed = b"".join(zstandard.compress(PLAIN[start : start + 1_000]) for start in range(0, len(PLAIN), 1_000))
+    assert given(one(tmp_path, "a.tar.zst", packed), tmp_path) == BY_NAME
+    packed = b"".join(gzip.compress(PLAIN[start : start + 1_000]) for start in range(0, len(PLAIN), 1_000))
+    assert given(one(tmp_path, "a.tar.gz", packed), tmp_path) == BY_NAME
+
+
+def test_a_tar_that_is_cut_after_it_was_listed(tmp_path):
+    source = one(tmp_path, "a.tar", PLAIN)
+    images = source.items().images
+    (tmp_path / "a.tar").write_bytes(PLAIN[:HALF])
+    with source.open() as load:
+        assert load(images[0]) == BY_NAME[0]
+        with pytest.raises(UserError, match=r"a\.tar: c/7\.png at byte \d+: is cut$"):
+            load(images[-1])
+    (tmp_path / "a.tar").unlink()
+    with source.open() as load, pytest.raises(UserError, match=r"a/2\.png at byte 512: cannot be read \(No such file"):
+        load(images[0])
+
+
+def test_an_empty_member(tmp_path):
+    source = one(tmp_path, "a.tar", tar_bytes([("a.png", b"")]))
+    with (
+        source.open() as load,
+        pytest.raises(UserError, match=r"a\.tar: a\.png at byte 512: holds no image \(null, or no bytes\)$"),
+    ):
+        load(source.items().images[0])
+
+
+def test_a_server_that_has_no_such_file(tmp_path):
+    with HttpServer() as server, pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+/a\.tar: no such file"):
+        items(find_source(server.url("a.tar?key=secret")), tmp_path)
+
+
+def test_zstandard_is_missing(tmp_path, monkeypatch):
+    source = one(tmp_path, "a.tar.zst", PACK[".tar.zst"](PLAIN))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(UsageError, match=r"pip install 'dcgan_dist\[zstd\]'$"):
+        items(source, tmp_path)
+
+
+def test_a_copied_source_is_not_read_before(tmp_path):
+    source = one(tmp_path, "a.tgz", gzip.compress(PLAIN))
+    for act in source.items, source.open:
+        with pytest.raises(RuntimeError, match="prepared"):
+            act()
