@@ -1,0 +1,173 @@
+"""`dcgan-dist verify SHARDS`: are the shards whole? What is wrong where, and a way to save what is good."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+from dcgan_dist import cli
+from dcgan_dist.data.checklist import Checklist, base_name, make_checklist
+from dcgan_dist.data.pool import over_processes
+from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.repair import Repaired, RepairJob, repair_shard
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.verify import Problem, ShardReport, check_shard
+from dcgan_dist.errors import UsageError
+
+LISTED = 50  # problems; the .json file holds all
+PLAIN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
+PLAIN_FORMAT = "verify: {n_fmt} of {total_fmt}B, {rate_fmt}, {remaining} to go"
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """Check shards from the first byte to the last, near or far; exit code 1 if anything is wrong."""
+
+    shards: tyro.conf.Positional[tuple[str, ...]]
+    """Paths, URLs, globs, brace lists, folders of .tar files, or a manifest.json."""
+    deep: bool = False
+    """Also decode every image."""
+    repair: Path | None = None
+    """Folder for what is good in damaged shards, as new shards of the same names; the damaged ones stay as they are."""
+    manifest: str | None = None
+    """The manifest of these shards, a path or URL; if not given, the manifest.json beside them, where there is one."""
+    json: Path | None = None
+    """File for all that was found, for programs."""
+    processes: int = 0
+    """Processes that check, each a whole shard at a time; 0: as many as CPU cores."""
+    timeout: float = 60
+    """Seconds without an answer after which a remote read is tried again."""
+    retries: int = 5
+    """Further tries of a remote read."""
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise UsageError("SHARDS is missing: paths, globs, URLs, a folder or a manifest.json")
+        if self.processes < 0:
+            raise UsageError(f"--processes {self.processes}: must be at least 0")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; 1 if anything is wrong with the shards. Raises UsageError and UserError."""
+    options = cli.parse(VerifyOptions, argv, "dcgan-dist verify")
+    remote = Remote(timeout=options.timeout, retries=options.retries)
+    todo = make_checklist(options.shards, options.manifest, remote, options.deep)
+    _check_folder(options.repair, todo)
+    began = time.monotonic()
+    with progress(todo.bytes) as report:
+        reports = over_processes(check_shard, todo.jobs, options.processes, report)
+    seconds = time.monotonic() - began
+    problems = todo.problems + [problem for shard in reports for problem in shard.problems]
+    saved = _repair(options.repair, todo, reports, options.processes) if options.repair else []
+    if options.json:
+        write_atomically(options.json, _json(reports, problems, saved))
+    for line in [*_listed(problems), *_saved(saved)]:
+        print(line)
+    print(_summary(reports, problems, seconds, options.deep))
+    return 1 if problems else 0
+
+
+def _check_folder(folder: Path | None, todo: Checklist) -> None:
+    """Nothing is ever replaced by what was saved."""
+    if folder is None:
+        return
+    for name, count in Counter(base_name(job.name) for job in todo.jobs).items():
+        if (folder / name).exists():
+            raise UsageError(f"--repair {folder}: holds {name} already; choose another folder")
+        if count > 1:
+            raise UsageError(f"--repair {folder}: {count} shards are named {name}; repair them one after the other")
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Report]:
+    """Bytes done: a bar on a terminal, else a line every few seconds."""
+    if sys.stderr.isatty():
+        with tqdm(desc="verify", total=total, unit="B", unit_scale=True) as bar:
+
+            def move(done: int) -> None:
+                bar.update(done - bar.n)
+
+            yield move
+        return
+    began = last = time.monotonic()
+
+    def show(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done and now - last >= PLAIN_EVERY:
+            last = now
+            settings: dict[str, Any] = {"unit": "B", "unit_scale": True, "bar_format": PLAIN_FORMAT}
+            print(tqdm.format_meter(done, total, now - began, **settings), file=sys.stderr, flush=True)
+
+    yield show
+
+
+def _repair(folder: Path, todo: Checklist, reports: Sequence[ShardReport], processes: int) -> list[Repaired]:
+    """Of shards that can be read and are not merely others than the manifest's."""
+    damaged = {
+        report.name
+        for report in reports
+        if (kinds := {problem.kind for problem in report.problems} - {"manifest"}) and "unreadable" not in kinds
+    }
+    jobs = [RepairJob(job=job, path=folder / base_name(job.name)) for job in todo.jobs if job.shown in damaged]
+    return over_processes(repair_shard, jobs, processes, lambda _done: None)
+
+
+def _listed(problems: Sequence[Problem]) -> list[str]:
+    more = len(problems) - LISTED
+    return [*map(str, problems[:LISTED]), *([f"and {more:,} more (--json FILE lists all)"] if more > 0 else [])]
+
+
+def _saved(saved: Sequence[Repaired]) -> list[str]:
+    return [line for shard in saved for line in shard.lines()]
+
+
+def _summary(reports: Sequence[ShardReport], problems: Sequence[Problem], seconds: float, deep: bool) -> str:
+    size = sum(report.bytes for report in reports)
+    rate = size / 1e6 / max(seconds, 1e-9)
+    text = f"{_many(len(reports), 'shard')}, {_many(sum(report.samples for report in reports), 'sample')}"
+    bad = len({problem.shard for problem in problems})
+    verdict = f"{_many(bad, 'bad shard')} ({_many(len(problems), 'problem')})" if problems else "all whole"
+    text = f"{verdict}: {text}, {size / 1e6:,.1f} MB ({rate:,.0f} MB/s)"
+    plain = sum(not report.checked and not report.problems for report in reports)
+    if plain:
+        how = "headers and images were checked" if deep else "only headers were checked; --deep decodes the images"
+        text += f"\nmade by other programs, without checksums: {_many(plain, 'shard')}; {how}"
+    if deep and not problems:
+        text += f"\n{_sizes(reports)}"
+    return text
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _sizes(reports: Sequence[ShardReport]) -> str:
+    sizes = sum((Counter(report.sizes) for report in reports), Counter[str]())
+    (commonest, count), *rest = sizes.most_common()
+    return (
+        f"all images are {commonest}" if not rest else f"{len(sizes):,} image sizes; {count:,} images are {commonest}"
+    )
+
+
+def _json(reports: Sequence[ShardReport], problems: Sequence[Problem], saved: Sequence[Repaired]) -> bytes:
+    shards = [
+        {"name": report.name, "bytes": report.bytes, "samples": report.samples, "checksums": report.checked}
+        for report in reports
+    ]
+    tree = {
+        "shards": shards,
+        "problems": [asdict(problem) for problem in problems],
+        "repaired": [shard.as_dict() for shard in saved],
+    }
+    return (json.dumps(tree, indent=1) + "\n").encode()

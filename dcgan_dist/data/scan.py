@@ -1,0 +1,230 @@
+"""Reads a tar of any origin from its first byte to its last, and goes on behind whatever is damaged."""
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple
+
+import xxhash
+
+from dcgan_dist.data.foreign import KEY_AND_SUFFIX
+from dcgan_dist.data.index import BLOCK, END_MARK, IMAGE_SUFFIXES, SKIPPED, Read
+
+CHUNK = 4 * 2**20  # bytes read at a time
+MAGIC = b"ustar"
+MAGIC_AT = 257  # in a tar header
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+
+
+class Member(NamedTuple):
+    """A file in the tar, with all its data."""
+
+    name: str
+    start: int  # first byte of its headers
+    data: int  # first byte of its data
+    size: int
+    end: int  # first byte behind its padding
+    plain: bool  # an ordinary file, not a folder or a link
+    refused: bool  # a file that no index takes: sparse, or with a line break in its name
+
+
+class Gap(NamedTuple):
+    """Bytes `start` to `end` that are damaged."""
+
+    start: int
+    end: int
+    why: str
+    name: str = ""  # of the member that is cut
+
+
+@dataclass
+class Sample:
+    """Members of one key that stand together, as webdataset groups them."""
+
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)  # by suffix
+    beside_gap: bool = False  # some of its members may have been there
+
+    @property
+    def suffix(self) -> str | None:
+        """That of its image; None where it has none."""
+        return next((suffix for suffix in IMAGE_SUFFIXES if suffix in self.members), None)
+
+
+class Twin(NamedTuple):
+    """A second member of the same name in one sample, with which neither webdataset nor training reads the tar."""
+
+    name: str
+    start: int
+
+
+class Passage(io.RawIOBase):
+    """A file as something to be read from front to back, once, with the checksum of all that went by."""
+
+    def __init__(self, read: Read, size: int, tick: Callable[[int], None]) -> None:
+        """`tick` is told how much further than ever before the reading has come, in bytes."""
+        self._read_at, self._size, self._tick = read, size, tick
+        self._at = self._passed = self._furthest = 0
+        self._whole = xxhash.xxh3_128()
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """See io.RawIOBase."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """See io.RawIOBase."""
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        data = self._read_at(self._at, wanted) if wanted else b""
+        buffer[: len(data)] = data
+        if self._at <= self._passed < self._at + len(data):
+            self._whole.update(data[self._passed - self._at :])
+            self._passed = self._at + len(data)
+        self._at += len(data)
+        if self._at > self._furthest:
+            self._tick(self._at - self._furthest)
+            self._furthest = self._at
+        return len(data)
+
+    def checksum(self) -> str:
+        """xxh3-128 of the whole file, hexadecimal; reads what nobody has read yet."""
+        self.seek(self._passed)
+        while self.readinto(bytearray(CHUNK)):
+            pass
+        return self._whole.hexdigest()
+
+
+def scan(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
+    """All members of a tar of `size` bytes in their order, and all that is damaged; nothing is left out.
+
+    Behind a damaged stretch it goes on with the next tar header, wherever that stands. Nothing of a member is read but
+    its headers, except around damage.
+    """
+    tar = tarfile.TarFile(fileobj=io.BytesIO(END_MARK))
+    tar.fileobj = file
+    at, held = 0, None  # a member is held back until what follows it is known
+    while True:
+        found = _at(tar, file, at, size)
+        if isinstance(found, Gap) and held is not None:
+            # bytes are missing in the member before, if it holds a header: that of the member that should follow it
+            lost = next_header(file, held.data, min(held.end, size))
+            if lost is not None:
+                found, held = Gap(held.start, lost, "bytes are missing in the data", held.name), None
+        if held is not None:
+            yield held
+        held = found if isinstance(found, Member) else None
+        if isinstance(found, Gap):
+            yield found
+        if found is None:
+            return
+        at = found.end
+        if at >= size and isinstance(found, Gap):
+            return
+
+
+def _at(tar: tarfile.TarFile, file: BinaryIO, at: int, size: int) -> Member | Gap | None:
+    """What stands at a byte; None: the end mark and nothing else."""
+    if at >= size:
+        return Gap(size, size, "ends without tar's end mark: cut" if size else "is empty")
+    file.seek(at)
+    if file.read(BLOCK).strip(b"\0") == b"":
+        return _zeros(file, at, size)
+    file.seek(at)
+    try:
+        info = tarfile.TarInfo.fromtarfile(tar)
+    except (tarfile.TarError, ValueError, LookupError, OverflowError):
+        return _bad_header(file, at, size)
+    if info.size < 0 or tar.offset <= at:
+        return _bad_header(file, at, size)
+    if info.isreg() and info.offset_data + info.size > size:
+        missing = info.offset_data + info.size - size
+        return Gap(at, size, f"is cut: {missing:,} of its {info.size:,} bytes are missing", info.name)
+    refused = info.isreg() and (info.issparse() or "\n" in info.name)
+    return Member(info.name, at, info.offset_data, info.size, tar.offset, info.isreg() and not refused, refused)
+
+
+def _zeros(file: BinaryIO, at: int, size: int) -> Gap | None:
+    file.seek(at)
+    place = at
+    while chunk := file.read(CHUNK):
+        rest = chunk.lstrip(b"\0")
+        if rest:
+            place += len(chunk) - len(rest)
+            following = next_header(file, at + (place - at) // BLOCK * BLOCK, size)
+            return Gap(at, size if following is None else following, "zeros, and more data behind them")
+        place += len(chunk)
+    return Gap(at, size, "tar's end mark is cut") if size - at < len(END_MARK) else None
+
+
+def _bad_header(file: BinaryIO, at: int, size: int) -> Gap:
+    file.seek(at)
+    head = file.read(BLOCK)
+    following = next_header(file, at + 1, size)
+    if following is None and at == 0:
+        why = next((f"is compressed ({name})" for magic, name in COMPRESSED.items() if head.startswith(magic)), "")
+        if head.lstrip()[:1] == b"<":
+            why = "an HTML page"
+        return Gap(0, size, f"no tar{why and f': {why}'}")
+    why = "the file is cut in a tar header" if size - at < BLOCK else "no readable tar header"
+    return Gap(at, size if following is None else following, why)
+
+
+def next_header(file: BinaryIO, start: int, end: int) -> int | None:
+    """The first byte of the next whole tar header between two bytes of a file; None: there is none."""
+    at = start
+    while at + BLOCK <= end:
+        file.seek(at)
+        chunk = file.read(min(CHUNK, end - at))
+        for hit in re.finditer(MAGIC, chunk[MAGIC_AT:]):
+            if _is_header(chunk[hit.start() : hit.start() + BLOCK]):
+                return at + hit.start()
+        if len(chunk) < CHUNK:
+            return None
+        at += CHUNK - BLOCK + 1
+    return None
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return True
+
+
+def group(parts: Iterable[Member | Gap]) -> Iterator[Sample | Gap | Twin]:
+    """The samples of a tar by webdataset's rules, also those without an image, between what is damaged."""
+    sample: Sample | None = None
+    after_gap = False
+    for part in parts:
+        if isinstance(part, Gap):
+            after_gap = True
+            if sample is not None:
+                sample.beside_gap = True
+            yield part
+            continue
+        match = KEY_AND_SUFFIX.match(part.name)
+        if match is None or not part.plain or SKIPPED.match(part.name):
+            continue
+        if sample is None or sample.key != match[1]:
+            if sample is not None:
+                yield sample
+            sample = Sample(match[1])
+        sample.beside_gap |= after_gap
+        after_gap = False
+        if match[2].lower() in sample.members:
+            yield Twin(part.name, part.start)
+        else:
+            sample.members[match[2].lower()] = part
+    if sample is not None:
+        yield sample
