@@ -108,7 +108,7 @@ class ListSource:
                 continue
             try:
                 row = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self._bad(line, f"no JSON ({error})")
             if not isinstance(row, dict):
                 self._bad(line, 'no JSON object, as in {"path": "a.jpg", "label": 3}')
@@ -120,17 +120,14 @@ class ListSource:
             yield line, values[path], None if label is None else values[label]
 
     def _name(self, line: int, name: Any) -> str:
-        try:
-            if not isinstance(name, str) or not name.strip() or b"\0" in name.encode(*ENCODING):
-                self._bad(line, f"{name!r} is no path")
-        except UnicodeEncodeError:
+        if not _is_text(name) or not name.strip():
             self._bad(line, f"{name!r} is no path")
         return name
 
     def _label(self, line: int, label: Any) -> str | None:
         if label is None or label == "":
             return None
-        if type(label) not in (str, int):
+        if type(label) is not int and not _is_text(label):
             self._bad(line, f"the label {label!r} is neither a number nor a name")
         return str(label)
 
@@ -149,6 +146,14 @@ class ListSource:
             return read_file(self.path.parent / item.name), item.label
 
         yield load
+
+
+def _is_text(value: Any) -> bool:
+    """Text that a file can be called."""
+    try:
+        return isinstance(value, str) and b"\0" not in value.encode(*ENCODING)
+    except UnicodeEncodeError:
+        return False
 
 
 def _place(names: Sequence[str], wanted: str | None, known: Sequence[str]) -> int | None:
