@@ -1,0 +1,162 @@
+"""Copies of sources that cannot be read at random: made once, by whoever comes first, whole or not at all."""
+
+import fcntl
+import gzip
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.disk import no_file_larger_than
+from support.http_server import HttpServer
+from support.sources import given, tar_bytes
+
+from dcgan_dist.data.sources import find_source, spool, tars
+from dcgan_dist.errors import UserError
+
+COUNT = 8
+WANTED = [(b"%d" % number, None) for number in range(COUNT)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Eight compressed tars with a picture each."""
+    for number in range(COUNT):
+        (tmp_path / f"{number}.tgz").write_bytes(gzip.compress(tar_bytes([(f"{number}.png", b"%d" % number)])))
+    return find_source(f"{tmp_path}/*.tgz")
+
+
+def contents(folder):
+    return {path.name: (path.stat().st_ino, path.read_bytes()) for path in folder.glob("*.tar")}
+
+
+def killed_at_the_third(source, folder):
+    """Ends in the middle of a copy, as by the machine."""
+    unpack, count = tars._chunks, 0
+
+    def chunks(file, name):
+        nonlocal count
+        count += 1
+        for chunk in unpack(file, name):
+            yield chunk
+            if count == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    tars._chunks, spool.THREADS = chunks, 1
+    source.prepared(folder, print)
+
+
+def start(*jobs):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=act, args=arguments) for act, *arguments in jobs]
+    for process in processes:
+        process.start()
+    return processes
+
+
+@pytest.mark.dist
+def test_what_a_killed_process_has_copied_is_kept(tmp_path, source):
+    (process,) = start((killed_at_the_third, source, tmp_path / "spool"))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    kept = contents(tmp_path / "spool")
+    assert len(kept) == 2
+    assert len(list((tmp_path / "spool").glob(".*.tmp"))) == 1
+    said = []
+    assert given(source.prepared(tmp_path / "spool", said.append), tmp_path) == WANTED
+    assert len(said) == COUNT - 2
+    assert contents(tmp_path / "spool").items() >= kept.items()
+    assert list((tmp_path / "spool").glob(".*")) == []
+
+
+def copy_together(source, folder, begin, said):
+    begin.wait()
+    source.prepared(folder, said.put)
+    said.put(None)
+
+
+@pytest.mark.dist
+def test_processes_share_the_work(tmp_path, source):
+    context = multiprocessing.get_context("spawn")
+    begin, said = context.Barrier(3), context.Queue()
+    processes = start(*[(copy_together, source, tmp_path / "spool", begin, said)] * 3)
+    lines = list(iter(said.get, None)) + list(iter(said.get, None)) + list(iter(said.get, None))
+    for process in processes:
+        process.join()
+    said.close()
+    said.join_thread()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    copied = Counter(line.split()[1] for line in lines if line.startswith("copied"))
+    assert copied == Counter(f"{tmp_path}/{number}.tgz" for number in range(COUNT))
+    assert given(source, tmp_path / "spool") == WANTED
+
+
+def test_the_copy_of_a_process_that_dies_while_others_wait(tmp_path, source):
+    source.prepared(tmp_path / "spool", print)
+    copies = sorted((tmp_path / "spool").glob("*.tar"))
+    copies[3].unlink()
+    said = []
+    waits = threading.Event()
+
+    def report(line):
+        said.append(line.split()[0])
+        waits.set()
+
+    with copies[3].with_suffix(".lock").open("ab") as lock:  # as if another process were at it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=source.prepared, args=(tmp_path / "spool", report))
+        thread.start()
+        assert waits.wait(60)
+        assert not copies[3].exists()
+    thread.join()
+    assert copies[3].exists()
+    assert said == ["waiting"]
+    assert given(source, tmp_path / "spool") == WANTED
+
+
+def test_one_file_under_two_names_is_copied_once(tmp_path, source):
+    (tmp_path / "more").mkdir()
+    for number in range(COUNT):
+        (tmp_path / "more" / f"{number}.tgz").symlink_to(tmp_path / "0.tgz")
+    assert given(find_source(f"{tmp_path}/more/*.tgz"), tmp_path / "spool") == [(b"0", None)] * COUNT
+    assert len(contents(tmp_path / "spool")) == 1
+
+
+def test_a_changed_file_is_copied_anew(tmp_path, source):
+    assert given(source, tmp_path / "spool") == WANTED
+    (tmp_path / "0.tgz").write_bytes(gzip.compress(tar_bytes([("0.png", b"changed")])))
+    said = []
+    assert given(source.prepared(tmp_path / "spool", said.append), tmp_path)[0] == (b"changed", None)
+    assert said == [f"copied {tmp_path}/0.tgz (1 of 8)"]
+    with HttpServer({"a.tar": tar_bytes([("a.png", b"1")])}) as server:
+        remote = find_source(server.url("a.tar"))
+        assert given(remote, tmp_path / "spool") == [(b"1", None)]
+        server.files["a.tar"] = tar_bytes([("a.png", b"2")])
+        assert given(remote, tmp_path / "spool") == [(b"2", None)]
+
+
+def test_a_file_that_is_gone(tmp_path, source):
+    (tmp_path / "5.tgz").unlink()
+    with pytest.raises(UserError, match=rf"^{tmp_path}/5\.tgz: cannot be read \(No such file or directory\)$"):
+        source.prepared(tmp_path / "spool", print)
+
+
+def test_a_place_that_cannot_be_written(tmp_path, source):
+    with pytest.raises(UserError, match=r"0\.tgz: cannot be written \((Not a directory|File exists)\)$"):
+        source.prepared(tmp_path / "0.tgz", print)
+
+
+def test_a_full_disk(tmp_path, source):
+    pq.write_table(pa.table({"image": [bytes(2_000)] * 9}), tmp_path / "a.parquet")
+    for full in source, find_source(f"{tmp_path}/a.parquet"):
+        with (
+            no_file_larger_than(4_000),
+            pytest.raises(UserError, match=r"spool: cannot be written \(File too large"),
+        ):
+            full.prepared(tmp_path / "spool", print)
+    assert {path.suffix for path in (tmp_path / "spool").iterdir()} == {".json", ".lock"}
+    assert given(source, tmp_path / "spool") == WANTED
