@@ -17,6 +17,7 @@ from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys
 
 from dcgan_dist.data.codecs import decode_into
+from dcgan_dist.data.fetch import Counters
 from dcgan_dist.data.foreign import tar_members
 from dcgan_dist.data.index import IMAGE_SUFFIXES, NO_LABEL, SKIPPED, parse_label
 from dcgan_dist.data.order import flips
@@ -44,6 +45,8 @@ class StreamReader:
                 raise UsageError(f"--data.shards {url}: {problem}")
             if not Path(url).exists():
                 raise UserError(f"{url}: no such file")
+        self.counters = Counters()
+        self.damages: dict[int, str] = {}  # an image that cannot be read ends the run
         self._urls, self._seed = urls, seed
         self._shape = shape
         self._prefetch, self._pinned = prefetch, pinned
@@ -61,6 +64,8 @@ class StreamReader:
             for row, (suffix, data, label, where) in enumerate(islice(samples, count)):
                 decode_into(data, suffix, pixels[row], where)
                 batch.labels[row] = label
+                self.counters.bytes += len(data)
+            self.counters.images += count
 
         yield from read_ahead(fill, slots)
 
@@ -72,7 +77,7 @@ class StreamReader:
             urls = random.sample(self._urls, len(self._urls))
             if divided:
                 urls = urls[split.rank :: split.world_size]
-            images = shuffle(SHUFFLE_BUFFER, rng=random)(chain.from_iterable(map(_images, urls)))
+            images = shuffle(SHUFFLE_BUFFER, rng=random)(chain.from_iterable(map(tar_images, urls)))
             # with fewer shards than ranks every rank reads all of them and keeps its share
             mine = images if divided else islice(images, split.rank, None, split.world_size)
             first = next(mine, None)
@@ -82,7 +87,7 @@ class StreamReader:
             yield from mine
 
 
-def _images(url: str) -> Iterator[Sample]:
+def tar_images(url: str) -> Iterator[Sample]:
     """The images of one tar, by webdataset. Raises UserError when it cannot be read."""
     try:
         if url.startswith("pipe:"):
@@ -96,7 +101,7 @@ def _images(url: str) -> Iterator[Sample]:
         raise UserError(f"{url}: cannot be read ({error.strerror or 'the command failed'})") from error
     except (ValueError, tarfile.TarError) as error:
         # webdataset appends other things to the arguments
-        raise UserError(f"{url}: no readable tar, or cut ({error.args[0]})") from error
+        raise UserError(f"{url}: no readable tar, or cut ({_one_line(error.args[0])})") from error
 
 
 def _in_tar(url: str, stream: Any) -> Iterator[Sample]:
@@ -116,5 +121,10 @@ def _image(sample: dict[str, Any]) -> Sample | None:
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
     if suffix is None:
         return None
-    where = f"{sample['__url__']}: {sample['__key__']}.{suffix}"
+    where = f"{sample['__url__']}: {_one_line(sample['__key__'])}.{suffix}"
     return suffix, sample[suffix], parse_label(sample["cls"]) if "cls" in sample else NO_LABEL, where
+
+
+def _one_line(text: object) -> str:
+    """Names in a tar may hold line breaks; messages may not."""
+    return str(text).replace("\n", "\\n")

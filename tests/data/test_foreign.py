@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shards import by_index, encoded, write_ours, write_tar
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from support.shards import by_index, by_webdataset, encoded, write_ours, write_tar
+from support.tars import as_webdataset_reads
 from webdataset.writer import ShardWriter, TarWriter
 
 from dcgan_dist.data import foreign
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.foreign import foreign_index, walk
-from dcgan_dist.data.index import IMAGE_SUFFIXES, parse_label
+from dcgan_dist.data.stream import tar_images
 from dcgan_dist.errors import UserError
 
 TEXTS = [".json", ".txt", ".cls"]
@@ -27,18 +27,6 @@ def cache(tmp_path, monkeypatch):
     """A cache folder for each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "dcgan_dist" / "indexes"
-
-
-def as_webdataset_reads(path):
-    """Key, suffix, bytes and label of every sample with an image."""
-    with path.open("rb") as file:
-        samples = list(group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])))
-    found = []
-    for sample in samples:
-        suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
-        if suffix is not None:
-            found.append((sample["__key__"], suffix, sample[suffix], parse_label(sample.get("cls", b""))))
-    return found
 
 
 def with_shard_writer(folder):
@@ -95,6 +83,7 @@ MAKERS = {
     "tar --format=pax": with_tar("--format=pax"),
     "tar --format=ustar": with_tar("--format=ustar", "--exclude=*name*"),
     "tar --format=v7": with_tar("--format=v7", "--exclude=*name*"),
+    "tar --format=oldgnu": with_tar("--format=oldgnu"),
     "tar -b 200": with_tar("--blocking-factor=200"),
     "tarfile gnu": with_python(tarfile.GNU_FORMAT),
     "tarfile pax": with_python(tarfile.PAX_FORMAT),
@@ -148,14 +137,97 @@ def test_links_folders_and_devices_are_no_images(tmp_path):
     assert by_index(foreign_index(tmp_path / "x.tar")) == [("a", "jpg", b"data", -1)]
 
 
-def test_a_sparse_member_is_refused(tmp_path):
+def write_sparse(folder, names, *options):
+    """A tar by `tar --sparse` of files that are mostly holes, and of an image."""
+    for name in names:
+        with (folder / name).open("wb") as file:
+            file.truncate(10**6)
+            file.write(b"data")
+    (folder / "a.jpg").touch()
+    command = ["tar", "cfS", folder / "x.tar", *options, "-C", folder, *sorted({"a.jpg", *names})]
+    subprocess.run(command, check=True)
+    return folder / "x.tar"
+
+
+SPARSE = [["--format=gnu"], *(["--format=pax", f"--sparse-version={version}"] for version in ("0.0", "0.1", "1.0"))]
+
+
+@pytest.mark.parametrize("options", SPARSE, ids="".join)
+def test_a_sparse_image_or_label_is_refused(tmp_path, options):
     """Its bytes do not lie in the tar as they are in the file."""
-    with (tmp_path / "a.jpg").open("wb") as file:
-        file.truncate(10**6)
-        file.write(b"data")
-    subprocess.run(["tar", "cfS", tmp_path / "x.tar", "-C", tmp_path, "a.jpg"], check=True)
-    with pytest.raises(UserError, match=r"x\.tar: 'a\.jpg' at byte 0 is sparse"):
-        walk(tmp_path / "x.tar")
+    for name in ("a.jpg", "a.cls"):
+        path = write_sparse(tmp_path, [name], *options)
+        with pytest.raises(UserError, match=rf"x\.tar: '{name}' at byte \d+ is sparse; write .* without --sparse$"):
+            walk(path)
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("options", SPARSE, ids="".join)
+def test_other_sparse_members_do_no_harm(tmp_path, options):
+    path = write_sparse(tmp_path, ["0.txt", "a.json", "b.txt"], *options)
+    assert by_index(walk(path)) == as_webdataset_reads(path) == [("a", "jpg", b"", -1)]
+
+
+def test_which_of_several_images_is_the_samples(tmp_path):
+    """For both readers: the one whose whole suffix stands first in IMAGE_SUFFIXES, wherever it stands in the tar."""
+    suffixes = ["seg.png", "txt", "ppm", "png", "jpeg", "JPG", "a.jpg"]
+    names = [f"1.{suffix}" for suffix in suffixes] + ["2.seg.png", "2.txt", "3.webp", "3.pgm", "4.PNG", "4.ppm"]
+    path = write_tar(tmp_path / "x.tar", [(name, name.encode()) for name in names])
+    wanted = [("1", "jpg", b"1.JPG"), ("3", "webp", b"3.webp"), ("4", "png", b"4.PNG")]
+    assert [row[:3] for row in by_index(walk(path))] == wanted
+    assert [(suffix, data) for suffix, data, *_ in tar_images(str(path))] == [row[1:] for row in wanted]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.jpg", "a.JPG"], r"two members named 'a\.JPG', the second at byte 1024$"),
+        (["b.jpg", "a.__key__"], r"'a\.__key__' at byte 1024: webdataset has '__key__' for its own use$"),
+        (["a\nb.jpg"], r"'a\\nb\.jpg' at byte 0 has a line break in its name; rename it$"),
+    ],
+)
+def test_names_that_cannot_be_used(tmp_path, names, message):
+    path = write_tar(tmp_path / "x.tar", [(name, b"data") for name in names])
+    with pytest.raises(UserError, match=rf"^{path}: {message}"):
+        walk(path)
+
+
+def test_the_output_of_img2dataset(tmp_path):
+    """Triples of image, caption and metadata; failed downloads leave no member; tables and counts lie beside."""
+    for shard in range(2):
+        with TarWriter(str(tmp_path / f"{shard:05}.tar")) as writer:
+            for number in range(7):
+                if number == 3:
+                    continue
+                key = f"{shard:05}{number:04}"
+                metadata = {"url": f"https://host/{key}.png", "caption": "a face", "status": "success", "key": key}
+                image = encoded(10 * shard + number, "jpg")
+                writer.write({"__key__": key, "jpg": image, "json": metadata, "txt": "a face"})
+        (tmp_path / f"{shard:05}.parquet").write_bytes(b"PAR1")
+        (tmp_path / f"{shard:05}_stats.json").write_text("{}")
+    paths = [tmp_path / "00000.tar", tmp_path / "00001.tar"]
+    assert open_corpus([str(tmp_path / "{00000..00001}.tar")]).size == 12
+    found = [(key, data) for path in paths for key, _, data, _ in by_index(foreign_index(path))]
+    assert found == [(sample["__key__"], sample["jpg"]) for sample in by_webdataset(*paths)]
+    assert found[-1][0] == "000010006"
+
+
+def test_a_sample_that_webdataset_holds_to_be_bad_is_left_out(tmp_path):
+    members = [("a.jpg", b"1"), ("a.__bad__", b"yes"), ("b.jpg", b"2"), ("b.__bad__", b"")]
+    path = write_tar(tmp_path / "x.tar", members)
+    assert by_index(walk(path)) == as_webdataset_reads(path) == [("b", "jpg", b"2", -1)]
+
+
+def test_headers_that_lead_backwards_come_to_an_end(tmp_path):
+    """A negative size sends tarfile back to where it has been, for ever."""
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2")])
+    content = bytearray(path.read_bytes())
+    content[1024 + 124 : 1024 + 136] = b"\xff" * 10 + b"\xfa\x00"  # 1,536 bytes less than nothing, base 256
+    content[1024 + 148 : 1024 + 156] = b" " * 8
+    content[1024 + 148 : 1024 + 156] = b"%06o\0 " % sum(content[1024 : 1024 + 512])
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.tar: no readable tar, cut or damaged \(.*(size of -1536|invalid header)"):
+        walk(path)
 
 
 @pytest.fixture
