@@ -171,11 +171,12 @@ class _Rescue:
         label = sample.members.get("cls")
         if sample.suffix is None or (label is None and labelled and sample.beside_gap):
             return None
-        data = _data(file, sample.members[sample.suffix])
-        number = NO_LABEL if label is None else parse_label(_data(file, label))
-        return (
-            _Good(sample.key, sample.suffix, data, None if number == NO_LABEL else number) if _decodes(data) else None
-        )
+        data, text = _data(file, sample.members[sample.suffix]), b"" if label is None else _data(file, label)
+        zeroed = sample.beside_gap and text and not text.strip(b"\0")
+        if zeroed or not _decodes(data):
+            return None
+        number = parse_label(text)
+        return _Good(sample.key, sample.suffix, data, None if number == NO_LABEL else number)
 
 
 def _noting(parts: Iterator[Member | Gap], index: list[Member]) -> Iterator[Member | Gap]:
