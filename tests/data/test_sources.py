@@ -176,7 +176,10 @@ def test_every_kind_of_source_gives_the_same_pictures(tmp_path, monkeypatch, tex
         ("t*.tar", r"^t\*\.tar: no such files \(seen from "),
         ("{a,b", r"^\{a,b: the braces do not match$"),
         ("s3://bucket/{0..9.tar?key=secret", r"^s3://bucket/\{0\.\.9\.tar: the braces do not match$"),
-        ("mixed", r"^mixed/a\.tar and mixed/b\.parquet are of different kinds; give one kind at a time$"),
+        (
+            "mixed",
+            r"^mixed/a\.tar and mixed/b\.parquet are of different kinds; give one kind at a time, as in ",
+        ),
         ("mixed/*", r"^mixed/a\.tar and mixed/b\.parquet are of different kinds"),
         ("m{i,i}xed/a.tar", r"^m\{i,i\}xed/a\.tar: names a file twice$"),
         ("{a,b}.zip", r"^\{a,b\}\.zip: of \.zip files, give one at a time, on a local disk$"),

@@ -107,5 +107,6 @@ def _kind(names: Sequence[str]) -> str:
             raise UsageError(f"{shown(name)}: {problem}; {HINT}")
         first.setdefault(ENDINGS[ending(name)], shown(name))
     if len(first) > 1:
-        raise UsageError(f"{' and '.join(first.values())} are of different kinds; give one kind at a time")
+        found = " and ".join(first.values())
+        raise UsageError(f"{found} are of different kinds; give one kind at a time, as in '*.tar'")
     return next(iter(first))

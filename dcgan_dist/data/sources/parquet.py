@@ -68,7 +68,9 @@ def _pyarrow() -> Any:
 @contextmanager
 def _opened(file: Path, name: str) -> Iterator[Any]:
     with _reading(name):
-        table = _pyarrow().parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)
+        table = _pyarrow().parquet.ParquetFile(
+            file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True
+        )
     with table:
         yield table
 
