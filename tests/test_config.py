@@ -86,7 +86,19 @@ RANGES = [
         | {"beta1": -0.1, "beta2": -1.0},
     ),
     (EmaConfig, "ema.", {"half_life": -1, "ramp": -0.1}),
-    (DataConfig, "data.", {"threads": -1, "prefetch": 0, "faces": 63}),
+    (
+        DataConfig,
+        "data.",
+        {
+            "workers": -1,
+            "prefetch": 0,
+            "most_damaged": -1,
+            "cache_bytes": -1,
+            "timeout": 0.5,
+            "retries": -1,
+            "faces": 63,
+        },
+    ),
     (LogConfig, "log.", {"every": 0, "samples_every": 0, "samples": 0}),
     (CheckpointConfig, "checkpoint.", {"every": 0, "keep": 1}),
     (Config, "", {"images": 0, "batch_size": 0, "accumulate": 0, "seed": -1, "world_size": 0, "timeout": 0}),
@@ -121,7 +133,7 @@ def test_a_value_that_is_too_large_is_refused_by_its_flag(group, message, values
 
 def test_every_number_has_a_range():
     numbers = {name for name, value in flatten(Config()).items() if type(value) in (int, float)}
-    numbers |= {"world_size", "optimizer.g_clip", "optimizer.d_clip"}
+    numbers |= {"world_size", "data.cache_bytes", "optimizer.g_clip", "optimizer.d_clip"}
     choices = {"model.image_size", "model.channels"}
     tested = {f"{prefix}{name}" for _, prefix, name, _ in TOO_SMALL} | {"optimizer.g_clip", "optimizer.d_clip"}
     assert numbers - choices == tested

@@ -15,7 +15,7 @@ from dcgan_dist.run import checkpoint
 
 TINY = shlex.split(
     "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 32 --precision fp32 "
-    "--data.threads 1 --log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
+    "--data.workers 1 --log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
 )
 
 
@@ -72,7 +72,7 @@ WRONG = [
     (["--world_size", 2], "--world_size 2, but 1 rank was launched; check --num_processes of accelerate launch"),
     (["--config", "/nowhere.yaml"], "--config /nowhere.yaml: cannot be read (No such file or directory)"),
     (["--resume", "/nowhere"], "--resume /nowhere: no such checkpoint folder"),
-    (["--data.shards", "s3://bucket/a.tar"], "--data.shards s3://bucket/a.tar: the indexed reader needs local files"),
+    (["--data.shards", "http://host/*.tar"], "http://host/*.tar: a web server has no listing"),
     (["--data.shards", "pipe:cat a.tar"], "--data.shards pipe:cat a.tar: a pipe cannot be indexed"),
     (["--data.shards", "nowhere/*.tar"], "--data.shards 'nowhere/*.tar': no such files"),
     (["--data.shards", "{0..1.tar"], "--data.shards '{0..1.tar': the braces do not match"),

@@ -8,7 +8,7 @@ from support.shards import write_ours
 from dcgan_dist import train
 
 TINY = (
-    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 72 --data.threads 1 "
+    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 72 --data.workers 1 "
     "--log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
 )
 

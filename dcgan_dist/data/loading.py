@@ -6,15 +6,15 @@ from pathlib import Path
 from dcgan_dist.config import Config
 from dcgan_dist.data import faces
 from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
-from dcgan_dist.data.crew import Plan
 from dcgan_dist.data.fetch import Fetcher
+from dcgan_dist.data.opening import Opener
 from dcgan_dist.data.reader import IndexedReader
+from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.staff import choose
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.data.stream import StreamReader
-from dcgan_dist.data.workers import available_cores
 
 Say = Callable[[str], None]
-MOST_THREADS = 16
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
 
@@ -35,9 +35,13 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
             open_shards(files)
         say(f"data: {len(names)} sources streamed by webdataset; a resumed run begins the stream anew")
         return names
-    corpus = open_corpus(patterns)
+    corpus = open_corpus(patterns, Opener(Remote(timeout=config.data.timeout, retries=config.data.retries)))
     count = len(corpus.shards)
-    say(f"data: {corpus.size:,} images in {count} shard{'s' * (count > 1)}, all checked")
+    say(f"data: {corpus.size:,} images in {count:,} shard{'s' * (count > 1)}, all checked")
+    classes = config.data.class_numbers()
+    if classes:
+        corpus = corpus.of_classes(classes)
+        say(f"data: {corpus.size:,} images of the classes {', '.join(map(str, classes))}")
     return corpus
 
 
@@ -58,14 +62,10 @@ def _embedded_set(config: Config, say: Say) -> list[Path]:
 def make_reader(
     config: Config, data: Corpus | list[str], *, local_ranks: int, pinned: bool, say: Say
 ) -> IndexedReader | StreamReader:
-    """The reader of one rank."""
-    shape, prefetch = (config.model.image_size, config.model.channels), config.data.prefetch
+    """The reader of one rank. `pinned`: its batches go to a GPU."""
+    shape, options = (config.model.image_size, config.model.channels), config.data
     if not isinstance(data, Corpus):
-        return StreamReader(data, shape=shape, seed=config.seed, prefetch=prefetch, pinned=pinned)
-    threads = config.data.threads
-    if not threads:
-        cores = available_cores()
-        threads = min(MOST_THREADS, max(1, cores // local_ranks - (0 if pinned else 1)))
-        say(f"data: decoding threads per rank: {threads} (cores: {cores}, ranks on this node: {local_ranks})")
-    plan = Plan(count=threads, prefetch=prefetch, pinned=pinned)
-    return IndexedReader(Fetcher(data, shape), shape=shape, seed=config.seed, plan=plan)
+        return StreamReader(data, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned)
+    fetcher = Fetcher(data, shape, options.damaged, options.most_damaged)
+    plan = choose(config, data, local_ranks=local_ranks, on_gpu=pinned, say=say)
+    return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan)

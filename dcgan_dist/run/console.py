@@ -47,6 +47,8 @@ def progress_line(images: int, total: int, rate: float | None, values: Mapping[s
         parts += [f"{label} {'/'.join(both)}"] if both else []
     parts += [f"loss {name.upper()} {values[f'loss/{name}']:.3f}" for name in "dg" if f"loss/{name}" in values]
     parts += [f"data {values['time/data_percent']:.0f} %"] if "time/data_percent" in values else []
+    parts += [f"cache {values['data/cache_percent']:.0f} %"] if "data/cache_percent" in values else []
+    parts += [f"substituted {values['data/substituted']:.0f}"] if values.get("data/substituted") else []
     return "  ".join(parts)
 
 

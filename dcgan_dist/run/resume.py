@@ -20,7 +20,8 @@ Say = Callable[[str], None]
 # options that may change between two lives of a run without changing what is learnt
 FREE = (
     "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
-    "data.shards", "data.threads", "data.prefetch", "data.allow_pipe", "log", "checkpoint", "wandb", "resume",
+    "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
+    "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "log", "checkpoint", "wandb", "resume",
 )  # fmt: skip
 
 

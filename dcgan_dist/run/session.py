@@ -1,6 +1,7 @@
 """One life of a run: what is set up before the first iteration, and what the train loop does every so often."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -61,6 +62,10 @@ class Session:
     first: int = 0
     """Images seen where this life began."""
     last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
+    last_counts: dict[str, float] = field(default_factory=dict)
+    """Of all ranks' readers, at the last report."""
+    last_damages: int = 0
+    """Damaged images that were told of."""
 
     # ---- the loop's questions
 
@@ -106,7 +111,7 @@ class Session:
         images = self.state.images
         values = self.stats.reduce(self.world.sum_)
         bad = [name for name in ("loss/d", "loss/g") if not _finite(values.get(name, 0.0))]
-        values |= self.clock.read() | self._speed(images)
+        values |= self.clock.read() | self._speed(images) | self._loader()
         values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
         if self.arithmetic.scaled:
             values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
@@ -179,6 +184,23 @@ class Session:
             )
         self.world.barrier()
         self.world.close()
+
+    def _loader(self) -> dict[str, float]:
+        """What all ranks' readers did since the last report, and how many positions got a substitute in this life."""
+        for sample, problem in list(self.reader.damages.items())[self.last_damages :]:
+            self.last_damages += 1
+            where = f"rank {self.world.rank}: " if self.world.rank else ""
+            sys.stderr.write(f"{where}data: image {sample:,} is damaged, another takes its place: {problem}\n")
+        now = vars(self.reader.counters)
+        counts = torch.tensor(list(now.values()), dtype=torch.float64, device=self.world.device)
+        total = dict(zip(now, self.world.sum_(counts).tolist(), strict=True))
+        new = {name: value - self.last_counts.get(name, 0.0) for name, value in total.items()}
+        self.last_counts = total
+        values = {"data/substituted": total["substituted"]}
+        if new["images"]:
+            values["data/bytes_per_image"] = new["bytes"] / new["images"]
+        remote = new["from_cache"] + new["from_afar"]
+        return values | ({"data/cache_percent": 100 * new["from_cache"] / remote} if remote else {})
 
     def _speed(self, images: int) -> dict[str, float]:
         now, (then, before) = time.monotonic(), self.last_report

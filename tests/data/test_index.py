@@ -9,7 +9,6 @@ import tarfile
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -10,17 +10,18 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from support.shards import encoded, write_ours, write_tar
 
-from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.data.order import Order
 from dcgan_dist.data import fetch
+from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.crew import Plan
 from dcgan_dist.data.fetch import Fetcher
+from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.order import Order
 from dcgan_dist.data.reader import IndexedReader, Split
 from dcgan_dist.data.ring import empty_batch, read_ahead
 from dcgan_dist.errors import UserError
@@ -123,6 +124,23 @@ def test_the_ranks_batches_together_are_the_global_batch(corpus, world_size, mic
             assert np.array_equal(parts.reshape(batch, *parts.shape[3:]), wanted)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_processes_read_what_threads_read(corpus, channels):
+    """All kinds of images, over two epochs, from shared memory."""
+    threads = first_batches(make_reader(corpus, channels, prefetch=1), 10)
+    processes = first_batches(make_reader(corpus, channels, threads=2, prefetch=1, kind="processes"), 10)
+    for wanted, batch in zip(threads, processes, strict=True):
+        assert all(map(np.array_equal, batch, wanted))
+
+
+def test_more_processes_than_images_in_a_batch(corpus):
+    split = Split(batch=2, micro_batches=1, rank=0, world_size=1)
+    threads, processes = (
+        first_batches(make_reader(corpus, threads=3, kind=kind), 3, split=split) for kind in ("threads", "processes")
+    )
+    assert all(all(map(np.array_equal, one, other)) for one, other in zip(threads, processes, strict=True))
+
+
 @pytest.mark.parametrize("position", [12, 60, 696, 1_200])
 def test_a_reader_that_begins_anywhere_goes_on_as_one_that_began_at_0(corpus, position):
     begun = first_batches(make_reader(corpus), position // 12 + 3)
@@ -187,12 +205,12 @@ def broken(tmp_path, suffix, data):
         ("ppm", b"x" * len(encoded(0, "ppm"))),
     ],
 )
-@pytest.mark.parametrize("threads", [1, 4])
-def test_an_image_that_does_not_decode_is_named_at_its_batch(tmp_path, suffix, data, threads):
+@pytest.mark.parametrize(("kind", "threads"), [("threads", 1), ("threads", 4), ("processes", 2)])
+def test_an_image_that_does_not_decode_is_named_at_its_batch(tmp_path, suffix, data, kind, threads):
     corpus, bad = broken(tmp_path, suffix, data)
     step = Order(corpus.lengths, SEED).samples(0, 40).tolist().index(bad) // 4
     split = Split(batch=4, micro_batches=1, rank=0, world_size=1)
-    batches = make_reader(corpus, threads=threads, prefetch=3).batches(0, split)
+    batches = make_reader(corpus, threads=threads, prefetch=3, kind=kind).batches(0, split)
     assert len(list(itertools.islice(batches, step))) == step
     with pytest.raises(UserError) as caught:
         next(batches)
@@ -233,25 +251,28 @@ def resources():
     return {thread.name for thread in threading.enumerate()}, len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.parametrize("kind", ["threads", "processes"])
 @pytest.mark.parametrize("ending", ["closed", "dropped", "closed before the first", "failed"])
-def test_nothing_is_left_of_a_reader(tmp_path, ending):
+def test_nothing_is_left_of_a_reader(tmp_path, ending, kind):
     corpus, _ = broken(tmp_path, "png", b"bad" if ending == "failed" else encoded(0, "png"))
     gc.collect()  # what earlier tests have left
     before = resources()
     for _ in range(3):
-        batches = make_reader(corpus, threads=4, prefetch=5).batches(0, ALONE)
+        batches = make_reader(corpus, threads=2, prefetch=5, kind=kind).batches(0, ALONE)
         if ending == "failed":
             with pytest.raises(UserError):
                 list(batches)
         elif ending != "closed before the first":
             next(batches)
-            assert {"reader"} < resources()[0] - before[0]
+            assert {"reader"} <= resources()[0] - before[0]
+            assert len(psutil.Process().children()) == (2 if kind == "processes" else 0)
             assert resources()[1] > before[1]
         if ending == "closed":
             batches.close()
         del batches
     gc.collect()
     assert resources() == before
+    assert psutil.Process().children() == []
 
 
 def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ from torch.amp.grad_scaler import GradScaler
 from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.crew import Plan
+from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.reader import IndexedReader, Split
 from dcgan_dist.errors import UsageError
@@ -396,15 +398,16 @@ def _scales_and_weights(loop: Loop) -> tuple[dict[str, float], dict[str, Tensor]
 # ---- the feed
 
 
+@pytest.mark.parametrize("kind", ["threads", "processes"])
 @pytest.mark.parametrize("device", EVERYWHERE)
-def test_the_feed_delivers_the_readers_batches_bit_by_bit(tmp_path, device):
+def test_the_feed_delivers_the_readers_batches_bit_by_bit(tmp_path, device, kind):
     """On a GPU that is always behind, so that a slot or a tensor that is used again too early shows."""
     corpus = open_corpus([write_shard(tmp_path / "a.tar", 70), write_shard(tmp_path / "b.tar", 30)])
     split = Split(batch=64, micro_batches=1, rank=0, world_size=1)
 
     def batches(pinned: bool) -> Any:
-        reader = IndexedReader(corpus, shape=(32, 3), seed=1, threads=2, prefetch=2, pinned=pinned)
-        return reader.batches(0, split)
+        plan = Plan(kind=kind, count=2, prefetch=2, pinned=pinned)
+        return IndexedReader(Fetcher(corpus, (32, 3)), shape=(32, 3), seed=1, plan=plan).batches(0, split)
 
     fed = on_device(batches(pinned=device == "cuda"), torch.device(device))
     burden = torch.randn(2048, 2048, device=device if device == "cuda" else "meta")

@@ -129,7 +129,7 @@ def test_what_does_not_change_the_training_may_change(config, data, said, tmp_pa
     path = save(config, data)
     moved = tmp_path / "elsewhere"
     shutil.copytree(Path(config.data.shards[0]).parent, moved)
-    data_options = DataConfig(shards=(f"{moved}/*.tar",), threads=3, prefetch=9)
+    data_options = DataConfig(shards=(f"{moved}/*.tar",), workers=3, prefetch=9)
     free = replace(
         config, images=5, world_size=1, channels_last=False, debug=True, data=data_options, log=LogConfig(every=7)
     )
@@ -150,7 +150,9 @@ def test_what_decides_the_training_is_not_free():
     }  # fmt: skip
     learnt = ("model", "loss", "optimizer", "ema")
     assert changed >= {name for name in flat if name.partition(".")[0] in learnt}
-    assert {name for name in changed if name.startswith("data.")} == {"data.reader", "data.hflip", "data.faces"}
+    assert {name for name in changed if name.startswith("data.")} == {
+        "data.reader", "data.classes", "data.hflip", "data.faces"
+    }  # fmt: skip
     assert {name.partition(".")[0] for name in changed if "." in name} == {*learnt, "data"}
 
 

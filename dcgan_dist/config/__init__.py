@@ -1,0 +1,154 @@
+"""The whole schema of a training run. Every option on the command line, in YAML and in `config.yaml` is a field here.
+
+Frozen, keyword-only dataclasses; the text under a field says its meaning and unit and is what `--help` prints.
+Durations count real images shown to the discriminator, never epochs or steps, so that they survive a change of batch or
+world size. Standard library only, but for the error's base class.
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist.config.checks import ConfigError, check, check_range
+from dcgan_dist.config.groups import (
+    Augmentation,
+    Channels,
+    CheckpointConfig,
+    Damaged,
+    DataConfig,
+    Decay,
+    Decode,
+    DNorm,
+    EmaConfig,
+    ImageSize,
+    Latent,
+    LogConfig,
+    LossConfig,
+    LossName,
+    ModelConfig,
+    OptimizerConfig,
+    Output,
+    Precision,
+    ReaderName,
+    ResumeConfig,
+    SyncBatchNorm,
+    WandbConfig,
+    WandbMode,
+)
+
+__all__ = [
+    "Augmentation",
+    "Channels",
+    "CheckpointConfig",
+    "Config",
+    "ConfigError",
+    "DNorm",
+    "Damaged",
+    "DataConfig",
+    "Decay",
+    "Decode",
+    "EmaConfig",
+    "ImageSize",
+    "Latent",
+    "LogConfig",
+    "LossConfig",
+    "LossName",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Output",
+    "Precision",
+    "ReaderName",
+    "ResumeConfig",
+    "SyncBatchNorm",
+    "WandbConfig",
+    "WandbMode",
+    "flatten",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Train a DCGAN on image shards, on any number of processes."""
+
+    run_dir: Path = Path("runs/dcgan")
+    """The run's folder; the same command on the same folder goes on where it stopped."""
+    images: int = 2_000_000
+    """Length of the run: real images shown, also in iterations where D is not due."""
+    batch_size: int = 128
+    """Global batch: images of one iteration over all ranks together."""
+    accumulate: int = 1
+    """Micro-batches that an iteration is split into, to fit memory. BatchNorm sees micro-batches."""
+    seed: int = 0
+    """Seed of weights, order, flips, noise and augmentation."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; auto takes bf16 where the GPU supports it, else fp32. fp64 is for proofs."""
+    sync_batchnorm: SyncBatchNorm = "global"
+    """Ranks that share BatchNorm statistics: all, those of one node, none; torch: torch.nn.SyncBatchNorm (GPU only)."""
+    channels_last: bool = True
+    """Keep images and weights in NHWC memory order, which convolutions prefer."""
+    augment: tuple[Augmentation, ...] = ()
+    """Differentiable augmentation of real and fake images before D (DiffAugment)."""
+    world_size: int | None = None
+    """Ranks that must have been launched; any other number is refused."""
+    timeout: int = 600
+    """Seconds after which a rank that waits for the others gives up."""
+    dry_run: bool = False
+    """Print the resolved configuration, layers, parameters, ranks and batch split, and stop."""
+    debug: bool = False
+    """Show the traceback of an error."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
+
+    def __post_init__(self) -> None:
+        check_range("", self, images=1, batch_size=1, accumulate=1, world_size=1, timeout=1)
+        check_range("", self, below=2**63, seed=0)
+
+    def check(self) -> "Config":
+        """Raises ConfigError when options contradict each other; returns itself."""
+        loss, model, data = self.loss, self.model, self.data
+        smooths = loss.name in ("non_saturating", "minimax")
+        check(smooths or not loss.label_smoothing, f"--loss.label_smoothing means nothing to --loss.name {loss.name}")
+        penalised = [f"--loss.{name}" for name in ("r1_gamma", "gp_weight") if getattr(loss, name)]
+        check(
+            not penalised or model.d_norm != "batch",
+            f"{' and '.join(penalised)} with --model.d_norm batch: BatchNorm makes an image's gradient depend on the "
+            "whole batch, so the penalty is not the published one; use --model.d_norm layer or none",
+        )
+        check(
+            loss.name != "wasserstein" or bool(loss.gp_weight or model.spectral_norm),
+            "--loss.name wasserstein needs a bound on D's slope: --loss.gp_weight 10 (with --model.d_norm layer) "
+            "or --model.spectral_norm",
+        )
+        check(not data.classes or data.reader == "indexed", "--data.classes needs --data.reader indexed")
+        for pipe in (url for url in data.shards if url.startswith("pipe:")):
+            check(data.reader == "stream", f"--data.shards {pipe}: a pipe cannot be indexed; add --data.reader stream")
+            check(data.allow_pipe, f"--data.shards {pipe}: would run a shell command; add --data.allow_pipe to let it")
+        self.per_rank(self.world_size or 1)
+        return self
+
+    def per_rank(self, world_size: int) -> int:
+        """Images of one micro-batch on one rank; raises ConfigError when the ranks do not divide the batch evenly."""
+        parts = world_size * self.accumulate
+        near = max(parts, round(self.batch_size / parts) * parts)
+        check(
+            self.batch_size % parts == 0,
+            f"--batch_size {self.batch_size} does not divide evenly over {world_size} rank{'s' * (world_size > 1)} "
+            f"x --accumulate {self.accumulate}; the nearest that does is {near}",
+        )
+        return self.batch_size // parts
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted option names with their values, in the order of the schema."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        flat |= flatten(value, f"{prefix}{item.name}.") if is_dataclass(value) else {prefix + item.name: value}
+    return flat

@@ -1,0 +1,118 @@
+"""Processes around a ring of shared memory: when one dies it is said, and nothing is left when the trainer does."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from support.shards import write_ours
+
+from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.crew import Plan, shares
+from dcgan_dist.data.fetch import Fetcher
+from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.errors import UserError
+
+ALONE = Split(batch=8, micro_batches=1, rank=0, world_size=1)
+
+
+def make_batches(path, kind="processes", count=2):
+    corpus = open_corpus([str(path)])
+    plan = Plan(kind=kind, count=count, prefetch=1)
+    return IndexedReader(Fetcher(corpus, (32, 3)), shape=(32, 3), seed=0, plan=plan).batches(0, ALONE)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(1, 1), (8, 3), (7, 7), (3, 16), (100, 8)])
+def test_rows_are_shared_out_once_each(count, parts):
+    found = shares(count, parts)
+    assert len(found) == min(count, parts)
+    lengths = [rows.stop - rows.start for rows in found]
+    assert max(lengths) - min(lengths) <= 1
+    assert list(itertools.chain.from_iterable(range(rows.start, rows.stop) for rows in found)) == list(range(count))
+
+
+def test_a_worker_that_is_killed_ends_the_reading_in_one_line(tmp_path):
+    batches = make_batches(write_ours(tmp_path / "shard.tar", 30, "jpg"))
+    next(batches)
+    victim = psutil.Process().children()[0]
+    victim.kill()
+    problem = r"^a decoding process ended, perhaps for want of memory; try fewer --data\.workers$"
+    with pytest.raises(UserError, match=problem):
+        list(batches)
+    assert psutil.Process().children() == []
+
+
+TRAINER = """
+import itertools, sys, time
+sys.path.insert(0, sys.argv[2])
+from data.test_crew import make_batches
+batches = make_batches(sys.argv[1])
+next(batches)
+print("reading", flush=True)
+time.sleep(600)
+"""
+
+
+def test_nothing_is_left_of_a_reader_whose_process_is_killed(tmp_path):
+    """Neither a process nor a name in shared memory."""
+    shard = write_ours(tmp_path / "shard.tar", 30, "jpg")
+    shared = Path("/dev/shm")
+    before = set(shared.iterdir())
+    tests = Path(__file__).parent.parent
+    command = [sys.executable, "-c", TRAINER, str(shard), str(tests)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(tests)}) as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == b"reading\n"
+        workers = psutil.Process(trainer.pid).children()
+        assert len(workers) == 2
+        trainer.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+    assert set(shared.iterdir()) <= before
+
+
+def own_memory(pid):
+    """Bytes that a process has for itself, without the libraries that it may share with others."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:"))
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_memory_is_flat_over_50_epochs(tmp_path, kind):
+    """Of the reader's process; those that decode are the same over all epochs, and counted by their memory too."""
+    for suffix in ("ppm", "jpg", "png"):
+        write_ours(tmp_path / f"{suffix}.tar", 64, suffix)
+    batches = make_batches(tmp_path / "*.tar", kind)
+    epoch = 3 * 64 // ALONE.batch
+
+    def read(epochs):
+        for _ in range(epochs * epoch):
+            next(batches)
+        workers = [own_memory(child.pid) for child in psutil.Process().children()]
+        return own_memory("self"), psutil.Process().num_fds(), sum(workers)
+
+    begun = read(10)
+    ended = read(50)
+    assert ended[1] == begun[1]
+    # an image of 3 kB that was kept from every read would be 28 MB
+    assert ended[0] - begun[0] < 3e6
+    assert ended[2] - begun[2] < 3e6
+    batches.close()
+
+
+def test_the_reader_waits_for_a_slow_trainer_with_a_bounded_number_of_batches(tmp_path):
+    corpus = open_corpus([str(write_ours(tmp_path / "shard.tar", 64))])
+    fetcher = Fetcher(corpus, (32, 3))
+    reader = IndexedReader(fetcher, shape=(32, 3), seed=0, plan=Plan(prefetch=3))
+    batches = reader.batches(0, ALONE)
+    next(batches)
+    deadline = time.monotonic() + 30
+    while reader.counters.images < 5 * 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert reader.counters.images == 5 * 8  # one with the trainer, three ahead, one in the making
+    batches.close()

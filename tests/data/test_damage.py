@@ -1,0 +1,182 @@
+"""A damaged image at run time: named, or replaced by the same other one on any rank, and counted; never silent."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.shards import encoded, write_ours, write_tar
+
+from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.crew import Plan
+from dcgan_dist.data.fetch import Fetcher
+from dcgan_dist.data.order import Order
+from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.errors import UserError
+
+IMAGES = 40  # in each of two shards
+SHAPE = (32, 3)
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+
+
+def zero(path, first, length):
+    content = bytearray(path.read_bytes())
+    content[first : first + length] = bytes(length)
+    path.write_bytes(content)
+
+
+def corpus_of(folder, suffix):
+    for number in range(2):
+        write_ours(folder / f"{number}.tar", IMAGES, suffix, first=100 * number, label=lambda image: image)
+    return open_corpus([str(folder / "*.tar")])
+
+
+# what happens to sample 7 of the second shard, number 47
+DAMAGES = {
+    "a flipped bit in the image": lambda path, index: flip(path, index.offset[7] + index.length[7] // 2),
+    "a flipped bit in its last byte": lambda path, index: flip(path, index.offset[7] + index.length[7] - 1),
+    "a flipped bit in its header": lambda path, index: flip(path, index.start[7] + 4),
+    "a zeroed header": lambda path, index: zero(path, int(index.start[7]), 512),
+    "a flipped bit in its label": lambda path, index: flip(path, index.start[8] - 512),
+    "a zeroed image": lambda path, index: zero(path, int(index.offset[7]), int(index.length[7])),
+}
+BAD = IMAGES + 7
+
+
+def read(corpus, ranks=1, steps=30, batch=12, kind="threads", **options):
+    """The global batches of some steps: samples, labels and pixels, from readers of all ranks; and the readers."""
+    readers = [
+        IndexedReader(Fetcher(corpus, SHAPE, **options), shape=SHAPE, seed=3, plan=Plan(kind=kind, count=2, prefetch=1))
+        for _ in range(ranks)
+    ]
+    parts = []
+    for rank, reader in enumerate(readers):
+        batches = reader.batches(0, Split(batch=batch, micro_batches=1, rank=rank, world_size=ranks))
+        parts.append(
+            [
+                (each.samples.copy(), each.labels.numpy().copy(), each.pixels.copy())
+                for each in itertools.islice(batches, steps)
+            ]
+        )
+        batches.close()
+    joined = [[np.concatenate(rank) for rank in zip(*step, strict=True)] for step in zip(*parts, strict=True)]
+    return joined, readers
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("suffix", ["ppm", "jpg"])
+def test_damage_is_raised_by_name_at_its_first_touch(tmp_path, suffix, damage):
+    corpus = corpus_of(tmp_path, suffix)
+    index = corpus.index(1)
+    DAMAGES[damage](tmp_path / "1.tar", index)
+    with pytest.raises(UserError) as caught:
+        read(corpus)
+    assert str(caught.value).startswith(
+        f"{tmp_path}/1.tar: 00107.{suffix} at byte {index.offset[7]}: its bytes are not"
+    )
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("ranks", "kind"), [(1, "threads"), (3, "threads"), (2, "processes")])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("suffix", ["ppm", "jpg"])
+def test_a_substitute_is_the_same_on_any_ranks_and_counted(tmp_path, suffix, damage, ranks, kind):
+    corpus = corpus_of(tmp_path, suffix)
+    whole, _ = read(corpus)
+    DAMAGES[damage](tmp_path / "1.tar", corpus.index(1))
+    found, readers = read(corpus_after(tmp_path), ranks=ranks, kind=kind, damaged="substitute")
+    order = Order([IMAGES, IMAGES], 3)
+    hit = 0
+    for step, (samples, labels, pixels) in enumerate(found):
+        wanted = order.samples(12 * step, 12)
+        hit += int((wanted == BAD).sum())
+        assert samples.tolist() == [BAD + 1 if sample == BAD else sample for sample in wanted.tolist()]
+        assert labels.tolist() == [sample if sample < IMAGES else 100 + sample - IMAGES for sample in samples.tolist()]
+        same = wanted != BAD
+        assert np.array_equal(pixels[same], whole[step][2][same])
+    assert hit in (4, 5)  # in four and a half epochs
+    read_ahead = sum(reader.counters.substituted for reader in readers)
+    assert hit <= read_ahead <= hit + ranks * 3
+    for reader in readers:
+        assert list(reader.damages) in ([], [BAD])
+        assert reader.counters.images >= 12 * 30 // ranks
+
+
+def corpus_after(folder):
+    """Opened anew, as a later life of the run does."""
+    return open_corpus([str(folder / "*.tar")])
+
+
+@settings(max_examples=40)
+@given(data=st.data(), suffix=st.sampled_from(["ppm", "jpg"]))
+def test_no_flipped_bit_is_silent(tmp_path_factory, data, suffix):
+    """Anywhere in the file but in the end mark: found when the shard is opened or when its image is read."""
+    folder = tmp_path_factory.mktemp("flip")
+    path = write_ours(folder / "0.tar", 6, suffix, label=lambda image: image)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1025))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"0\.tar: "):
+        read(corpus_after(folder), steps=2)
+
+
+def test_the_substitute_of_neighbours_and_of_the_last_goes_on_round_the_end(tmp_path):
+    corpus = corpus_of(tmp_path, "ppm")
+    index = corpus.index(1)
+    for member in (38, 39, 0):
+        flip(tmp_path / "1.tar", index.offset[member])
+    found, _ = read(corpus, damaged="substitute")
+    samples = np.concatenate([step[0] for step in found])
+    wanted = Order([IMAGES, IMAGES], 3).samples(0, 360)
+    taken = {bad: set(samples[wanted == bad].tolist()) for bad in (78, 79, 40)}
+    assert taken == {78: {41}, 79: {41}, 40: {41}}
+
+
+def test_a_tar_of_others_substitutes_what_does_not_decode(tmp_path):
+    """It has no checksums: what still decodes cannot be told from what was meant."""
+    files = [(f"{image:02}.png", encoded(image, "png")) for image in range(20)]
+    files[5] = ("05.png", files[5][1][:-60])
+    write_tar(tmp_path / "0.tar", files)
+    found, (reader,) = read(corpus_after(tmp_path), batch=4, steps=5, damaged="substitute")
+    assert sorted(np.concatenate([step[0] for step in found]).tolist()) == sorted([*range(5), 6, *range(6, 20)])
+    (problem,) = reader.damages.values()
+    assert problem.startswith(f"{tmp_path}/0.tar: 05.png at byte ")
+
+
+def test_more_damage_than_allowed_ends_the_run(tmp_path):
+    corpus = corpus_of(tmp_path, "ppm")
+    index = corpus.index(0)
+    for member in (3, 13, 23):
+        flip(tmp_path / "0.tar", index.offset[member])
+    with pytest.raises(
+        UserError, match=r"^more than --data\.most_damaged 2 damaged images, the last: .*0\.tar: 000\d3\.ppm"
+    ):
+        read(corpus, damaged="substitute", most_damaged=2)
+    read(corpus, damaged="substitute", most_damaged=3)
+
+
+def test_a_shard_without_any_whole_image_ends_the_run(tmp_path):
+    corpus = corpus_of(tmp_path, "ppm")
+    index = corpus.index(0)
+    for offset in index.offset.tolist():
+        flip(tmp_path / "0.tar", offset)
+    with pytest.raises(UserError, match=r"0\.tar: none of its images can be used; .*0\.tar: 000\d\d\.ppm at byte"):
+        read(corpus, damaged="substitute")
+
+
+def test_with_classes_the_substitute_is_of_the_classes_too(tmp_path):
+    write_ours(tmp_path / "0.tar", IMAGES, label=lambda image: image % 4)
+    corpus = corpus_after(tmp_path).of_classes([1, 3])
+    flip(Path(tmp_path / "0.tar"), corpus.index(0).offset[9])
+    found, _ = read(corpus, batch=4, steps=5, damaged="substitute")
+    members = [corpus.locate(int(sample))[1] for step in found for sample in step[0]]
+    assert sorted(members) == sorted([m for m in range(IMAGES) if m % 2 and m != 9] + [11])
+    assert {label for step in found for label in step[1].tolist()} == {1, 3}
