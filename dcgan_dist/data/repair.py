@@ -188,7 +188,7 @@ def _noting(parts: Iterator[Member | Gap], index: list[Member]) -> Iterator[Memb
 
 def _data(file: BinaryIO, member: Member) -> bytes:
     file.seek(member.data)
-    return file.read(member.size) if member.size <= MOST_BYTES else b""
+    return file.read(member.size) if member.size <= MOST_BYTES and not member.refused else b""
 
 
 def _salvaged(name: str, file: BinaryIO, members: list[Member]) -> ShardIndex | None:

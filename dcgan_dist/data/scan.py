@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
-from dcgan_dist.data.foreign import KEY_AND_SUFFIX
+from dcgan_dist.data.foreign import BAD, KEY_AND_SUFFIX, WEBDATASETS_OWN
 from dcgan_dist.data.index import BLOCK, END_MARK, IMAGE_SUFFIXES, SKIPPED, Read
 
 CHUNK = 4 * 2**20  # bytes read at a time
@@ -27,7 +27,7 @@ class Member(NamedTuple):
     size: int
     end: int  # first byte behind its padding
     plain: bool  # an ordinary file, not a folder or a link
-    refused: bool  # a file that no index takes: sparse, or with a line break in its name
+    refused: str  # why no image or label can be read from it; "": it can
 
 
 class Gap(NamedTuple):
@@ -49,15 +49,18 @@ class Sample:
 
     @property
     def suffix(self) -> str | None:
-        """That of its image; None where it has none."""
+        """That of its image; None where it has none, or is one that webdataset leaves out."""
+        if BAD in self.members and self.members[BAD].size:
+            return None
         return next((suffix for suffix in IMAGE_SUFFIXES if suffix in self.members), None)
 
 
-class Twin(NamedTuple):
-    """A second member of the same name in one sample, with which neither webdataset nor training reads the tar."""
+class Refused(NamedTuple):
+    """A member with whose name neither webdataset nor training reads the tar."""
 
     name: str
     start: int
+    why: str
 
 
 class Passage(io.RawIOBase):
@@ -149,8 +152,9 @@ def _at(tar: tarfile.TarFile, file: BinaryIO, at: int, size: int) -> Member | Ga
     if info.isreg() and info.offset_data + info.size > size:
         missing = info.offset_data + info.size - size
         return Gap(at, size, f"is cut: {missing:,} of its {info.size:,} bytes are missing", info.name)
-    refused = info.isreg() and (info.issparse() or "\n" in info.name)
-    return Member(info.name, at, info.offset_data, info.size, tar.offset, info.isreg() and not refused, refused)
+    refused = "has a line break in its name" if "\n" in info.name else ""
+    refused = "is sparse; write this tar again without --sparse" if info.issparse() else refused
+    return Member(info.name, at, info.offset_data, info.size, tar.offset, info.isreg(), refused)
 
 
 def _zeros(file: BinaryIO, at: int, size: int) -> Gap | None:
@@ -202,7 +206,7 @@ def _is_header(block: bytes) -> bool:
     return True
 
 
-def group(parts: Iterable[Member | Gap]) -> Iterator[Sample | Gap | Twin]:
+def group(parts: Iterable[Member | Gap]) -> Iterator[Sample | Gap | Refused]:
     """The samples of a tar by webdataset's rules, also those without an image, between what is damaged."""
     sample: Sample | None = None
     after_gap = False
@@ -222,9 +226,12 @@ def group(parts: Iterable[Member | Gap]) -> Iterator[Sample | Gap | Twin]:
             sample = Sample(match[1])
         sample.beside_gap |= after_gap
         after_gap = False
-        if match[2].lower() in sample.members:
-            yield Twin(part.name, part.start)
+        suffix = match[2].lower()
+        if suffix in sample.members:
+            yield Refused(part.name, part.start, "a second member of this name in one sample")
+        elif suffix in WEBDATASETS_OWN:
+            yield Refused(part.name, part.start, f"webdataset has {suffix!r} for its own use")
         else:
-            sample.members[match[2].lower()] = part
+            sample.members[suffix] = part
     if sample is not None:
         yield sample

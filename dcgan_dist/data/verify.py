@@ -20,7 +20,7 @@ from dcgan_dist.data.files import RangedFile
 from dcgan_dist.data.index import BLOCK, FOOTER, NO_LABEL, Footer, Read, ShardIndex, load_index, read_footer
 from dcgan_dist.data.manifest import ShardEntry
 from dcgan_dist.data.remote import Remote, RemoteStat, is_remote, without_secrets
-from dcgan_dist.data.scan import CHUNK, Gap, Member, Passage, Sample, Twin, group, scan
+from dcgan_dist.data.scan import CHUNK, Gap, Member, Passage, Refused, Sample, group, scan
 from dcgan_dist.errors import UserError
 
 INDEX = "__index__"
@@ -142,6 +142,8 @@ class _Check:
         self.problems: list[Problem] = []
 
     def note(self, kind: str, what: str, key: str | None = None, byte: int | None = None) -> None:
+        # names in tars may hold line breaks, and what is no text
+        key = None if key is None else key.encode(errors="replace").decode().replace("\n", " ")
         self.problems.append(Problem(shard=self.name, kind=kind, what=what, key=key, byte=byte))
 
     def run(self, read: Read, size: int, tick: Callable[[int], None]) -> None:
@@ -183,8 +185,8 @@ class _Check:
             if isinstance(part, Gap):
                 lost = f"; bytes {part.start} to {part.end} cannot be used" if part.end > part.start else ""
                 self.note("structure", part.why + lost, part.name or None, part.start)
-            elif isinstance(part, Twin):
-                self.note("structure", "a second member of this name", part.name, part.start)
+            elif isinstance(part, Refused):
+                self.note("structure", part.why, part.name, part.start)
             elif part.suffix is not None:
                 self._sample(file, part)
         if not self.samples and not self.problems:
@@ -192,20 +194,19 @@ class _Check:
 
     def _members(self, parts: Iterator[Member | Gap]) -> Iterator[Member | Gap]:
         for part in parts:
-            if isinstance(part, Member) and part.refused:
-                self.note("structure", "is sparse, or has a line break in its name", part.name, part.start)
             if isinstance(part, Member) and part.name == INDEX and not self.problems:
                 self.note("index", "its index is damaged, or of an older version of this program", None, part.start)
             yield part
 
     def _sample(self, file: BinaryIO, sample: Sample) -> None:
         self.samples += 1
-        if self.job.deep:
-            assert sample.suffix is not None
-            image = sample.members[sample.suffix]
-            if image.size > MOST_BYTES:
-                self.note("image", f"{image.size:,} bytes are too many for an image", sample.key, image.data)
-                return
+        assert sample.suffix is not None
+        image, label = sample.members[sample.suffix], sample.members.get("cls", sample.members[sample.suffix])
+        if image.refused or label.refused.startswith("is sparse"):
+            self.note("structure", image.refused or label.refused, image.name, image.start)
+        elif self.job.deep and image.size > MOST_BYTES:
+            self.note("image", f"{image.size:,} bytes are too many for an image", sample.key, image.data)
+        elif self.job.deep:
             file.seek(image.data)
             self._decode(file.read(image.size), sample.key, image.data)
 

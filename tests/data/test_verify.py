@@ -14,11 +14,13 @@ from support.http_server import HttpServer
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.data import scan
+from dcgan_dist.data.foreign import walk
 from dcgan_dist.data.index import ShardWriter, read_index
 from dcgan_dist.data.manifest import ShardEntry
 from dcgan_dist.data.pool import over_processes
 from dcgan_dist.data.remote import Remote
 from dcgan_dist.data.verify import Job, check_shard
+from dcgan_dist.errors import UserError
 
 
 def check(path, deep=True, **settings):
@@ -178,10 +180,45 @@ def test_what_training_refuses_of_other_programs_is_named(tmp_path):
     assert [problem.what for problem in check(texts).problems] == ["holds no images"]
     lines = write_tar(tmp_path / "lines.tar", [("a\nb.jpg", encoded(1, "jpg")), ("c.jpg", encoded(1, "jpg"))])
     assert "line break" in check(lines).problems[0].what
+    own = write_tar(tmp_path / "own.tar", [("a.jpg", encoded(1, "jpg")), ("a.__key__", b"x")])
+    assert "for its own use" in check(own).problems[0].what
+    left_out = write_tar(tmp_path / "bad.tar", [("a.jpg", b"x"), ("a.__bad__", b"x"), ("b.jpg", encoded(1, "jpg"))])
+    assert (check(left_out).problems, check(left_out).samples) == ((), 1)
     two = tmp_path / "two.tar"
     two.write_bytes(2 * foreign(tmp_path / "one.tar").read_bytes())
     assert [problem.what.split(";")[0] for problem in check(two).problems] == ["zeros, and more data behind them"]
     assert check(two).samples == 2 * IMAGES
+
+
+NAMES = st.sampled_from(
+    [
+        "a.jpg",
+        "a.cls",
+        "a.JPG",
+        "b.png",
+        "b.seg.png",
+        "b.json",
+        "d/a.jpg",
+        "__x__.jpg",
+        "c",
+        "a.__bad__",
+        "b.__url__",
+        "é\n.jpg",
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(names=st.lists(NAMES, max_size=7), tar_format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+def test_whole_is_what_training_can_read(tmp_path_factory, names, tar_format):
+    path = write_tar(tmp_path_factory.getbasetemp() / "a.tar", [(name, b"1") for name in names], tar_format)
+    report = check(path, deep=False)
+    try:
+        index = walk(path)
+    except UserError:
+        assert report.problems
+    else:
+        assert (report.problems, report.samples) == ((), len(index))
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
