@@ -36,6 +36,7 @@ KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 WEBDATASETS_OWN = ("__key__", "__url__")  # in every sample, so that as suffixes they are there twice
 BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the member is empty
 CHECKSUM_BYTES = 8  # in front of a kept index
+KEPT = "dcgan_dist/2"  # goes up with the arrays and with what is taken for a sample
 
 Members = dict[str, tarfile.TarInfo]
 
@@ -46,17 +47,32 @@ def foreign_index(path: Path) -> ShardIndex:
     Raises UserError when the file is no tar, is cut or damaged, or holds no images.
     """
     stat = path.stat()
-    name = xxhash.xxh3_128_hexdigest(os.fsencode(f"2\n{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"))
-    cached = cache_folder() / "indexes" / f"{name}.index"
-    with suppress(OSError):
-        kept = cached.read_bytes()
-        if kept[:CHECKSUM_BYTES] == xxhash.xxh3_64_digest(kept[CHECKSUM_BYTES:]):
-            return index_from_bytes(str(path), kept[CHECKSUM_BYTES:])
-    index = walk(path)
-    blob = arrays_to_bytes(index)
-    with suppress(UserError):  # a full or read-only home costs the next start a walk, and nothing else
-        write_atomically(cached, xxhash.xxh3_64_digest(blob) + blob)
+    identity = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    index = kept_index(identity, str(path))
+    if index is None:
+        index = walk(path)
+        keep_index(identity, index)
     return index
+
+
+def kept_index(identity: str, name: str) -> ShardIndex | None:
+    """The index that was kept of a file with this identity, for a shard of this name; None: there is none."""
+    with suppress(OSError):
+        kept = _kept(identity).read_bytes()
+        if kept[:CHECKSUM_BYTES] == xxhash.xxh3_64_digest(kept[CHECKSUM_BYTES:]):
+            return index_from_bytes(name, kept[CHECKSUM_BYTES:])
+    return None
+
+
+def keep_index(identity: str, index: ShardIndex) -> None:
+    """Keeps an index; a full or read-only home costs the next start a walk, and nothing else."""
+    blob = arrays_to_bytes(index)
+    with suppress(UserError):
+        write_atomically(_kept(identity), xxhash.xxh3_64_digest(blob) + blob)
+
+
+def _kept(identity: str) -> Path:
+    return cache_folder() / "indexes" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(f'{KEPT}/{identity}'))}.index"
 
 
 def walk(path: Path) -> ShardIndex:

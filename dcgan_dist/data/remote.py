@@ -21,9 +21,10 @@ from collections.abc import Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from dcgan_dist.data.faults import Patience
+from dcgan_dist.data.storage import Output
 from dcgan_dist.data.stores import (
     FileChangedError,
     Hub,
@@ -35,7 +36,7 @@ from dcgan_dist.data.stores import (
     protocol_of,
     without_secrets,
 )
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, UserError
 
 __all__ = ["Remote", "RemoteStat", "is_remote", "without_secrets"]
 
@@ -43,22 +44,6 @@ PART = 8 * 2**20  # bytes of one request of a download
 PARTS = 4  # of a download in flight; together they bound its memory
 IN_FLIGHT = 32  # requests of this process
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "http", "https", "hf")
-
-
-class Output(Protocol):
-    """What a download writes to: a file, or something that unpacks on the way to one. Written in order, from 0."""
-
-    def write(self, data: bytes | bytearray, /) -> Any:
-        """Appends."""
-        ...
-
-    def seek(self, offset: int, /) -> Any:
-        """Called with 0 alone, to begin again."""
-        ...
-
-    def truncate(self) -> Any:
-        """Called at 0 alone."""
-        ...
 
 
 class _Connections:
@@ -174,9 +159,12 @@ class Remote:
         """Exactly `length` bytes from the byte `start`."""
         return self.read_many([(url, start, length)])[0]
 
-    def read_many(self, requests: Sequence[tuple[str, int, int]]) -> list[bytes]:
-        """The bytes of many ranges (url, start, length), read at the same time."""
-        for url in {protocol_of(url): url for url, _, _ in requests}.values():  # opened here, not in the event loop
+    def read_many(self, requests: Sequence[tuple[str, int, int] | tuple[str, int, int, str]]) -> list[bytes]:
+        """The bytes of many ranges (url, start, length and, where only that will do, version), read at the same time.
+
+        Raises UserError for a file that is not of the wanted version any more.
+        """
+        for url in {protocol_of(url): url for url, *_ in requests}.values():  # opened here, not in the event loop
             _connections.store(url, self.timeout)
 
         async def together() -> list[bytes]:
@@ -187,7 +175,11 @@ class Remote:
                 for task in tasks:
                     task.cancel()
 
-        return _connections.run(together()) if requests else []
+        try:
+            return _connections.run(together()) if requests else []
+        except FileChangedError as error:
+            shown = ", ".join(sorted({without_secrets(url) for url, *_ in requests})[:3])
+            raise UserError(f"{shown}: a file was replaced by another after it was looked at; start again") from error
 
     def download(self, stat: RemoteStat, file: Output) -> None:
         """Writes this very version of a whole file, part after part.
