@@ -28,19 +28,24 @@ PLAIN_FORMAT = "{desc}: {n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} t
 class ShardOptions(Packing):
     """Pack images into shards for training: ordinary tars, with labels, mixed, all of one size.
 
-    A command that was stopped goes on when it is run again. Beside the shards lie manifest.json, which says what they
-    hold, and sizes.json and _info.json for open_clip and timm.
+    A command that was stopped goes on when it is run again; delete OUT/.partial to begin anew. Beside the shards lie
+    manifest.json, which says what they hold, and sizes.json and _info.json for open_clip and timm.
     """
 
     source: tyro.conf.Positional[str]
-    """A folder of images (with its sub-folders), a .zip of one, or torchvision:NAME as in torchvision:CIFAR10 or
-    'torchvision:STL10?split=unlabeled'. Labels are the numbers of the class folders."""
+    """A folder of images (with its sub-folders), a .zip of one, tar shards or Parquet files (a folder, a brace list or
+    URLs of them), a .csv or .jsonl list of paths, or torchvision:NAME as in torchvision:CIFAR10 or
+    'torchvision:STL10?split=unlabeled'. Labels are the numbers of the class folders, or what the source says."""
     out: tyro.conf.Positional[Path]
     """Folder for shard-00000.tar, shard-00001.tar, ..."""
     root: Path = Path("data")
     """Folder of torchvision's data sets."""
     download: bool = False
     """Let torchvision download the data set into root."""
+    image_column: str | None = None
+    """Column of the images in Parquet files, or of the paths in a list; found by its name when not given."""
+    label_column: str | None = None
+    """The same for the labels."""
     part: str | None = None
     """K/N: write only the K-th of N parts, each on a computer of its own that sees OUT; K from 1 to N. All with the
     same other options; --merge then completes the set."""
@@ -69,7 +74,8 @@ def main(argv: list[str]) -> int:
         return 0
     options = cli.parse(ShardOptions, argv, "dcgan-dist shard")
     part = parse_part(options.part) if options.part else None
-    source = find_source(options.source, options.root, options.download)
+    columns = {"image_column": options.image_column, "label_column": options.label_column}
+    source = find_source(options.source, options.root, options.download, **columns)
     for line in options.decisions():
         _say(line)
     with _progress("duplicates") as hashed, _progress("shard") as packed:

@@ -91,8 +91,8 @@ class Packing:
             return []
         kib, most = self._pixel_bytes / 1024, AUTO_PPM // 1024
         if self.encoding == "ppm":
-            return [f"store: ppm, for {kib:,.0f} KiB of pixels an image (at most {most}) are read faster than decoded"]
-        return [f"store: jpg, for {kib:,.0f} KiB of pixels an image (more than {most}) take much disk and bandwidth"]
+            return [f"store: ppm, for {kib:,.1f} KiB of pixels an image (at most {most}) are read faster than decoded"]
+        return [f"store: jpg, for {kib:,.1f} KiB of pixels an image (more than {most}) take much disk and bandwidth"]
 
     def content(self) -> dict[str, Any]:
         """The options that decide what the shards hold, with auto decided."""

@@ -19,8 +19,8 @@ from dcgan_dist.data.statistics import PixelCounts
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
-BAD, DUPLICATES = "bad.txt", "duplicates.txt"
-SIDE_FILES = (manifest_file.NAME, "sizes.json", "_info.json", BAD, DUPLICATES)
+BAD, DUPLICATES, SIZES, INFO = "bad.txt", "duplicates.txt", "sizes.json", "_info.json"
+SIDE_FILES = (BAD, DUPLICATES, SIZES, INFO, manifest_file.NAME)  # in the order in which they appear
 MISSING_LISTED = 5
 
 
@@ -117,31 +117,31 @@ def publish(staging: Staging, plan: Plan) -> tuple[Manifest, Totals]:
     if not totals.entries:
         staging.remove()
         raise UserError(f"none of the {plan.images:,} images can be read; the first: {totals.skipped[0]}")
-    manifest, lists = _describe(staging, plan, totals)
+    manifest, files = _describe(staging, plan, totals)
+    for name, data in files.items():
+        write_atomically(staging.folder / name, data)
     staging.begin_publishing(list(totals.entries))
-    for name in SIDE_FILES:  # the old manifest first: from now on OUT is incomplete, and says so by having none
+    for name in reversed(SIDE_FILES):  # the old manifest first: from now on OUT is incomplete, and says so
         (out / name).unlink(missing_ok=True)
-    names = set()
-    for number, entry in zip(totals.entries, manifest.shards, strict=True):
-        names.add(out / entry.name)
-        if staging.shard(number).exists():
-            staging.shard(number).replace(out / entry.name)
-    for path in set(out.glob("*.tar")) - names:
+    shards = {out / entry.name: staging.shard(n) for n, entry in zip(totals.entries, manifest.shards, strict=True)}
+    for path, staged in shards.items():
+        if staged.exists():  # otherwise an interrupted call has moved it
+            staged.replace(path)
+    for path in set(out.glob("*.tar")) - shards.keys():
         path.unlink()
-    for name, lines in lists.items():
-        if lines:
-            write_atomically(out / name, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
-    write_atomically(out / "sizes.json", manifest_file.sizes_json(manifest))
-    write_atomically(out / "_info.json", manifest_file.info_json(manifest))
+    for name in SIDE_FILES:
+        if name == manifest_file.NAME:
+            _sync_folder(out)  # all else survives a power cut that comes after the manifest
+        if name in files:
+            (staging.folder / name).replace(out / name)
     _sync_folder(out)
-    write_atomically(out / manifest_file.NAME, manifest_file.manifest_json(manifest))
-    _sync_folder(out)
+    staging.remove()
     shutil.rmtree(out / PARTIAL, ignore_errors=True)
     return manifest, totals
 
 
 def _sync_folder(folder: Path) -> None:
-    """The names in it survive a power cut."""
+    """Sees to it that the names in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -149,8 +149,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, dict[str, list[str]]]:
-    """The manifest, and the lines of the lists beside it."""
+def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest, and all files that lie beside the shards."""
     names = shard_names(len(totals.entries))
     shards = tuple(replace(entry, name=name) for entry, name in zip(totals.entries.values(), names, strict=True))
     repeated, found = _duplicates(staging, plan, totals)
@@ -172,7 +172,13 @@ def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, d
         options=plan.options,
         shards=shards,
     )
-    return manifest, {BAD: list(totals.skipped), DUPLICATES: repeated}
+    lists = {BAD: totals.skipped, DUPLICATES: repeated}
+    texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in lists.items() if lines}
+    return manifest, {name: text.encode(errors="backslashreplace") for name, text in texts.items()} | {
+        SIZES: manifest_file.sizes_json(manifest),
+        INFO: manifest_file.info_json(manifest),
+        manifest_file.NAME: manifest_file.manifest_json(manifest),
+    }
 
 
 def _classes(plan: Plan, totals: Totals) -> tuple[ClassEntry, ...]:
@@ -183,11 +189,10 @@ def _classes(plan: Plan, totals: Totals) -> tuple[ClassEntry, ...]:
 
 def _duplicates(staging: Staging, plan: Plan, totals: Totals) -> tuple[list[str], int | None]:
     """The lines of duplicates.txt, and how many duplicates there are; None when nobody looked."""
-    if plan.dropped is not None:
-        text = staging.duplicates.read_text(encoding="utf-8") if plan.dropped else ""
-        return text.splitlines(), plan.dropped
-    if plan.options["duplicates"] != "report":
+    if plan.options["duplicates"] == "keep":
         return [], None
+    if plan.options["duplicates"] == "drop":
+        return staging.dropped.read_text(encoding="utf-8").splitlines(), plan.dropped
     found = totals.duplicates()
     return list(describe(found, _names(staging, totals, found).__getitem__)), len(found.later)
 

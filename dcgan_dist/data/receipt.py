@@ -5,7 +5,6 @@ again to describe the corpus. Numbers of images are positions in the source.
 """
 
 import json
-import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from dcgan_dist.data.index import read_footer
+from dcgan_dist.data.index import read_index
 from dcgan_dist.data.statistics import PixelCounts
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UserError
@@ -97,18 +96,10 @@ def read_receipt(path: Path) -> Receipt | None:
 
 
 def matches(receipt: Receipt, shard: Path) -> bool:
-    """Whether the shard is the one that the receipt describes, by its size and its last bytes."""
+    """Whether the shard is the one that the receipt describes, by its size and its index."""
     try:
-        with shard.open("rb") as file:
-            file.seek(0, 2)
-
-            def read(offset: int, length: int) -> bytes:
-                file.seek(offset)
-                return file.read(length)
-
-            size = file.tell()
-            footer = read_footer(str(shard), size, read)
-    except (OSError, UserError, struct.error):
+        size, index = shard.stat().st_size, read_index(shard)
+    except (OSError, UserError):
         return False
-    found = footer and (size, footer.count, footer.fingerprint)
-    return found == (receipt.bytes, receipt.samples, receipt.fingerprint)
+    wanted = (receipt.bytes, receipt.samples, receipt.fingerprint)
+    return index is not None and (size, len(index), index.fingerprint) == wanted

@@ -22,7 +22,7 @@ from dcgan_dist.data.pack import HashJob, Job, PackJob, run_jobs
 from dcgan_dist.data.packing import Packing, Part
 from dcgan_dist.data.publish import add_up, publish, refuse_old
 from dcgan_dist.data.sources import Images, Source
-from dcgan_dist.data.staging import PARTIAL, SPOOL, VERSION, Plan, Staging, open_staging, stagings
+from dcgan_dist.data.staging import PARTIAL, SPOOL, VERSION, Plan, Staging, locked, open_staging, stagings
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
@@ -81,18 +81,18 @@ def write_shards(
     refuse_old(out, packing.overwrite, [path for staging in stagings(out) for path in staging.published.values()])
     source = source.prepared(out / PARTIAL / SPOOL, watch.say)
     images, left_out, classes = source.items()
-    with _inside(out):
+    with _inside(out), locked(out, shared=part is not None):
         identity = _identity(source, images, packing)
         refuse_old(out, packing.overwrite, Staging(out, out / PARTIAL / identity).published.values())
         staging = open_staging(out, identity, watch.say)
         try:
             work = _Work(source, images, packing, staging, watch)
-            numbers, dropped = work.distinct(part)
+            dropped = work.dropped(part)
             plan = Plan(
-                images=len(numbers),
-                shards=-(-len(numbers) // packing.shard_size),
+                images=len(images) - len(dropped),
+                shards=-(-(len(images) - len(dropped)) // packing.shard_size),
                 left_out=left_out,
-                dropped=dropped,
+                dropped=len(dropped),
                 classes=classes,
                 options=packing.content(),
             )
@@ -100,8 +100,8 @@ def write_shards(
             if part:
                 staging.write_parts(part.parts)
             shards = [number for number in range(plan.shards) if part is None or part.owns(number)]
-            written, processes = work.pack(numbers, shards)
-            return _summary(staging, plan, shards if part else None, (written, processes, started))
+            done = work.pack(work.order(dropped), shards)
+            return _summary(staging, plan, shards if part else None, (*done, started))
         finally:
             if part is None and not staging.is_worth_keeping():
                 staging.remove()
@@ -113,12 +113,11 @@ def merge_shards(out: Path, overwrite: bool) -> Summary:
     Raises UsageError when there is nothing to publish or OUT holds .tar files already, UserError when a part is
     missing, which the message names.
     """
-    started = time.monotonic()
-    with _inside(out):
-        found = stagings(out)
-        if len(found) != 1:
-            what = "no unfinished shards; run --part 1/N, 2/N, .. first" if not found else "parts of different commands"
-            raise UsageError(f"{out}: holds {what}")
+    started, found = time.monotonic(), stagings(out)
+    if len(found) != 1:
+        what = "parts of different commands" if found else "no unfinished shards; run --part 1/N, 2/N, .. first"
+        raise UsageError(f"{out}: holds {what}")
+    with _inside(out), locked(out, shared=False):
         refuse_old(out, overwrite, found[0].published.values())
         return _summary(found[0], found[0].read_plan(), None, (0, 1, started))
 
@@ -126,11 +125,13 @@ def merge_shards(out: Path, overwrite: bool) -> Summary:
 def _summary(staging: Staging, plan: Plan, shards: list[int] | None, done: tuple[int, int, float]) -> Summary:
     """Publishes, or adds up the shards of a part."""
     written, processes, started = done
+    drops = plan.options["duplicates"] == "drop"
     if shards is None:
         manifest, totals = publish(staging, plan)
         duplicates = manifest.duplicates
     else:
-        totals, duplicates = add_up(staging, plan, shards), plan.dropped
+        totals = add_up(staging, plan, shards)
+        duplicates = plan.dropped if drops else None
     return Summary(
         out=staging.out,
         images=totals.samples,
@@ -140,7 +141,7 @@ def _summary(staging: Staging, plan: Plan, shards: list[int] | None, done: tuple
         skipped=totals.skipped,
         left_out=plan.left_out,
         duplicates=duplicates,
-        dropped=plan.dropped is not None,
+        dropped=drops,
         published=shards is None,
         processes=processes,
         seconds=time.monotonic() - started,
@@ -181,16 +182,23 @@ class _Work:
     staging: Staging
     watch: Watch
 
-    def distinct(self, part: Part | None) -> tuple[NDArray[np.int64], int | None]:
-        """Numbers of the images that are to be packed, and how many duplicates are dropped; None: nobody looked."""
-        numbers = np.arange(len(self.images))
+    def dropped(self, part: Part | None) -> NDArray[np.int64]:
+        """Numbers of the duplicates that are not packed; the list of them is written."""
         if self.packing.duplicates != "drop":
-            return numbers, None
+            return np.empty(0, dtype=np.int64)
         found = find_duplicates(self._digests(part))
         lines = describe(found, lambda number: " ".join(self.source.where(self.images[number]).splitlines()))
         text = "".join(f"{line}\n" for line in lines)
-        write_atomically(self.staging.duplicates, text.encode(errors="backslashreplace"))
-        return np.delete(numbers, found.later), len(found.later)
+        write_atomically(self.staging.dropped, text.encode(errors="backslashreplace"))
+        return found.later
+
+    def order(self, dropped: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the images, but for the dropped ones, as they follow one another in the shards."""
+        count = len(self.images) - len(dropped)
+        order = np.arange(count)
+        if self.packing.shuffle:
+            order = keyed.permutation(keyed.key(self.packing.seed, "shard"), count)
+        return np.delete(np.arange(len(self.images)), dropped)[order] if len(dropped) else order
 
     def _digests(self, part: Part | None) -> NDArray[np.uint64]:
         """Checksums of all files. Parts that run at the same time begin at different places and share their results."""
@@ -212,18 +220,17 @@ class _Work:
         self._run(jobs(), len(todo), len(images) - sum(lengths[chunk] for chunk in todo), self.watch.hashed)
         return as_array(b"".join(path.read_bytes() for path in paths))
 
-    def pack(self, numbers: NDArray[np.int64], shards: list[int]) -> tuple[int, int]:
+    def pack(self, order: NDArray[np.int64], shards: list[int]) -> tuple[int, int]:
         """Writes those of the shards that are not complete; how many images, and by how many processes."""
-        packing, staging = self.packing, self.staging
-        if packing.shuffle:
-            numbers = numbers[keyed.permutation(keyed.key(packing.seed, "shard"), len(numbers))]
+        size, staging = self.packing.shard_size, self.staging
 
         def images_of(shard: int) -> NDArray[np.int64]:
-            return numbers[shard * packing.shard_size : (shard + 1) * packing.shard_size]
+            return order[shard * size : (shard + 1) * size]
 
         def jobs() -> Iterator[Job]:
             for shard in todo:
                 chosen = images_of(shard)
+                staging.shard(shard).parent.mkdir(exist_ok=True)
                 yield PackJob(staging.shard(shard), chosen, self.images.take(chosen))
 
         todo = [shard for shard in shards if not self._is_complete(shard)]

@@ -1,19 +1,21 @@
 """The folder inside OUT in which shards are written until all are complete, so that a killed command can go on.
 
     OUT/.partial/PLAN/plan.json          what is being written; PLAN is the fingerprint of the images and the options
-    OUT/.partial/PLAN/0000003.tar        shard 3, and its receipt once it is complete
-    OUT/.partial/PLAN/0000003.receipt
+    OUT/.partial/PLAN/0002/0002034.tar   shard 2,034, and its receipt once it is complete
+    OUT/.partial/PLAN/0002/0002034.receipt
     OUT/.partial/PLAN/digests/           checksums of the source's files, for --duplicates drop
     OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images
     OUT/.partial/spool/                  what a source keeps that cannot be read at random
+    OUT/.partial/lock                    held by the command that is writing, or shared by all its parts
 
 Another plan has another folder, so that old and new never mix, whichever of several computers begins first.
 """
 
+import fcntl
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,8 @@ from dcgan_dist.errors import UserError
 PARTIAL = ".partial"
 SPOOL = "spool"
 PLAN = "plan.json"
+LOCK = "lock"
+SHARDS_TOGETHER = 1_000
 VERSION = 1  # of all these files, and of what a plan makes of the same images
 
 
@@ -39,8 +43,8 @@ class Plan:
     shards: int
     left_out: int
     """Other files in the source."""
-    dropped: int | None
-    """Duplicates that are not packed; None: they are not dropped."""
+    dropped: int
+    """Duplicates that are not packed."""
     classes: tuple[str, ...]
     """Names of the labels 0, 1, ..; empty: they have none."""
     options: dict[str, Any]
@@ -55,8 +59,8 @@ class Staging:
         self.folder = folder
 
     def shard(self, number: int) -> Path:
-        """Where a shard is written."""
-        return self.folder / f"{number:07}.tar"
+        """Where a shard is written. Folders stay small: writing a shard looks through the one that it is in."""
+        return self.folder / f"{number // SHARDS_TOGETHER:04}" / f"{number:07}.tar"
 
     @property
     def digests(self) -> Path:
@@ -64,9 +68,9 @@ class Staging:
         return self.folder / "digests"
 
     @property
-    def duplicates(self) -> Path:
+    def dropped(self) -> Path:
         """The list of the duplicates that are not packed."""
-        return self.folder / "duplicates.txt"
+        return self.folder / "dropped.txt"
 
     def write_plan(self, plan: Plan) -> None:
         """Keeps the plan for `merge`."""
@@ -114,13 +118,35 @@ class Staging:
 
     def is_worth_keeping(self) -> bool:
         """Whether there is anything that need not be done again."""
-        return any(self.folder.glob("*.receipt")) or any(self.digests.glob("*.bin"))
+        return any(self.folder.glob("*/*.receipt")) or any(self.digests.glob("*.bin"))
 
     def remove(self) -> None:
-        """Removes the plan's files and, when nothing else is there, the folder of all plans."""
+        """Removes the plan's files; the plan first, without which nothing takes the rest for unfinished shards."""
+        (self.folder / PLAN).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):
-            self.folder.parent.rmdir()
+
+
+@contextmanager
+def locked(out: Path, shared: bool) -> Iterator[None]:
+    """Keeps other commands out of OUT's unfinished shards, except others that share them.
+
+    The system frees the lock of a killed process. Afterwards the folder is gone, unless something unfinished is in it.
+    Raises UserError when another command has the lock.
+    """
+    partial = out / PARTIAL
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{out}: another command is writing shards there; wait for its end, or stop it") from error
+        except OSError:  # a network disk without locks
+            pass
+        try:
+            yield
+        finally:
+            if partial.is_dir() and [path.name for path in partial.iterdir()] == [LOCK]:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def stagings(out: Path) -> list[Staging]:
@@ -137,6 +163,6 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Stagin
     for path in (out / PARTIAL).iterdir():
         if path.is_dir() and path.name not in (identity, SPOOL):
             shutil.rmtree(path, ignore_errors=True)
-        elif not path.is_dir():
+        elif not path.is_dir() and path.name != LOCK:
             path.unlink(missing_ok=True)
     return staging

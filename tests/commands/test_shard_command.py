@@ -13,7 +13,7 @@ from PIL import Image
 
 from dcgan_dist.commands import shard
 from dcgan_dist.data.index import read_index
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, UserError
 
 
 @pytest.fixture
@@ -89,9 +89,74 @@ def test_help_has_units_and_defaults(capsys):
         "(default: 2000)",
         "(default: lanczos)",
         "--no_shuffle",
+        "--merge OUT",
+        "webp: lossy",
+        "list them in OUT/bad.txt",
     ):
         assert part in text
     assert "--no_overwrite" not in text
+
+
+def test_parts_and_their_merge(images, tmp_path, capsys):
+    out = tmp_path / "an out"
+    options = [images, out, "--size", 48, "--shard_size", 2, "--channels", 1]
+    for number in (1, 2):
+        printed = run(capsys, *options, "--part", f"{number}/2").out
+        assert f"part {number}/2: {6 - 2 * number} images in {3 - number} shards, " in printed
+        assert printed.rstrip().endswith(f"dcgan-dist shard --merge '{out}'   # when all parts are done")
+    assert not any(out.glob("*.tar"))
+    assert shard.main(["--merge", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"6 images in 3 shards, {sum(p.stat().st_size for p in out.glob('*.tar')) / 1e6:.1f} MB")
+    assert "images/s" not in printed
+    assert printed.rstrip().endswith(f"--data.shards '{out}/*.tar' --model.image_size 48 --model.channels 1")
+
+
+def test_a_stopped_command_goes_on_and_its_rate_is_that_of_the_new_images(images, tmp_path, capsys, monkeypatch):
+    bad = images / "x.png"
+    bad.write_bytes(b"")
+    options = [images, tmp_path / "out", "--size", 32, "--shard_size", 3, "--no_shuffle"]
+    with pytest.raises(UserError, match="--skip_bad"):
+        run(capsys, *options)
+    monkeypatch.setattr(shard, "PLAIN_EVERY", 0)
+    capsys.readouterr()
+    printed = run(capsys, *options, "--skip_bad")
+    assert printed.err.splitlines()[0] == "going on: 2 of 3 shards are complete"
+    assert re.fullmatch(r"shard: 7 of 7 images, +\S+, 00:00 to go", printed.err.splitlines()[1])
+    assert "6 images in 2 shards" in printed.out
+
+
+def test_duplicates_are_counted_and_where_they_are_listed_is_said(images, tmp_path, capsys):
+    (images / "copy.png").write_bytes((images / "0.png").read_bytes())
+    out = tmp_path / "out"
+    listed = f"1 images equal another to the byte, listed in {out}/duplicates.txt"
+    printed = run(capsys, images, out, "--size", "32").out
+    assert f"duplicates: {listed}; --duplicates drop leaves them out" in printed
+    printed = run(capsys, images, out, "--size", "32", "--overwrite", "--duplicates", "drop").out
+    assert "6 images in 1 shards" in printed
+    assert f"left out: {listed}" in printed
+
+
+def test_the_automatic_choice_is_said_with_its_reason(images, tmp_path, capsys):
+    printed = run(capsys, images, tmp_path / "out", "--size", "64", "--store", "auto")
+    line = "store: ppm, for 12.0 KiB of pixels an image (at most 48) are read faster than decoded"
+    assert printed.err.splitlines() == [line]
+
+
+@pytest.mark.parametrize("options", [["--merge"], ["--merge", "a", "b"], ["--merge", "a", "--size", "32"]])
+def test_merge_takes_the_folder_alone(options):
+    with pytest.raises(UsageError) as error:
+        shard.main(options)
+    assert "\n" not in str(error.value)
+
+
+def test_columns_reach_lists(images, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("what,where\n4,some images/1.png\n2,some images/2.png\n")
+    out = tmp_path / "out"
+    run(capsys, tmp_path / "list.csv", out, "--size", 32, "--image_column", "where", "--label_column", "what")
+    index = read_index(out / "shard-00000.tar")
+    assert index is not None
+    assert sorted(index.label.tolist()) == [2, 4]
 
 
 @pytest.mark.parametrize(
