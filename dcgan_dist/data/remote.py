@@ -159,16 +159,17 @@ class Remote:
         """Exactly `length` bytes from the byte `start`."""
         return self.read_many([(url, start, length)])[0]
 
-    def read_many(self, requests: Sequence[tuple[str, int, int] | tuple[str, int, int, str]]) -> list[bytes]:
-        """The bytes of many ranges (url, start, length and, where only that will do, version), read at the same time.
+    def read_many(self, requests: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """The bytes of many ranges (url, start, length), read at the same time."""
+        return self.read_spans([Span(*request) for request in requests])
 
-        Raises UserError for a file that is not of the wanted version any more.
-        """
-        for url in {protocol_of(url): url for url, *_ in requests}.values():  # opened here, not in the event loop
+    def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
+        """The same of versions that are known; raises UserError for a file that was replaced since."""
+        for url in {protocol_of(span.url): span.url for span in spans}.values():  # opened here, not in the event loop
             _connections.store(url, self.timeout)
 
         async def together() -> list[bytes]:
-            tasks = [asyncio.ensure_future(self._fetch(Span(*request))) for request in requests]
+            tasks = [asyncio.ensure_future(self._fetch(span)) for span in spans]
             try:
                 return [bytes(part) for part in await asyncio.gather(*tasks)]
             finally:
@@ -176,9 +177,9 @@ class Remote:
                     task.cancel()
 
         try:
-            return _connections.run(together()) if requests else []
+            return _connections.run(together()) if spans else []
         except FileChangedError as error:
-            shown = ", ".join(sorted({without_secrets(url) for url, *_ in requests})[:3])
+            shown = ", ".join(sorted({without_secrets(span.url) for span in spans})[:3])
             raise UserError(f"{shown}: a file was replaced by another after it was looked at; start again") from error
 
     def download(self, stat: RemoteStat, file: Output) -> None:
