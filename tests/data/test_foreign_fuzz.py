@@ -2,6 +2,7 @@
 
 import tarfile
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ class Member:
     name: str
     data: bytes = b""
     type: bytes = tarfile.REGTYPE
-    format: int = tarfile.PAX_FORMAT
+    format: Literal[0, 1, 2] = tarfile.PAX_FORMAT
     size: str = "octal"
     changed: tuple[int, bytes] | None = None  # other bytes at a place of the header, with a right checksum
 

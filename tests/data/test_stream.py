@@ -146,6 +146,9 @@ def test_a_missing_file_is_refused_before_the_first_batch(shards):
         make_reader([shards[0], "nowhere/x.tar"])
 
 
+NO_END = r"no readable tar, or cut \(no tar header and no end mark at byte 8192\)"
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -155,6 +158,11 @@ def test_a_missing_file_is_refused_before_the_first_batch(shards):
         ("{folder}/empty.tar", r"no readable tar, or cut \(empty file\)"),
         ("{folder}/twice.tar", r"no readable tar, or cut \(a\.png: duplicate file name"),
         ("pipe:cat {folder}/cut.tar", r"no readable tar, or cut \(unexpected end of data"),
+        ("{folder}/flipped.tar", NO_END),
+        ("pipe:cat {folder}/flipped.tar", NO_END),
+        ("pipe:gzip -c {folder}/flipped.tar", NO_END),
+        ("pipe:head -c 8192 {folder}/good.tar", NO_END),
+        ("pipe:cat {folder}/good.tar {folder}/good.tar", r"no readable tar, or cut \(more data after the end mark"),
         ("pipe:cat {folder}/good.tar; sleep 0.2; exit 7", r"cannot be read \(the command failed\)"),
         ("pipe:exit 7", r"(cannot be read \(the command failed\)|no readable tar, or cut \(empty file\))"),
         ("{folder}/bad.tar", r"a\.png: no image that can be read"),
@@ -163,7 +171,10 @@ def test_a_missing_file_is_refused_before_the_first_batch(shards):
 )
 def test_a_source_that_cannot_be_read_is_named(tmp_path, url, message):
     good = write_ours(tmp_path / "good.tar", 5)
-    (tmp_path / "cut.tar").write_bytes(good.read_bytes()[:7_000])
+    content = bytearray(good.read_bytes())
+    (tmp_path / "cut.tar").write_bytes(content[:7_000])
+    content[8_192 + 4] ^= 1  # in the name of the third image
+    (tmp_path / "flipped.tar").write_bytes(content)
     (tmp_path / "web.tar").write_bytes(b"<html>" * 500)
     (tmp_path / "empty.tar").touch()
     write_tar(tmp_path / "twice.tar", [("a.png", encoded(0, "png"))] * 2)
