@@ -14,7 +14,8 @@ import tyro
 from tqdm import tqdm
 
 from dcgan_dist import cli
-from dcgan_dist.data.checklist import Checklist, base_name, make_checklist
+from dcgan_dist.data.access import base_name
+from dcgan_dist.data.checklist import Checklist, make_checklist
 from dcgan_dist.data.pool import over_processes
 from dcgan_dist.data.remote import Remote
 from dcgan_dist.data.repair import Repaired, RepairJob, repair_shard

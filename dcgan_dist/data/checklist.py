@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
+from dcgan_dist.data.access import Job, base_name, shown
 from dcgan_dist.data.corpus import expand
 from dcgan_dist.data.manifest import NAME, Manifest, load_manifest, parse_manifest
 from dcgan_dist.data.opening import Opener
 from dcgan_dist.data.remote import Remote, is_remote
-from dcgan_dist.data.verify import Job, Problem, shown
+from dcgan_dist.data.verify import Problem
 from dcgan_dist.errors import UsageError, UserError
 
 AT_ONCE = 16  # questions about size
@@ -148,11 +148,6 @@ def _measure(job: Job) -> tuple[Job | Problem, int]:
 
 def _folder(name: str) -> str:
     return name.partition("?")[0].rpartition("/")[0] if is_remote(name) else str(Path(name).parent)
-
-
-def base_name(name: str) -> str:
-    """The name of a file without its folder, from a path or URL."""
-    return PurePosixPath(urlsplit(name).path).name if is_remote(name) else Path(name).name
 
 
 def _within(folder: str, name: str) -> str:

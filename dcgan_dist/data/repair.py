@@ -10,11 +10,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
+from dcgan_dist.data.access import Job, opened
 from dcgan_dist.data.foreign import KEY_AND_SUFFIX
 from dcgan_dist.data.index import FOOTER, NO_LABEL, ShardIndex, ShardWriter, index_from_bytes, parse_label
 from dcgan_dist.data.index import MAGIC as INDEX_MAGIC
+from dcgan_dist.data.indexed import INDEX, IndexedSample, find_index, member_bytes
 from dcgan_dist.data.scan import CHUNK, Gap, Member, Passage, Sample, group, scan
-from dcgan_dist.data.verify import INDEX, MOST_BYTES, IndexedSample, Job, decoded_size, find_index, member_bytes, opened
+from dcgan_dist.data.verify import MOST_BYTES, decoded_size
 from dcgan_dist.errors import UserError
 
 LISTED = 20  # lost samples

@@ -1,29 +1,19 @@
 """Is a shard whole? Every tar header, checksum and index entry, what the manifest says, and if wanted every image."""
 
 import io
-import os
 import re
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from errno import EISDIR, ENOENT
-from pathlib import Path
+from dataclasses import dataclass
 from typing import BinaryIO
 
-import numpy as np
-import xxhash
-
+from dcgan_dist.data.access import Job, opened
 from dcgan_dist.data.codecs import open_image, to_rgb_or_grey
-from dcgan_dist.data.files import RangedFile
-from dcgan_dist.data.index import BLOCK, FOOTER, NO_LABEL, Footer, Read, ShardIndex, load_index, read_footer
-from dcgan_dist.data.manifest import ShardEntry
-from dcgan_dist.data.remote import Remote, RemoteStat, is_remote, without_secrets
+from dcgan_dist.data.index import Footer, Read, ShardIndex
+from dcgan_dist.data.indexed import INDEX, IndexedSample, find_index, is_index_member
 from dcgan_dist.data.scan import CHUNK, Gap, Member, Passage, Refused, Sample, group, scan
 from dcgan_dist.errors import UserError
 
-INDEX = "__index__"
 MOST_BYTES = 2**30  # of an image file that is decoded
 NETPBM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 
@@ -59,57 +49,6 @@ class ShardReport:
     sizes: dict[str, int]
     """Images of each "WIDTHxHEIGHT", where all were decoded."""
     problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A shard that is to be looked at."""
-
-    name: str
-    deep: bool = False
-    """Decode every image."""
-    entry: ShardEntry | None = None
-    """What the manifest says of it."""
-    remote: Remote = field(default_factory=Remote)
-    stat: RemoteStat | None = None
-    """Of a remote one."""
-
-    @property
-    def shown(self) -> str:
-        """The name as it stands in messages."""
-        return shown(self.name)
-
-
-def shown(name: str) -> str:
-    """A path or URL as it may stand in messages."""
-    return without_secrets(name) if is_remote(name) else name
-
-
-@contextmanager
-def opened(job: Job) -> Iterator[tuple[Read, int]]:
-    """Access to the bytes of a shard, and its size. Raises UserError when it cannot be opened or read."""
-    if job.stat is not None:
-        far = RangedFile(job.remote, job.stat)
-        yield far.read, far.size()
-        return
-    path = Path(job.name)
-
-    def failed(error: OSError) -> UserError:
-        known = {ENOENT: "no such file", EISDIR: "is a folder; name the shards in it"}
-        return UserError(f"{path}: {known.get(error.errno or 0) or f'cannot be read ({error.strerror})'}")
-
-    def read(offset: int, length: int) -> bytes:
-        try:
-            return os.pread(file.fileno(), length, offset)
-        except OSError as error:
-            raise failed(error) from error
-
-    try:
-        file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise failed(error) from error
-    with file:
-        yield read, os.fstat(file.fileno()).st_size
 
 
 def check_shard(job: Job, tick: Callable[[int], None]) -> ShardReport:
@@ -177,7 +116,7 @@ class _Check:
             elif self.job.deep:
                 self._decode(sample.data, key, int(index.offset[number]))
         file.seek(int(index.start[-1]))
-        if not _is_index_member(file.read(self.size - int(index.start[-1])), footer):
+        if not is_index_member(file.read(self.size - int(index.start[-1])), footer):
             self.note("structure", "the tar member of the index is damaged, its content is not", byte=footer.start)
 
     def _walked(self, file: BinaryIO) -> None:
@@ -215,81 +154,6 @@ class _Check:
             self.sizes[decoded_size(data)] += 1
         except UserError as error:
             self.note("image", str(error), key, byte)
-
-
-def find_index(name: str, size: int, read: Read) -> tuple[Footer, ShardIndex] | None:
-    """What a shard says of itself; None where it says nothing. Raises UserError when that is damaged."""
-    footer = read_footer(name, size, read)
-    if footer is None:
-        return None
-    index = load_index(name, footer, read)
-    arrays = (index.suffix, index.length, index.label, index.checksum, index.start[1:], index.keys)
-    consistent = (
-        all(len(array) == len(index) == footer.count for array in arrays)
-        and index.fingerprint == footer.fingerprint
-        and len(index.start) == len(index) + 1
-        and index.start[0] == 0
-        and index.start[-1] == footer.start - BLOCK
-        and bool(np.all(np.diff(index.start) >= BLOCK + index.length))
-        and bool(np.all(index.suffix < len(index.suffixes)))
-    )
-    if not consistent:
-        raise UserError(f"{name}: the index at byte {footer.start} contradicts itself; write this shard again")
-    return footer, index
-
-
-def member_bytes(name: str, data: bytes) -> bytes:
-    """A tar member as ShardWriter writes it."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    return info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % BLOCK)
-
-
-class IndexedSample:
-    """A sample of a shard with an index, and what the index says of it."""
-
-    def __init__(self, file: BinaryIO, index: ShardIndex, number: int) -> None:
-        self._start = int(index.start[number])
-        offset, length = int(index.offset[number]) - self._start, int(index.length[number])
-        file.seek(self._start)
-        self._bytes = file.read(int(index.start[number + 1]) - self._start)
-        self._suffix, self._label = index.suffixes[index.suffix[number]], int(index.label[number])
-        self.data = self._bytes[offset : offset + length]
-        """Of the image."""
-        self._image = member_bytes(f"{index.keys[number]}.{self._suffix}", self.data)
-        label = member_bytes(f"{index.keys[number]}.cls", b"%d" % self._label) if self._label != NO_LABEL else b""
-        self._wanted = self._image + label
-        checksum = int(index.checksum[number])
-        self.whole = xxhash.xxh3_64_intdigest(self._bytes) == checksum
-        """All its bytes are as they were written."""
-        self._data_at = len(self._image) - -(-length // BLOCK) * BLOCK
-        self.agrees = self._wanted == self._bytes and self._data_at == offset
-        """Its tar headers and its label are what the index says."""
-        self.image_whole = self.whole or xxhash.xxh3_64_intdigest(self._wanted) == checksum
-        """The image is as it was written, even where its tar headers or its label in the tar are not."""
-
-    @property
-    def damaged_at(self) -> int:
-        """First byte in the shard that is known to be wrong, or the first of the image."""
-        pairs = zip(self._bytes, self._wanted, strict=False)
-        place = next((place for place, (is_, should) in enumerate(pairs) if is_ != should), None)
-        return self._start + (self._data_at if place is None else place)
-
-    @property
-    def damage(self) -> str:
-        """What is wrong, in words."""
-        if self._bytes == self._wanted:
-            return f"the bytes of the .{self._suffix} are not those that were written (checksum)"
-        in_image = self.damaged_at - self._start < len(self._image)
-        what = f"the tar header or padding of the .{self._suffix}" if in_image else "the .cls member"
-        return f"{what} is not what was written"
-
-
-def _is_index_member(data: bytes, footer: Footer) -> bool:
-    """Whether the last part of a shard is its index in a tar member, and the end mark."""
-    blob = data[BLOCK : BLOCK + footer.length]
-    padded = blob + bytes(-(len(blob) + FOOTER.size) % BLOCK) + data[-2 * BLOCK - FOOTER.size : -2 * BLOCK]
-    return data == member_bytes(INDEX, padded) + bytes(2 * BLOCK)
 
 
 def decoded_size(data: bytes) -> str:

@@ -14,12 +14,14 @@ from support.http_server import HttpServer
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.data import scan
+from dcgan_dist.data.access import Job
 from dcgan_dist.data.foreign import walk
 from dcgan_dist.data.index import ShardWriter, read_index
+from dcgan_dist.data.indexed import member_bytes
 from dcgan_dist.data.manifest import ShardEntry
 from dcgan_dist.data.pool import over_processes
 from dcgan_dist.data.remote import Remote
-from dcgan_dist.data.verify import Job, check_shard
+from dcgan_dist.data.verify import check_shard
 from dcgan_dist.errors import UserError
 
 
@@ -132,6 +134,14 @@ def test_no_flipped_byte_is_overlooked(whole, tmp_path_factory, data):
     damaged.write_bytes(content)
     report = check(damaged, deep=False)
     assert report.problems, place
+
+
+@given(name=st.text(max_size=130), size=st.integers(0, 3000))
+def test_members_are_those_of_tarfile(name, size):
+    info = tarfile.TarInfo(name)
+    info.size = size
+    padded = b"x" * size + bytes(-size % 512)
+    assert member_bytes(name, b"x" * size) == info.tobuf(tarfile.PAX_FORMAT) + padded
 
 
 def test_an_index_that_does_not_fit_its_tar_is_found(tmp_path):

@@ -1,0 +1,217 @@
+"""`dcgan-dist inspect SHARDS`: what is in them, in numbers and as one picture."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from dcgan_dist import cli
+from dcgan_dist.config import DataConfig
+from dcgan_dist.data.census import Census, Looks, Picture, count, look, pictures, spread
+from dcgan_dist.data.checklist import find_manifest, shard_names
+from dcgan_dist.data.codecs import to_rgb_or_grey
+from dcgan_dist.data.corpus import Corpus, open_shards
+from dcgan_dist.data.index import NO_LABEL
+from dcgan_dist.data.loading import make_opener
+from dcgan_dist.data.manifest import Manifest
+from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.run.grid import grid, save_png
+
+LISTED = 5  # sizes, kinds of pixels, bad images
+SMALLEST, LARGEST = 64, 128  # pixels of a tile's longer side
+CAPTION = 12  # pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Show what shards hold: counts, sizes, mean and spread of the pixels, labels, and a contact sheet."""
+
+    shards: tyro.conf.Positional[tuple[str, ...]]
+    """Paths, URLs, globs, brace lists, folders of .tar files, or a manifest.json."""
+    out: Path = Path("contact.png")
+    """The contact sheet."""
+    count: int = 64
+    """Images on the contact sheet, spread evenly over all shards; 0: no sheet."""
+    seed: int = 0
+    """Another seed draws other images."""
+    sample: int = 1_000
+    """Images that are decoded for sizes, mean and spread, spread evenly over all shards."""
+    all: bool = False
+    """Decode all images for them."""
+    json: Path | None = None
+    """File for the same facts, for programs."""
+    timeout: float = 60
+    """Seconds without an answer after which a remote read is tried again."""
+    retries: int = 5
+    """Further tries of a remote read."""
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise UsageError("SHARDS is missing: paths, globs, URLs, a folder or a manifest.json")
+        if self.count < 0:
+            raise UsageError(f"--count {self.count}: must be at least 0")
+        if self.sample < 1:
+            raise UsageError(f"--sample {self.sample}: must be at least 1")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command. Raises UsageError and UserError."""
+    options = cli.parse(InspectOptions, argv, "dcgan-dist inspect")
+    data = DataConfig(timeout=options.timeout, retries=options.retries)
+    names = shard_names(options.shards, Remote(timeout=data.timeout, retries=data.retries))
+    opener = make_opener(data, names)
+    manifest = find_manifest(names, opener.remote)
+    corpus = Corpus(open_shards(names, opener), opener)
+    census = count(corpus)
+    samples = spread(corpus.size, corpus.size if options.all else options.sample, options.seed)
+    with tqdm(desc="inspect", total=len(samples), unit="img", disable=not sys.stderr.isatty()) as bar:
+
+        def report(done: int) -> None:
+            bar.update(done - bar.n)
+
+        looks = look(corpus, samples, report)
+    print("\n".join(facts(census, looks, manifest)))
+    if options.json:
+        write_atomically(options.json, (json.dumps(as_dict(census, looks, manifest), indent=1) + "\n").encode())
+    if options.count:
+        drawn = list(pictures(corpus, spread(corpus.size, options.count, options.seed)))
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_png(contact_sheet(drawn), options.out)
+        print(f"contact sheet: {len(drawn)} images in {options.out}")
+    return 0
+
+
+def facts(census: Census, looks: Looks, manifest: Manifest | None) -> list[str]:
+    """All that is known, for people."""
+    mean = census.image_bytes / census.images
+    suffixes = ", ".join(f"{images:,} .{suffix}" for suffix, images in census.suffixes.most_common())
+    others = census.shards - census.checked
+    made = f"{census.checked:,} with an index and checksums" if census.checked else ""
+    made += (", " if made and others else "") + (f"{others:,} made by other programs, no checksums" if others else "")
+    lines = [
+        f"shards:   {census.shards:,} ({made}), {census.file_bytes / 1e6:,.1f} MB",
+        f"images:   {census.images:,} ({suffixes}), {mean:,.0f} bytes each",
+        f"epoch:    {census.image_bytes / 1e6:,.1f} MB of images to read",
+        f"labels:   {_labels(census.labels, manifest)}",
+    ]
+    if manifest is not None:
+        duplicates = (
+            "nobody looked for duplicates" if manifest.duplicates is None else f"{manifest.duplicates:,} duplicates"
+        )
+        lines.append(f"manifest: {duplicates}, {manifest.bad:,} images were left out because they could not be read")
+    which = "all" if looks.images + len(looks.bad) == census.images else f"{looks.images + len(looks.bad):,}"
+    lines.append(f"of {which} images, decoded:")
+    if looks.images:
+        lines += [f"  sizes:  {_sizes(looks.sizes)}", f"  pixels: {_most(looks.modes)}"]
+        lines += [f"  {name}:   {_numbers(values)}" for name, values in _moments(looks).items()]
+    if looks.bad:
+        lines.append(f"  cannot be decoded: {len(looks.bad):,} (`dcgan-dist verify --deep` finds all)")
+        lines += [f"    {line}" for line in looks.bad[:LISTED]]
+    return lines
+
+
+def _labels(labels: Counter[int], manifest: Manifest | None) -> str:
+    names = {} if manifest is None else {entry.label: entry.name for entry in manifest.classes}
+
+    def named(label: int) -> str:
+        return f"{label} ({names[label]})" if names.get(label) else str(label)
+
+    without = labels[NO_LABEL]
+    ranked = [(label, images) for label, images in labels.most_common() if label != NO_LABEL]
+    if not ranked:
+        return "none"
+    (most, many), (least, few) = ranked[0], ranked[-1]
+    text = f"{len(ranked):,} class{'es' * (len(ranked) != 1)}"
+    if len(ranked) > 1:
+        text += f", the largest {named(most)} with {many:,}, the smallest {named(least)} with {few:,} images"
+    return text + (f"; {without:,} images without a label" if without else "")
+
+
+def _sizes(sizes: Counter[tuple[int, int]]) -> str:
+    text = _most(Counter({f"{width}x{height}": images for (width, height), images in sizes.items()}))
+    sides = [side for size in sizes for side in size]
+    return text if len(sizes) == 1 else f"{text}; sides from {min(sides):,} to {max(sides):,} pixels"
+
+
+def _most(counts: Counter[str]) -> str:
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    if len(ranked) == 1:
+        return f"all {ranked[0][0]}"
+    rest = ranked[LISTED:]
+    text = ", ".join(f"{name} ({images:,})" for name, images in ranked[:LISTED])
+    return text + (f" and {len(rest):,} others ({sum(images for _, images in rest):,})" if rest else "")
+
+
+def _moments(looks: Looks) -> dict[str, list[float]]:
+    return {"mean": looks.pixels.mean(), "std ": looks.pixels.std()}
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values) + " (0 to 1)"
+
+
+def as_dict(census: Census, looks: Looks, manifest: Manifest | None) -> dict[str, Any]:
+    """All that is known, for programs."""
+    labels = {str(label): images for label, images in sorted(census.labels.items()) if label != NO_LABEL}
+    return {
+        "shards": census.shards,
+        "shards_with_checksums": census.checked,
+        "bytes": census.file_bytes,
+        "images": census.images,
+        "image_bytes": census.image_bytes,
+        "formats": dict(census.suffixes.most_common()),
+        "labels": labels,
+        "unlabelled": census.labels[NO_LABEL],
+        "decoded": looks.images,
+        "sizes": {f"{width}x{height}": images for (width, height), images in looks.sizes.most_common()},
+        "modes": dict(looks.modes.most_common()),
+        "mean": looks.pixels.mean() if looks.images else None,
+        "std": looks.pixels.std() if looks.images else None,
+        "cannot_be_decoded": looks.bad,
+        "classes": None if manifest is None else {str(entry.label): entry.name for entry in manifest.classes},
+        "duplicates": None if manifest is None else manifest.duplicates,
+        "left_out": None if manifest is None else manifest.bad,
+    }
+
+
+def contact_sheet(drawn: Sequence[Picture]) -> NDArray[np.uint8]:
+    """The pictures in a grid, each with its label, or its key where it has none; (H, W, 3)."""
+    tiles = [_tile(picture.image) for picture in drawn]
+    width, height = (max(tile.size[side] for tile in tiles) for side in (0, 1))
+    framed = [_framed(tile, picture, width, height) for tile, picture in zip(tiles, drawn, strict=True)]
+    return grid(np.stack([np.asarray(tile).transpose(2, 0, 1) for tile in framed]))
+
+
+def _tile(image: Image.Image | UserError) -> Image.Image:
+    """A picture at a size that can be seen: small ones larger by a whole factor, large ones smaller."""
+    if isinstance(image, UserError):
+        return Image.new("RGB", (SMALLEST, SMALLEST), "red")
+    image = to_rgb_or_grey(image, 3)
+    longest = max(image.size)
+    if longest < SMALLEST:
+        factor = -(-SMALLEST // longest)
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((LARGEST, LARGEST))
+    return image
+
+
+def _framed(tile: Image.Image, picture: Picture, width: int, height: int) -> Image.Image:
+    canvas = Image.new("RGB", (width, height + CAPTION), "white")
+    canvas.paste(tile, ((width - tile.width) // 2, (height - tile.height) // 2))
+    draw = ImageDraw.Draw(canvas)
+    text = picture.key if picture.label == NO_LABEL else str(picture.label)
+    while len(text) > 1 and draw.textlength(text) > width:  # the end of a key tells more than its beginning
+        text = text[1:]
+    draw.text((width // 2, height), text, fill="black", anchor="ma")
+    return canvas

@@ -1,0 +1,138 @@
+"""What a corpus holds: exact counts from the indexes of all shards, and what a sample of the images looks like."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dcgan_dist import keyed
+from dcgan_dist.data.codecs import open_image, to_rgb_or_grey
+from dcgan_dist.data.corpus import Corpus
+from dcgan_dist.data.opening import Shard
+from dcgan_dist.data.statistics import PixelCounts
+from dcgan_dist.data.workers import available_cores
+from dcgan_dist.errors import UserError
+
+READ_TOGETHER = 16  # indexes
+AT_ONCE = 32  # decoded images in memory
+
+
+@dataclass
+class Census:
+    """Facts of all shards."""
+
+    shards: int = 0
+    checked: int = 0
+    """Shards with checksums; the others were made by other programs."""
+    file_bytes: int = 0
+    images: int = 0
+    image_bytes: int = 0
+    """What an epoch decodes."""
+    suffixes: Counter[str] = field(default_factory=Counter)
+    labels: Counter[int] = field(default_factory=Counter)
+    """Images of each label; -1: without."""
+
+
+@dataclass
+class Looks:
+    """Facts of the images that were decoded."""
+
+    images: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """By width and height."""
+    modes: Counter[str] = field(default_factory=Counter)
+    """By Pillow's name of the kind of pixels: RGB, L (grey), RGBA, P (palette), CMYK .."""
+    bad: list[str] = field(default_factory=list)
+    """One line for each image that cannot be decoded."""
+    pixels: PixelCounts = field(default_factory=lambda: PixelCounts(3))
+    """As training sees them, transparency over white; of 1 channel if all images are grey."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a corpus, decoded."""
+
+    key: str
+    label: int
+    image: Image.Image | UserError
+
+
+def count(corpus: Corpus) -> Census:
+    """Counts everything that indexes say. Raises UserError for a damaged one."""
+    census = Census(shards=len(corpus.shards))
+    with ThreadPoolExecutor(READ_TOGETHER) as pool:
+        for index in pool.map(corpus.opener.index, corpus.shards):
+            census.checked += index.checked
+            census.images += len(index)
+            census.image_bytes += int(index.length.sum())
+            for number, images in enumerate(np.bincount(index.suffix, minlength=len(index.suffixes)).tolist()):
+                census.suffixes[index.suffixes[number]] += images
+            labels, images = np.unique(index.label, return_counts=True)
+            census.labels.update(dict(zip(labels.tolist(), images.tolist(), strict=True)))
+    census.file_bytes = sum(map(_file_bytes, corpus.shards))
+    return census
+
+
+def _file_bytes(shard: Shard) -> int:
+    source = shard.source or Path(shard.name)
+    return source.stat().st_size if isinstance(source, Path) else source.size
+
+
+def spread(total: int, wanted: int, seed: int) -> list[int]:
+    """`wanted` numbers below `total`, rising: one from each of as many equal parts, so that no shard is passed over.
+
+    All numbers where there are not more than wanted.
+    """
+    if wanted >= total:
+        return list(range(total))
+    edges = [total * part // wanted for part in range(wanted + 1)]
+    words = keyed.words(keyed.key(seed, "spread"), 0, wanted)
+    return [first + int(word) % (end - first) for first, end, word in zip(edges, edges[1:], words, strict=False)]
+
+
+def pictures(corpus: Corpus, samples: Sequence[int]) -> Iterator[Picture]:
+    """Decodes some images of a corpus, several at a time, in their order."""
+    with ThreadPoolExecutor(min(READ_TOGETHER, available_cores() + 1)) as pool:
+        for first in range(0, len(samples), AT_ONCE):
+            yield from pool.map(lambda sample: _picture(corpus, sample), samples[first : first + AT_ONCE])
+
+
+def _picture(corpus: Corpus, sample: int) -> Picture:
+    number, member = corpus.locate(sample)
+    index = corpus.index(number)
+    where, key, label = index.describe(member), index.keys[member], int(index.label[member])
+    try:
+        file = corpus.opener.open(corpus.shards[number])
+        image = open_image(file.read(int(index.offset[member]), int(index.length[member])), where)
+    except UserError as error:
+        return Picture(key, label, error)
+    except OSError as error:
+        return Picture(key, label, UserError(f"{where}: cannot be read ({error.strerror})"))
+    return Picture(key, label, image)
+
+
+def look(corpus: Corpus, samples: Sequence[int], report: Callable[[int], None]) -> Looks:
+    """Decodes images and gathers what they look like; `report` is told how many are done."""
+    looks = Looks()
+    grey = PixelCounts(1)
+    for done, picture in enumerate(pictures(corpus, samples), start=1):
+        report(done)
+        if isinstance(picture.image, UserError):
+            looks.bad.append(str(picture.image))
+            continue
+        looks.images += 1
+        looks.sizes[picture.image.size] += 1
+        looks.modes[picture.image.mode] += 1
+        if picture.image.mode == "L":
+            grey.add(picture.image)
+        else:
+            looks.pixels.add(to_rgb_or_grey(picture.image, 3))
+    if set(looks.modes) == {"L"}:
+        looks.pixels = grey
+    else:
+        looks.pixels.merge(PixelCounts(3, np.repeat(grey.counts, 3, axis=0)))
+    return looks
