@@ -2,7 +2,6 @@
 
 import itertools
 import multiprocessing
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -10,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image
 from dcgan_dist.data.codecs import encode, fit, open_image, to_rgb_or_grey
 from dcgan_dist.data.duplicates import UNREADABLE, as_array, digest
 from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.keys import sample_key
 from dcgan_dist.data.packing import Packing
 from dcgan_dist.data.receipt import Receipt, write_receipt
 from dcgan_dist.data.sources import Images, Item, Load, Source
@@ -30,7 +30,6 @@ from dcgan_dist.errors import UsageError, UserError
 
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "PPM": "ppm"}  # Pillow's names of formats
 LOSSY = ("jpg", "webp")
-KEY_LENGTH = 80  # characters; with the suffix it fits into the name field of a tar header
 POLL = 0.2  # seconds
 WAITING = 2  # jobs for each process that are made beforehand
 
@@ -41,6 +40,7 @@ class PackJob(NamedTuple):
     shard: Path
     numbers: NDArray[np.int64]  # of the images, in the source
     items: Images
+    digits: int  # of the number in their keys
 
     def run(self, worker: "Worker") -> None:
         """Writes the shard, then its receipt."""
@@ -61,19 +61,9 @@ class HashJob(NamedTuple):
 Job = PackJob | HashJob
 
 
-def sample_keys(names: list[str]) -> list[str]:
-    """Keys for the images of a shard: the last 80 characters before the extension, with _ for all but letters, digits
-    and -. They are distinct within the shard; that is all that webdataset asks, and costs no memory for the others.
-    """
-    keys: dict[str, None] = {}
-    for name in names:
-        plain = re.sub(r"[^\w-]", "_", str(PurePosixPath(name).with_suffix("")))[-KEY_LENGTH:]
-        key, count = plain, 1
-        while key in keys:
-            count += 1
-            key = f"{plain}-{count}"
-        keys[key] = None
-    return list(keys)
+def one_line(text: str) -> str:
+    """For lists with a line for each file, whatever signs are in their names."""
+    return " ".join(text.splitlines())
 
 
 class _Sample(NamedTuple):
@@ -99,9 +89,8 @@ class Worker:
         report = self.packing.duplicates == "report"
         digests, kept = bytearray(), []
         receipt = Receipt(pixels=PixelCounts(self.packing.channels))
-        keys = sample_keys(list(job.items.names()))
         with ShardWriter(job.shard) as shard:
-            for number, item, key in zip(job.numbers.tolist(), job.items, keys, strict=True):
+            for number, item in zip(job.numbers.tolist(), job.items, strict=True):
                 try:
                     sample = self._sample(item)
                 except UsageError:
@@ -109,14 +98,14 @@ class Worker:
                 except UserError as error:
                     if not self.packing.skip_bad:
                         raise UserError(f"{error}; --skip_bad leaves such images out") from error
-                    receipt.bad.append((number, " ".join(str(error).splitlines())))
+                    receipt.bad.append((number, one_line(str(error))))
                 else:
-                    shard.add(key, sample.suffix, sample.data, sample.label)
+                    shard.add(sample_key(item.name, number, job.digits), sample.suffix, sample.data, sample.label)
                     _note(receipt, sample)
                     if report:
                         digests += sample.digest
                         kept.append(number)
-                        receipt.names.append(" ".join(self.source.where(item).splitlines()))
+                        receipt.names.append(one_line(self.source.where(item)))
                 self.tick()
         receipt.bytes, receipt.checksum, receipt.fingerprint = shard.size, shard.checksum, shard.fingerprint
         receipt.numbers, receipt.digests = np.array(kept, dtype=np.int64), as_array(bytes(digests))

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from dcgan_dist import keyed
 from dcgan_dist.data.duplicates import as_array, describe, find_duplicates
-from dcgan_dist.data.pack import HashJob, Job, PackJob, run_jobs
+from dcgan_dist.data.keys import key_digits
+from dcgan_dist.data.pack import HashJob, Job, PackJob, one_line, run_jobs
 from dcgan_dist.data.packing import Packing, Part
 from dcgan_dist.data.publish import add_up, publish, refuse_old
 from dcgan_dist.data.sources import Images, Source
@@ -156,7 +157,7 @@ def _inside(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     except UserError as error:
         file, colon, problem = str(error).rpartition(": cannot be written")
         if type(error) is UserError and colon and file.startswith(f"{out / PARTIAL}/"):
@@ -187,7 +188,7 @@ class _Work:
         if self.packing.duplicates != "drop":
             return np.empty(0, dtype=np.int64)
         found = find_duplicates(self._digests(part))
-        lines = describe(found, lambda number: " ".join(self.source.where(self.images[number]).splitlines()))
+        lines = describe(found, lambda number: one_line(self.source.where(self.images[number])))
         text = "".join(f"{line}\n" for line in lines)
         write_atomically(self.staging.dropped, text.encode(errors="backslashreplace"))
         return found.later
@@ -217,12 +218,15 @@ class _Work:
                     yield HashJob(paths[chunk], images[first : first + lengths[chunk]])
 
         todo = [chunk for chunk in range(chunks) if is_missing(chunk)]
-        self._run(jobs(), len(todo), len(images) - sum(lengths[chunk] for chunk in todo), self.watch.hashed)
+        before = len(images) - sum(lengths[chunk] for chunk in todo)
+        self._run(jobs(), len(todo), lambda done: self.watch.hashed(before + done, len(images)))
         return as_array(b"".join(path.read_bytes() for path in paths))
 
     def pack(self, order: NDArray[np.int64], shards: list[int]) -> tuple[int, int]:
         """Writes those of the shards that are not complete; how many images, and by how many processes."""
-        size, staging = self.packing.shard_size, self.staging
+        size, staging, digits = self.packing.shard_size, self.staging, key_digits(self.images)
+        if digits:
+            self.watch.say("keys: some names do not differ in letters and digits, so every key ends with a number")
 
         def images_of(shard: int) -> NDArray[np.int64]:
             return order[shard * size : (shard + 1) * size]
@@ -231,24 +235,23 @@ class _Work:
             for shard in todo:
                 chosen = images_of(shard)
                 staging.shard(shard).parent.mkdir(exist_ok=True)
-                yield PackJob(staging.shard(shard), chosen, self.images.take(chosen))
+                yield PackJob(staging.shard(shard), chosen, self.images.take(chosen), digits)
 
         todo = [shard for shard in shards if not self._is_complete(shard)]
         written = sum(len(images_of(shard)) for shard in todo)
-        kept = sum(len(images_of(shard)) for shard in shards) - written
+        total = sum(len(images_of(shard)) for shard in shards)
         if len(todo) < len(shards):
             self.watch.say(f"going on: {len(shards) - len(todo):,} of {len(shards):,} shards are complete")
-        return written, self._run(jobs(), len(todo), kept, self.watch.packed, kept + written)
+        return written, self._run(jobs(), len(todo), lambda done: self.watch.packed(total - written + done, total))
 
     def _is_complete(self, shard: int) -> bool:
         receipt = self.staging.receipt(shard)
         return receipt is not None and (self.packing.skip_bad or not receipt.bad)
 
-    def _run(self, jobs: Iterator[Job], count: int, before: int, progress: Progress, total: int | None = None) -> int:
+    def _run(self, jobs: Iterator[Job], count: int, report: Callable[[int], None]) -> int:
         """Does some jobs; the number of processes."""
-        total = len(self.images) if total is None else total
         processes = max(1, min(self.packing.processes or available_cores(), count))
-        progress(before, total)
+        report(0)
         if count:
-            run_jobs(jobs, self.source, self.packing, lambda done: progress(before + done, total), processes)
+            run_jobs(jobs, self.source, self.packing, report, processes)
         return processes

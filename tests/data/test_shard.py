@@ -22,10 +22,10 @@ from webdataset.compat import WebDataset
 from webdataset.tariterators import base_plus_ext
 
 from dcgan_dist.data.index import read_index
-from dcgan_dist.data.pack import sample_keys
+from dcgan_dist.data.keys import key_digits, sample_key
 from dcgan_dist.data.packing import Packing
 from dcgan_dist.data.shard import Watch, write_shards
-from dcgan_dist.data.sources import FolderSource, Items, TorchvisionSource, ZipSource, find_source
+from dcgan_dist.data.sources import FolderSource, Images, Items, TorchvisionSource, ZipSource, find_source
 from dcgan_dist.errors import UsageError, UserError
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
@@ -290,9 +290,14 @@ def test_torchvision_with_options(tmp_path):
 NAMES = st.text(st.characters(exclude_characters="\0/"), min_size=1).filter(lambda name: name not in (".", ".."))
 
 
+def keys_of(names):
+    digits = key_digits(Images.of(names))
+    return [sample_key(name, number, digits) for number, name in enumerate(names)]
+
+
 @given(st.lists(NAMES))
 def test_keys_are_distinct_and_webdatasets(names):
-    keys = sample_keys([f"{name}/{name[::-1]}.jpg" for name in names])
+    keys = keys_of([f"{name}/{name[::-1]}.jpg" for name in names])
     assert len(set(keys)) == len(keys) == len(names)
     for key in keys:
         key.encode()
@@ -301,9 +306,17 @@ def test_keys_are_distinct_and_webdatasets(names):
 
 
 def test_clashing_names_keep_distinct_keys():
-    assert sample_keys(["a/b.jpg", "a_b.jpg", "a.b.png", "a_b-2.jpg"]) == ["a_b", "a_b-2", "a_b-3", "a_b-2-2"]
+    assert keys_of(["a/b.jpg", "a_b-2.jpg"]) == ["a_b", "a_b-2"]
+    assert keys_of(["a/b.jpg", "a_b.jpg", "a.b.png", "a_b-2.jpg"]) == ["a_b-0", "a_b-1", "a_b-2", "a_b-2-3"]
+    assert keys_of([f"{number}/same.png" for number in range(2)] * 6)[-2:] == ["0_same-10", "1_same-11"]
     long = ["x" * 300 + "/1.png", "y" + "x" * 300 + "/1.png"]
-    assert len(set(sample_keys(long))) == 2
+    assert len(set(keys_of(long))) == 2
+
+
+def test_names_that_clash_only_across_shards_have_distinct_keys(tmp_path):
+    files = {f"{number}.{suffix}": FILES["red/batch.0/img0.png"] for number in range(4) for suffix in ("jpg", "png")}
+    pack(make_folder(tmp_path / "in", files), tmp_path / "out", shard_size=1, shuffle=False)
+    assert [sample["__key__"] for sample in samples(tmp_path / "out")] == [f"{n // 2}-{n}" for n in range(8)]
 
 
 BAD = {"blue/bad.png": b"<html>", "red/cut.png": FILES["red/batch.0/img0.png"][:50]}
