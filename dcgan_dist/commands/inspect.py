@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,8 @@ def main(argv: list[str]) -> int:
     if options.json:
         write_atomically(options.json, (json.dumps(as_dict(census, looks, manifest), indent=1) + "\n").encode())
     if options.count:
-        drawn = list(pictures(corpus, spread(corpus.size, options.count, options.seed)))
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        save_png(contact_sheet(drawn), options.out)
+        drawn = spread(corpus.size, options.count, options.seed)
+        save_png(contact_sheet(pictures(corpus, drawn)), options.out)
         print(f"contact sheet: {len(drawn)} images in {options.out}")
     return 0
 
@@ -109,12 +108,12 @@ def facts(census: Census, looks: Looks, manifest: Manifest | None) -> list[str]:
         duplicates = (
             "nobody looked for duplicates" if manifest.duplicates is None else f"{manifest.duplicates:,} duplicates"
         )
-        lines.append(f"manifest: {duplicates}, {manifest.bad:,} images were left out because they could not be read")
+        lines.append(f"manifest: {duplicates}; {manifest.bad:,} images were left out because they could not be read")
     which = "all" if looks.images + len(looks.bad) == census.images else f"{looks.images + len(looks.bad):,}"
     lines.append(f"of {which} images, decoded:")
     if looks.images:
         lines += [f"  sizes:  {_sizes(looks.sizes)}", f"  pixels: {_most(looks.modes)}"]
-        lines += [f"  {name}:   {_numbers(values)}" for name, values in _moments(looks).items()]
+        lines += [f"  mean:   {_numbers(looks.pixels.mean())}", f"  std:    {_numbers(looks.pixels.std())}"]
     if looks.bad:
         lines.append(f"  cannot be decoded: {len(looks.bad):,} (`dcgan-dist verify --deep` finds all)")
         lines += [f"    {line}" for line in looks.bad[:LISTED]]
@@ -153,10 +152,6 @@ def _most(counts: Counter[str]) -> str:
     return text + (f" and {len(rest):,} others ({sum(images for _, images in rest):,})" if rest else "")
 
 
-def _moments(looks: Looks) -> dict[str, list[float]]:
-    return {"mean": looks.pixels.mean(), "std ": looks.pixels.std()}
-
-
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values) + " (0 to 1)"
 
@@ -185,12 +180,16 @@ def as_dict(census: Census, looks: Looks, manifest: Manifest | None) -> dict[str
     }
 
 
-def contact_sheet(drawn: Sequence[Picture]) -> NDArray[np.uint8]:
+def contact_sheet(drawn: Iterable[Picture]) -> NDArray[np.uint8]:
     """The pictures in a grid, each with its label, or its key where it has none; (H, W, 3)."""
-    tiles = [_tile(picture.image) for picture in drawn]
-    width, height = (max(tile.size[side] for tile in tiles) for side in (0, 1))
-    framed = [_framed(tile, picture, width, height) for tile, picture in zip(tiles, drawn, strict=True)]
-    return grid(np.stack([np.asarray(tile).transpose(2, 0, 1) for tile in framed]))
+    tiles = [(_tile(picture.image), _caption(picture)) for picture in drawn]
+    width, height = (max(tile.size[side] for tile, _ in tiles) for side in (0, 1))
+    framed = [np.asarray(_framed(tile, caption, width, height)) for tile, caption in tiles]
+    return grid(np.stack(framed).transpose(0, 3, 1, 2))
+
+
+def _caption(picture: Picture) -> str:
+    return picture.key if picture.label == NO_LABEL else str(picture.label)
 
 
 def _tile(image: Image.Image | UserError) -> Image.Image:
@@ -206,11 +205,11 @@ def _tile(image: Image.Image | UserError) -> Image.Image:
     return image
 
 
-def _framed(tile: Image.Image, picture: Picture, width: int, height: int) -> Image.Image:
+def _framed(tile: Image.Image, caption: str, width: int, height: int) -> Image.Image:
     canvas = Image.new("RGB", (width, height + CAPTION), "white")
-    canvas.paste(tile, ((width - tile.width) // 2, (height - tile.height) // 2))
+    canvas.paste(tile, ((width - tile.width) // 2, height - tile.height))
     draw = ImageDraw.Draw(canvas)
-    text = picture.key if picture.label == NO_LABEL else str(picture.label)
+    text = "".join(letter if letter.isprintable() else "?" for letter in caption)
     while len(text) > 1 and draw.textlength(text) > width:  # the end of a key tells more than its beginning
         text = text[1:]
     draw.text((width // 2, height), text, fill="black", anchor="ma")

@@ -18,7 +18,7 @@ from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UserError
 
 READ_TOGETHER = 16  # indexes
-AT_ONCE = 32  # decoded images in memory
+AT_ONCE = 16  # decoded images in memory, each of up to a quarter of a gigabyte
 
 
 @dataclass
