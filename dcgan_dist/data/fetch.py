@@ -21,6 +21,7 @@ from dcgan_dist.data.jpeg import decode_jpeg
 from dcgan_dist.errors import UserError
 
 MOST_OPEN = 4_096  # shards; the lanes of an order are in about half as many at a time
+LOOK_EVERY = 64  # calls of fill between two looks at what the cache has by now
 UNKNOWN, PIXELS, JPEG, OTHER = range(4)  # kinds of images: not touched yet; at training size: raw, JPEG; all others
 Policy = Literal["raise", "substitute"]
 Bytes = memoryview | bytes
@@ -55,6 +56,8 @@ class _Open:
 
     def __init__(self, file: ShardFile, index: ShardIndex) -> None:
         self.file, self.index = file, index
+        self.afar = isinstance(file, RangedFile)
+        self.used = 0  # in which call of fill
         self.kind = bytearray(len(index))
         self.offset, self.length, self.label = index.offset.data, index.length.data, index.label.data
 
@@ -98,6 +101,8 @@ class Fetcher:
         self._header = netpbm_header(shape[0], *shape)
         self._policy, self._most_damaged = damaged, most_damaged
         self._open: dict[int, _Open] = {}
+        self._fills = 0
+        self._remote = any(shard.source is not None for shard in corpus.shards)
         self._lock = threading.Lock()  # of all of these
         self._arguments = (corpus, shape, damaged, most_damaged)
 
@@ -111,6 +116,9 @@ class Fetcher:
         A substitute's number takes the place of the damaged one's in `samples`. Raises UserError.
         """
         target, counters = _Target(samples, pixels, labels), Counters(images=len(samples))
+        self._fills += 1
+        if self._fills % LOOK_EVERY == 0 and self._remote:
+            self._look_again()
         for row, error in self._fill(target, counters):
             self._note(int(samples[row]), error)
             counters.substituted += 1
@@ -127,15 +135,18 @@ class Fetcher:
         unmapped: list[tuple[int, int, _Open]] = []
         for number, rows in shards.items():
             shard = self._opened(number)
+            shard.used = self._fills
             view = shard.view()
             if view is None:
                 unmapped += [(row, member, shard) for row, member in rows]
             else:
                 bad += self._fill_mapped(shard, view, rows, target)
             counters.bytes += sum([shard.length[member] for _, member in rows])
+            if self.corpus.shards[number].source is not None:
+                counters.from_afar += len(rows) * shard.afar
+                counters.from_cache += len(rows) * (not shard.afar)
         blobs = read_together([(shard.file, *shard.span(member)) for _, member, shard in unmapped])
         for (row, member, shard), data in zip(unmapped, blobs, strict=True):
-            counters.from_afar += isinstance(shard.file, RangedFile)
             try:
                 self._image(shard, member, data, target, row)
             except DamageError as error:
@@ -218,6 +229,15 @@ class Fetcher:
             while len(self._open) >= MOST_OPEN:
                 del self._open[next(iter(self._open))]
             return self._open.setdefault(number, shard)
+
+    def _look_again(self) -> None:
+        """Lets go of remote shards that are by now in the cache, or whose place in it others may need."""
+        with self._lock:
+            for number, shard in list(self._open.items()):
+                if self.corpus.shards[number].source is not None and (
+                    shard.afar or self._fills - shard.used > LOOK_EVERY
+                ):
+                    del self._open[number]
 
     # ---- damaged images
 

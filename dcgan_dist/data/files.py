@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dcgan_dist.data.remote import Remote, RemoteStat
+from dcgan_dist.data.stores import Span
 
 NETWORK = (
     "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "orangefs",
@@ -41,8 +42,9 @@ class LocalFile:
 
     _descriptor = -1  # when it could not be opened
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
+        """`descriptor`: of the open file, this object's to close from now on."""
+        self._descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
         about = os.fstat(self._descriptor)
         self.view: memoryview | None = None
         if about.st_size and not on_network(about.st_dev):
@@ -81,11 +83,11 @@ class RangedFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """See ShardFile."""
-        return self.remote.read(*self.part(offset, length))
+        return self.remote.read_spans([self.part(offset, length)])[0]
 
-    def part(self, offset: int, length: int) -> tuple[str, int, int]:
+    def part(self, offset: int, length: int) -> Span:
         """What the far side is asked for."""
-        return self._stat.url, offset, min(length, self._stat.size - offset)
+        return Span(self._stat.url, offset, min(length, self._stat.size - offset), self._stat.version)
 
 
 def read_together(parts: Sequence[tuple[ShardFile, int, int]]) -> list[bytes]:
@@ -96,7 +98,7 @@ def read_together(parts: Sequence[tuple[ShardFile, int, int]]) -> list[bytes]:
 
 
 def _from_afar(far: Sequence[tuple[int, RangedFile, list[int]]]) -> list[bytes]:
-    return far[0][1].remote.read_many([file.part(*span) for _, file, span in far]) if far else []
+    return far[0][1].remote.read_spans([file.part(*span) for _, file, span in far]) if far else []
 
 
 @lru_cache

@@ -1,19 +1,24 @@
 """From the options to a reader; every choice that was made is said once, with its reason."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dcgan_dist.config import Config
+from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.data import faces
+from dcgan_dist.data.cache import shard_folder
 from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
 from dcgan_dist.data.fetch import Fetcher
-from dcgan_dist.data.opening import Opener
+from dcgan_dist.data.opening import CachePlan, Opener
 from dcgan_dist.data.reader import IndexedReader
-from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.remote import Remote, RemoteStat, is_remote
 from dcgan_dist.data.staff import choose
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.data.stream import StreamReader
+from dcgan_dist.data.unpack import packing
+from dcgan_dist.errors import UserError
 
+USED_OF_FREE = 0.8  # of what the disk has free, by the cache
 Say = Callable[[str], None]
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
@@ -35,14 +40,51 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
             open_shards(files)
         say(f"data: {len(names)} sources streamed by webdataset; a resumed run begins the stream anew")
         return names
-    corpus = open_corpus(patterns, Opener(Remote(timeout=config.data.timeout, retries=config.data.retries)))
+    corpus = open_corpus(patterns, make_opener(config.data, patterns))
     count = len(corpus.shards)
     say(f"data: {corpus.size:,} images in {count:,} shard{'s' * (count > 1)}, all checked")
+    _say_where(corpus, say)
     classes = config.data.class_numbers()
     if classes:
         corpus = corpus.of_classes(classes)
         say(f"data: {corpus.size:,} images of the classes {', '.join(map(str, classes))}")
     return corpus
+
+
+def make_opener(data: DataConfig, names: Iterable[str]) -> Opener:
+    """With a cache where a name may need one: a URL, or a compressed tar."""
+    remote = Remote(timeout=data.timeout, retries=data.retries)
+    if data.cache_bytes == 0 or not any(is_remote(name) or packing(name) for name in names):
+        return Opener(remote)
+    folder = data.cache or shard_folder()
+    limit = data.cache_bytes
+    if limit is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+            limit = int(USED_OF_FREE * (shutil.disk_usage(folder).free + held))
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be used as a cache ({error.strerror}); name another --data.cache"
+            ) from error
+    return Opener(remote, CachePlan(folder, limit))
+
+
+def _say_where(corpus: Corpus, say: Say) -> None:
+    """Tells how remote shards will be read."""
+    sources = [shard.source for shard in corpus.shards if shard.source is not None]
+    plan = corpus.opener.plan
+    if not sources:
+        return
+    total = sum(source.size if isinstance(source, RemoteStat) else source.stat().st_size for source in sources)
+    which = f"data: {len(sources):,} remote or compressed shards, {total / 1e9:,.1f} GB"
+    if plan is None:
+        say(f"{which}: no cache (--data.cache_bytes 0), so images are asked for one by one")
+    elif total <= plan.limit:
+        say(f"{which}: fetched once into {plan.folder}, which may hold {plan.limit / 1e9:,.1f} GB")
+    else:
+        part = f"{plan.limit / total:.0%} of them fit into the {plan.limit / 1e9:,.1f} GB of {plan.folder}"
+        say(f"{which}: {part}, the rest is asked for one by one; a larger --data.cache_bytes is faster")
 
 
 def _embedded_set(config: Config, say: Say) -> list[Path]:

@@ -1,14 +1,19 @@
 """How a shard is opened: what it says of itself at the start of a run, its index, and its bytes, near or far."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from dcgan_dist.data.cache import CachedShard, ShardCache, Wish, entry_name
 from dcgan_dist.data.files import LocalFile, RangedFile, ShardFile
-from dcgan_dist.data.foreign import foreign_index
-from dcgan_dist.data.index import Footer, ShardIndex, load_index, read_footer
-from dcgan_dist.data.remote import Remote, RemoteStat, is_remote
+from dcgan_dist.data.foreign import foreign_index, keep_index, kept_index, walk
+from dcgan_dist.data.index import Footer, ShardIndex, load_index, read_footer, read_index
+from dcgan_dist.data.remote import Remote, RemoteStat, is_remote, without_secrets
+from dcgan_dist.data.unpack import packing
 from dcgan_dist.errors import UserError
+
+Source = RemoteStat | Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +21,7 @@ class Shard:
     """What is known of a shard when a run starts; small, so that a million of them can be."""
 
     name: str
-    """Path or URL."""
+    """Path or URL, for people."""
     count: int
     """Number of images."""
     fingerprint: int
@@ -25,26 +30,55 @@ class Shard:
     """Where its own index lies; None in a tar made by another program."""
     kept: ShardIndex | None = None
     """The index of a tar made by another program."""
-    stat: RemoteStat | None = None
-    """Of a remote one."""
+    source: Source | None = None
+    """What the cache is asked for: the remote file, or the compressed one; None: a plain local tar."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether only the cache can give it: it is compressed, or its server gives no parts."""
+        return isinstance(self.source, Path) or (
+            self.source is not None and (packing(self.name) is not None or not self.source.ranges)
+        )
 
 
 @dataclass(frozen=True)
+class CachePlan:
+    """Where whole shards are kept, and how many bytes of them."""
+
+    folder: Path
+    limit: int
+
+
 class Opener:
     """The one who knows where shards are: on a disk, in the node's cache, or far away. Travels to other processes."""
 
-    remote: Remote = field(default_factory=Remote)
+    def __init__(self, remote: Remote | None = None, plan: CachePlan | None = None) -> None:
+        """`plan`: of the cache; None: there is none, and remote images are asked for by range."""
+        self.remote = remote or Remote()
+        self.plan = plan
+
+    def __reduce__(self) -> tuple[type["Opener"], tuple[Remote, CachePlan | None]]:
+        return Opener, (self.remote, self.plan)
+
+    @cached_property
+    def cache(self) -> ShardCache | None:
+        """Opened by each process when it needs it first."""
+        return None if self.plan is None else ShardCache(self.plan.folder, self.plan.limit, self.remote)
+
+    # ---- at the start
 
     def look(self, name: str) -> Shard:
         """Opens a shard for the first time. Raises UserError when it is missing, cut, damaged or no shard at all."""
         if is_remote(name):
-            return self._look_afar(name)
+            return self._look_afar(name, self.remote.stat(name))
         path = Path(name)
         try:
             if path.is_dir():
                 raise UserError(f"{path}: is a folder; name the shards in it, as in '{path}/*.tar'")
             if not path.is_file():
                 raise UserError(f"{path}: no such file")
+            if packing(name) is not None:
+                return self._look_whole(name, path)
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 footer = read_footer(name, size, lambda offset, length: os.pread(file.fileno(), length, offset))
@@ -55,13 +89,39 @@ class Opener:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, footer=footer)
 
-    def _look_afar(self, name: str) -> Shard:
-        stat = self.remote.stat(name)
-        file = RangedFile(self.remote, stat)
-        footer = read_footer(name, stat.size, file.read)
+    def _look_afar(self, url: str, stat: RemoteStat) -> Shard:
+        name = without_secrets(url)
+        footer = None
+        if packing(name) is None and stat.ranges:
+            footer = read_footer(name, stat.size, RangedFile(self.remote, stat).read)
         if footer is None:
-            raise UserError(f"{name}: has no index")
-        return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, footer=footer, stat=stat)
+            return self._look_whole(name, stat)
+        return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, footer=footer, source=stat)
+
+    def _look_whole(self, name: str, source: Source) -> Shard:
+        """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
+        identity = entry_name(source)
+        index = kept_index(identity, name)
+        if index is None:
+            with self._bring(name, source) as cached:
+                try:
+                    index = read_index(cached.path) or walk(cached.path)
+                except UserError as error:
+                    raise UserError(str(error).replace(str(cached.path), name)) from error
+            keep_index(identity, index)
+            index = kept_index(identity, name) or index
+        return Shard(name=name, count=len(index), fingerprint=index.fingerprint, kept=index, source=source)
+
+    def _bring(self, name: str, source: Source, wish: Wish | None = None) -> CachedShard:
+        if self.cache is None:
+            problem = "compressed or without index, so that it is read from a cache, which --data.cache_bytes 0 forbids"
+            raise UserError(f"{name}: {problem}; allow one, or make shards of it by dcgan-dist shard")
+        cached = self.cache.acquire(source, wish or Wish(check=verified))
+        if cached is None:
+            raise UserError(f"{name}: finds no room in the cache {self.cache.folder}; allow more --data.cache_bytes")
+        return cached
+
+    # ---- while a run goes on
 
     def index(self, shard: Shard) -> ShardIndex:
         """The index of a shard. Raises UserError when it is damaged or was replaced since the start."""
@@ -77,5 +137,22 @@ class Opener:
         return index
 
     def open(self, shard: Shard) -> ShardFile:
-        """The bytes of a shard. Raises OSError or UserError."""
-        return LocalFile(Path(shard.name)) if shard.stat is None else RangedFile(self.remote, shard.stat)
+        """The bytes of a shard, from the nearest place. Raises OSError or UserError."""
+        if shard.source is None:
+            return LocalFile(Path(shard.name))
+        cached = self.cache.get(shard.source) if self.cache is not None else None
+        if cached is None:
+            if not shard.whole:
+                assert isinstance(shard.source, RemoteStat)
+                return RangedFile(self.remote, shard.source)
+            own = entry_name(shard.source)
+            now = Wish(next_use=lambda name: -1 if name == own else None, check=verified)
+            cached = self._bring(shard.name, shard.source, now)
+        with cached:
+            # the lock that keeps the entry there belongs to the open file, not to the number of its descriptor
+            return LocalFile(cached.path, os.dup(cached.descriptor))
+
+
+def verified(path: Path) -> None:
+    """Raises UserError when a file that was brought is a shard of ours with a damaged index, or was cut on its way."""
+    read_index(path)

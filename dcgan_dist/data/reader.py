@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dcgan_dist.data.ahead import looking_ahead
 from dcgan_dist.data.crew import Plan, open_crew
 from dcgan_dist.data.fetch import Counters, Fetcher
 from dcgan_dist.data.order import Order, rank_slices
@@ -54,12 +55,17 @@ class IndexedReader:
 
     def batches(self, position: int, split: Split) -> Generator[Batch, None, None]:
         """This rank's batches from a position on, without end: micro-batch after micro-batch within each."""
-        plan, count = self._plan, split.per_rank_micro
+        count = split.per_rank_micro
         positions = iter(range(position, 2**62, split.batch))
-        with open_crew(self._fetcher, plan, images=count * split.micro_batches, shape=self._shape) as crew:
+        with (
+            open_crew(self._fetcher, self._plan, images=count * split.micro_batches, shape=self._shape) as crew,
+            looking_ahead(self.corpus, self.order) as advance,
+        ):
 
             def fill(batch: Batch) -> None:
-                starts = split.slices(next(positions))
+                here = next(positions)
+                advance(here)
+                starts = split.slices(here)
                 batch.samples[:] = np.concatenate([self.order.samples(start, count) for start in starts])
                 batch.flips[:] = torch.from_numpy(np.concatenate([self.order.flips(start, count) for start in starts]))
                 crew.fill(batch)
