@@ -66,9 +66,9 @@ class Totals:
             fingerprint=f"{receipt.fingerprint:016x}",
         )
         self.pixels.merge(receipt.pixels)
-        self.labels += receipt.labels
-        self.stored_sizes += receipt.stored_sizes
-        self.source_sizes += receipt.source_sizes
+        self.labels.update(receipt.labels)
+        self.stored_sizes.update(receipt.stored_sizes)
+        self.source_sizes.update(receipt.source_sizes)
         self.numbers.append(receipt.numbers)
         self.digests.append(receipt.digests)
 

@@ -155,10 +155,18 @@ def stagings(out: Path) -> list[Staging]:
 
 
 def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Staging:
-    """The folder of the plan; what other plans have left is removed, and `say` told."""
+    """The folder of the plan; what other plans have left is removed, and `say` told.
+
+    Raises UserError when another plan's shards are on their way to OUT: their old ones may be gone, and with them the
+    images, if they were the source.
+    """
     staging = Staging(out, out / PARTIAL / identity)
+    others = [other for other in stagings(out) if other.folder != staging.folder]
+    if any(other.published for other in others):
+        problem = "another set of shards was being completed there"
+        raise UserError(f"{out}: {problem}; complete it by dcgan-dist shard --merge {out} --overwrite")
     staging.folder.mkdir(parents=True, exist_ok=True)
-    if any(other.folder != staging.folder for other in stagings(out)):
+    if others:
         say(f"{out}: holds unfinished shards of other images or options; they are removed")
     for path in (out / PARTIAL).iterdir():
         if path.is_dir() and path.name not in (identity, SPOOL):

@@ -10,9 +10,10 @@ import pytest
 from support.disk import no_file_larger_than
 from support.folders import contents, make_pictures
 from support.launching import ROOT, environment
+from support.shards import by_webdataset
 
 from dcgan_dist.data.packing import Packing
-from dcgan_dist.data.shard import Watch, write_shards
+from dcgan_dist.data.shard import Watch, merge_shards, write_shards
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.errors import UsageError, UserError
 
@@ -198,14 +199,19 @@ def test_a_complete_set_is_not_written_again(pictures, tmp_path):
         pack(pictures, tmp_path / "out")
 
 
-def test_half_moved_shards_of_another_plan_are_not_taken_for_ours(pictures, tmp_path, monkeypatch):
-    out = tmp_path / "out"
+def interrupt(patch):
+    """The disk goes away when all shards are in their places, before the manifest is."""
 
     def stop(*_):
         raise StopError
 
+    patch.setattr("dcgan_dist.data.publish._sync_folder", stop)
+
+
+def test_half_moved_shards_of_another_plan_are_not_taken_for_ours(pictures, tmp_path, monkeypatch):
+    out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("dcgan_dist.data.publish._sync_folder", stop)
+        interrupt(patch)
         with pytest.raises(StopError):
             pack(pictures, out)
     assert len(list(out.glob("*.tar"))) == 3
@@ -214,3 +220,19 @@ def test_half_moved_shards_of_another_plan_are_not_taken_for_ours(pictures, tmp_
     pack(pictures, out)
     pack(pictures, tmp_path / "undisturbed")
     assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_shards_that_replace_their_own_source_are_not_lost(pictures, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    pack(pictures, out, store="png")
+    images = {sample["__key__"]: sample["png"] for sample in by_webdataset(*sorted(out.glob("*.tar")))}
+    with monkeypatch.context() as patch:
+        interrupt(patch)
+        with pytest.raises(StopError):
+            pack(out, out, size=None, store="keep", shard_size=5, overwrite=True)
+    with pytest.raises(UserError, match=r"complete it by dcgan-dist shard --merge .*out --overwrite"):
+        pack(out, out, size=None, store="keep", shard_size=5, overwrite=True)
+    assert merge_shards(out, overwrite=True).images == 18
+    again = {sample["__key__"]: sample["png"] for sample in by_webdataset(*sorted(out.glob("*.tar")))}
+    assert len(list(out.glob("*.tar"))) == 4
+    assert again == images
