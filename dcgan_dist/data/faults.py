@@ -70,6 +70,8 @@ class Patience:
         if isinstance(error, PermissionError) or status in (401, 403) or "Credential" in kind:
             what = f"access denied ({status})" if status else "access denied, or no credentials"
             return what, CREDENTIALS.get(protocol_of(self._url), "check user, password or signature")
+        if status == 416:
+            return "the file ends before the bytes that were asked for", "it was replaced: start the run again"
         if isinstance(error, TimeoutError) or "Timeout" in kind:
             return f"no answer within {self._timeout:g} s", "check the server and the network"
         if status is not None:

@@ -5,6 +5,7 @@ Nothing here retries, waits or speaks to the user: that is `remote`.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -191,27 +192,30 @@ class Objects:
     """s3:// and gs://, by s3fs and gcsfs. These have retries of their own, which are switched off or cut short."""
 
     def __init__(self, protocol: str, timeout: float) -> None:
-        import fsspec
+        import aiohttp
 
         self._protocol = protocol
+        self._limit: float | None = None  # seconds of a whole call
         options: dict[str, Any] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
-        kind: Any = fsspec.get_filesystem_class(protocol)
         if protocol in ("s3", "s3a"):
+            import botocore.exceptions
             import s3fs.core
             from fsspec.config import conf
 
             given = conf.get("s3", {}).get("config_kwargs", {})
             waits = {"connect_timeout": timeout, "read_timeout": timeout, "retries": {"total_max_attempts": 1}}
-            self._files: Any = kind(config_kwargs=waits | given, **options)
+            self._files: Any = s3fs.core.S3FileSystem(config_kwargs=waits | given, **options)
             self._files.retries = 1
-            self._passing: tuple[type[BaseException], ...] = s3fs.core.S3_RETRYABLE_ERRORS
-            self._limit = None  # the time for connecting and for the next bytes is limited instead
+            more = (botocore.exceptions.ConnectionError, *s3fs.core.S3_RETRYABLE_ERRORS)
         else:
+            import gcsfs.core
             import gcsfs.retry
 
-            self._files = kind(**options)
-            self._passing = gcsfs.retry.RETRIABLE_EXCEPTIONS
-            self._limit = timeout
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the traceback of every error
+            self._files = gcsfs.core.GCSFileSystem(**options)
+            self._limit = timeout  # in which it retries by itself
+            more = gcsfs.retry.RETRIABLE_EXCEPTIONS
+        self._passing: tuple[type[BaseException], ...] = (aiohttp.ClientError, *more)
         self._session: Any = None
 
     async def _connect(self) -> Any:

@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ class HttpServer:
         self.etags = True
         self.ranges = True
         self.faults: dict[str, deque] = {}
-        self.always: dict[str, object] = {}
+        self.always: dict[str, Callable] = {}
         self.log = []
         self.lock = threading.Lock()
         self.over = threading.Event()
@@ -65,7 +66,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):  # noqa: A002, for the base class says so
         pass
 
     def handle(self):
@@ -74,6 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self):
         super().setup()
+        assert isinstance(self.server, _Server)
         self.owner = self.server.owner
         self.connection.settimeout(30)
 

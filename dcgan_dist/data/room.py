@@ -1,0 +1,189 @@
+"""The room of a cache folder, shared by all processes that use it: what is there, what is coming, what may go.
+
+NAME            an entry, whole; whoever reads it holds a shared lock on it, so that a dead process holds nothing
+.NAME.lock      there while NAME is being made, locked by its maker; holds the number of bytes set aside for it
+.NAME.tmp       where the file system has no nameless files: what is written of NAME so far
+.lock           held while room is set aside or given back, so never for long
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcgan_dist.data.storage import NewFile, locked
+
+NextUse = Callable[[str], float | None]
+"""When an entry, by name, is read next, in any unit that all entries share; None: not known, so it goes first."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    size: int
+    changed: float
+    use: float | None
+
+    @property
+    def turn(self) -> tuple[bool, float, float]:
+        """Sorts by who goes first: of unknown use the oldest, then the farthest use."""
+        return self.use is not None, -(self.use or 0), self.changed
+
+
+def open_pinned(path: Path) -> int | None:
+    """A descriptor that keeps an entry from being removed until it is closed; None when there is no entry."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        with suppress(FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for one who looks whether it may go, which takes no time
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+class Room:
+    """At most `limit` bytes in a folder."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.evictions = 0
+
+    def wait(self, name: str) -> None:
+        """Until nobody is making this entry."""
+        with suppress(FileNotFoundError), (self.folder / f".{name}.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+
+    def claim(self, name: str, size: int, next_use: NextUse) -> "Claim | None":
+        """Sets room aside for an entry that this thread is going to make.
+
+        None: there is no room, for what is there is being read or is needed sooner. Raises FileExistsError when the
+        entry is there by now, and BlockingIOError when another thread or process is making it.
+        """
+        with locked(self.folder / ".lock"):
+            if (self.folder / name).exists():
+                raise FileExistsError(name)
+            path = self.folder / f".{name}.lock"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise
+            claim = Claim(self, name, descriptor, next_use)
+            if not claim.grow_locked(size):
+                claim.drop_locked()
+                return None
+            return claim
+
+    def make(self, need: int, name: str, next_use: NextUse) -> bool:
+        """Removes entries until `need` more bytes fit for the entry `name`, or none if they cannot. Under the lock."""
+        entries, coming = self._look(next_use)
+        free = min(self.limit - sum(entry.size for entry in entries), shutil.disk_usage(self.folder).free) - coming
+        own = next_use(name)
+        going: list[tuple[_Entry, int]] = []
+        try:
+            for entry in sorted(entries, key=lambda entry: entry.turn):
+                if free >= need or (entry.use is not None and (own is None or entry.use <= own)):
+                    break
+                descriptor = self._unpinned(entry.name)
+                if descriptor is not None:
+                    going.append((entry, descriptor))
+                    free += entry.size
+            if free < need:
+                return False
+            for entry, _ in going:
+                (self.folder / entry.name).unlink(missing_ok=True)
+            self.evictions += len(going)
+            return True
+        finally:
+            for _, descriptor in going:
+                os.close(descriptor)
+
+    def shrink(self) -> None:
+        """After the disk was full sooner than thought: what is there now is all that there will be."""
+        with locked(self.folder / ".lock"):
+            self.limit = min(self.limit, sum(entry.size for entry in self._look(lambda _: None)[0]))
+
+    def _unpinned(self, name: str) -> int | None:
+        """A descriptor with the only lock on an entry; None when somebody reads it, or it belongs to somebody else."""
+        try:
+            descriptor = os.open(self.folder / name, os.O_RDWR)  # NFS locks what is open for writing only
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _look(self, next_use: NextUse) -> tuple[list[_Entry], int]:
+        """All entries, and the bytes that are set aside; removes what killed makers have left. Under the lock."""
+        entries, coming = [], 0
+        for found in list(os.scandir(self.folder)):
+            with suppress(FileNotFoundError):
+                if not found.name.startswith("."):
+                    about = found.stat()
+                    entries.append(_Entry(found.name, about.st_size, about.st_mtime, next_use(found.name)))
+                elif found.name != ".lock" and found.name.endswith(".lock"):
+                    coming += self._set_aside(Path(found.path))
+        return entries, coming
+
+    def _set_aside(self, path: Path) -> int:
+        with path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0)
+            path.with_suffix(".tmp").unlink(missing_ok=True)
+            path.unlink()
+            return 0
+
+
+class Claim:
+    """Room set aside for one entry, and the right to make it."""
+
+    def __init__(self, room: Room, name: str, descriptor: int, next_use: NextUse) -> None:
+        self._room, self._descriptor, self._next_use = room, descriptor, next_use
+        self.name, self.size = name, 0
+        self._lock = room.folder / f".{name}.lock"
+
+    @property
+    def temporary(self) -> Path:
+        """A name for what is written so far, if it needs one."""
+        return self._lock.with_suffix(".tmp")
+
+    def grow(self, size: int) -> bool:
+        """Sets aside `size` bytes in all; False when there is no room for them."""
+        with locked(self._room.folder / ".lock"):
+            return self.grow_locked(size)
+
+    def grow_locked(self, size: int) -> bool:
+        """The same, under the lock."""
+        if not self._room.make(size - self.size, self.name, self._next_use):
+            return False
+        os.pwrite(self._descriptor, b"%020d" % size, 0)
+        self.size = size
+        return True
+
+    def drop(self, made: NewFile | None = None) -> None:
+        """Gives the room back; in one go with that, gives what was made its name."""
+        with locked(self._room.folder / ".lock"):
+            try:
+                if made is not None:
+                    made.publish(self._room.folder / self.name)
+            finally:
+                self.drop_locked()
+
+    def drop_locked(self) -> None:
+        """The same, under the lock; a second time it does nothing."""
+        if self._descriptor >= 0:
+            self._lock.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,91 @@
+"""Tars packed with gzip or Zstandard, unpacked as they arrive, in bounded memory."""
+
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from dcgan_dist.data.storage import Output
+from dcgan_dist.errors import UsageError, UserError
+
+PIECE = 2**20  # bytes that gzip unpacks at once
+GZIP_STEP, ZSTD_STEP = 2**16, 2**12  # packed bytes taken at once; Zstandard makes up to 128 KiB of 4 bytes
+_PACKED = re.compile(r"(\.tar)?\.(gz|zst)$|\.(tgz|tzst)$")
+
+
+def packing(name: str) -> str | None:
+    """'gz' or 'zst' by the end of a file name (.tar.gz, .tgz, .tar.zst, .tzst); None for a tar."""
+    match = _PACKED.search(name.lower())
+    return None if match is None else "gz" if match[0].endswith("gz") else "zst"
+
+
+def unpacked_name(name: str) -> str:
+    """'a.tar' of 'a.tar.gz' and of 'a.tgz'."""
+    match = _PACKED.search(name.lower())
+    return name if match is None else name[: match.start()] + ".tar"
+
+
+class Unpacker:
+    """Takes packed bytes in order and writes unpacked ones; files made of several streams are read on."""
+
+    def __init__(self, kind: str, name: str, to: Output) -> None:
+        """`kind` as of packing(); `name` for messages."""
+        self._new, self._decompress, self._step, self._error = _gzip() if kind == "gz" else _zstd(name)
+        self._name, self._to = name, to
+        self._stream: Any = None
+        self._begun = False
+
+    def seek(self, offset: int, /) -> None:
+        """To 0 alone, to begin again."""
+        self._stream, self._begun = None, False
+        self._to.seek(offset)
+
+    def truncate(self) -> None:
+        """At 0 alone."""
+        self._to.truncate()
+
+    def write(self, data: bytes | bytearray, /) -> None:
+        """Raises UserError when the bytes are damaged, or no packed file at all."""
+        view, at = memoryview(data), 0
+        while at < len(view):
+            piece = bytes(view[at : at + self._step])
+            at += len(piece)
+            if self._stream is None:
+                piece = piece.lstrip(b"\0") if self._begun else piece  # some tools fill up with zeros
+                if not piece:
+                    continue
+                self._stream, self._begun = self._new(), True
+            at -= self._unpack(self._stream, piece)
+
+    def _unpack(self, stream: Any, piece: bytes) -> int:
+        """Returns how many bytes at the end of `piece` are not of this stream."""
+        while piece and not stream.eof:  # at its end, zlib may give what follows as unconsumed too
+            try:
+                data = self._decompress(stream, piece)
+            except self._error as error:
+                problem = "is damaged, or not packed as its name says"
+                raise UserError(f"{self._name}: {problem} ({error}); copy it again") from error
+            self._to.write(data)
+            piece = stream.unconsumed_tail
+        if not stream.eof:
+            return 0
+        self._stream = None
+        return len(stream.unused_data)
+
+    def finish(self) -> None:
+        """Raises UserError when the last stream is cut, or there was none."""
+        if self._stream is not None or not self._begun:
+            raise UserError(f"{self._name}: the packed file is cut or empty; copy it again")
+
+
+def _gzip() -> tuple[Callable[[], Any], Callable[[Any, bytes], bytes], int, type[Exception]]:
+    return lambda: zlib.decompressobj(31), lambda stream, data: stream.decompress(data, PIECE), GZIP_STEP, zlib.error
+
+
+def _zstd(name: str) -> tuple[Callable[[], Any], Callable[[Any, bytes], bytes], int, type[Exception]]:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise UsageError(f"{name}: needs a package that is missing: pip install 'dcgan_dist[zstd]'") from error
+    new = zstandard.ZstdDecompressor().decompressobj
+    return new, lambda stream, data: stream.decompress(data), ZSTD_STEP, zstandard.ZstdError
