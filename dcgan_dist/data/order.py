@@ -31,7 +31,8 @@ class Order:
     """The endless stream of sample numbers 0 .. n - 1, where n is the sum of `lengths`, the samples of each shard.
 
     Any thread may call it. Besides about half a byte per sample it holds the windows that the lanes are in, so reading
-    on costs a table look-up per sample; jumping back and forth by more than a window permutes anew.
+    on costs a table look-up per sample; jumping back and forth by more than a window permutes anew. A rank permutes all
+    windows of which it takes its part, about 25 ns per sample of the job.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
