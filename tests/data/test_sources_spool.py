@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +51,19 @@ def killed_at_the_third(source, folder):
     source.prepared(folder, print)
 
 
+def killed_in_a_download(source, folder):
+    """Ends before all bytes are there."""
+
+    class Cut(spool.Remote):
+        def download(self, stat, file: Any):
+            file.write(b"part")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    spool.Remote = Cut
+    source.prepared(folder, print)
+
+
 def start(*jobs):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=act, args=arguments) for act, *arguments in jobs]
@@ -71,6 +85,19 @@ def test_what_a_killed_process_has_copied_is_kept(tmp_path, source):
     assert len(said) == COUNT - 2
     assert contents(tmp_path / "spool").items() >= kept.items()
     assert list((tmp_path / "spool").glob(".*")) == []
+
+
+@pytest.mark.dist
+def test_what_a_killed_process_has_downloaded_is_removed(tmp_path):
+    with HttpServer({"a.tar": tar_bytes([("a.png", b"1")])}) as server:
+        source = find_source(server.url("a.tar"))
+        (process,) = start((killed_in_a_download, source, tmp_path / "spool"))
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        (part,) = (tmp_path / "spool").glob(".*")
+        assert part.read_bytes() == b"part"
+        assert given(source, tmp_path / "spool") == [(b"1", None)]
+    assert not part.exists()
 
 
 def copy_together(source, folder, begin, said):

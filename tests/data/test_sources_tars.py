@@ -1,6 +1,7 @@
 """Tar shards as a source: plain, compressed and remote ones give the bytes and labels that plain webdataset gives."""
 
 import gzip
+import os
 import random
 import sys
 from collections import Counter
@@ -168,9 +169,9 @@ def test_several_frames_in_one_file(tmp_path):
 def test_a_tar_that_is_cut_after_it_was_listed(tmp_path):
     source = one(tmp_path, "a.tar", PLAIN)
     images = source.items().images
-    (tmp_path / "a.tar").write_bytes(PLAIN[:HALF])
+    os.truncate(tmp_path / "a.tar", PLAIN.index(BY_NAME[-1][0]) + 10)
     with source.open() as load:
-        assert load(images[0]) == BY_NAME[0]
+        assert load(images[-2]) == BY_NAME[-2]
         with pytest.raises(UserError, match=r"a\.tar: c/7\.png at byte \d+: is cut$"):
             load(images[-1])
     (tmp_path / "a.tar").unlink()
