@@ -61,12 +61,12 @@ def header(data: bytes) -> tuple[int, int, str]:
         return int(height), int(width), colours
     from io import BytesIO
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(BytesIO(data), formats=["JPEG"]) as image:
             return image.height, image.width, {"L": "Gray", "RGB": "RGB"}.get(image.mode, image.mode)
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # damaged headers make Pillow raise errors of any kind; too many pixels are one, too
         raise ValueError(str(error)) from error
 
 
