@@ -14,44 +14,38 @@ other programs disturb it less.
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.corpora import face_corpus, photograph_corpus
 from benchmarks.measure import RESULTS, interleave, save, summary
-from benchmarks.promises import FLOORS, SIZES, name_of, promises, ratio, show_promises
-from benchmarks.turns import BATCH, LoaderTurn, Server, Task, UnavailableError
+from benchmarks.promises import FLOORS, SIZES, Turns, name_of, promises, ratio, show_promises
+from benchmarks.turns import BATCH, Server, Task, UnavailableError
+from dcgan_dist.commands.bench_turns import Turn
 
 REPOSITORY = Path(__file__).parent.parent
 PEERS_PYTHON = REPOSITORY / ".venv" / "peers" / "bin" / "python"
-MODULES = {  # module with LOADERS -> its Python
-    "benchmarks.contenders": Path(sys.executable),
-    "benchmarks.peers.lit": PEERS_PYTHON,
-    "benchmarks.peers.mosaic": PEERS_PYTHON,
-}
-HERE = "benchmarks.contenders"
-PEERS = {"LitData": "benchmarks.peers.lit", "MosaicML Streaming": "benchmarks.peers.mosaic"}
-COMMON = dict.fromkeys(
-    [
-        "ours, first epoch",
-        "ours, later epochs",
-        "webdataset, documented",
-        "webdataset, PIL, uint8",
-        "webdataset, tuned",
-    ],
-    HERE,
-)
-FOLDERS = dict.fromkeys(["ImageFolder, PIL", "ImageFolder, simplejpeg"], HERE)
-# for each kind of file: loader -> its module
+HERE, LIT, MOSAIC = "benchmarks.contenders", "benchmarks.peers.lit", "benchmarks.peers.mosaic"
+PYTHONS = {HERE: Path(sys.executable), LIT: PEERS_PYTHON, MOSAIC: PEERS_PYTHON}
+OURS = ["ours, first epoch", "ours, later epochs"]
+WEBDATASET = ["webdataset, documented", "webdataset, PIL, uint8", "webdataset, tuned"]
+FOLDERS = ["ImageFolder, PIL", "ImageFolder, simplejpeg"]
+# for each kind of file: module -> those of its LOADERS that read such files
 LOADERS = {
-    "jpg": COMMON | FOLDERS | PEERS | dict.fromkeys(FLOORS["jpg"], HERE),
-    "ppm": COMMON | PEERS | dict.fromkeys(FLOORS["ppm"], HERE),
+    "jpg": {
+        HERE: [*OURS, *WEBDATASET, *FOLDERS, *FLOORS["jpg"]],
+        LIT: ["LitData"],
+        MOSAIC: ["MosaicML Streaming"],
+    },
+    "ppm": {
+        HERE: [*OURS, *WEBDATASET, *FLOORS["ppm"]],
+        LIT: ["LitData, arrays", "LitData, bytes"],
+        MOSAIC: ["MosaicML Streaming"],
+    },
 }
-
-Turns = dict[str, list[LoaderTurn]]
 
 
 @dataclass
@@ -63,14 +57,14 @@ class Table:
     images: int
     bytes: float
     """Of a file, on average."""
-    turns: Turns = field(default_factory=dict)
+    turns: Turns
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """For the results."""
         ours = self.turns[name_of("ours, later epochs", 1)]
         for name, turns in self.turns.items():
             row = {"kind": self.kind, "size": self.size, "images": self.images, "file_bytes": self.bytes}
-            first = statistics.median(turn.first for turn in turns)
+            first = statistics.median(turn.first or 0.0 for turn in turns)
             row |= {"loader": name, "first_batch_seconds": first} | summary(turns)
             yield row | {"x_ours": ratio(turns, ours)}
 
@@ -81,7 +75,7 @@ class Table:
 def start_servers() -> tuple[dict[str, Server], dict[str, str]]:
     """Those that can be had, by module, and the reasons why others cannot."""
     servers, missing = {}, {}
-    for module, python in MODULES.items():
+    for module, python in PYTHONS.items():
         try:
             servers[module] = Server(python, module)
         except UnavailableError as error:
@@ -93,25 +87,21 @@ def start_servers() -> tuple[dict[str, Server], dict[str, str]]:
 def compare(corpus: Path, kind: str, size: int, servers: dict[str, Server], args: argparse.Namespace) -> Table:
     """Rounds over all loaders on one form of a corpus."""
     files = [path.stat().st_size for path in (corpus / "folder" / "all").iterdir()]
-    # a whole number of batches for each of the workers, so that none works for nothing
-    images = len(files) // (BATCH * args.workers[-1] or BATCH) * (BATCH * args.workers[-1] or BATCH)
+    together = BATCH * max(1, *args.workers)
+    images = len(files) // together * together  # whole batches for each of the workers, so that none works for nothing
+    mean = sum(files) / len(files) if kind == "jpg" else size * size * 3.0
+    print(f"{kind} at {size} px: {images:,} images a turn, {mean:,.0f} bytes each", flush=True)
+    contenders: dict[str, Callable[[], Turn]] = {}
+    for module, loader in [(name, loader) for name in servers for loader in LOADERS[kind][name]]:
+        task = Task(corpus=str(corpus), kind=kind, size=size, workers=0, images=images)
+        if module != HERE:
+            servers[module].turn(loader, replace(task, images=BATCH))  # a peer writes files of its own, unmeasured
+        for workers in args.workers if loader not in FLOORS[kind] else [0]:
+            contenders[name_of(loader, workers)] = partial(servers[module].turn, loader, replace(task, workers=workers))
     for path in corpus.rglob("*.*"):
         if path.is_file():
             path.read_bytes()  # from here on all of them read from memory
-    mean = sum(files) / len(files) if kind == "jpg" else size * size * 3.0
-    print(f"{kind} at {size} px: {images:,} images a turn, {mean:,.0f} bytes each", flush=True)
-    contenders = {}
-    for loader, module in LOADERS[kind].items():
-        if module not in servers:
-            continue
-        for workers in args.workers if loader not in FLOORS[kind] else [0]:
-            task = Task(corpus=str(corpus), kind=kind, size=size, workers=workers, images=images)
-            contenders[name_of(loader, workers)] = partial(servers[module].turn, loader, task)
-    for loader, module in PEERS.items():
-        if module in servers:  # writes its own files before the clocks are read
-            servers[module].turn(loader, Task(corpus=str(corpus), kind=kind, size=size, workers=0, images=BATCH))
-    turns: Any = interleave(contenders, args.rounds)
-    return Table(kind, size, images, mean, turns)
+    return Table(kind, size, images, mean, interleave(contenders, args.rounds))
 
 
 def show(tables: list[Table]) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved rounds, a table for people, and a JSON file that says where they ran."""
+"""What the benchmarks share: interleaved rounds, and a JSON file that says where they ran."""
 
 import json
 import os
@@ -8,26 +8,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dcgan_dist.commands.bench_turns import Turn
 from dcgan_dist.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One contender's part of one round."""
-
-    images: int
-    wall: float
-    """Seconds."""
-    cpu: float
-    """User and system seconds of every thread and process."""
 
 
 def interleave(contenders: dict[str, Callable[[], Turn]], rounds: int) -> dict[str, list[Turn]]:
@@ -63,19 +53,6 @@ def summary(turns: Sequence[Turn], reference: Sequence[Turn] | None = None) -> d
             (theirs.cpu / theirs.images) / (ours.cpu / ours.images) for ours, theirs in pairs
         )
     return row
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, the first to the left and numbers to the right."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [header, ["-" * width for width in widths], *rows]
-    ]
-    return "\n".join(lines)
 
 
 def save(folder: Path, name: str, module: str, results: Any) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from benchmarks.corpora import face_corpus, many_shards
-from benchmarks.turns import LoaderTurn
+from dcgan_dist.commands.bench_turns import Turn
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reader import Split
@@ -35,8 +35,10 @@ FLOORS = {
 CPU_LIMITS = (
     ("ppm", "ours, first epoch", "webdataset, documented", 1 / 15),
     ("ppm", "ours, later epochs", "webdataset, documented", 1 / 15),
-    ("ppm", "ours, first epoch", "LitData", 1 / 4),
-    ("ppm", "ours, later epochs", "LitData", 1 / 4),
+    ("ppm", "ours, first epoch", "LitData, arrays", 1 / 4),
+    ("ppm", "ours, later epochs", "LitData, arrays", 1 / 4),
+    ("ppm", "ours, first epoch", "LitData, bytes", 1 / 4),
+    ("ppm", "ours, later epochs", "LitData, bytes", 1 / 4),
     ("ppm", "ours, first epoch", "memory map, first pass", 1.5),
     ("ppm", "ours, later epochs", "memory map, later", 1.5),
     ("jpg", "ours, first epoch", "bare decode", 1.15),
@@ -47,7 +49,7 @@ FIRST_BATCH = 0.2  # seconds
 STARTS = 5
 COPIED_OVER = 40  # batches
 
-Turns = dict[str, list[LoaderTurn]]
+Turns = dict[str, list[Turn]]
 
 
 def name_of(loader: str, workers: int) -> str:
@@ -59,7 +61,7 @@ def name_of(loader: str, workers: int) -> str:
     return f"{loader}, {workers} workers"
 
 
-def ratio(turns: list[LoaderTurn], reference: list[LoaderTurn]) -> float:
+def ratio(turns: list[Turn], reference: list[Turn]) -> float:
     """CPU time per image of one as a multiple of the other's; the median over the rounds."""
     return statistics.median(
         (one.cpu / one.images) / (other.cpu / other.images) for one, other in zip(turns, reference, strict=True)

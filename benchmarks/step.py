@@ -23,9 +23,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import RESULTS, Turn, interleave, save, summary, table
+from benchmarks.measure import RESULTS, interleave, save, summary
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.with_data import compare_trainers
+from dcgan_dist.commands.bench_turns import Turn, table
 from dcgan_dist.config import Config, ModelConfig
 from dcgan_dist.data.reader import Split
 from dcgan_dist.data.ring import Batch, empty_batch

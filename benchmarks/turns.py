@@ -8,23 +8,20 @@ Python environment of its own.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-from benchmarks.measure import Turn
+from dcgan_dist.commands.bench_turns import Turn, cpu_seconds
 
 BATCH = 256
 REPOSITORY = Path(__file__).parent.parent
@@ -44,14 +41,6 @@ class Task:
     workers: int
     images: int
     """How many are to be delivered."""
-
-
-@dataclass(frozen=True)
-class LoaderTurn(Turn):
-    """A turn, and how it began."""
-
-    first: float
-    """Seconds to the first batch."""
 
 
 # called before the clocks are read; returns batches (BATCH, ..) without end
@@ -82,7 +71,7 @@ class Server:
             raise UnavailableError(greeting["error"])
         self.versions: dict[str, str] = greeting["versions"]
 
-    def turn(self, loader: str, task: Task) -> LoaderTurn:
+    def turn(self, loader: str, task: Task) -> Turn:
         """One turn. Raises RuntimeError when it fails."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([loader, asdict(task)]) + "\n")
@@ -90,7 +79,7 @@ class Server:
         answer = self._answer()
         if "error" in answer:
             raise RuntimeError(f"{loader}: {answer['error']}")
-        return LoaderTurn(**answer)
+        return Turn(**answer)
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -104,11 +93,11 @@ class Server:
         self._process.wait()
 
 
-def deliver(loader: Loader, task: Task) -> LoaderTurn:
+def deliver(loader: Loader, task: Task) -> Turn:
     """Takes the images from a loader and throws them away."""
     torch.set_num_threads(1)
     batches = loader(task)
-    began, cpu, seen, first = time.perf_counter(), _cpu(), 0, 0.0
+    began, cpu, seen, first = time.perf_counter(), cpu_seconds(), 0, None
     while seen < task.images:
         batch = next(batches)
         assert sorted(batch.shape) == sorted((BATCH, task.size, task.size, 3)), batch.shape
@@ -116,18 +105,7 @@ def deliver(loader: Loader, task: Task) -> LoaderTurn:
         first = first or time.perf_counter() - began
     wall = time.perf_counter() - began
     batches.close()  # type: ignore[attr-defined] - worker processes end here, so that their time is known
-    return LoaderTurn(seen, wall, _cpu() - cpu, first)
-
-
-def _cpu() -> float:
-    """User and system seconds so far of this process, all its threads, and its children, alive or ended."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    ended = sum(usage.ru_utime + usage.ru_stime for usage in usages)
-    alive = 0.0
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            alive += sum(child.cpu_times()[:2])
-    return ended + alive
+    return Turn(seen, wall, cpu_seconds() - cpu, first)
 
 
 def serve(module: str) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 
 from benchmarks.corpora import face_corpus
-from benchmarks.measure import Turn, interleave, summary
+from benchmarks.measure import interleave, summary
+from dcgan_dist.commands.bench_turns import Turn
 
 REPOSITORY = Path(__file__).parent.parent
 SKIPPED = 2  # lines of progress: the first iterations

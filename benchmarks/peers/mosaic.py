@@ -1,6 +1,7 @@
 """MosaicML Streaming, from MDS shards of encoded JPEG files or of pixels."""
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,8 @@ from benchmarks.peers.samples import samples
 from benchmarks.turns import BATCH, Loader, Task
 
 PACKAGES = ("mosaicml-streaming", "torch", "numpy", "simplejpeg")
+
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # nobody writes here
 
 
 class _Images(StreamingDataset):

@@ -29,11 +29,12 @@ class Floors:
         most = min(images, max(1, MOST_PIXELS // int(np.prod(each))))
         self._files = [file for _, file in zip(range(most), _members(shards), strict=False)]
         self._bare = [suffix in JPEG and header(data)[:2] == each[:2] for suffix, data in self._files]
-        self._out = np.empty((batch, *each), dtype=np.uint8)
+        self.out = np.empty((batch, *each), dtype=np.uint8)
+        """The batch that was made last."""
         with tempfile.TemporaryFile() as file:
             for row, (suffix, data) in enumerate(self._files):
-                decode_into(data, suffix, self._out[0], f"image {row}")
-                file.write(self._out[0].tobytes())
+                decode_into(data, suffix, self.out[0], f"image {row}")
+                file.write(self.out[0].tobytes())
             file.flush()
             self._pixels = np.memmap(file, dtype=np.uint8, mode="r", shape=(len(self._files), *each))
 
@@ -47,7 +48,7 @@ class Floors:
 
     def _decoded(self) -> Iterator[int]:
         for order in self._orders():
-            for out, image in zip(self._out, order, strict=True):
+            for out, image in zip(self.out, order, strict=True):
                 suffix, data = self._files[image]
                 if self._bare[image]:
                     decode_jpeg(data, out.shape[-1], out)
@@ -57,7 +58,7 @@ class Floors:
 
     def _gathered(self) -> Iterator[int]:
         for order in self._orders():
-            self._out[:] = self._pixels[order]
+            self.out[:] = self._pixels[order]
             yield self._batch
 
     def _orders(self) -> Iterator[NDArray[np.int64]]:

@@ -25,7 +25,7 @@ from dcgan_dist.commands.bench_reading import (
     workers_of,
 )
 from dcgan_dist.commands.bench_step import Step
-from dcgan_dist.commands.bench_turns import Row, Turns, interleave, table
+from dcgan_dist.commands.bench_turns import Row, Turns, interleave, show
 from dcgan_dist.commands.bench_verdict import Measured, Verdict, judge
 from dcgan_dist.config import Config
 from dcgan_dist.data.storage import write_atomically
@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
     ranks = config.world_size or local_ranks
     config = replace(config, batch_size=config.per_rank(ranks) * config.accumulate, world_size=None)
     world = launch(config)
+    if world.size > 1:
+        raise UsageError(f"{PROGRAM} is one process; start it without a launcher")
     print(set_cpu_threads(world) or f"device: {world.device}")
     rank = open_rank(config, world.device, min(ranks, local_ranks), own.samples)
     step = Step(rank.config, world)
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
     rows = interleave(contenders, own.rounds, partial(print, flush=True))
     verdict = judge(_measured(rank, rows))
     advice = [f"  - {line}" for line in verdict.advice]
-    print("\n".join(["", table(rows), "", verdict.text, "What would help:", *advice]))
+    print("\n".join(["", show(rows), "", verdict.text, "What would help:", *advice]))
     if own.out is not None:
         write_atomically(own.out, json.dumps(_results(rank, step.precision, rows, verdict), indent=1).encode())
         print(f"written: {own.out}")

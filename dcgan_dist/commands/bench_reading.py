@@ -46,7 +46,8 @@ def open_rank(config: Config, device: torch.device, local_ranks: int, samples: i
     """Opens all shards, and takes of them as many as hold so many images. Raises UserError for a bad shard."""
     data = open_data(config, print)
     assert isinstance(data, Corpus)
-    make_reader(config, data, local_ranks=local_ranks, pinned=False, say=print)  # says what it chooses
+    # for what it says of its choices
+    make_reader(config, data, local_ranks=local_ranks, pinned=device.type == "cuda", say=print)
     count = 1 + sum(images < samples for images in accumulate(data.lengths[:-1]))
     names, images = tuple(shard.name for shard in data.shards[:count]), sum(data.lengths[:count])
     if count < len(data.shards):

@@ -90,13 +90,23 @@ def _of_child(process: int) -> float:
     return 0.0
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Aligned columns."""
-    cells = [["", "images/s", "CPU us/image", "first batch, s"]]
+def show(rows: Sequence[Row]) -> str:
+    """The rows as a table."""
+    cells = []
     for row in rows:
         first = "" if row.first_batch_seconds is None else f"{row.first_batch_seconds:.3f}"
         cells.append([row.name, f"{row.images_per_second:,.0f}", f"{row.cpu_us_per_image:,.1f}", first])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in cells
-    )
+    return table(["", "images/s", "CPU us/image", "first batch, s"], cells)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left and numbers to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, ["-" * width for width in widths], *rows]
+    ]
+    return "\n".join(lines)
