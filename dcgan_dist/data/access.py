@@ -21,6 +21,10 @@ from dcgan_dist.errors import UserError
 CHUNK = 2**20  # bytes of a packed file
 
 
+class UnreadableError(UserError):
+    """The bytes of a shard cannot be had, which says nothing about whether they are right."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A shard that is to be looked at."""
@@ -52,19 +56,18 @@ def shown(name: str) -> str:
 
 @contextmanager
 def opened(job: Job) -> Iterator[tuple[Read, int]]:
-    """Access to the bytes of a shard, and its size. Raises UserError when it cannot be opened or read."""
+    """Access to the bytes of a shard, unpacked, and how many they are. Opening and reading raise UnreadableError."""
     with _open_file(job) as file:
-        if isinstance(file, RangedFile):
-            yield file.read, file.size()
-            return
 
         def read(offset: int, length: int) -> bytes:
             try:
+                if isinstance(file, RangedFile):
+                    return file.read(offset, length)
                 return os.pread(file.fileno(), length, offset)
-            except OSError as error:
+            except (OSError, UserError) as error:
                 raise _unreadable(job, error) from error
 
-        yield read, os.fstat(file.fileno()).st_size
+        yield read, file.size() if isinstance(file, RangedFile) else os.fstat(file.fileno()).st_size
 
 
 @contextmanager
@@ -94,6 +97,8 @@ def _copy(job: Job, to: Output) -> None:
         to.finish()
 
 
-def _unreadable(job: Job, error: OSError) -> UserError:
+def _unreadable(job: Job, error: OSError | UserError) -> UnreadableError:
+    if isinstance(error, UserError):
+        return UnreadableError(str(error))
     known = {ENOENT: "no such file", EISDIR: "is a folder; name the shards in it"}
-    return UserError(f"{job.shown}: {known.get(error.errno or 0) or f'cannot be read ({error.strerror})'}")
+    return UnreadableError(f"{job.shown}: {known.get(error.errno or 0) or f'cannot be read ({error.strerror})'}")

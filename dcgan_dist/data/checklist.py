@@ -136,6 +136,8 @@ def _measure(job: Job) -> tuple[Job | Problem, int]:
     if is_remote(job.name):
         try:
             stat = job.remote.stat(job.name)
+        except UsageError:  # a package that is missing
+            raise
         except UserError as error:
             name = shown(job.name)
             return Problem(shard=name, kind="unreadable", what=str(error).removeprefix(f"{name}: ")), 0

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
-from dcgan_dist.data.access import Job, opened
+from dcgan_dist.data.access import Job, UnreadableError, opened
 from dcgan_dist.data.foreign import KEY_AND_SUFFIX
 from dcgan_dist.data.index import FOOTER, NO_LABEL, ShardIndex, ShardWriter, index_from_bytes, parse_label
 from dcgan_dist.data.index import MAGIC as INDEX_MAGIC
@@ -86,6 +86,8 @@ def repair_shard(job: RepairJob, tick: Callable[[int], None]) -> Repaired:
     with opened(job.job) as (read, size):
         try:
             found = find_index(job.job.name, size, read)
+        except UnreadableError:
+            raise
         except UserError:
             found = None
         with io.BufferedReader(Passage(read, size, tick), CHUNK) as file:

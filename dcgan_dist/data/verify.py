@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dcgan_dist.data.access import Job, opened
+from dcgan_dist.data.access import Job, UnreadableError, opened
 from dcgan_dist.data.codecs import open_image, to_rgb_or_grey
 from dcgan_dist.data.index import Footer, Read, ShardIndex
 from dcgan_dist.data.indexed import INDEX, IndexedSample, find_index, is_index_member
@@ -91,6 +91,8 @@ class _Check:
             self.note("manifest", f"{size:,} bytes, but {entry.bytes:,} in the manifest")
         try:
             found = find_index(self.name, size, read)
+        except UnreadableError:
+            raise
         except UserError as error:
             found = None
             self.note("index", str(error).removeprefix(f"{self.name}: "))
