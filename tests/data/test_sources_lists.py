@@ -63,7 +63,7 @@ def test_absolute_paths_in_another_order_and_no_labels(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("texts", "labels", "classes"),
     [
-        (["3", "0", "-1", ""], [3, 0, None, None], ()),
+        (["3", "0", "-5", ""], [3, 0, None, None], ()),
         (["3", "10", "x", ""], [1, 0, 2, None], ("10", "3", "x")),
         (["1" * 19, "2"], [0, 1], ("1" * 19, "2")),
         (["é", "z", "b c"], [2, 1, 0], ("b c", "z", "é")),
