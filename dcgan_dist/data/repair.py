@@ -145,7 +145,7 @@ class _Rescue:
                 self._note_gap(gap)
         index = _salvaged(self._name, file, members)
         numbers = {} if index is None else {key: number for number, key in enumerate(index.keys)}
-        labelled = any("cls" in sample.members for sample in samples)
+        labelled = index is None and any("cls" in sample.members for sample in samples)
         written: dict[str, int] = {}
         for sample in samples:
             good = self._sample(file, sample, labelled)
@@ -167,7 +167,7 @@ class _Rescue:
         match = KEY_AND_SUFFIX.match(gap.name)
         if match:
             self.lost[match[1]] = None
-        else:
+        elif gap.holds:
             self.unnamed += gap.end - gap.start
 
     def _sample(self, file: BinaryIO, sample: Sample, labelled: bool) -> _Good | None:

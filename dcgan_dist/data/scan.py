@@ -37,6 +37,7 @@ class Gap(NamedTuple):
     end: int
     why: str
     name: str = ""  # of the member that is cut
+    holds: bool = True  # something was, or may have been, there
 
 
 @dataclass
@@ -167,7 +168,7 @@ def _zeros(file: BinaryIO, at: int, size: int) -> Gap | None:
             following = next_header(file, at + (place - at) // BLOCK * BLOCK, size)
             return Gap(at, size if following is None else following, "zeros, and more data behind them")
         place += len(chunk)
-    return Gap(at, size, "tar's end mark is cut") if size - at < len(END_MARK) else None
+    return Gap(at, size, "tar's end mark is cut", holds=False) if size - at < len(END_MARK) else None
 
 
 def _bad_header(file: BinaryIO, at: int, size: int) -> Gap:

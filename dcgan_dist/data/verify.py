@@ -124,7 +124,8 @@ class _Check:
     def _walked(self, file: BinaryIO) -> None:
         for part in group(self._members(scan(file, self.size))):
             if isinstance(part, Gap):
-                lost = f"; bytes {part.start} to {part.end} cannot be used" if part.end > part.start else ""
+                holds = part.holds and part.end > part.start
+                lost = f"; bytes {part.start} to {part.end} cannot be used" if holds else ""
                 self.note("structure", part.why + lost, part.name or None, part.start)
             elif isinstance(part, Refused):
                 self.note("structure", part.why, part.name, part.start)
