@@ -17,6 +17,13 @@ CREDENTIALS = {
     "hf": "set HF_TOKEN, and accept the data set's terms on its page",
 }
 CREDENTIALS |= {"s3a": CREDENTIALS["s3"], "gcs": CREDENTIALS["gs"]}
+EXPLAINED: dict[type[Exception], tuple[str, str]] = {
+    FileChangedError: ("another version than at the start of the run", "start the run again, or put the old file back"),
+    NoRangesError: ("the server sends the whole file where a part was asked for", "let it go through the cache"),
+    NoSizeError: ("the server does not say how long the file is", "copy it to another server or to a disk"),
+    FileNotFoundError: ("no such file or bucket", "check the name"),
+    IsADirectoryError: ("is a folder", "name the shards in it, as in '/*.tar'"),
+}
 
 
 class Patience:
@@ -57,26 +64,22 @@ class Patience:
     def _explain(self, error: Exception) -> tuple[str, str]:
         """What happened, and what to do."""
         status, kind = status_of(error), type(error).__name__
-        if isinstance(error, FileChangedError):
-            return "another version than at the start of the run", "start the run again, or put the old file back"
-        if isinstance(error, NoRangesError):
-            return "the server sends the whole file where a part was asked for", "let it go through the cache"
-        if isinstance(error, NoSizeError):
-            return "the server does not say how long the file is", "copy it to another server or to a disk"
-        if isinstance(error, FileNotFoundError) or status in (404, 410):
-            return "no such file or bucket", "check the name"
-        if isinstance(error, IsADirectoryError):
-            return "is a folder", "name the shards in it, as in '/*.tar'"
+        for known, texts in EXPLAINED.items():
+            if isinstance(error, known):
+                return texts
+        if status in (404, 410):
+            return EXPLAINED[FileNotFoundError]
+        if status == 416:
+            return "the file ends before the bytes that were asked for", "it was replaced: start the run again"
         if isinstance(error, PermissionError) or status in (401, 403) or "Credential" in kind:
             what = f"access denied ({status})" if status else "access denied, or no credentials"
             return what, CREDENTIALS.get(protocol_of(self._url), "check user, password or signature")
-        if status == 416:
-            return "the file ends before the bytes that were asked for", "it was replaced: start the run again"
         if isinstance(error, TimeoutError) or "Timeout" in kind:
             return f"no answer within {self._timeout:g} s", "check the server and the network"
         if status is not None:
             return f"the server answers {status} ({_phrase(status)})", "try again later, or ask who runs the server"
-        return _text(error), "check the server and the network"
+        what = f"the answer ends early ({error})" if isinstance(error, EOFError) else _text(error)
+        return what, "check the server and the network"
 
 
 def status_of(error: BaseException) -> int | None:

@@ -50,8 +50,8 @@ class Prefetcher:
         self._failed: BaseException | None = None
         self._closed = threading.Event()
         self._wish = Wish(next_use=lambda name: self._uses.get(name), check=check, stop=self._closed)
-        self._threads = [threading.Thread(target=self._work, name="prefetch", daemon=True) for _ in range(threads)]
-        for thread in self._threads:
+        self.threads = [threading.Thread(target=self._work, name="prefetch", daemon=True) for _ in range(threads)]
+        for thread in self.threads:
             thread.start()
 
     def advance(self, position: int) -> None:
@@ -77,10 +77,14 @@ class Prefetcher:
             raise self._errors[number][0]
         return shard
 
+    def failed(self, number: int) -> bool:
+        """The last try to bring this shard failed."""
+        return number in self._errors
+
     def close(self) -> None:
         """Ends the threads, and gives up what they are bringing."""
         self._closed.set()
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join(ENDING)
 
     def _work(self) -> None:

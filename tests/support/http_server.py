@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -141,24 +140,14 @@ def silent(handler, name):
     handler.close_connection = True
 
 
-def stalled(handler, name):
-    """The head and some bytes come, and then nothing."""
-    data = handler.owner.files[name]
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(data)))
-    handler.end_headers()
-    handler.wfile.write(data[:10])
-    silent(handler, name)
+def stops(sent):
+    """`sent` bytes of the answer come, and then nothing."""
 
+    def answer(handler, name):
+        handler.file(handler.owner.files[name], sent=sent)
+        silent(handler, name)
 
-def slow(seconds):
-    """An answer that takes its time, and then comes."""
-
-    def wait(handler, name):
-        time.sleep(seconds)
-        return True
-
-    return wait
+    return answer
 
 
 def without_range(handler, name):

@@ -1,0 +1,176 @@
+"""s3:// against a real server of that protocol (moto's); gs:// and hf:// against servers that answer as theirs do."""
+
+import io
+import json
+import random
+
+import boto3
+import fsspec.config
+import pytest
+from botocore.exceptions import NoCredentialsError
+from moto.server import ThreadedMotoServer
+from support.http_server import HttpServer, cut, status
+
+from dcgan_dist.data.cache import ShardCache
+from dcgan_dist.data.faults import Patience
+from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.stores import Objects
+from dcgan_dist.errors import UsageError, UserError
+
+DATA = random.Random(0).randbytes(300_000)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """An S3 server with `s3://shards/faces/{0,1}.tar`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ACCESS_KEY_ID": "id", "SECRET_ACCESS_KEY": "key", "DEFAULT_REGION": "us-east-1"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="shards")
+        for number in range(2):
+            client.put_object(Bucket="shards", Key=f"faces/{number}.tar", Body=DATA[number:])
+        yield client
+        client.close()
+        server.stop()
+
+
+REMOTE = Remote(timeout=20, retries=2, pause=0.001)
+
+
+def test_s3_patterns(bucket):
+    assert REMOTE.expand("s3://shards/faces/*.tar") == [f"s3://shards/faces/{number}.tar" for number in range(2)]
+    assert REMOTE.expand("s3://shards/faces/0.tar") == ["s3://shards/faces/0.tar"]
+    for pattern in ("s3://shards/faces/*.zip", "s3://no-such-bucket/*.tar"):
+        with pytest.raises(UsageError, match="no such files"):
+            REMOTE.expand(pattern)
+
+
+def test_s3_ranges_and_whole_files(bucket, tmp_path):
+    url = "s3://shards/faces/1.tar"
+    stat = REMOTE.stat(url)
+    assert stat.size == len(DATA) - 1
+    assert REMOTE.read_many([(url, start, 50) for start in range(40)]) == [
+        DATA[start + 1 : start + 51] for start in range(40)
+    ]
+    file = io.BytesIO()
+    REMOTE.download(stat, file)
+    assert file.getvalue() == DATA[1:]
+    with ShardCache(tmp_path, 10**6, REMOTE).acquire(stat) or pytest.fail("no room") as shard:
+        assert shard.path.read_bytes() == DATA[1:]
+
+
+def test_s3_versions(bucket):
+    bucket.put_object(Bucket="shards", Key="changing.tar", Body=b"one")
+    old = REMOTE.stat("s3://shards/changing.tar")
+    bucket.put_object(Bucket="shards", Key="changing.tar", Body=b"two")
+    assert REMOTE.stat("s3://shards/changing.tar").version != old.version
+    with pytest.raises(UserError, match="another version"):
+        REMOTE.download(old, io.BytesIO())
+
+
+def test_s3_errors(bucket):
+    for url, says in {
+        "s3://shards/nope.tar": "no such file or bucket",
+        "s3://no-such-bucket/a.tar": "no such file or bucket",
+        "s3://shards/faces": "is a folder",
+    }.items():
+        with pytest.raises(UserError, match=says):
+            REMOTE.stat(url)
+    with pytest.raises(UserError, match="the file ends before"):
+        REMOTE.read("s3://shards/faces/0.tar", len(DATA) + 1, 5)
+
+
+def test_s3_faults_are_retried_here_and_not_below(monkeypatch):
+    """The answers of a broken S3 server, and how often it was asked."""
+    with HttpServer({"shards/a.tar": DATA}) as server:
+        monkeypatch.setitem(
+            fsspec.config.conf, "s3", {"endpoint_url": server.url("").rstrip("/"), "key": "id", "secret": "key"}
+        )
+        remote = Remote(timeout=21, retries=2, pause=0.001)
+        server.fail("shards/a.tar", status(503), cut(100))
+        assert remote.read("s3://shards/a.tar", 5, 1000) == DATA[5:1005]
+        server.always["shards/a.tar"] = status(503)
+        before = server.requests()["shards/a.tar"]
+        with pytest.raises(UserError, match=r"the server answers 503 \(Service Unavailable\); tried 3 times"):
+            remote.read("s3://shards/a.tar", 5, 1000)
+        assert server.requests()["shards/a.tar"] == before + 3
+        server.always["shards/a.tar"] = status(403)
+        with pytest.raises(UserError, match=r"access denied .*AWS_PROFILE"):
+            remote.read("s3://shards/a.tar", 5, 1000)
+        assert server.requests()["shards/a.tar"] == before + 4
+
+
+def test_missing_credentials_end_at_once_and_say_what_to_set():
+    patience = Patience(Objects("s3", 20), "s3://bucket/a.tar", 20, retries=5, pause=0.001)
+    with pytest.raises(
+        UserError, match=r"^s3://bucket/a.tar: .*no credentials; set AWS_ACCESS_KEY_ID .*FSSPEC_S3_ANON"
+    ):
+        patience.after(NoCredentialsError())
+
+
+def test_gs(monkeypatch, tmp_path):
+    about = {
+        "kind": "storage#object",
+        "name": "faces/0.tar",
+        "bucket": "shards",
+        "generation": "7",
+        "size": str(len(DATA)),
+    }
+    files = {
+        "storage/v1/b/shards/o/faces%2F0.tar": json.dumps(about).encode(),
+        "storage/v1/b/shards/o": json.dumps({"kind": "storage#objects", "items": [about]}).encode(),
+        "download/storage/v1/b/shards/o/faces%2F0.tar": DATA,
+    }
+    with HttpServer(files) as server:
+        monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": server.url("").rstrip("/"), "token": "anon"})
+        remote = Remote(timeout=22, retries=2, pause=0.001)
+        assert remote.expand("gs://shards/faces/*.tar") == ["gs://shards/faces/0.tar"]
+        stat = remote.stat("gs://shards/faces/0.tar")
+        assert (stat.size, stat.version) == (len(DATA), "7")
+        assert remote.read(stat.url, 11, 22) == DATA[11:33]
+        file = io.BytesIO()
+        remote.download(stat, file)
+        assert file.getvalue() == DATA
+        with pytest.raises(UserError, match="no such file"):
+            remote.read("gs://shards/faces/1.tar", 0, 5)
+
+
+def test_hf(monkeypatch):
+    page = "datasets/someone/faces/resolve/main/data/0.tar"
+    tree = [{"type": "file", "path": "data/0.tar", "size": len(DATA), "oid": "0" * 40}]
+    api = "api/datasets/someone/faces"
+    files = {
+        page: DATA,
+        api: b'{"id": "someone/faces"}',
+        f"{api}/revision/main": b'{"id": "someone/faces"}',
+        f"{api}/tree/main": json.dumps([{"type": "directory", "path": "data", "oid": "1" * 40}]).encode(),
+        f"{api}/tree/main/data": json.dumps(tree).encode(),
+    }
+    with HttpServer(files) as server:
+        monkeypatch.setitem(
+            fsspec.config.conf,
+            "hf",
+            {"endpoint": server.url("").rstrip("/"), "token": "a-token", "use_listings_cache": False},
+        )
+        remote = Remote(timeout=23, retries=1, pause=0.001)
+        url = "hf://datasets/someone/faces/data/0.tar"
+        seen = []
+        server.always[page] = lambda handler, name: seen.append(handler.headers.get("Authorization")) or True
+        stat = remote.stat(url)
+        assert stat.size == len(DATA)
+        assert remote.read(url, 11, 22) == DATA[11:33]
+        assert set(seen) == {"Bearer a-token"}
+        assert remote.expand("hf://datasets/someone/faces/data/*.tar") == [url]
+        for bad in ("hf://datasets/someone/nothing/0.tar", "hf://nonsense"):
+            with pytest.raises(UserError, match=f"^{bad}: "):
+                remote.stat(bad)
+
+
+def test_hf_without_a_network(monkeypatch):
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": "http://127.0.0.1:1"})
+    with pytest.raises(UserError, match=r"^hf://datasets/someone/faces/0.tar: .*tried 2 times"):
+        Remote(timeout=24, retries=1, pause=0.001).stat("hf://datasets/someone/faces/0.tar")
