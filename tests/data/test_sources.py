@@ -188,6 +188,9 @@ def test_every_kind_of_source_gives_the_same_pictures(tmp_path, monkeypatch, tex
         ("http://host/*.tar", r"^http://host/\*\.tar: a web server has no listing"),
         ("ftp://host/a.tar", r"^ftp://host/a\.tar: 'ftp' is none of s3, "),
         ("pipe:cat a.tar", "no such file or folder"),
+        ("http://[host/a.tar", r"^http://\.\.\.: neither a folder"),
+        (f"http://host/a?{'signature' * 100}", r"^http://host/a: neither a folder"),
+        (f"{{{','.join(['long'] * 100)}}}", "^long: no such file"),
     ],
 )
 def test_arguments_that_name_no_source(tmp_path, monkeypatch, text, message):
@@ -202,7 +205,8 @@ def test_arguments_that_name_no_source(tmp_path, monkeypatch, text, message):
 def test_the_types_of_sources(tmp_path):
     write_ours(tmp_path / "a.tar", 1)
     assert isinstance(find_source(str(tmp_path / "a.tar")), TarSource)
-    assert find_source("http://host/a.tar") == PackedTarSource(("http://host/a.tar",))
+    url = f"http://host/a.tar?{'signature' * 100}"
+    assert find_source(url) == PackedTarSource((url,))
     expected = ParquetSource(("s3://bucket/a.parquet",), "photo", "kind")
     assert find_source("s3://bucket/a.parquet", image_column="photo", label_column="kind") == expected
 

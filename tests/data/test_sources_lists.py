@@ -96,8 +96,8 @@ def test_whatever_is_written_is_read(tmp_path_factory, pairs):
             csv.writer(file, delimiter=delimiter).writerows([("path", "label"), *pairs])
     lines = [json.dumps({"path": name, "label": label}) + "\n" for name, label in pairs]
     (folder / "a.jsonl").write_text("".join(lines))
-    classes = sorted({label for _, label in pairs if label}, key=str.encode)
-    wanted = [Item(name, classes.index(label) if label else None) for name, label in pairs]
+    classes = sorted({label.strip() for _, label in pairs} - {""}, key=str.encode)
+    wanted = [Item(name, classes.index(label.strip()) if label.strip() else None) for name, label in pairs]
     for ending in "csv", "tsv", "jsonl":
         assert find_source(str(folder / f"a.{ending}")).items() == (wanted, 0, tuple(classes))
 

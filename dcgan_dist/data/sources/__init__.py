@@ -22,7 +22,7 @@ from dcgan_dist.data.sources.base import (
 )
 from dcgan_dist.data.sources.folder import FolderSource, ZipSource, files_below
 from dcgan_dist.data.sources.lists import ListSource
-from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, expand, shown
+from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, exists, expand, shown
 from dcgan_dist.data.sources.parquet import ParquetSource
 from dcgan_dist.data.sources.tars import PackedTarSource, TarSource, tar_source
 from dcgan_dist.data.sources.torchvision import TORCHVISION, TorchvisionSource
@@ -73,7 +73,7 @@ def find_source(
     if text.startswith(TORCHVISION):
         name, _, options = text.removeprefix(TORCHVISION).partition("?")
         return TorchvisionSource(name, tuple(parse_qsl(options)), root, download)
-    names = _in_folder(Path(text)) if Path(text).is_dir() else expand(text)
+    names = _in_folder(Path(text)) if exists(text) and Path(text).is_dir() else expand(text)
     if not names:
         return FolderSource(Path(text))
     kind = _kind(names)

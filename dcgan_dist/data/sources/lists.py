@@ -125,11 +125,11 @@ class ListSource:
         return name
 
     def _label(self, line: int, label: Any) -> str | None:
-        if label is None or label == "":
+        if label is None:
             return None
         if type(label) is not int and not _is_text(label):
             self._bad(line, f"the label {label!r} is neither a number nor a name")
-        return str(label)
+        return str(label).strip() or None
 
     def _bad(self, line: int, problem: str) -> NoReturn:
         raise UserError(f"{self.path}, line {line}: {problem}")

@@ -2,7 +2,6 @@
 
 from glob import glob
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
 
@@ -30,13 +29,21 @@ def shown(name: str) -> str:
 
 def ending(name: str) -> str:
     """Which of ENDINGS a path or URL has; '' for none."""
-    path = urlsplit(name).path if is_remote(name) else name
-    return next((known for known in ENDINGS if path.lower().endswith(known)), "")
+    return next((known for known in ENDINGS if shown(name).lower().endswith(known)), "")
 
 
 def stem(name: str) -> str:
     """The file's name without ending."""
-    return shown(name).rpartition("/")[2].removesuffix(ending(name))
+    last = shown(name).rpartition("/")[2]
+    return last[: len(last) - len(ending(name))]
+
+
+def exists(name: str) -> bool:
+    """Whether there is such a file or folder; a name that is too long for one is none."""
+    try:
+        return Path(name).exists()
+    except OSError:
+        return False
 
 
 def expand(text: str) -> list[str]:
@@ -44,7 +51,7 @@ def expand(text: str) -> list[str]:
 
     Raises UsageError for a pattern without files, and for a file that is named twice.
     """
-    if Path(text).exists():  # whatever signs it has in its name
+    if exists(text):  # whatever signs it has in its name
         return [text]
     try:
         patterns = list(braceexpand(text))
@@ -59,7 +66,7 @@ def expand(text: str) -> list[str]:
 def _without_glob(pattern: str) -> list[str]:
     if is_remote(pattern):
         return Remote().expand(pattern)
-    if Path(pattern).exists():
+    if exists(pattern):
         return [pattern]
     if not any(sign in pattern for sign in "*?["):
         raise UsageError(f"{pattern}: no such file or folder; {HINT}")
