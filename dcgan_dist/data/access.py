@@ -19,6 +19,7 @@ from dcgan_dist.data.unpack import Unpacker, packing
 from dcgan_dist.errors import UserError
 
 CHUNK = 2**20  # bytes of a packed file
+PART = 2**20  # bytes of one request; those of one read are under way together
 
 
 class UnreadableError(UserError):
@@ -62,7 +63,9 @@ def opened(job: Job) -> Iterator[tuple[Read, int]]:
         def read(offset: int, length: int) -> bytes:
             try:
                 if isinstance(file, RangedFile):
-                    return file.read(offset, length)
+                    starts = range(offset, offset + length, PART)
+                    parts = [file.part(start, min(PART, offset + length - start)) for start in starts]
+                    return b"".join(job.remote.read_spans(parts))
                 return os.pread(file.fileno(), length, offset)
             except (OSError, UserError) as error:
                 raise _unreadable(job, error) from error
