@@ -26,6 +26,7 @@ from typing import Any
 from dcgan_dist.data.faults import Patience
 from dcgan_dist.data.storage import Output
 from dcgan_dist.data.stores import (
+    IN_FLIGHT,
     FileChangedError,
     Hub,
     Objects,
@@ -42,7 +43,6 @@ __all__ = ["Remote", "RemoteStat", "is_remote", "without_secrets"]
 
 PART = 8 * 2**20  # bytes of one request of a download
 PARTS = 4  # of a download in flight; together they bound its memory
-IN_FLIGHT = 32  # requests of this process
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "http", "https", "hf")
 
 
@@ -54,6 +54,7 @@ class _Connections:
         self.stores: dict[tuple[str, float], Store] = {}
         self.loop: Any = None
         self.free: asyncio.Semaphore
+        self.ended = False
 
     def store(self, url: str, timeout: float) -> Store:
         protocol = protocol_of(url)
@@ -83,13 +84,18 @@ class _Connections:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        future = self.start(work)
+        return self.result(self.start(work))
+
+    def result(self, future: Future[Any]) -> Any:
         try:
             return future.result()
-        finally:  # an interrupted wait ends the request too
-            future.cancel()
+        finally:
+            future.cancel()  # an interrupted wait ends the request too
+            if self.ended and threading.current_thread().daemon:  # the process is over: nobody is to hear of it
+                threading.Event().wait()
 
     def close(self) -> None:
+        self.ended = True
         for store in self.stores.values():
             with suppress(Exception):
                 self.start(store.close()).result(1)
@@ -211,9 +217,9 @@ class Remote:
                 length = min(PART, stat.size - start)
                 pending.append(_connections.start(self._fetch(Span(stat.url, start, length, stat.version))))
                 if len(pending) == PARTS:
-                    yield pending.popleft().result()
+                    yield _connections.result(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield _connections.result(pending.popleft())
         finally:
             for future in pending:
                 future.cancel()

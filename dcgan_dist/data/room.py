@@ -184,6 +184,7 @@ class Claim:
     def drop_locked(self) -> None:
         """The same, under the lock; a second time it does nothing."""
         if self._descriptor >= 0:
+            self.temporary.unlink(missing_ok=True)  # of a killed maker
             self._lock.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 PIECE = 2**20  # bytes that are taken at once from a server without ranges
+IN_FLIGHT = 32  # requests of one process
+FROM_ENVIRONMENT = {"trust_env": True}  # proxies and ~/.netrc, as other programs do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +85,13 @@ class Web:
 
     def __init__(self, timeout: float) -> None:
         import aiohttp
-        import fsspec
+        from fsspec.config import conf
+        from fsspec.implementations.http import HTTPFileSystem
 
         self._errors = aiohttp.ClientError
         self._lasting = (aiohttp.InvalidURL, aiohttp.ClientSSLError, aiohttp.TooManyRedirects)
-        self._files: Any = fsspec.get_filesystem_class("http")(asynchronous=True, skip_instance_cache=True)
+        client = FROM_ENVIRONMENT | conf.get("http", {}).get("client_kwargs", {})
+        self._files: Any = HTTPFileSystem(asynchronous=True, skip_instance_cache=True, client_kwargs=client)
         self._options = {
             "timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout),
             "auto_decompress": False,  # some servers call a .tar.gz a compressed transfer: the bytes stay as they are
@@ -110,8 +114,9 @@ class Web:
     async def stat(self, url: str) -> RemoteStat:
         """Asks for the first byte instead of the head alone, for signed URLs allow nothing else."""
         async with await self._get(url, "0-0") as answer:
-            if answer.status != 416:  # what an empty file answers
-                answer.raise_for_status()
+            if answer.status == 416:  # the first byte is one too many
+                return RemoteStat(url=url, size=0, version=_version(answer, "0"))
+            answer.raise_for_status()
             span = answer.headers.get("Content-Range", "")
             size = span.rpartition("/")[2] if span else answer.headers.get("Content-Length", "")
             if not size.isdecimal():
@@ -166,10 +171,10 @@ class Hub(Web):
 
     def __init__(self, timeout: float) -> None:
         super().__init__(timeout)
-        import fsspec
+        import huggingface_hub
         import huggingface_hub.utils
 
-        self._hub: Any = fsspec.get_filesystem_class("hf")(skip_instance_cache=True)
+        self._hub: Any = huggingface_hub.HfFileSystem(skip_instance_cache=True)
         self._headers = huggingface_hub.utils.build_hf_headers
         self._pages: dict[str, str] = {}
 
@@ -203,8 +208,13 @@ class Objects:
             from fsspec.config import conf
 
             given = conf.get("s3", {}).get("config_kwargs", {})
-            waits = {"connect_timeout": timeout, "read_timeout": timeout, "retries": {"total_max_attempts": 1}}
-            self._files: Any = s3fs.core.S3FileSystem(config_kwargs=waits | given, **options)
+            ours = {
+                "connect_timeout": timeout,
+                "read_timeout": timeout,
+                "retries": {"total_max_attempts": 1},
+                "max_pool_connections": IN_FLIGHT,
+            }
+            self._files: Any = s3fs.core.S3FileSystem(config_kwargs=ours | given, **options)
             self._files.retries = 1
             more = (botocore.exceptions.ConnectionError, *s3fs.core.S3_RETRYABLE_ERRORS)
         else:
@@ -212,7 +222,7 @@ class Objects:
             import gcsfs.retry
 
             logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the traceback of every error
-            self._files = gcsfs.core.GCSFileSystem(**options)
+            self._files = gcsfs.core.GCSFileSystem(session_kwargs=FROM_ENVIRONMENT, **options)
             self._limit = timeout  # in which it retries by itself
             more = gcsfs.retry.RETRIABLE_EXCEPTIONS
         self._passing: tuple[type[BaseException], ...] = (aiohttp.ClientError, *more)

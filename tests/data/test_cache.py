@@ -76,6 +76,7 @@ def read_all(folder, sources, start, answers):
     answers.put([content(bring(cache, source)) for source in sources])
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.dist
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_eight_processes_make_one_download(server, tmp_path, method):
@@ -126,6 +127,15 @@ def test_a_killed_downloader_leaves_nothing_and_the_next_succeeds(server, tmp_pa
     assert content(bring(cache, source)) == DATA["0.tar"]
 
 
+@pytest.mark.parametrize("limit", [999, 10_000])
+def test_what_a_killed_downloader_left_goes_also_where_there_is_no_room(server, tmp_path, limit):
+    (source, *_) = stats(server)
+    for suffix in ("lock", "tmp"):
+        (tmp_path / f".{entry_name(source)}.{suffix}").write_bytes(b"1000")
+    ShardCache(tmp_path, limit, REMOTE).acquire(source)
+    assert left_over(tmp_path) == []
+
+
 def test_a_failed_download_leaves_nothing(server, tmp_path, either_kind_of_file):
     cache = ShardCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
@@ -151,6 +161,7 @@ def test_the_bound_holds_and_pinned_shards_stay(server, tmp_path):
         shard.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_pin_holds_against_other_processes_and_ends_with_them(server, tmp_path):
     sources = stats(server)
     cache = ShardCache(tmp_path, 1500, REMOTE)

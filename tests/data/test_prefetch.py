@@ -150,9 +150,8 @@ def test_closing_does_not_wait_for_a_server_that_hangs(server, tmp_path, monkeyp
     server.fail("3.tar", hang)
     ahead = Prefetcher(ShardCache(tmp_path, 10**6, REMOTE), sources, first_uses(1), threads=1)
     assert asked.wait(30)
-    begin = time.monotonic()
     ahead.close()
-    assert time.monotonic() - begin < 10 < REMOTE.timeout
+    assert ahead.threads[0].is_alive(), "it hangs, and was left behind"
     server.over.set()
     for thread in ahead.threads:
         thread.join(30)

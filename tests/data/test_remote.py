@@ -290,8 +290,8 @@ def read_in_a_child(remote, url, answers):
     answers.put(remote.read(url, 10, 20))
 
 
-@pytest.mark.dist
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.dist
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_process_has_connections_of_its_own(server, method):
     url = server.url(NAME)
@@ -308,6 +308,7 @@ def test_a_child_process_has_connections_of_its_own(server, method):
     assert REMOTE.read(url, 0, 5) == DATA[:5]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_fork_in_the_middle_of_a_download_disturbs_nobody(server, small_parts):
     stat = REMOTE.stat(server.url(NAME))
     asked, go_on = threading.Event(), threading.Event()

@@ -64,6 +64,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and content are sent one after the other
 
     def log_message(self, format, *args):  # noqa: A002, for the base class says so
         pass
