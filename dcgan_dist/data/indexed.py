@@ -1,6 +1,7 @@
 """Shards that carry an index, sample by sample: is each what was written?"""
 
 import tarfile
+from functools import cached_property
 from typing import BinaryIO
 
 import numpy as np
@@ -72,12 +73,13 @@ class IndexedSample:
         self.image_whole = self.whole or xxhash.xxh3_64_intdigest(self._wanted) == checksum
         """The image is as it was written, even where its tar headers or its label in the tar are not."""
 
-    @property
+    @cached_property
     def damaged_at(self) -> int:
         """First byte in the shard that is known to be wrong, or the first of the image."""
-        pairs = zip(self._bytes, self._wanted, strict=False)
-        place = next((place for place, (is_, should) in enumerate(pairs) if is_ != should), None)
-        return self._start + (self._data_at if place is None else place)
+        length = min(len(self._bytes), len(self._wanted))
+        found, wanted = (np.frombuffer(part, dtype=np.uint8, count=length) for part in (self._bytes, self._wanted))
+        different = np.flatnonzero(found != wanted)
+        return self._start + (int(different[0]) if len(different) else self._data_at)
 
     @property
     def damage(self) -> str:

@@ -150,7 +150,7 @@ def _at(tar: tarfile.TarFile, file: BinaryIO, at: int, size: int) -> Member | Ga
         return _bad_header(file, at, size)
     if info.size < 0 or tar.offset <= at:
         return _bad_header(file, at, size)
-    if info.isreg() and info.offset_data + info.size > size:
+    if info.isreg() and not info.issparse() and info.offset_data + info.size > size:
         missing = info.offset_data + info.size - size
         return Gap(at, size, f"is cut: {missing:,} of its {info.size:,} bytes are missing", info.name)
     refused = "has a line break in its name" if "\n" in info.name else ""

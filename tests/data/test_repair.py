@@ -1,6 +1,7 @@
 """What is undamaged in a shard is saved, and nothing else."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,29 @@ def test_a_flipped_byte_costs_the_image_that_it_is_in_and_no_other(tmp_path_fact
     assert rows_of_new(folder / "saved.tar") == [row for row, lost in zip(whole, hit, strict=True) if not lost]
 
 
+EDITS = st.tuples(st.integers(0, 2**31), st.integers(0, 3_000), st.binary(max_size=1_500))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@settings(max_examples=60, deadline=None)
+@given(edits=st.lists(EDITS, min_size=1, max_size=4))
+def test_whatever_happens_what_is_saved_is_whole(tmp_path_factory, make, edits):
+    """Any stretches of the file are replaced by any others, shorter or longer."""
+    folder = tmp_path_factory.getbasetemp()
+    path, new = make(folder / "edited.tar"), folder / "whole.tar"
+    keys, content = {row[0] for row in rows_of(path)}, path.read_bytes()
+    for place, removed, added in edits:
+        start = place % (len(content) + 1)
+        content = content[:start] + added + content[start + removed :]
+    path.write_bytes(content)
+    new.unlink(missing_ok=True)
+    report = repair(path, new)
+    assert report.kept == (len(rows_of_new(new)) if new.exists() else 0)
+    if make is not foreign:
+        assert set(report.lost) <= keys
+        assert report.kept + len(report.lost) <= IMAGES
+
+
 def test_unlabelled_images_stay_unlabelled(tmp_path):
     path = write_ours(tmp_path / "a.tar", IMAGES, "png")
     whole = rows_of(path)
@@ -168,6 +192,18 @@ def test_an_image_without_its_label_is_lost_only_where_others_have_one(tmp_path)
 
 def members_of(path):
     return members(path.read_bytes())
+
+
+def test_sparse_members_are_refused_by_name(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(bytes(2**20) + encoded(1, "jpg"))
+    (tmp_path / "b.jpg").write_bytes(encoded(2, "jpg"))
+    os.truncate(tmp_path / "a.jpg", 2**22)
+    command = ["tar", "cf", tmp_path / "a.tar", "--sparse", "-C", tmp_path, "a.jpg", "b.jpg"]
+    subprocess.run(command, check=True)
+    (problem,) = check_shard(Job(name=str(tmp_path / "a.tar")), lambda _: None).problems
+    assert (problem.key, problem.what) == ("a.jpg", "is sparse; write this tar again without --sparse")
+    report = repair(tmp_path / "a.tar", tmp_path / "b.tar")
+    assert (report.kept, report.lost) == (1, ("a",))
 
 
 def test_repeated_keys_of_other_programs(tmp_path):
