@@ -29,6 +29,9 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "label_smoothing": st.just(0.0),
     "accumulate": st.just(1),
     "world_size": st.just(None),
+    "timeout": st.integers(1, 2**20),
+    "reader": st.just("indexed"),
+    "classes": st.lists(st.integers(0, 999).map(str)).map(tuple),
     "shards": st.lists(WORDS.map(lambda word: f"./{word}")).map(tuple),
 }
 

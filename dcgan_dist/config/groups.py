@@ -158,8 +158,9 @@ class DataConfig:
     def class_numbers(self) -> tuple[int, ...]:
         """The numbers in `classes`, which may be parted by commas."""
         words = [word for text in self.classes for word in text.split(",") if word.strip()]
-        bad = [word for word in words if not word.strip().isdigit()]
-        check(not bad, f"--data.classes {bad[0] if bad else ''}: must be numbers of classes, as in 3,7")
+        bad = [word for word in words if not word.strip().isdecimal()]
+        right = not bad and bool(words) == bool(self.classes)  # an empty word must not stand for all classes
+        check(right, f"--data.classes {bad[0] if bad else ''}: must be numbers of classes, as in 3,7")
         return tuple(sorted({int(word) for word in words}))
 
 

@@ -120,11 +120,11 @@ class Corpus:
 
     def of_classes(self, classes: Iterable[int]) -> "Corpus":
         """The images with one of these labels, in the same order. Raises UsageError when a class has no image."""
-        wanted = np.array(sorted(set(classes)), dtype=np.int64)
+        wanted = sorted(set(classes))
         with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
             labels = list(pool.map(self._labels, range(len(self.shards))))
         there = np.unique(np.concatenate(labels))
-        missing = sorted(set(wanted.tolist()) - set(there.tolist()))
+        missing = sorted(set(wanted) - set(there.tolist()))
         if missing:
             known = there[there >= 0].tolist()
             have = (

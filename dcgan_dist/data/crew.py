@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
 import dcgan_dist
-from dcgan_dist.data.fetch import Fetcher
+from dcgan_dist.data.fetch import Counters, Fetcher, total
 from dcgan_dist.data.layout import bytes_of_batch
 from dcgan_dist.data.ring import Batch, batch_in, empty_batch
 from dcgan_dist.errors import UserError
@@ -48,8 +48,8 @@ class Crew(Protocol):
 
     slots: list[Batch]
 
-    def fill(self, batch: Batch) -> None:
-        """Reads the images of `batch.samples` into one of the slots. Raises UserError."""
+    def fill(self, batch: Batch) -> Counters:
+        """Reads the images of `batch.samples` into one of the slots; returns what was read. Raises UserError."""
         ...
 
 
@@ -61,18 +61,15 @@ class Threads:
         self._fetcher, self._count = fetcher, count
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
 
-    def fill(self, batch: Batch) -> None:
+    def fill(self, batch: Batch) -> Counters:
         """See Crew."""
         samples, pixels, labels = batch.samples, batch.pixels, batch.labels.numpy()
 
-        def part(rows: slice) -> None:
-            self._fetcher.fill(samples[rows], pixels[rows], labels[rows])
+        def part(rows: slice) -> Counters:
+            return self._fetcher.fill(samples[rows], pixels[rows], labels[rows])
 
         parts = shares(len(samples), self._count)
-        if len(parts) == 1:
-            part(parts[0])
-        else:
-            list(self._pool.map(part, parts))
+        return part(parts[0]) if len(parts) == 1 else total(self._pool.map(part, parts))
 
     def close(self) -> None:
         """Waits for what is being read."""
@@ -102,9 +99,10 @@ class Processes:
     def pin(self) -> None:
         """Registers the ring with CUDA, so that a GPU reads from it without a further copy."""
         address = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
-        torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(address, len(self._memory), 0)))
+        runtime: Any = torch.cuda.cudart()
+        torch.cuda.check_error(int(runtime.cudaHostRegister(address, len(self._memory), 0)))
 
-    def fill(self, batch: Batch) -> None:
+    def fill(self, batch: Batch) -> Counters:
         """See Crew."""
         try:
             for _, connection in self._workers:
@@ -113,11 +111,11 @@ class Processes:
         except (EOFError, OSError) as error:
             problem = "a decoding process ended, perhaps for want of memory; try fewer --data.workers"
             raise UserError(problem) from error
-        for failure, counters, damages in answers:
+        for failure, _, damages in answers:
             if failure is not None:
                 raise failure
-            self._fetcher.counters.add(counters)
-            self._fetcher.damages |= damages
+            self._fetcher.note(damages)
+        return total(counters for _, counters, _ in answers)
 
     def close(self) -> None:
         """Ends the processes."""

@@ -33,13 +33,12 @@ def main(memory: int, connection: int) -> None:
 def _fill(
     fetcher: Fetcher, samples: NDArray[np.int64], pixels: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> tuple[UserError | None, Counters, dict[int, str]]:
-    fetcher.counters, known = Counters(), len(fetcher.damages)
+    known = len(fetcher.damages)
     try:
-        fetcher.fill(samples, pixels, labels)
+        counters = fetcher.fill(samples, pixels, labels)
     except UserError as error:
-        return error, fetcher.counters, {}
-    new = dict(list(fetcher.damages.items())[known:])
-    return None, fetcher.counters, new
+        return error, Counters(), {}
+    return None, counters, dict(list(fetcher.damages.items())[known:])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ touched for the first time, and remembered.
 """
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,6 +50,14 @@ class Counters:
         """Adds in place."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
+
+
+def total(parts: Iterable[Counters]) -> Counters:
+    """The sum of all."""
+    result = Counters()
+    for part in parts:
+        result.add(part)
+    return result
 
 
 class _Open:
@@ -95,7 +104,6 @@ class Fetcher:
         same; when more than `most_damaged` different ones are met, the run ends.
         """
         self.corpus = corpus
-        self.counters = Counters()
         self.damages: dict[int, str] = {}
         """Number of each damaged image and what is wrong with it, in the order in which they were met."""
         self._header = netpbm_header(shape[0], *shape)
@@ -110,21 +118,31 @@ class Fetcher:
         """In another process: one that has read nothing yet."""
         return Fetcher, self._arguments
 
-    def fill(self, samples: NDArray[np.int64], pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    def fill(self, samples: NDArray[np.int64], pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Counters:
         """Puts the images of these numbers into `pixels`, uint8 (n, H, W, C), C-contiguous, and their labels.
 
-        A substitute's number takes the place of the damaged one's in `samples`. Raises UserError.
+        A substitute's number takes the place of the damaged one's in `samples`. Returns what was read for them. Raises
+        UserError.
         """
         target, counters = _Target(samples, pixels, labels), Counters(images=len(samples))
         self._fills += 1
         if self._fills % LOOK_EVERY == 0 and self._remote:
             self._look_again()
         for row, error in self._fill(target, counters):
-            self._note(int(samples[row]), error)
+            if self._policy == "raise":
+                raise error
+            self.note({int(samples[row]): str(error)})
             counters.substituted += 1
             self._substitute(_Target(samples[row : row + 1], pixels[row : row + 1], labels[row : row + 1]))
+        return counters
+
+    def note(self, damages: dict[int, str]) -> None:
+        """Remembers damaged images, perhaps those that another process met. Raises UserError when they are too many."""
         with self._lock:
-            self.counters.add(counters)
+            self.damages |= damages
+            if len(self.damages) > self._most_damaged:
+                most = f"more than --data.most_damaged {self._most_damaged} damaged images"
+                raise UserError(f"{most}, the last: {list(self.damages.values())[-1]}")
 
     def _fill(self, target: _Target, counters: Counters) -> list[tuple[int, DamageError]]:
         """Returns the rows whose image is damaged."""
@@ -240,15 +258,6 @@ class Fetcher:
                     del self._open[number]
 
     # ---- damaged images
-
-    def _note(self, sample: int, error: DamageError) -> None:
-        if self._policy == "raise":
-            raise error
-        with self._lock:
-            self.damages.setdefault(sample, str(error))
-            if len(self.damages) > self._most_damaged:
-                most = f"more than --data.most_damaged {self._most_damaged} damaged images"
-                raise UserError(f"{most}, the last: {error}")
 
     def _substitute(self, row: _Target) -> None:
         """The next whole image of the same shard, round its end: the same one on any rank, at any time."""

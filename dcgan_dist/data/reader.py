@@ -1,6 +1,7 @@
 """The indexed reader: any position of the order at once, images decoded straight into the batch."""
 
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +42,9 @@ class IndexedReader:
         """`shape`: height (and width), channels."""
         self.corpus = fetcher.corpus
         self.order = Order(self.corpus.lengths, seed)
+        self.counters = Counters()
+        """What was read for the batches that were asked for so far."""
         self._fetcher, self._shape, self._plan = fetcher, shape, plan
-
-    @property
-    def counters(self) -> Counters:
-        """What was read so far."""
-        return self._fetcher.counters
 
     @property
     def damages(self) -> dict[int, str]:
@@ -68,6 +66,9 @@ class IndexedReader:
                 starts = split.slices(here)
                 batch.samples[:] = np.concatenate([self.order.samples(start, count) for start in starts])
                 batch.flips[:] = torch.from_numpy(np.concatenate([self.order.flips(start, count) for start in starts]))
-                crew.fill(batch)
+                batch.read = crew.fill(batch)
 
-            yield from read_ahead(fill, crew.slots)
+            with closing(read_ahead(fill, crew.slots)) as batches:
+                for batch in batches:
+                    self.counters.add(batch.read)
+                    yield batch

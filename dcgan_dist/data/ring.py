@@ -1,7 +1,7 @@
 """Batches made ahead of time in preallocated memory: one producer thread, slots that go round, no copy of pixels."""
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Event, Thread
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcgan_dist.data.fetch import Counters
 from dcgan_dist.data.layout import arrays
 
 ENDING = 10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
@@ -29,6 +30,8 @@ class Batch:
     """(n,) numbers of the images in the corpus; -1 from a stream."""
     slot: int = 0
     """Number of the memory that holds it."""
+    read: Counters = field(default_factory=Counters)
+    """What was read for it."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:

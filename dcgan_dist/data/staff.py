@@ -47,7 +47,7 @@ def choose(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, sa
     cores = free_cores(local_ranks, on_gpu)
     count, kind, reason = data.workers, data.decode, ""
     if not count and _all_pixels(corpus, shape):
-        count, kind, reason = 1, "threads", "pixels at training size are only copied"
+        count, reason = 1, "pixels at training size are only copied"
     elif kind == "auto" and cores > FEW:
         cost = measure(_files(corpus), shape)
         useful = round(1 / max(cost.locked, LEAST_LOCKED))

@@ -6,6 +6,7 @@ an epoch is a pass over a rank's shards, and a resumed run begins the stream ane
 
 import tarfile
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
@@ -59,15 +60,17 @@ class StreamReader:
         slots = [empty_batch(count, *self._shape, self._pinned) for _ in range(self._prefetch + 2)]
 
         def fill(batch: Batch) -> None:
-            pixels = batch.pixels
+            pixels, batch.read = batch.pixels, Counters(images=count)
             batch.flips[:] = torch.from_numpy(flips(self._seed, next(positions) + split.rank * count, count))
             for row, (suffix, data, label, where) in enumerate(islice(samples, count)):
                 decode_into(data, suffix, pixels[row], where)
                 batch.labels[row] = label
-                self.counters.bytes += len(data)
-            self.counters.images += count
+                batch.read.bytes += len(data)
 
-        yield from read_ahead(fill, slots)
+        with closing(read_ahead(fill, slots)) as batches:
+            for batch in batches:
+                self.counters.add(batch.read)
+                yield batch
 
     def _samples(self, position: int, split: Split) -> Iterator[Sample]:
         """This rank's images, epoch after epoch."""

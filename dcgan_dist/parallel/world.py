@@ -103,6 +103,13 @@ class World:
             raise _shared(box[1])
         return box[0]
 
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, on all ranks, by their numbers."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def everywhere(self, act: Callable[[], T]) -> T:
         """Runs `act` on every rank; if it fails anywhere, every rank raises the same error."""
         result, failure = _attempt(act)

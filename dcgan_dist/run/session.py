@@ -1,7 +1,6 @@
 """One life of a run: what is set up before the first iteration, and what the train loop does every so often."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -64,8 +63,8 @@ class Session:
     last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
     last_counts: dict[str, float] = field(default_factory=dict)
     """Of all ranks' readers, at the last report."""
-    last_damages: int = 0
-    """Damaged images that were told of."""
+    damages_told: set[int] = field(default_factory=set)
+    """Numbers of the damaged images that were told of."""
 
     # ---- the loop's questions
 
@@ -170,6 +169,7 @@ class Session:
 
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life: says what came of it, in words and by a marker file."""
+        self._tell_damages()
         images = self.state.images
         marker = self.folder.preempted if exit_code == stopped else self.folder.done
         self.world.from_main(lambda: write_atomically(marker, f"{images}\n".encode()))
@@ -187,10 +187,7 @@ class Session:
 
     def _loader(self) -> dict[str, float]:
         """What all ranks' readers did since the last report, and how many positions got a substitute in this life."""
-        for sample, problem in list(self.reader.damages.items())[self.last_damages :]:
-            self.last_damages += 1
-            where = f"rank {self.world.rank}: " if self.world.rank else ""
-            sys.stderr.write(f"{where}data: image {sample:,} is damaged, another takes its place: {problem}\n")
+        self._tell_damages()
         now = vars(self.reader.counters)
         counts = torch.tensor(list(now.values()), dtype=torch.float64, device=self.world.device)
         total = dict(zip(now, self.world.sum_(counts).tolist(), strict=True))
@@ -201,6 +198,17 @@ class Session:
             values["data/bytes_per_image"] = new["bytes"] / new["images"]
         remote = new["from_cache"] + new["from_afar"]
         return values | ({"data/cache_percent": 100 * new["from_cache"] / remote} if remote else {})
+
+    def _tell_damages(self) -> None:
+        """One line for each damaged image, whichever ranks met it."""
+        known = dict(self.reader.damages)  # at once: the reader goes on
+        new = {sample: problem for sample, problem in known.items() if sample not in self.damages_told}
+        if self.world.maximum(len(new)) == (0,):
+            return
+        found = {sample: problem for each in self.world.gather(new) for sample, problem in each.items()}
+        for sample in sorted(found.keys() - self.damages_told):
+            self.console.say(f"data: image {sample:,} is damaged, another takes its place: {found[sample]}")
+        self.damages_told |= found.keys()
 
     def _speed(self, images: int) -> dict[str, float]:
         now, (then, before) = time.monotonic(), self.last_report

@@ -105,14 +105,26 @@ def test_memory_is_flat_over_50_epochs(tmp_path, kind):
     batches.close()
 
 
+class Counting(Fetcher):
+    """Knows how many images it has read."""
+
+    images = 0
+
+    def fill(self, samples, pixels, labels):
+        read = super().fill(samples, pixels, labels)
+        self.images += read.images
+        return read
+
+
 def test_the_reader_waits_for_a_slow_trainer_with_a_bounded_number_of_batches(tmp_path):
     corpus = open_corpus([str(write_ours(tmp_path / "shard.tar", 64))])
-    fetcher = Fetcher(corpus, (32, 3))
+    fetcher = Counting(corpus, (32, 3))
     reader = IndexedReader(fetcher, shape=(32, 3), seed=0, plan=Plan(prefetch=3))
     batches = reader.batches(0, ALONE)
     next(batches)
     deadline = time.monotonic() + 30
-    while reader.counters.images < 5 * 8 and time.monotonic() < deadline:
+    while fetcher.images < 5 * 8 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert reader.counters.images == 5 * 8  # one with the trainer, three ahead, one in the making
+    assert fetcher.images == 5 * 8  # one with the trainer, three ahead, one in the making
+    assert reader.counters.images == 8  # the trainer's
     batches.close()
