@@ -111,17 +111,20 @@ class Web:
             headers["Range"] = f"bytes={span}"
         return self._session.get(self._files.encode_url(address), **(self._options | {"headers": headers}))
 
+    def _version(self, answer: Any, size: str) -> str:
+        return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or f"{size} bytes"
+
     async def stat(self, url: str) -> RemoteStat:
         """Asks for the first byte instead of the head alone, for signed URLs allow nothing else."""
         async with await self._get(url, "0-0") as answer:
             if answer.status == 416:  # the first byte is one too many
-                return RemoteStat(url=url, size=0, version=_version(answer, "0"))
+                return RemoteStat(url=url, size=0, version=self._version(answer, "0"))
             answer.raise_for_status()
             span = answer.headers.get("Content-Range", "")
             size = span.rpartition("/")[2] if span else answer.headers.get("Content-Length", "")
             if not size.isdecimal():
                 raise NoSizeError
-            return RemoteStat(url=url, size=int(size), version=_version(answer, size), ranges=answer.status != 200)
+            return RemoteStat(url=url, size=int(size), version=self._version(answer, size), ranges=answer.status != 200)
 
     async def read(self, span: Span, into: bytearray) -> None:
         """See Store."""
@@ -131,7 +134,7 @@ class Web:
             part = answer.status == 206 and given.startswith(f"bytes {span.start}-")
             if not (part or (span.start == 0 and answer.headers.get("Content-Length") == str(span.length))):
                 raise NoRangesError
-            if span.version not in (None, _version(answer, given.rpartition("/")[2] or str(span.length))):
+            if span.version not in (None, self._version(answer, given.rpartition("/")[2] or str(span.length))):
                 raise FileChangedError
             end = len(into) + span.length
             async for piece in answer.content.iter_any():
@@ -143,7 +146,7 @@ class Web:
         """See Store."""
         async with await self._get(stat.url, None) as answer:
             answer.raise_for_status()
-            if _version(answer, answer.headers.get("Content-Length", "")) != stat.version:
+            if self._version(answer, answer.headers.get("Content-Length", "")) != stat.version:
                 raise FileChangedError
             async for piece in answer.content.iter_chunked(PIECE):
                 yield piece
@@ -160,10 +163,6 @@ class Web:
         """See Store."""
         if self._session is not None:
             await self._session.close()
-
-
-def _version(answer: Any, size: str) -> str:
-    return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or f"{size} bytes"
 
 
 class Hub(Web):
@@ -183,6 +182,11 @@ class Hub(Web):
         if url not in self._pages:
             self._pages[url] = await asyncio.to_thread(self._hub.url, url)
         return self._pages[url], self._headers(token=self._hub.token)
+
+    def _version(self, answer: Any, size: str) -> str:
+        """The hub's own hash, for the servers that it sends to need not agree on theirs."""
+        told = (before.headers.get("X-Linked-ETag") for before in answer.history)
+        return next((etag for etag in told if etag), None) or super()._version(answer, size)
 
     async def glob(self, pattern: str) -> list[str]:
         """See Store."""

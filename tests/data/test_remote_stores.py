@@ -170,6 +170,34 @@ def test_hf(monkeypatch):
                 remote.stat(bad)
 
 
+def test_hf_sends_to_another_server_which_gets_no_token(monkeypatch):
+    page, url = "datasets/someone/faces/resolve/main/0.tar", "hf://datasets/someone/faces/0.tar"
+    api = "api/datasets/someone/faces"
+    about = json.dumps([{"type": "file", "path": "0.tar", "size": len(DATA), "oid": "0" * 40}]).encode()
+    hub = HttpServer({page: DATA, api: b'{"id": "someone/faces"}', f"{api}/tree/main": about})
+    with HttpServer({"0.tar": DATA}) as storage, hub as server:
+
+        def send_on(handler, name):
+            handler.send_response(302)
+            handler.send_header("Location", f"{storage.url('0.tar')}?signature=secret")
+            handler.send_header("X-Linked-ETag", '"the-hubs"')
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+
+        server.always[page] = send_on
+        seen = []
+        storage.always["0.tar"] = lambda handler, name: seen.append(handler.headers.get("Authorization")) or True
+        options = {"endpoint": server.url("").rstrip("/"), "token": "a-token"}
+        monkeypatch.setitem(fsspec.config.conf, "hf", options)
+        remote = Remote(timeout=25, retries=1, pause=0.001)
+        stat = remote.stat(url)
+        assert (stat.size, stat.version) == (len(DATA), '"the-hubs"')
+        file = io.BytesIO()
+        remote.download(stat, file)
+        assert file.getvalue() == DATA
+        assert set(seen) == {None}
+
+
 def test_hf_without_a_network(monkeypatch):
     monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": "http://127.0.0.1:1"})
     with pytest.raises(UserError, match=r"^hf://datasets/someone/faces/0.tar: .*tried 2 times"):
