@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # install.sh [EXTRA]: makes .venv in the project and installs it there, once; a second call returns at once.
-# EXTRA: test or tensorboard (see pyproject.toml).
+# EXTRA: all or test (see pyproject.toml).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extra=${1:-tensorboard}
+extra=${1:-all}
 stamp=.venv/installed-$extra
 wanted=$(cksum <pyproject.toml)
 [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && exit 0
