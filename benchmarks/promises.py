@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 
 from benchmarks.corpora import face_corpus, many_shards
+from dcgan_dist.commands.bench_reading import with_workers
 from dcgan_dist.commands.bench_turns import Turn
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.loading import make_reader, open_data
@@ -117,27 +119,39 @@ def first_batch() -> float:
 
 
 def copies() -> float:
-    """How often a pixel is copied from one process to another.
+    """How often a pixel is copied from one process to another, when two processes decode JPEG files. Linux.
 
-    0 where all decoding is done in this process. Where other processes decode, what this one reads from pipes, sockets
-    and files, as a part of the pixels that it delivers, and 1 more if the batches do not lie in the same few places of
-    memory all the time, as they would if each were handed over in memory of its own.
+    What this process reads, from pipes, sockets or files, as a part of the pixels that it delivers; and 1 more unless
+    all batches lie in one piece of memory that the decoding processes have mapped too.
     """
     pattern = str(face_corpus(SIZES[1], 1_000) / "jpg" / "*.tar")
     size: Any = SIZES[1]  # no network has it
     config = Config(model=ModelConfig(image_size=size), data=DataConfig(shards=(pattern,)))
-    batches = _batches(config)
+    batches = _batches(with_workers(config, "processes", 2))
     next(batches)
     this, places, pixels = psutil.Process(), set(), 0
-    decoders, before = this.children(recursive=True), this.io_counters()
+    decoders = this.children()
+    assert len(decoders) == 2
+    before: Any = this.io_counters()
     for batch in islice(batches, COPIED_OVER):
         places.add(batch.images.data_ptr())
         pixels += batch.images.numel()
-    received = this.io_counters().read_chars - before.read_chars  # pyright: ignore[reportAttributeAccessIssue] - Linux
+    after: Any = this.io_counters()
+    mapped = list(_shared_memory(this.pid))
+    rings = {piece for start, end, piece in mapped for at in places if start <= at < end}
+    inside = all(any(start <= at < end for start, end, _ in mapped) for at in places)
+    shared = all(rings <= {piece for _, _, piece in _shared_memory(decoder.pid)} for decoder in decoders)
     batches.close()
-    if not decoders:
-        return 0
-    return round(received / pixels, 2) + (len(places) > COPIED_OVER // 2)
+    return round((after.read_chars - before.read_chars) / pixels, 2) + (not (inside and shared))
+
+
+def _shared_memory(process: int) -> Iterator[tuple[int, int, str]]:
+    """First and last address, and a name that is the same in all processes, of what a process shares with others."""
+    for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+        addresses, access, _, device, number, *_ = line.split()
+        if access.endswith("s"):
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            yield start, end, f"{device} {number}"
 
 
 def _batches(config: Config) -> Any:

@@ -7,6 +7,7 @@ EVEN = 1.15  # factors below it are no difference
 SLOW_START = 2.0  # the first epoch is that many times slower than later ones: the files come slowly
 WORTH = 1.25  # a change that brings less is not advised
 ENCODED = 0.05  # part of the images
+LARGE_SHARE = 0.05  # of the CPU time of training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +69,21 @@ def _faster_loader(measured: Measured) -> list[str]:
     if best and measured.workers[best] > WORTH * measured.loader:
         gain = measured.workers[best] / measured.loader
         advice.append(f"{best}: measured {gain:.1f} times the images per second")
-    if measured.encoded > ENCODED:
-        costs = ""
-        if measured.pixels_cpu is not None:
-            costs = f": a copy of pixels costs {measured.pixels_cpu:,.1f} us of CPU an image, loading now costs "
-            costs += f"{measured.loader_cpu:,.1f}"
-        advice.append(f"write the shards anew with dcgan-dist shard .. --store ppm{costs}")
+    advice += _pixels(measured)
     if measured.loader > SLOW_START * measured.first_epoch:
         advice += _faster_files(measured)
     advice.append("more CPU cores for each rank: loading goes with their number")
     return advice
+
+
+def _pixels(measured: Measured) -> list[str]:
+    if measured.encoded <= ENCODED:
+        return []
+    costs = ""
+    if measured.pixels_cpu is not None:
+        costs = f": a copy of pixels costs {measured.pixels_cpu:,.1f} us of CPU an image, loading now costs "
+        costs += f"{measured.loader_cpu:,.1f}"
+    return [f"write the shards anew with dcgan-dist shard .. --store ppm{costs}"]
 
 
 def _faster_files(measured: Measured) -> list[str]:
@@ -88,11 +94,10 @@ def _faster_files(measured: Measured) -> list[str]:
 
 
 def _faster_step(measured: Measured) -> list[str]:
-    if measured.device == "cpu":
+    if measured.device == "cpu":  # both take their time from the same cores
         share = measured.loader_cpu / (measured.loader_cpu + measured.step_cpu)
-        return [
-            f"a GPU, or more CPU cores; of the CPU time of training, loading takes {share:.1%}",
-        ]
+        advice = [f"a GPU, or more CPU cores; of the CPU time of training, loading takes {share:.1%}"]
+        return [*advice, *(_pixels(measured) if share > LARGE_SHARE else [])]
     return [
         "a larger --batch_size, for a GPU that is not full",
         "--precision bf16, if it is not the precision already",

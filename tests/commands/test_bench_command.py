@@ -143,7 +143,10 @@ def test_slow_files_are_told_also_where_the_loader_is_fast_enough_afterwards():
 
 def test_a_slow_step_is_told_what_its_device_offers():
     assert "--batch_size" in advice(step=100.0)
-    assert "loading takes 40.0%" in advice(step=100.0, device="cpu")
+    on_cpu = advice(step=100.0, device="cpu")
+    assert "loading takes 40.0%" in on_cpu
+    assert "--store ppm" in on_cpu
+    assert "--store ppm" not in advice(step=100.0, device="cpu", step_cpu=1e6)
 
 
 # ---- the parts
