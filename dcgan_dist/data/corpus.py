@@ -12,11 +12,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import xxhash
 from braceexpand import braceexpand
 from numpy.typing import NDArray
 
-from dcgan_dist.data.index import ShardIndex
+from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
 from dcgan_dist.data.opening import Opener, Shard
 from dcgan_dist.data.remote import is_remote
 from dcgan_dist.errors import UsageError, UserError
@@ -141,7 +140,7 @@ class Corpus:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with any shard's samples or with the order of the shards, but not with where they lie."""
-        return xxhash.xxh3_64_hexdigest(repr([shard.fingerprint for shard in self.shards]).encode())
+        return corpus_fingerprint(shard.fingerprint for shard in self.shards)
 
     def locate(self, sample: int) -> tuple[int, int]:
         """Shard and member of an image."""

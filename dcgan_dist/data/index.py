@@ -16,7 +16,7 @@ import os
 import re
 import struct
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +83,11 @@ class ShardIndex:
         """'shard.tar: KEY.jpg at byte 1536', for messages."""
         name = f"{self.keys[member]}.{self.suffixes[self.suffix[member]]}"
         return f"{self.name}: {name} at byte {self.offset[member]}"
+
+
+def corpus_fingerprint(shards: Iterable[int]) -> str:
+    """Of the fingerprints of several shards in their order, 16 hexadecimal digits."""
+    return xxhash.xxh3_64_hexdigest(repr(list(shards)).encode())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,11 @@ _info.json, from which timm does.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from dcgan_dist.data.index import corpus_fingerprint
 from dcgan_dist.errors import UserError
 
 NAME = "manifest.json"
@@ -106,11 +104,6 @@ def shard_names(count: int) -> list[str]:
     return [f"shard-{number:0{width}}.tar" for number in range(count)]
 
 
-def corpus_fingerprint(shards: Sequence[ShardEntry]) -> str:
-    """What Corpus.fingerprint gives for these shards in this order."""
-    return xxhash.xxh3_64_hexdigest(repr([int(shard.fingerprint, 16) for shard in shards]).encode())
-
-
 def commonest(sizes: Counter[str]) -> dict[str, int]:
     """The commonest image sizes, and all others together."""
     ranked = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
@@ -161,7 +154,8 @@ def _contradiction(manifest: Manifest) -> str | None:
         "order of the names": names == sorted(set(names)),
         "a shard's name is a path": not any("/" in name or "\\" in name for name in names),
         "samples of the classes": labelled + manifest.unlabelled == manifest.samples,
-        "fingerprint": corpus_fingerprint(manifest.shards) == manifest.fingerprint,
+        "fingerprint": corpus_fingerprint(int(shard.fingerprint, 16) for shard in manifest.shards)
+        == manifest.fingerprint,
         "number of channels": len(manifest.mean) == len(manifest.std) == manifest.channels,
     }
     return next((what for what, right in checks.items() if not right), None)

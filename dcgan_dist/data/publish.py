@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data import manifest as manifest_file
 from dcgan_dist.data.duplicates import Duplicates, describe, find_duplicates
-from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, commonest, corpus_fingerprint, shard_names
+from dcgan_dist.data.index import corpus_fingerprint
+from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, commonest, shard_names
 from dcgan_dist.data.receipt import Receipt, read_receipt, receipt_path
 from dcgan_dist.data.staging import PARTIAL, Plan, Staging
 from dcgan_dist.data.statistics import PixelCounts
@@ -157,7 +158,7 @@ def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, d
     manifest = Manifest(
         samples=totals.samples,
         bytes=totals.bytes,
-        fingerprint=corpus_fingerprint(shards),
+        fingerprint=corpus_fingerprint(int(shard.fingerprint, 16) for shard in shards),
         size=plan.options["size"],
         channels=plan.options["channels"],
         store=plan.options["store"],

@@ -4,8 +4,8 @@ from collections import Counter
 
 import xxhash
 
-from dcgan_dist.data.index import read_index
-from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, corpus_fingerprint
+from dcgan_dist.data.index import corpus_fingerprint, read_index
+from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry
 
 
 def manifest_of(paths, names=("cat",)):
@@ -28,7 +28,7 @@ def manifest_of(paths, names=("cat",)):
     return Manifest(
         samples=samples,
         bytes=sum(entry.bytes for entry in entries),
-        fingerprint=corpus_fingerprint(entries),
+        fingerprint=corpus_fingerprint(int(entry.fingerprint, 16) for entry in entries),
         size=32,
         channels=3,
         store="jpg",
