@@ -1,13 +1,17 @@
 """From the options to a reader, and what the console is told on the way."""
 
 import os
+import shutil
+from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from support.shards import write_ours
 
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.loading import make_reader, open_data
+from dcgan_dist.data.loading import make_opener, make_reader, open_data
+from dcgan_dist.data.opening import CachePlan
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reader import Split
 from dcgan_dist.errors import UsageError, UserError
@@ -73,50 +77,111 @@ def test_a_bad_shard_is_found_before_any_reader_starts(said, shards, tmp_path, r
     assert said == []
 
 
-@pytest.mark.parametrize("reader", ["indexed", "stream"])
-def test_a_remote_shard_is_refused_in_one_line(said, reader):
-    config = configured("s3://bucket/{0..3}.tar", reader=reader)
-
-    def begin():
+def test_a_stream_refuses_a_url_in_one_line(said):
+    """The indexed reader takes them: see test_far_shards.py."""
+    config = configured("http://localhost/{0..3}.tar", reader="stream")
+    with pytest.raises(UsageError, match=r"^--data\.shards http://localhost/0\.tar: not a file; stream it with 'pipe:"):
         make_reader(config, open_data(config, said.append), local_ranks=1, pinned=False, say=said.append)
-
-    with pytest.raises(UsageError, match=r"^--data\.shards s3://bucket/0\.tar: [^\n]*$"):
-        begin()
 
 
 @pytest.mark.parametrize(
-    ("cores", "local_ranks", "pinned", "threads"),
+    ("names", "needed"),
     [
-        (1, 1, False, 1),
-        (2, 1, False, 1),
-        (8, 1, False, 7),
-        (8, 2, False, 3),
-        (8, 2, True, 4),
-        (2, 4, False, 1),
-        (64, 1, True, 16),
+        (["/d/0.tar", "d/*.tar", "d/{0..9}.tar"], False),
+        (["/d/0.tar", "/d/1.tar.gz"], True),
+        (["/d/0.tgz"], True),
+        (["/d/0.tar.zst"], True),
+        (["/d/0.tar", "s3://bucket/1.tar"], True),
+        (["https://host/{0..9}.tar"], True),
     ],
 )
-def test_the_choice_of_threads_is_said(monkeypatch, said, shards, cores, local_ranks, pinned, threads):
-    """One core of each rank is left to the networks where they run on the CPU."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+def test_a_cache_is_opened_where_a_name_may_need_one(tmp_path, names, needed):
+    folder = tmp_path / "cache"
+    for limit in (None, 10**9):
+        plan = make_opener(DataConfig(cache=folder, cache_bytes=limit), names).plan
+        assert (plan is not None) == needed
+    assert make_opener(DataConfig(cache=folder, cache_bytes=0), names).plan is None
+
+
+def test_the_cache_may_take_80_percent_of_what_is_free_or_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "entry").write_bytes(bytes(500))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_500))
+    assert make_opener(DataConfig(cache=folder), ["a.tar.gz"]).plan == CachePlan(folder, 1_600)
+    assert make_opener(DataConfig(cache=folder, cache_bytes=77), ["a.tar.gz"]).plan == CachePlan(folder, 77)
+
+
+def test_without_a_folder_the_cache_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plan = make_opener(DataConfig(), ["a.tar.gz"]).plan
+    assert plan is not None
+    assert plan.folder == tmp_path / "dcgan_dist" / "shards"
+    assert plan.folder.is_dir()
+
+
+def test_a_folder_that_cannot_be_a_cache_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    problem = rf"^{tmp_path}/file/cache: cannot be used as a cache \(Not a directory\); name another --data\.cache$"
+    with pytest.raises(UserError, match=problem):
+        make_opener(DataConfig(cache=tmp_path / "file" / "cache"), ["a.tar.gz"])
+
+
+def test_the_options_of_remote_reads_are_handed_on():
+    remote = make_opener(DataConfig(timeout=7, retries=2), ["a.tar"]).remote
+    assert (remote.timeout, remote.retries) == (7, 2)
+
+
+@pytest.mark.parametrize("classes", [("3",), ("3,1",)])
+def test_the_classes_are_said(said, tmp_path, classes):
+    write_ours(tmp_path / "0.tar", 20, label=lambda number: number % 5)
+    corpus = open_data(configured(tmp_path / "0.tar", classes=classes), said.append)
+    assert isinstance(corpus, Corpus)
+    named, count = ("1, 3", 8) if len(classes[0]) > 1 else ("3", 4)
+    assert corpus.size == count
+    assert said == ["data: 20 images in 1 shard, all checked", f"data: {count} images of the classes {named}"]
+
+
+def test_the_choice_of_who_decodes_is_said_unless_it_was_given(said, shards):
+    """How it is chosen: see test_staff.py."""
     config = configured(shards)
     corpus = open_data(config, lambda line: None)
-    reader = make_reader(config, corpus, local_ranks=local_ranks, pinned=pinned, say=said.append)
-    (line,) = said
-    assert line == f"data: decoding threads per rank: {threads} (cores: {cores}, ranks on this node: {local_ranks})"
+    reader = make_reader(config, corpus, local_ranks=2, pinned=False, say=said.append)
     assert reader.exact
-
-
-def test_given_threads_are_taken_as_they_are(said, shards):
-    config = configured(shards, threads=3)
-    make_reader(config, open_data(config, lambda line: None), local_ranks=1, pinned=False, say=said.append)
+    cores = len(os.sched_getaffinity(0))
+    assert said == [
+        "data: decoding threads per rank: 1 (pixels at training size are only copied; "
+        f"{cores} cores, 2 ranks on this node)"
+    ]
+    said.clear()
+    make_reader(configured(shards, workers=3, decode="threads"), corpus, local_ranks=1, pinned=False, say=said.append)
     assert said == []
+
+
+def test_what_becomes_of_damaged_images_is_handed_on(tmp_path):
+    shard = write_ours(tmp_path / "0.tar", 12)
+    config = configured(shard, damaged="substitute", most_damaged=1)
+    corpus = open_data(config, lambda line: None)
+    assert isinstance(corpus, Corpus)
+
+    def read(damaged):
+        content = bytearray(shard.read_bytes())
+        content[corpus.index(0).offset[damaged] + 99] ^= 1
+        shard.write_bytes(content)
+        reader = make_reader(config, corpus, local_ranks=1, pinned=False, say=lambda line: None)
+        with closing(reader.batches(0, Split(batch=12, micro_batches=1, rank=0, world_size=1))) as batches:
+            next(batches)
+        return reader.counters.substituted
+
+    assert read(3) == 1
+    with pytest.raises(UserError, match=r"^more than --data\.most_damaged 1 damaged images, the last: "):
+        read(8)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["indexed", "stream"])
 def test_the_reader_is_the_one_that_the_options_describe(shards, kind, channels):
-    data = DataConfig(shards=(str(shards),), reader=kind, threads=1)
+    data = DataConfig(shards=(str(shards),), reader=kind, workers=1)
     config = Config(seed=5, model=ModelConfig(image_size=48, channels=channels), data=data)
     opened = open_data(config, lambda line: None)
     reader = make_reader(config, opened, local_ranks=1, pinned=False, say=lambda line: None)
