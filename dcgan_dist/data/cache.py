@@ -7,6 +7,7 @@ changed is another entry. See `room` for how the processes agree.
 import errno
 import fcntl
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def shard_folder() -> Path:
     """Where shards are kept unless the user names another folder."""
     return cache_folder() / "shards"
+
+
+def default_limit(folder: Path) -> int:
+    """Bytes for a cache there: 80 % of what its disk has free, with what the cache holds already."""
+    held = sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+    disk = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return (shutil.disk_usage(disk).free + held) * 8 // 10
 
 
 def entry_name(source: Source) -> str:

@@ -21,7 +21,8 @@ FirstUses = Callable[[int], Sequence[tuple[int, int]]]
 class Prefetcher:
     """Threads that follow the reader's position. The ranks of a node share the work: each shard is brought once.
 
-    Nothing is kept from being removed here, but by what is needed sooner; who reads an entry pins it.
+    Nothing is pinned here: what is needed soon is removed for nothing that is needed later, and who reads an entry pins
+    it.
     """
 
     def __init__(
@@ -30,21 +31,23 @@ class Prefetcher:
         sources: Sequence[Source | None],
         first_uses: FirstUses,
         *,
+        position: int = 0,
         threads: int = 2,
         check: Callable[[Path], object] | None = None,
     ) -> None:
-        """Begins at position 0.
+        """Starts the threads.
 
         Args:
             cache: where to.
             sources: of every shard; None for one that needs no cache.
             first_uses: called by the threads.
+            position: where the reader begins.
             threads: shards that are brought at the same time.
             check: as of Wish.
         """
         self._cache, self._sources, self._first_uses = cache, sources, first_uses
         self._names = [None if source is None else entry_name(source) for source in sources]
-        self._position = 0
+        self._position = position
         self._uses: dict[str, int] = {}
         self._errors: dict[int, tuple[UserError, float]] = {}  # and when
         self._failed: BaseException | None = None

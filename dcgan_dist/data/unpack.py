@@ -9,7 +9,7 @@ from dcgan_dist.data.storage import Output
 from dcgan_dist.errors import UsageError, UserError
 
 PIECE = 2**20  # bytes that gzip unpacks at once
-GZIP_STEP, ZSTD_STEP = 2**16, 2**12  # packed bytes taken at once; Zstandard makes up to 128 KiB of 4 bytes
+GZIP_STEP, ZSTD_STEP = 2**16, 2**10  # packed bytes taken at once; Zstandard makes up to 128 KiB of 4 bytes
 _PACKED = re.compile(r"(\.tar)?\.(gz|zst)$|\.(tgz|tzst)$")
 
 

@@ -1,11 +1,15 @@
 """The node's cache of whole shards: one download, bounded, nothing left by the killed."""
 
 import gzip
+import io
 import multiprocessing
 import os
 import random
 import signal
 import threading
+import tracemalloc
+import zlib
+from types import SimpleNamespace
 
 import pytest
 import zstandard
@@ -13,7 +17,8 @@ from support.disk import no_file_larger_than
 from support.http_server import HttpServer, cut, silent, status
 
 from dcgan_dist.data import storage
-from dcgan_dist.data.cache import ANY, ShardCache, Wish, entry_name
+from dcgan_dist.data.cache import ANY, ShardCache, Wish, default_limit, entry_name
+from dcgan_dist.data.fill import fill, wanted_of
 from dcgan_dist.data.remote import Remote, RemoteStat
 from dcgan_dist.errors import UserError
 
@@ -385,6 +390,37 @@ def test_a_bomb_is_refused(tmp_path, kind):
     with pytest.raises(UserError, match="unpacks to more than the 1048576 bytes"):
         cache.acquire(path)
     assert (size_of(tmp_path / "cache"), left_over(tmp_path / "cache")) == (0, [])
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_unpacking_takes_little_memory(tmp_path, kind):
+    size = 256 * 2**20
+    pack = zlib.compressobj(wbits=31) if kind == "gz" else zstandard.ZstdCompressor().compressobj()
+    path = tmp_path / f"a.tar.{kind}"
+    path.write_bytes(b"".join([pack.compress(bytes(2**20)) for _ in range(size >> 20)]) + pack.flush())
+    counted = []
+
+    class Counting(io.BytesIO):
+        def write(self, data, /):
+            counted.append(len(data))
+            return len(data)
+
+    tracemalloc.start()
+    try:
+        fill(path, wanted_of(path), REMOTE, Counting())
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert sum(counted) == size
+
+
+def test_the_usual_bound_is_most_of_the_disk_and_does_not_shrink_by_what_is_cached(tmp_path, monkeypatch):
+    free = 1_000_000
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    assert default_limit(tmp_path / "not" / "there") == 800_000
+    (tmp_path / "entry").write_bytes(bytes(400_000))
+    free -= 400_000
+    assert default_limit(tmp_path) == 800_000
 
 
 def test_unpacking_gets_no_room_of_what_is_pinned(server, tmp_path):

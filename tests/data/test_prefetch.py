@@ -57,12 +57,12 @@ def test_shards_come_in_the_order_of_their_use_as_far_as_is_looked(server, tmp_p
     sources = sources_of(server)
     server.log.clear()
     cache = ShardCache(tmp_path, 10**6, REMOTE)
-    ahead = Prefetcher(cache, sources, first_uses(3), threads=1)
+    ahead = Prefetcher(cache, sources, first_uses(3), position=80, threads=1)
     try:
         until(lambda: cache.counts.downloaded == 3000)
         assert list(dict.fromkeys(name for name, _ in server.log)) == ["3.tar", "1.tar", "4.tar"]
         assert ahead.shard(0, wait=False) is None
-        ahead.advance(25)
+        ahead.advance(105)
         until(lambda: cache.counts.downloaded == 5000)
         assert [content(ahead.shard(number, wait=False)) for number in ORDER[:5]] == [
             DATA[f"{number}.tar"] for number in ORDER[:5]
