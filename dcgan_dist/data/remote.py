@@ -6,8 +6,8 @@
     http(s)://host/path FSSPEC_HTTP='{"headers": {...}}'; http://user:password@host; signed URLs
     hf://datasets/USER/NAME@REVISION/PATH   HF_TOKEN; HF_ENDPOINT for a mirror
 
-Anything else that fsspec can be told stands in FSSPEC_* variables or ~/.config/fsspec. Threads may share a Remote; a
-process made by fork or spawn makes its own connections.
+Anything else that fsspec can be told stands in FSSPEC_* variables or ~/.config/fsspec; proxies are the environment's
+(https_proxy). Threads may share a Remote; a process made by fork or spawn makes its own connections.
 """
 
 import asyncio
@@ -131,7 +131,8 @@ class Remote:
     """
 
     timeout: float = 60
-    """Seconds without an answer, or without the next byte, after which a try has failed."""
+    """Seconds without an answer, or without the next byte, after which a try has failed; gs:// gets no more for a
+    whole part of 8 MiB."""
     retries: int = 5
     """Further tries after the first failed one; a try that brought some bytes is not counted."""
     pause: float = 0.5

@@ -1,9 +1,11 @@
 """The room of a cache folder, shared by all processes that use it: what is there, what is coming, what may go.
 
-NAME            an entry, whole; whoever reads it holds a shared lock on it, so that a dead process holds nothing
-.NAME.lock      there while NAME is being made, locked by its maker; holds the number of bytes set aside for it
-.NAME.tmp       where the file system has no nameless files: what is written of NAME so far
-.lock           held while room is set aside or given back, so never for long
+    NAME            an entry, whole; whoever reads it holds a shared lock on it, so that a dead process holds nothing
+    .NAME.lock      there while NAME is being made, locked by its maker; holds the number of bytes set aside for it
+    .NAME.tmp       where the file system has no nameless files: what is written of NAME so far
+    .lock           held while room is set aside or given back, so never for long
+
+Room is set aside before anything is written, so that the bound holds at every moment.
 """
 
 import fcntl
