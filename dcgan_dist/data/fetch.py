@@ -175,18 +175,27 @@ class Fetcher:
         self, shard: _Open, view: memoryview, rows: list[tuple[int, int]], target: _Target
     ) -> list[tuple[int, DamageError]]:
         bad: list[tuple[int, DamageError]] = []
-        kind, offset, label, labels = shard.kind, shard.offset, shard.label, target.labels
-        flat, header = target.pixels.data.cast("B"), len(self._header)
-        each = len(flat) // len(target.samples)
+        kind, offset, length, label = shard.kind, shard.offset, shard.length, shard.label
+        pixels, labels = target.pixels, target.labels
+        flat, channels, header = pixels.data.cast("B"), pixels.shape[3], len(self._header)
+        each = len(flat) // len(pixels)
         for row, member in rows:
-            begin = offset[member] + header
-            if kind[member] == PIXELS and begin + each <= len(view):  # the one line that is to run at memory speed
-                flat[row * each : (row + 1) * each] = view[begin : begin + each]
-                labels[row] = label[member]
-                continue
-            first, length = shard.span(member)
+            # the images that were touched before, with as few steps as can be; what goes wrong is named further down
             try:
-                self._image(shard, member, view[first : first + length], target, row)
+                begin = offset[member]
+                if kind[member] == PIXELS:
+                    flat[row * each : (row + 1) * each] = view[begin + header : begin + header + each]
+                    labels[row] = label[member]
+                    continue
+                if kind[member] == JPEG:
+                    decode_jpeg(view[begin : begin + length[member]], channels, pixels[row])
+                    labels[row] = label[member]
+                    continue
+            except ValueError:  # too few bytes, or damaged since
+                pass
+            first, count = shard.span(member)
+            try:
+                self._image(shard, member, view[first : first + count], target, row)
             except DamageError as error:
                 bad.append((row, error))
         return bad

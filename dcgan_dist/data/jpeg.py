@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +13,16 @@ Pixels = NDArray[np.uint8]
 Decoder = Callable[[bytes | memoryview, int, Pixels | None], Pixels]
 
 
+@cache
+def _simplejpeg() -> Any:
+    import simplejpeg  # not on every machine; looked up once, for this is called for every image
+
+    return simplejpeg
+
+
 def simplejpeg_decode(data: bytes | memoryview, channels: int, out: Pixels | None) -> Pixels:
     """Releases the GIL while it decodes."""
-    import simplejpeg
-
-    return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", buffer=out)
+    return _simplejpeg().decode_jpeg(data, "RGB" if channels == 3 else "GRAY", buffer=out)
 
 
 def torchvision_decode(data: bytes | memoryview, channels: int, out: Pixels | None) -> Pixels:
@@ -55,9 +62,7 @@ def decode_jpeg(data: bytes | memoryview, channels: int, out: Pixels | None = No
 def header(data: bytes) -> tuple[int, int, str]:
     """Height, width and colours ("YCbCr", "RGB", "Gray", "CMYK" ..) of a JPEG. Raises ValueError for anything else."""
     if _CHOSEN == "simplejpeg":
-        import simplejpeg
-
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = _simplejpeg().decode_jpeg_header(data)
         return int(height), int(width), colours
     from io import BytesIO
 
