@@ -74,18 +74,20 @@ class Table:
 
 def start_servers() -> tuple[dict[str, Server], dict[str, str]]:
     """Those that can be had, by module, and the reasons why others cannot."""
-    servers, missing = {}, {}
+    servers, left_out = {}, {}
     for module, python in PYTHONS.items():
         try:
             servers[module] = Server(python, module)
         except UnavailableError as error:
-            missing[module] = str(error)
+            left_out[module] = str(error)
             print(f"left out: {module}: {error}", flush=True)
-    return servers, missing
+    return servers, left_out
 
 
-def compare(corpus: Path, kind: str, size: int, servers: dict[str, Server], args: argparse.Namespace) -> Table:
-    """Rounds over all loaders on one form of a corpus."""
+def compare(
+    corpus: Path, kind: str, size: int, servers: dict[str, Server], left_out: dict[str, str], args: argparse.Namespace
+) -> Table:
+    """Rounds over all loaders on one form of a corpus; a peer that fails goes to `left_out`, with the reason."""
     files = [path.stat().st_size for path in (corpus / "folder" / "all").iterdir()]
     together = BATCH * max(1, *args.workers)
     images = len(files) // together * together  # whole batches for each of the workers, so that none works for nothing
@@ -95,8 +97,12 @@ def compare(corpus: Path, kind: str, size: int, servers: dict[str, Server], args
     for module, loader in [(name, loader) for name in servers for loader in LOADERS[kind][name]]:
         task = Task(corpus=str(corpus), kind=kind, size=size, workers=0, images=images)
         if module != HERE:
-            servers[module].turn(loader, replace(task, images=BATCH))  # a peer writes files of its own, unmeasured
-        for workers in args.workers if loader not in FLOORS[kind] else [0]:
+            try:
+                servers[module].turn(loader, replace(task, images=BATCH))  # writes files of its own, unmeasured
+            except RuntimeError as error:
+                left_out[f"{loader}, {kind}, {size} px"] = str(error)
+                continue
+        for workers in sorted({0, *args.workers}) if loader not in FLOORS[kind] else [0]:
             contenders[name_of(loader, workers)] = partial(servers[module].turn, loader, replace(task, workers=workers))
     for path in corpus.rglob("*.*"):
         if path.is_file():
@@ -123,13 +129,14 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs, instead of the embedded faces")
     parser.add_argument("--samples", type=int, nargs=2, default=[20_000, 4_000], help=f"images at {SIZES} pixels")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--workers", type=int, nargs="+", default=[0, 2], help="worker processes; our threads, at least 1"
-    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2], help="worker processes, our threads; 0 always")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--name", default="loaders", help="the results are OUT/NAME.json")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if min(args.samples) < BATCH * max(1, *args.workers):
+        parser.error(f"--samples: at least {BATCH * max(1, *args.workers)}, a batch for each worker")
+    return args
 
 
 def main() -> None:
@@ -138,17 +145,17 @@ def main() -> None:
         size: photograph_corpus(args.images, size, count) if args.images else face_corpus(size, count)
         for size, count in zip(SIZES, args.samples, strict=True)
     }
-    servers, missing = start_servers()
+    servers, left_out = start_servers()
     results: dict[str, Any] = {
         "images": "photographs" if args.images else "the embedded faces",
         "versions": {module: server.versions for module, server in servers.items()},
-        "left_out": missing,
+        "left_out": left_out,
     }
     tables: list[Table] = []
     try:
         for size, corpus in corpora.items():
             for kind in LOADERS:
-                tables.append(compare(corpus, kind, size, servers, args))
+                tables.append(compare(corpus, kind, size, servers, left_out, args))
                 results["rows"] = [row for table in tables for row in table.rows()]
                 save(args.out, args.name, "benchmarks.loaders", results)  # all there is so far
     finally:

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     print(f"a rank's batch: {config.batch_size} images; {step.precision}", flush=True)
     contenders = _contenders(rank, own) | {STEP: lambda: {STEP: step.turn(own.seconds)}}
     rows = interleave(contenders, own.rounds, partial(print, flush=True))
-    verdict = judge(_measured(rank, rows))
+    verdict = judge(_measured(rank, step.precision, rows))
     advice = [f"  - {line}" for line in verdict.advice]
     print("\n".join(["", show(rows), "", verdict.text, "What would help:", *advice]))
     if own.out is not None:
@@ -111,7 +111,7 @@ def _contenders(rank: Rank, own: argparse.Namespace) -> dict[str, Callable[[], T
     return contenders
 
 
-def _measured(rank: Rank, rows: Sequence[Row]) -> Measured:
+def _measured(rank: Rank, precision: str, rows: Sequence[Row]) -> Measured:
     by_name = {row.name: row for row in rows}
 
     def loader(name: str) -> Row:
@@ -121,6 +121,7 @@ def _measured(rank: Rank, rows: Sequence[Row]) -> Measured:
     gather = by_name.get(GATHER)
     return Measured(
         device=rank.device.type,
+        precision=precision,
         loader=loader(AS_TRAINED).images_per_second,
         first_epoch=by_name[row_name(AS_TRAINED, FIRST)].images_per_second,
         workers={options: loader(named(options)).images_per_second for options in workers_of(rank)},

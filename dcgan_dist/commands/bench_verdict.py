@@ -16,6 +16,7 @@ class Measured:
 
     device: str
     """cpu, cuda .."""
+    precision: str
     loader: float
     """With the options as they are, after the first epoch."""
     first_epoch: float
@@ -99,8 +100,7 @@ def _faster_step(measured: Measured) -> list[str]:
         advice = [f"a GPU, or more CPU cores; of the CPU time of training, loading takes {share:.1%}"]
         return [*advice, *(_pixels(measured) if share > LARGE_SHARE else [])]
     return [
-        "a larger --batch_size, for a GPU that is not full",
-        "--precision bf16, if it is not the precision already",
-        "more GPUs: the loader has images for "
-        f"{measured.loader / measured.step:,.1f} times the speed on this machine's cores",
+        *(["--precision bf16, if the GPU has it"] if measured.precision == "fp32" else []),
+        "a larger --batch_size, if the GPU is not full",
+        "more or faster GPUs",
     ]

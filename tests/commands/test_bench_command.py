@@ -97,6 +97,7 @@ def test_results_say_where_they_come_from_but_name_no_machine_and_no_file(measur
 
 CASE = Measured(
     device="cuda",
+    precision="fp32",
     loader=1000.0,
     first_epoch=900.0,
     workers={},
@@ -142,7 +143,8 @@ def test_slow_files_are_told_also_where_the_loader_is_fast_enough_afterwards():
 
 
 def test_a_slow_step_is_told_what_its_device_offers():
-    assert "--batch_size" in advice(step=100.0)
+    assert "--precision bf16" in advice(step=100.0)
+    assert "--precision" not in advice(step=100.0, precision="bf16")
     on_cpu = advice(step=100.0, device="cpu")
     assert "loading takes 40.0%" in on_cpu
     assert "--store ppm" in on_cpu
