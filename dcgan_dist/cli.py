@@ -30,6 +30,10 @@ SWITCHES = {
     if isinstance(default, bool)
     for spelling in (name, re.sub(r"(\w+)$", r"no_\1", name))
 }
+NEVER_EMPTY = {
+    "--data.shards": "names no shards; leave the option out for the embedded cartoon faces",
+    "--data.classes": "names no classes; leave the option out for all images",
+}
 REWORDED = {
     r"^Error parsing [\w.]+: (?=--)": "",
     r"^Error parsing (\S+): invalid literal for int\(\) with base 10: '(.*)'$": r"\1 \2: must be a whole number",
@@ -50,7 +54,7 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
         known, options = files.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UsageError(f"--config needs a file ({error})") from error
-    _refuse_empty_shards(options)
+    _refuse_empty_lists(options)
     config = Config()
     for path in known.config:
         config = _parse(list(as_options(_read_yaml(path))), config, where=f"{path}: ", quiet=quiet)
@@ -58,11 +62,12 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
     return config.check()  # only now: a file may leave to the command line what makes it consistent
 
 
-def _refuse_empty_shards(options: Sequence[str]) -> None:
-    """A shell variable that stands for nothing must not turn the training to the embedded faces."""
+def _refuse_empty_lists(options: Sequence[str]) -> None:
+    """A shell variable that stands for nothing must not turn the training to other images."""
     for option, following in pairwise([*options, "--"]):
-        if option in ("--data.shards", "--data.shards=") and (option[-1] == "=" or following.startswith("--")):
-            raise UsageError("--data.shards names no shards; leave the option out for the embedded cartoon faces")
+        name, equals, value = option.partition("=")
+        if name in NEVER_EMPTY and not value and (equals or following.startswith("--")):
+            raise UsageError(f"{name} {NEVER_EMPTY[name]}")
 
 
 def parse(kind: type[T], argv: Sequence[str], program: str) -> T:

@@ -1,6 +1,7 @@
 """How many decode, and as what: chosen from the cores and from what the images cost, and said."""
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,7 @@ def measured(monkeypatch):
     return calls
 
 
-def plan_for(monkeypatch, corpus, cores, ranks=1, on_gpu=False, size=32, channels=3, **data):
+def plan_for(monkeypatch, corpus, cores, ranks=1, on_gpu=False, size: Any = 32, channels: Any = 3, **data):
     """The plan, and what was said of it."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     config = Config(model=ModelConfig(image_size=size, channels=channels), data=DataConfig(**data))

@@ -1,0 +1,277 @@
+"""Labels on their way from folders and .cls files into batches, and trainings on some classes alone."""
+
+import io
+import itertools
+import json
+import shlex
+import zipfile
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from support.shards import write_tar
+
+from dcgan_dist import cli, train
+from dcgan_dist.commands import shard
+from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.data.corpus import Corpus, open_corpus
+from dcgan_dist.data.crew import Plan
+from dcgan_dist.data.fetch import Fetcher
+from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.loading import open_data
+from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.errors import UsageError
+
+SIZE = 32
+
+
+@cache
+def flat(number):
+    """A picture that says its number, below 250, in every pixel; as a PPM file."""
+    file = io.BytesIO()
+    Image.new("RGB", (SIZE, SIZE), (number, number, number)).save(file, "PPM")
+    return file.getvalue()
+
+
+def write_flat(path, labels, first=0):
+    """A shard of ours with flat pictures `first`, .. of these labels; None: unlabelled."""
+    with ShardWriter(path) as writer:
+        for number, label in enumerate(labels, first):
+            writer.add(f"{number:05}", "ppm", flat(number), label)
+    return path
+
+
+def epochs(corpus, ranks=1, each=2, count=2, kind="threads"):
+    """(number, label) of every image that is seen in each of some epochs, `each` at a time on every rank, in order."""
+    batch, parts = ranks * each, []
+    for rank in range(ranks):
+        reader = IndexedReader(
+            Fetcher(corpus, (SIZE, 3)), shape=(SIZE, 3), seed=6, plan=Plan(kind=kind, count=2, prefetch=1)
+        )
+        batches = reader.batches(0, Split(batch=batch, micro_batches=1, rank=rank, world_size=ranks))
+        steps = -(-count * corpus.size // batch)
+        parts.append([pairs(batch) for batch in itertools.islice(batches, steps)])
+        batches.close()
+    seen = [pair for step in zip(*parts, strict=True) for part in step for pair in part]
+    return [seen[epoch * corpus.size : (epoch + 1) * corpus.size] for epoch in range(count)]
+
+
+def pairs(batch):
+    pixels = batch.pixels
+    assert (pixels == pixels[:, :1, :1, :1]).all()
+    return list(zip(pixels[:, 0, 0, 0].tolist(), batch.labels.tolist(), strict=True))
+
+
+CLASSES = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(scope="module", params=["folder", "zip"])
+def source(request, tmp_path_factory):
+    """Pictures in class folders; the number of a picture is ten times its class and something."""
+    folder = tmp_path_factory.mktemp("source") / "pictures"
+    numbers = [(name, 10 * label + k) for label, name in enumerate(CLASSES) for k in range(4 + label)]
+    for name, number in numbers:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / f"{number}.ppm").write_bytes(flat(number))
+    if request.param == "folder":
+        return folder
+    packed = folder.with_suffix(".zip")
+    with zipfile.ZipFile(packed, "w") as file:
+        for path in sorted(folder.rglob("*.ppm")):
+            file.write(path, path.relative_to(folder))
+    return packed
+
+
+ALL_OF_SOURCE = [(10 * label + k, label) for label in range(3) for k in range(4 + label)]
+
+
+def shards_of(source, out, *options):
+    given = [source, out, "--shard_size", 6, "--processes", 1, *options]
+    assert shard.main([str(option) for option in given]) == 0
+    return str(out / "*.tar")
+
+
+@pytest.mark.parametrize("store", [["ppm", "--size", SIZE], ["png", "--size", SIZE], ["keep"]])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_folder_of_an_image_is_its_label_in_the_batch(source, tmp_path, capsys, store, ranks):
+    corpus = open_corpus([shards_of(source, tmp_path / "out", "--store", *store)])
+    for epoch in epochs(corpus, ranks):
+        assert sorted(epoch) == ALL_OF_SOURCE
+
+
+def test_the_classes_of_folders_can_be_chosen(source, tmp_path, capsys):
+    corpus = open_corpus([shards_of(source, tmp_path / "out", "--store", "keep")]).of_classes([0, 2])
+    for epoch in epochs(corpus):
+        assert sorted(epoch) == [pair for pair in ALL_OF_SOURCE if pair[1] != 1]
+
+
+def test_labels_of_others_reach_the_batch_and_what_has_none_stays_without(tmp_path):
+    labels = [b"7", b" 12\n", None, b"0", b"-1", b"cat", b"3.5", b"", "７".encode(), 18 * b"9"]
+    wanted = [7, 12, -1, 0, -1, -1, -1, -1]
+    members = []
+    for number, label in enumerate(labels):
+        members += [(f"{number}.ppm", flat(number))] + ([(f"{number}.cls", label)] if label is not None else [])
+    corpus = open_corpus([str(write_tar(tmp_path / "0.tar", members))])
+    for epoch in epochs(corpus):
+        found = dict(epoch)
+        assert [found[number] for number in range(len(wanted))] == wanted
+        assert found[9] == 10**18 - 1
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Labels 0 to 8 and none in turn, over shards of several lengths."""
+    folder = tmp_path_factory.mktemp("classes")
+    first = 0
+    for number, length in enumerate((23, 1, 40, 17)):
+        labels = [image % 10 if image % 10 < 9 else None for image in range(first, first + length)]
+        write_flat(folder / f"{number}.tar", labels, first)
+        first += length
+    return str(folder / "*.tar")
+
+
+FORMS = {
+    "3,7": (["--data.classes", "3,7"], None),
+    "with =": (["--data.classes=3,7"], None),
+    "3 7": (["--data.classes", "3", "7"], None),
+    "7 3 7": (["--data.classes", "7", "3", "7"], None),
+    "3, 7": (["--data.classes", "3,", "7"], None),
+    "'3, 7'": (["--data.classes", "3, 7"], None),
+    "a list": ([], "data:\n  classes: [3, 7]\n"),
+    "lines": ([], "data:\n  classes:\n  - 3\n  - 7\n"),
+    "a text": ([], "data:\n  classes: '3,7'\n"),
+    "a file and an option": (["--data.classes", "3,7"], "data:\n  classes: [1]\n"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_ways_to_write_classes(corpus, tmp_path, form):
+    options, yaml = FORMS[form]
+    if yaml:
+        (tmp_path / "mine.yaml").write_text(yaml)
+        options = ["--config", str(tmp_path / "mine.yaml"), *options]
+    config = cli.load([*options, "--data.shards", corpus, "--model.image_size", str(SIZE)])
+    said: list[str] = []
+    found = open_data(config, said.append)
+    assert isinstance(found, Corpus)
+    assert said[-1] == "data: 16 images of the classes 3, 7"
+    wanted = [(number, number % 10) for number in range(81) if number % 10 in (3, 7)]
+    assert sorted(epochs(found)[0]) == wanted
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_each_epoch_is_a_permutation_of_the_chosen(corpus, ranks, kind):
+    chosen = open_corpus([corpus]).of_classes([3, 7])
+    wanted = [(number, number % 10) for number in range(81) if number % 10 in (3, 7)]
+    found = epochs(chosen, ranks, count=3, kind=kind)
+    assert [sorted(epoch) for epoch in found] == [wanted] * 3
+    assert len({tuple(epoch) for epoch in found}) > 1
+    assert found == epochs(chosen, 1, each=ranks * 2, count=3)
+
+
+LABELS = st.one_of(st.none(), st.integers(0, 4), st.sampled_from([1_000, 2**62]))
+
+
+@settings(max_examples=60)
+@given(data=st.data(), lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), ranks=st.integers(1, 3))
+def test_any_choice_is_what_a_list_gives(tmp_path_factory, data, lengths, ranks):
+    folder, images = tmp_path_factory.mktemp("some"), []
+    for number, length in enumerate(lengths):
+        labels = data.draw(st.lists(LABELS, min_size=length, max_size=length))
+        write_flat(folder / f"{number}.tar", labels, len(images))
+        images += [(len(images) + n, -1 if label is None else label) for n, label in enumerate(labels)]
+    corpus = open_corpus([str(folder / "*.tar")])
+    assert corpus.labels.tolist() == [label for _, label in images]
+    assert sorted(epochs(corpus, ranks, count=1)[0]) == images
+    there = sorted({label for _, label in images} - {-1})
+    if not there:
+        with pytest.raises(UsageError, match=r"^--data\.classes 0: no image has this label; none has any$"):
+            corpus.of_classes([0])
+        return
+    classes = data.draw(st.sets(st.sampled_from(there), min_size=1))
+    chosen = corpus.of_classes(classes)
+    wanted = [image for image in images if image[1] in classes]
+    assert chosen.size == len(wanted)
+    assert chosen.labels.tolist() == [label for _, label in wanted]
+    assert [chosen.key(sample) for sample in range(chosen.size)] == [corpus.key(number) for number, _ in wanted]
+    assert [sorted(epoch) for epoch in epochs(chosen, ranks)] == [wanted] * 2
+
+
+# ---- what is refused, by the command itself
+
+TINY = shlex.split(
+    "--model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 4 --images 8 --log.every 4 --log.samples 1 "
+    "--log.no_tensorboard --wandb.mode disabled --model.image_size 32"
+)
+
+
+@pytest.fixture
+def start(tmp_path, corpus, capsys, as_before):
+    """Runs the command in this process; returns the exit code and what stands on standard error."""
+
+    def start(*options):
+        code = train.main([*TINY, "--run_dir", str(tmp_path / "run"), "--data.shards", corpus, *options])
+        return code, capsys.readouterr().err
+
+    return start
+
+
+REFUSED = {
+    "no such class": (["--data.classes", "3,12"], "12: no image has this label; there are 0, 1, 2, 3, 4, 5, 6, 7, 8"),
+    "far too large": (["--data.classes", "1" + 25 * "0"], "0: no image has this label; there are 0, 1, 2, 3"),
+    "a name": (["--data.classes", "cat"], "cat: must be numbers of classes, as in 3,7"),
+    "a part of a number": (["--data.classes", "1,2.5"], "2.5: must be numbers of classes"),
+    "no decimal digit": (["--data.classes", "²"], "²: must be numbers of classes"),
+    "below 0": (["--data.classes=-1"], "-1: must be numbers of classes"),
+    "an empty word": (["--data.classes", ""], ": must be numbers of classes"),
+    "a comma": (["--data.classes", ","], ": must be numbers of classes"),
+    "nothing": (["--data.classes"], "names no classes; leave the option out"),
+    "nothing behind =": (["--data.classes="], "names no classes; leave the option out"),
+    "a stream": (["--data.classes", "3", "--data.reader", "stream"], " needs --data.reader indexed"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_choice_that_cannot_be_is_refused_in_one_line(start, tmp_path, options, words):
+    code, text = start(*options)
+    assert code == 2
+    assert text.startswith("error: --data.classes")
+    assert words in text
+    assert text.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_very_many_classes_the_first_are_listed(tmp_path):
+    corpus = open_corpus([str(write_flat(tmp_path / "0.tar", range(100)))])
+    with pytest.raises(UsageError) as caught:
+        corpus.of_classes([5, 100])
+    there = ", ".join(map(str, range(20)))
+    assert str(caught.value) == f"--data.classes 100: no image has this label; there are {there} .."
+
+
+def test_other_classes_are_refused_by_name_when_a_run_goes_on(start, tmp_path):
+    assert start("--data.classes", "3,7") == (0, "")
+    state = json.loads(next((tmp_path / "run" / "checkpoints").glob("*/state.json")).read_text())
+    assert state["data_images"] == 16
+    for others in (["--data.classes", "3,8"], ["--data.classes", "3"], []):
+        code, text = start("--images", "16", *others)
+        assert code == 2
+        assert "was trained with other options: --data.classes ['3,7'] -> " in text
+        assert "--resume.allow_changes data.classes" in text
+        assert text.count("\n") == 1
+    assert start("--images", "16", "--data.classes", "3,7") == (0, "")
+
+
+def test_a_choice_smaller_than_a_batch_is_shown_again_and_again(tmp_path):
+    """A batch may hold an image more than once, in epochs one after the other."""
+    path = write_flat(tmp_path / "0.tar", [0, 1, 0, 1, 0])
+    config = Config(model=ModelConfig(image_size=SIZE), data=DataConfig(shards=(str(path),), classes=("1",)))
+    chosen = open_data(config, lambda line: None)
+    assert isinstance(chosen, Corpus)
+    found = epochs(chosen, 1, each=9, count=9)
+    assert [sorted(epoch) for epoch in found] == [[(1, 1), (3, 1)]] * 9
+    assert np.concatenate(found).shape == (18, 2)
