@@ -183,8 +183,10 @@ def plain_jpeg(data: bytes, shape: tuple[int, ...]) -> bool:
         height, width, colours = header(data)
     except ValueError:
         return False  # no JPEG at all, or not from its beginning on: open_image says which
-    plain = colours in ("YCbCr", "RGB", "Gray") and b"Exif\0\0" not in data and b"tiff:Orientation" not in data
-    return plain and (height, width) == shape[:2]
+    if (height, width) != shape[:2] or colours not in ("YCbCr", "RGB", "Gray"):
+        return False
+    # both kinds of orientation stand in a segment with this marker, whose two bytes never stand in the image's data
+    return b"\xff\xe1" not in data or not (b"Exif\0\0" in data or b"tiff:Orientation" in data)
 
 
 def _netpbm_into(data: bytes, out: NDArray[np.uint8]) -> bool:

@@ -69,6 +69,8 @@ class _Open:
         self.used = 0  # in which call of fill
         self.kind = bytearray(len(index))
         self.offset, self.length, self.label = index.offset.data, index.length.data, index.label.data
+        self.start, self.checksum = index.start.data, index.checksum.data
+        self.checked = index.checked
 
     def view(self) -> memoryview | None:
         """All bytes of a mapped file, as it is now: nothing beyond the end of one that was cut may be touched."""
@@ -77,10 +79,10 @@ class _Open:
 
     def span(self, member: int) -> tuple[int, int]:
         """Where the bytes lie that are needed next: of an image that was touched before, itself, else its sample."""
-        if self.kind[member] or not self.index.checked:
+        if self.kind[member] or not self.checked:
             return self.offset[member], self.length[member]
-        start, end = self.index.start[member : member + 2].tolist()
-        return start, end - start
+        start = self.start[member]
+        return start, self.start[member + 1] - start
 
 
 @dataclass
@@ -216,11 +218,11 @@ class Fetcher:
     def _touch(self, shard: _Open, member: int, data: Bytes, out: NDArray[np.uint8]) -> Bytes:
         """Checks a sample's bytes, finds out what its image is, and returns the image's bytes alone."""
         index = shard.index
-        if index.checked:
-            if xxhash.xxh3_64_intdigest(data) != int(index.checksum[member]):
+        if shard.checked:
+            if xxhash.xxh3_64_intdigest(data) != shard.checksum[member]:
                 what = "its bytes are not those that were written; copy the shard again, or dcgan-dist verify --repair"
                 raise DamageError(f"{index.describe(member)}: {what}")
-            within = shard.offset[member] - int(index.start[member])
+            within = shard.offset[member] - shard.start[member]
             data = data[within : within + shard.length[member]]
         suffix = index.suffixes[index.suffix[member]]
         raw = suffix in ("ppm", "pgm") and len(data) == len(self._header) + out.nbytes
