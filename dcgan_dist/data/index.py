@@ -162,8 +162,10 @@ def read_footer(name: str, size: int, read: Read) -> Footer | None:
 
 def load_index(name: str, footer: Footer, read: Read) -> ShardIndex:
     """The index that a footer announces. Raises UserError when it is damaged."""
-    blob = read(footer.start, footer.length)
-    if xxhash.xxh3_64_intdigest(blob) != footer.checksum:
+    zeros = -(footer.length + FOOTER.size) % BLOCK
+    whole = read(footer.start, footer.length + zeros)
+    blob = whole[: footer.length]
+    if xxhash.xxh3_64_intdigest(blob) != footer.checksum or whole[footer.length :] != bytes(zeros):
         raise UserError(f"{name}: the index at byte {footer.start} is damaged; copy or write this shard again")
     return index_from_bytes(name, blob)
 

@@ -255,7 +255,7 @@ def test_every_flipped_byte_of_the_index_is_noticed(tmp_path):
     whole = read_index(tmp_path / "shard.tar")
     assert whole is not None
     last = len(content) - len(END_MARK) - FOOTER.size
-    for place in [*range(start, start + length, 7), *range(last, last + FOOTER.size)]:
+    for place in [*range(start, start + length, 7), *range(start + length, last + FOOTER.size)]:
         damaged = content.copy()
         damaged[place] ^= 0x81
         (tmp_path / "shard.tar").write_bytes(damaged)
