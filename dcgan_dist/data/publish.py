@@ -202,8 +202,11 @@ def _names(staging: Staging, totals: Totals, found: Duplicates) -> dict[int, str
     """Where the files lie that have equals, by their numbers, from the receipts of the shards that hold them."""
     wanted = np.union1d(found.later, found.first)
     names: dict[int, str] = {}
+    if not len(wanted):
+        return names
     for number, held in zip(totals.entries, totals.numbers, strict=True):
-        places = np.flatnonzero(np.isin(held, wanted))
+        nearest = np.searchsorted(wanted, held).clip(max=len(wanted) - 1)  # np.isin would go through all of `wanted`
+        places = np.flatnonzero(wanted[nearest] == held)
         if len(places):
             receipt = read_receipt(receipt_path(staging.shard(number)))
             assert receipt is not None  # it was read a moment ago

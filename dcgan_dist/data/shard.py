@@ -85,27 +85,27 @@ def write_shards(
     with _inside(out), locked(out, shared=part is not None):
         identity = _identity(source, images, packing)
         refuse_old(out, packing.overwrite, Staging(out, out / PARTIAL / identity).published.values())
-        staging = open_staging(out, identity, watch.say)
-        try:
-            work = _Work(source, images, packing, staging, watch)
-            dropped = work.dropped(part)
-            plan = Plan(
-                images=len(images) - len(dropped),
-                shards=-(-(len(images) - len(dropped)) // packing.shard_size),
-                left_out=left_out,
-                dropped=len(dropped),
-                classes=classes,
-                options=packing.content(),
-            )
-            staging.write_plan(plan)
-            if part:
-                staging.write_parts(part.parts)
-            shards = [number for number in range(plan.shards) if part is None or part.owns(number)]
-            done = work.pack(work.order(dropped), shards)
-            return _summary(staging, plan, shards if part else None, (*done, started))
-        finally:
-            if part is None and not staging.is_worth_keeping():
-                staging.remove()
+        with open_staging(out, identity, watch.say) as staging:
+            try:
+                work = _Work(source, images, packing, staging, watch)
+                dropped = work.dropped(part)
+                plan = Plan(
+                    images=len(images) - len(dropped),
+                    shards=-(-(len(images) - len(dropped)) // packing.shard_size),
+                    left_out=left_out,
+                    dropped=len(dropped),
+                    classes=classes,
+                    options=packing.content(),
+                )
+                staging.write_plan(plan)
+                if part:
+                    staging.write_parts(part.parts)
+                shards = [number for number in range(plan.shards) if part is None or part.owns(number)]
+                done = work.pack(work.order(dropped), shards)
+                return _summary(staging, plan, shards if part else None, (*done, started))
+            finally:
+                if part is None and not staging.is_worth_keeping():
+                    staging.remove()
 
 
 def merge_shards(out: Path, overwrite: bool) -> Summary:

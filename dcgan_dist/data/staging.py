@@ -7,6 +7,7 @@
     OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images
     OUT/.partial/spool/                  what a source keeps that cannot be read at random
     OUT/.partial/lock                    held by the command that is writing, or shared by all its parts
+    OUT/.partial/PLAN/lock               shared by the parts that are writing this plan
 
 Another plan has another folder, so that old and new never mix, whichever of several computers begins first.
 """
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dcgan_dist.data.manifest import shard_names
 from dcgan_dist.data.receipt import Receipt, matches, read_receipt, receipt_path
@@ -136,12 +137,7 @@ def locked(out: Path, shared: bool) -> Iterator[None]:
     partial = out / PARTIAL
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / LOCK).open("ab") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{out}: another command is writing shards there; wait for its end, or stop it") from error
-        except OSError:  # a network disk without locks
-            pass
+        _lock(file, shared, f"{out}: another command is writing shards there; wait for its end, or stop it")
         try:
             yield
         finally:
@@ -149,15 +145,27 @@ def locked(out: Path, shared: bool) -> Iterator[None]:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
+def _lock(file: BinaryIO, shared: bool, problem: str) -> None:
+    """Locks a file until it is closed. Raises UserError with the problem when another has the lock."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(problem) from error
+    except OSError:  # a network disk without locks
+        pass
+
+
 def stagings(out: Path) -> list[Staging]:
     """Of all plans that are unfinished in OUT."""
     return [Staging(out, path.parent) for path in sorted((out / PARTIAL).glob(f"*/{PLAN}"))]
 
 
-def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Staging:
-    """The folder of the plan; what other plans have left is removed, and `say` told.
+@contextmanager
+def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterator[Staging]:
+    """The folder of the plan, which no other plan's parts remove meanwhile.
 
-    Raises UserError when another plan's shards are on their way to OUT: their old ones may be gone, and with them the
+    What other plans have left is removed, and `say` told. Raises UserError when a part of another plan is being
+    written, or when another plan's shards are on their way to OUT: their old ones may be gone, and with them the
     images, if they were the source.
     """
     staging = Staging(out, out / PARTIAL / identity)
@@ -166,11 +174,24 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Stagin
         problem = "another set of shards was being completed there"
         raise UserError(f"{out}: {problem}; complete it by dcgan-dist shard --merge {out} --overwrite")
     staging.folder.mkdir(parents=True, exist_ok=True)
-    if others:
-        say(f"{out}: holds unfinished shards of other images or options; they are removed")
-    for path in (out / PARTIAL).iterdir():
-        if path.is_dir() and path.name not in (identity, SPOOL):
-            shutil.rmtree(path, ignore_errors=True)
-        elif not path.is_dir() and path.name != LOCK:
-            path.unlink(missing_ok=True)
-    return staging
+    with (staging.folder / LOCK).open("ab") as file:
+        _lock(file, shared=True, problem=f"{out}: another command removes what is there; try again")
+        for path in (out / PARTIAL).iterdir():
+            if path.is_dir() and path.name not in (identity, SPOOL):
+                _remove_other(out, path)
+            elif not path.is_dir() and path.name != LOCK:
+                path.unlink(missing_ok=True)
+        if others:
+            say(f"{out}: holds unfinished shards of other images or options; they are removed")
+        yield staging
+
+
+def _remove_other(out: Path, folder: Path) -> None:
+    """Removes the folder of another plan. Raises UserError while a part of it is being written."""
+    try:
+        with (folder / LOCK).open("ab") as file:
+            what = "shards of other images or options are being written there"
+            _lock(file, shared=False, problem=f"{out}: {what}; stop that command, or choose another folder")
+            shutil.rmtree(folder, ignore_errors=True)
+    except FileNotFoundError:  # another part has removed it
+        pass

@@ -152,3 +152,34 @@ def test_what_a_part_is():
 def test_parts_that_are_none(text):
     with pytest.raises(UsageError, match=r"--part .*: write K/N with K from 1 to N, as in --part 2/8"):
         parse_part(text)
+
+
+def test_a_part_with_other_options_does_not_disturb_one_that_runs(pictures, tmp_path):
+    out = tmp_path / "out"
+
+    def others(done, total):
+        if done == 9:
+            with pytest.raises(UserError, match="out: shards of other images or options are being written there; stop"):
+                pack(pictures, out, Part(2, 2), seed=1)
+
+    packing = Packing(size=12, shard_size=4, processes=1, skip_bad=True)
+    write_shards(find_source(str(pictures)), out, packing, Watch(packed=others), Part(1, 2))
+    pack(pictures, out, Part(2, 2))
+    merge_shards(out, overwrite=False)
+    pack(pictures, tmp_path / "one")
+    assert contents(out) == contents(tmp_path / "one")
+
+
+def test_parts_of_a_new_plan_remove_the_old_ones_whichever_begins_first(pictures, tmp_path):
+    out = tmp_path / "out"
+    pack(pictures, out, Part(1, 2))
+
+    def others(done, total):
+        if done == 1:
+            pack(pictures, out, Part(1, 2), seed=1)
+
+    packing = Packing(size=12, shard_size=4, processes=1, skip_bad=True, seed=1)
+    write_shards(find_source(str(pictures)), out, packing, Watch(packed=others), Part(2, 2))
+    merge_shards(out, overwrite=False)
+    pack(pictures, tmp_path / "one", seed=1)
+    assert contents(out) == contents(tmp_path / "one")
