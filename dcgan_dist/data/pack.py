@@ -97,7 +97,7 @@ class Worker:
                     raise
                 except UserError as error:
                     if not self.packing.skip_bad:
-                        raise UserError(f"{error}; --skip_bad leaves such images out") from error
+                        raise UserError(f"{one_line(str(error))}; --skip_bad leaves such images out") from error
                     receipt.bad.append((number, one_line(str(error))))
                 else:
                     shard.add(sample_key(item.name, number, job.digits), sample.suffix, sample.data, sample.label)

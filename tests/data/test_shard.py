@@ -332,6 +332,12 @@ def test_a_bad_image_stops_the_command_and_shows_nothing(tmp_path, processes):
         assert [path.name for path in (tmp_path / "out").iterdir()] in ([], [".partial"])
 
 
+def test_a_name_of_two_lines_is_one_line(tmp_path):
+    folder = make_folder(tmp_path / "in", {"a\nb.png": b""})
+    with pytest.raises(UserError, match=r"^[^\n]*in/a b\.png: .*; --skip_bad leaves such images out$"):
+        pack(folder, tmp_path / "out")
+
+
 def test_skip_bad_leaves_bad_images_out_and_lists_them(tmp_path):
     summary = pack(make_folder(tmp_path / "in", FILES | BAD), tmp_path / "out", skip_bad=True, store="png")
     assert (summary.images, len(summary.skipped)) == (21, 2)

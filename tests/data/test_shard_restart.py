@@ -12,6 +12,7 @@ from support.folders import contents, make_pictures
 from support.launching import ROOT, environment
 from support.shards import by_webdataset
 
+from dcgan_dist.data.manifest import load_manifest
 from dcgan_dist.data.packing import Packing
 from dcgan_dist.data.shard import Watch, merge_shards, write_shards
 from dcgan_dist.data.sources import find_source
@@ -236,3 +237,20 @@ def test_shards_that_replace_their_own_source_are_not_lost(pictures, tmp_path, m
     again = {sample["__key__"]: sample["png"] for sample in by_webdataset(*sorted(out.glob("*.tar")))}
     assert len(list(out.glob("*.tar"))) == 4
     assert again == images
+
+
+def test_another_option_of_a_data_set_is_another_plan(tmp_path):
+    sources = ["torchvision:FakeData?size=9&image_size=(3,12,12)" + more for more in ("", "&random_offset=99")]
+    with pytest.raises(StopError):
+        pack(sources[0], tmp_path / "out", packed=stop_after(8))
+    pack(sources[1], tmp_path / "out")
+    pack(sources[1], tmp_path / "undisturbed")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_shards_of_shards_keep_the_classes(pictures, tmp_path):
+    pack(pictures, tmp_path / "first")
+    pack(tmp_path / "first", tmp_path / "second", shard_size=5, seed=1)
+    first, second = (load_manifest(tmp_path / name / "manifest.json").classes for name in ("first", "second"))
+    assert [(entry.name, entry.samples) for entry in first] == [("cat", 6), ("dog", 6), ("newt", 6)]
+    assert second == first

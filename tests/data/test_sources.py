@@ -216,3 +216,29 @@ def test_images_beside_tars_are_a_folder_of_images(tmp_path):
     source = find_source(str(folder))
     assert source == FolderSource(folder)
     assert source.items().left_out == 2
+
+
+@pytest.mark.parametrize("columns", [("x", None), (None, "x")])
+def test_columns_of_what_has_none(tmp_path, columns):
+    (tmp_path / "a.tar").write_bytes(b"")
+    for source in str(make_folder(tmp_path / "in")), str(tmp_path / "a.tar"), "torchvision:FakeData":
+        with pytest.raises(UsageError, match="has no columns; --image_column and --label_column are for Parquet"):
+            find_source(source, image_column=columns[0], label_column=columns[1])
+
+
+def test_a_folder_under_several_names_counts_under_each(tmp_path):
+    folder = make_folder(tmp_path / "in", {"z/1.png": b"", "z/2.png": b""})
+    (folder / "a").symlink_to(folder / "z")
+    (folder / "z" / "back").symlink_to(folder)
+    images, _, classes = find_source(str(folder)).items()
+    assert [item.name for item in images] == ["a/1.png", "a/2.png", "z/1.png", "z/2.png"]
+    assert classes == ("a", "z")
+
+
+def test_errors_of_a_data_set_are_one_line(monkeypatch, tmp_path):
+    def broken(root):
+        raise AssertionError("one\n  two")
+
+    monkeypatch.setattr("torchvision.datasets.FakeData", broken)
+    with pytest.raises(UsageError, match=r"torchvision:FakeData in .*: one two$"):
+        find_source("torchvision:FakeData", tmp_path).items()

@@ -3,16 +3,20 @@
 import gzip
 import os
 import random
+import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zstandard
 from support.http_server import HttpServer
+from support.manifests import manifest_of
 from support.shards import by_webdataset, encoded, write_ours
 from support.sources import BY_NAME, PICTURES, given, ready, tar_bytes
 
+from dcgan_dist.data.manifest import manifest_json
 from dcgan_dist.data.sources import find_source, tars
 from dcgan_dist.errors import UsageError, UserError
 
@@ -205,3 +209,42 @@ def test_a_copied_source_is_not_read_before(tmp_path):
     for act in source.items, source.open:
         with pytest.raises(RuntimeError, match="prepared"):
             act()
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two of our own shards with the labels 0 and 1, and the manifest that names both classes."""
+    paths = [tmp_path / "set" / f"s{number}.tar" for number in range(2)]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        write_ours(path, 4, "png", first=4 * number, size=8, label=lambda seed: seed % 2)
+    (paths[0].parent / "manifest.json").write_bytes(manifest_json(manifest_of(paths, ("cat", "dog"))))
+    return paths
+
+
+def test_the_manifest_beside_shards_names_their_classes(shards, tmp_path):
+    folder = shards[0].parent
+    for source in folder, shards[1], f"{folder}/s{{0,1}}.tar":
+        assert items(find_source(str(source)), tmp_path).classes == ("cat", "dog")
+    with HttpServer({path.name: path.read_bytes() for path in folder.iterdir()}) as server:
+        assert items(find_source(server.url("s{0..1}.tar")), tmp_path).classes == ("cat", "dog")
+
+
+def test_a_manifest_that_says_nothing_of_the_classes(shards, tmp_path):
+    folder = shards[0].parent
+    said = []
+
+    def classes():
+        return ready(find_source(str(folder)), tmp_path / "spool", said.append).items().classes
+
+    for names in (), ("cat", None), (None, "dog"):
+        changed = manifest_of(shards, names or ("cat", "dog"))
+        changed = changed if names else replace(changed, classes=(), unlabelled=8)
+        (folder / "manifest.json").write_bytes(manifest_json(changed))
+        assert classes() == ()
+    (folder / "manifest.json").write_bytes(manifest_json(manifest_of(shards[:1], ("cat", "dog"))))
+    assert (classes(), said) == ((), [])  # the manifest is not that of all these shards
+    (folder / "manifest.json").write_text("another program's")
+    assert classes() == ()
+    assert len(said) == 1
+    assert re.fullmatch(r"classes: without names, for .*manifest\.json: is no manifest of shards .*", said[0])

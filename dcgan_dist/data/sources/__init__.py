@@ -68,8 +68,16 @@ def find_source(
         image_column: the image column of Parquet files, or the path column of a list; None: found by its name.
         label_column: the same for labels.
 
-    Raises UsageError when there is no such thing.
+    Raises UsageError when there is no such thing, and for columns of what has none.
     """
+    source = _find(text, root, download, image_column, label_column)
+    if (image_column or label_column) and not isinstance(source, ParquetSource | ListSource):
+        problem = "has no columns; --image_column and --label_column are for Parquet files and lists"
+        raise UsageError(f"{shown(text)}: {problem}")
+    return source
+
+
+def _find(text: str, root: Path, download: bool, image_column: str | None, label_column: str | None) -> Source:
     if text.startswith(TORCHVISION):
         name, _, options = text.removeprefix(TORCHVISION).partition("?")
         return TorchvisionSource(name, tuple(parse_qsl(options)), root, download)

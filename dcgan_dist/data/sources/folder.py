@@ -49,14 +49,13 @@ def read_file(path: Path) -> bytes:
 
 def files_below(folder: Path) -> Iterator[str]:
     """The paths of all files below a folder, by their bytes, without holding more than one folder's names a level."""
-    return _walk(folder, "", set())
+    return _walk(folder, "", frozenset())
 
 
-def _walk(top: Path, below: str, seen: set[str]) -> Iterator[str]:
+def _walk(top: Path, below: str, above: frozenset[str]) -> Iterator[str]:
     real = os.path.realpath(top / below)
-    if real in seen:  # a link that leads back
+    if real in above:  # a link that leads back
         return
-    seen.add(real)
     try:
         with os.scandir(top / below) as entries:
             names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries]
@@ -64,7 +63,7 @@ def _walk(top: Path, below: str, seen: set[str]) -> Iterator[str]:
         raise UserError(f"{top / below}: cannot be read ({error.strerror})") from error
     for name in sorted(names, key=_bytes):  # with its '/', a folder sorts as the paths below it do
         if name.endswith("/"):
-            yield from _walk(top, below + name, seen)
+            yield from _walk(top, below + name, above | {real})
         else:
             yield below + name
 

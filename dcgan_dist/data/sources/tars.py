@@ -9,15 +9,17 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from dcgan_dist.data.access import base_name
+from dcgan_dist.data.checklist import find_manifest
 from dcgan_dist.data.foreign import foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
-from dcgan_dist.data.remote import is_remote
+from dcgan_dist.data.remote import Remote, is_remote
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
 from dcgan_dist.data.sources.names import ending, shown, stem
 from dcgan_dist.data.sources.spool import Unprepared, spool
@@ -47,8 +49,8 @@ class TarSource:
     classes: tuple[str, ...] = ()
 
     def prepared(self, folder: Path, report: Report) -> "TarSource":  # noqa: ARG002
-        """Itself."""
-        return self
+        """The same tars, with the names of the classes that the manifest beside them has."""
+        return replace(self, classes=_class_names([tar.name for tar in self.tars], report))
 
     def items(self) -> Items:
         """All images in the tars. Raises UserError when one is damaged."""
@@ -161,7 +163,21 @@ class PackedTarSource(Unprepared):
             _zstandard()
         packed = [name for name in self.names if not _plain(name)]
         copies = dict(zip(packed, spool(packed, folder, _unpack, "", report), strict=True))
-        return TarSource(tuple(Tar(copies.get(name, Path(name)), shown(name)) for name in self.names))
+        tars = tuple(Tar(copies.get(name, Path(name)), shown(name)) for name in self.names)
+        return TarSource(tars, _class_names(self.names, report))
+
+
+def _class_names(names: Sequence[str], report: Report) -> tuple[str, ...]:
+    """The names of the labels 0, 1, .. by the manifest.json beside the shards that it names; none without it."""
+    try:
+        manifest = find_manifest(names, Remote())
+    except UserError as error:  # damaged, or another program's
+        report(f"classes: without names, for {error}")
+        return ()
+    if manifest is None or not {base_name(name) for name in names} <= {shard.name for shard in manifest.shards}:
+        return ()
+    classes = [entry.name for entry in manifest.classes if entry.name is not None]
+    return tuple(classes) if [entry.label for entry in manifest.classes] == list(range(len(classes))) else ()
 
 
 def _unpack(file: Path, name: str, target: Path) -> None:

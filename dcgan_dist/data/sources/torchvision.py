@@ -41,8 +41,9 @@ class TorchvisionSource:
         return Items(images, 0, tuple(map(_class_name, getattr(data_set, "classes", ()))))
 
     def where(self, item: Item) -> str:
-        """The data set and the number in it."""
-        return f"{TORCHVISION}{self.name}[{int(item.name)}]"
+        """The data set with its options, and the number in it."""
+        options = "?" * bool(self.options) + "&".join(f"{name}={value}" for name, value in self.options)
+        return f"{TORCHVISION}{self.name}{options}[{int(item.name)}]"
 
     def _opened(self, download: bool) -> Any:
         make = _data_set_class(self.name)
@@ -50,10 +51,11 @@ class TorchvisionSource:
         arguments = {name: value for name, value in given.items() if name in inspect.signature(make).parameters}
         try:
             return make(**arguments, **{name: _value(text) for name, text in self.options})
-        except (RuntimeError, TypeError, ValueError, OSError, ImportError) as error:
+        except Exception as error:  # whatever its options and damaged files raise
             missing = isinstance(error, RuntimeError) and not download
             hint = "; --download fetches it, --root names another place" if missing else ""
-            raise UsageError(f"{TORCHVISION}{self.name} in {self.root}: {error}{hint}") from error
+            problem = " ".join(str(error).split()) or type(error).__name__
+            raise UsageError(f"{TORCHVISION}{self.name} in {self.root}: {problem}{hint}") from error
 
     @contextmanager
     def open(self) -> Iterator[Load]:
