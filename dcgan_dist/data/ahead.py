@@ -17,15 +17,18 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
-def looking_ahead(corpus: Corpus, order: Order) -> Iterator[Advance]:
-    """Brings remote shards into the cache before they are read. Yields what is to be told of the reader's position."""
+def looking_ahead(corpus: Corpus, order: Order, position: int) -> Iterator[Advance]:
+    """Brings remote shards into the cache before they are read, from a position on.
+
+    Yields what is to be told where the reader is.
+    """
     sources = [shard.source for shard in corpus.shards]
     cache = corpus.opener.cache
     if cache is None or not any(sources):
         yield lambda _: None
         return
     uses = Uses(order)
-    prefetcher = Prefetcher(cache, sources, uses.at, threads=BROUGHT_TOGETHER, check=verified)
+    prefetcher = Prefetcher(cache, sources, uses.at, position=position, threads=BROUGHT_TOGETHER, check=verified)
     try:
         yield prefetcher.advance
     finally:

@@ -111,6 +111,7 @@ class Fetcher:
         self._header = netpbm_header(shape[0], *shape)
         self._policy, self._most_damaged = damaged, most_damaged
         self._open: dict[int, _Open] = {}
+        self._thrown_out: set[int] = set()
         self._fills = 0
         self._remote = any(shard.source is not None for shard in corpus.shards)
         self._lock = threading.Lock()  # of all of these
@@ -131,11 +132,15 @@ class Fetcher:
         if self._fills % LOOK_EVERY == 0 and self._remote:
             self._look_again()
         for row, error in self._fill(target, counters):
+            sample, alone = int(samples[row]), slice(row, row + 1)
+            one = _Target(samples[alone], pixels[alone], labels[alone])
+            if self._brought_anew(sample) and not self._fill(one, Counters()):
+                continue
             if self._policy == "raise":
                 raise error
-            self.note({int(samples[row]): str(error)})
+            self.note({sample: str(error)})
             counters.substituted += 1
-            self._substitute(_Target(samples[row : row + 1], pixels[row : row + 1], labels[row : row + 1]))
+            self._substitute(one)
         return counters
 
     def note(self, damages: dict[int, str]) -> None:
@@ -269,6 +274,17 @@ class Fetcher:
                     del self._open[number]
 
     # ---- damaged images
+
+    def _brought_anew(self, sample: int) -> bool:
+        """Whether the shard of a damaged image was thrown out of the cache, which may be at fault; once for each."""
+        number, _ = self.corpus.locate(sample)
+        shard = self.corpus.shards[number]
+        with self._lock:
+            if shard.source is None or number in self._thrown_out:
+                return False
+            self._thrown_out.add(number)
+            self._open.pop(number, None)
+        return self.corpus.opener.throw_out(shard)
 
     def _substitute(self, row: _Target) -> None:
         """The next whole image of the same shard, round its end: the same one on any rank, at any time."""

@@ -1,12 +1,11 @@
 """From the options to a reader; every choice that was made is said once, with its reason."""
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.data import faces
-from dcgan_dist.data.cache import shard_folder
+from dcgan_dist.data.cache import default_limit, shard_folder
 from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
 from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.opening import CachePlan, Opener
@@ -16,9 +15,7 @@ from dcgan_dist.data.staff import choose
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.data.stream import StreamReader
 from dcgan_dist.data.unpack import packing
-from dcgan_dist.errors import UserError
 
-USED_OF_FREE = 0.8  # of what the disk has free, by the cache
 Say = Callable[[str], None]
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
@@ -57,16 +54,7 @@ def make_opener(data: DataConfig, names: Iterable[str]) -> Opener:
     if data.cache_bytes == 0 or not any(is_remote(name) or packing(name) for name in names):
         return Opener(remote)
     folder = data.cache or shard_folder()
-    limit = data.cache_bytes
-    if limit is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-            limit = int(USED_OF_FREE * (shutil.disk_usage(folder).free + held))
-        except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be used as a cache ({error.strerror}); name another --data.cache"
-            ) from error
+    limit = default_limit(folder) if data.cache_bytes is None else data.cache_bytes
     return Opener(remote, CachePlan(folder, limit))
 
 

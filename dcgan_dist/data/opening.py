@@ -152,6 +152,14 @@ class Opener:
             # the lock that keeps the entry there belongs to the open file, not to the number of its descriptor
             return LocalFile(cached.path, os.dup(cached.descriptor))
 
+    def throw_out(self, shard: Shard) -> bool:
+        """Removes a shard from the cache, where its bytes were damaged; False when it is not there."""
+        cached = self.cache.get(shard.source) if self.cache is not None and shard.source is not None else None
+        if cached is None or self.cache is None:
+            return False
+        self.cache.discard(cached)
+        return True
+
 
 def verified(path: Path) -> None:
     """Raises UserError when a file that was brought is a shard of ours with a damaged index, or was cut on its way."""

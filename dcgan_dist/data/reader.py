@@ -57,7 +57,7 @@ class IndexedReader:
         positions = iter(range(position, 2**62, split.batch))
         with (
             open_crew(self._fetcher, self._plan, images=count * split.micro_batches, shape=self._shape) as crew,
-            looking_ahead(self.corpus, self.order) as advance,
+            looking_ahead(self.corpus, self.order, position) as advance,
         ):
 
             def fill(batch: Batch) -> None:

@@ -130,6 +130,23 @@ def test_a_cache_smaller_than_the_corpus_is_never_exceeded_and_the_batches_are_r
     assert held <= limit
 
 
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_shard_that_the_cache_damaged_is_brought_anew(folder, server, tmp_path, ending):
+    contents(open_corpus(names(server, ending)[:3], opener(tmp_path)), steps=30)
+    held = list((tmp_path / "cache").glob("*.tar"))
+    deadline = time.monotonic() + 60
+    while len(held) < 3 and time.monotonic() < deadline:
+        contents(open_corpus(names(server, ending)[:3], opener(tmp_path)), steps=30)
+        held = list((tmp_path / "cache").glob("*.tar"))
+    corpus = open_corpus(names(server, ending)[:3], opener(tmp_path))
+    for path in held:
+        content = bytearray(path.read_bytes())
+        content[1_000] ^= 1  # in the first image
+        path.write_bytes(content)
+    near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
+    assert same(contents(corpus)[0], contents(near)[0])
+
+
 def test_faults_that_pass_are_survived(folder, server, tmp_path):
     corpus = open_corpus(names(server)[:3], opener(tmp_path, limit=0))
     for number in range(3):
