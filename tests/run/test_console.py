@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dcgan_dist.run.console import Console, human_images, human_time
+from dcgan_dist.run.console import Console, human_images, human_time, progress_line
 
 REPORT = {
     "d/real": 0.7123, "d/real_after": 0.749, "d/fake": 0.312, "d/fake_after": 0.2801, "loss/d": 0.91234, "loss/g": 1.8,
@@ -72,6 +72,25 @@ def test_only_what_is_known_is_shown(clock):
     assert stream.getvalue() == (
         "25.0 %  250 img of 1.0 kimg  D(x) 0.50\n100.0 %  1.0 kimg of 1.0 kimg  20.0 img/s  loss G nan\n"
     )
+
+
+LOADER = {
+    "waits for data": ({"time/data_percent": 3.4}, ["data 3 %"]),
+    "never waits": ({"time/data_percent": 0.0}, ["data 0 %"]),
+    "from the cache": ({"data/cache_percent": 97.6}, ["cache 98 %"]),
+    "nothing from the cache yet": ({"data/cache_percent": 0.0}, ["cache 0 %"]),
+    "substitutes": ({"data/substituted": 2.0}, ["substituted 2"]),
+    "no substitute": ({"data/substituted": 0.0, "data/bytes_per_image": 3085.0}, []),
+    "all": (
+        {"data/substituted": 12.0, "data/cache_percent": 100.0, "time/data_percent": 51.0},
+        ["data 51 %", "cache 100 %", "substituted 12"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "shown"), LOADER.values(), ids=LOADER)
+def test_of_the_loader_is_shown_what_there_is_to_say(values, shown):
+    assert progress_line(500, 1_000, None, values).split("  ") == ["50.0 %", "500 img of 1.0 kimg", *shown]
 
 
 def test_the_speed_is_of_this_life_and_of_the_last_minute(clock):
