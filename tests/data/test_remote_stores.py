@@ -4,12 +4,11 @@ import io
 import json
 import random
 
-import boto3
 import fsspec.config
 import pytest
 from botocore.exceptions import NoCredentialsError
-from moto.server import ThreadedMotoServer
 from support.http_server import HttpServer, cut, status
+from support.s3 import s3_server
 
 from dcgan_dist.data.cache import ShardCache
 from dcgan_dist.data.faults import Patience
@@ -23,19 +22,8 @@ DATA = random.Random(0).randbytes(300_000)
 @pytest.fixture(scope="module")
 def bucket():
     """An S3 server with `s3://shards/faces/{0,1}.tar`."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ACCESS_KEY_ID": "id", "SECRET_ACCESS_KEY": "key", "DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="shards")
-        for number in range(2):
-            client.put_object(Bucket="shards", Key=f"faces/{number}.tar", Body=DATA[number:])
+    with s3_server({f"faces/{number}.tar": DATA[number:] for number in range(2)}) as client:
         yield client
-        client.close()
-        server.stop()
 
 
 REMOTE = Remote(timeout=20, retries=2, pause=0.001)
