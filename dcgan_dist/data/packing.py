@@ -10,6 +10,7 @@ from dcgan_dist.data.codecs import Colour, Filter, Resize, Store
 from dcgan_dist.errors import UsageError
 
 AUTO_PPM = 48 * 1024  # bytes of pixels up to which --store auto takes ppm
+LARGEST = 8_192  # pixels a side; with many more, an image is taken for a decompression bomb wherever it is read
 HOW_NOT_WHAT = ("skip_bad", "overwrite", "processes")  # options that change no byte of a finished shard
 
 
@@ -59,6 +60,7 @@ class Packing:
         _require(keep or sized, "--size is missing: height and width of the images in pixels, as in --size 64")
         _require(not (keep and sized), "--size with --store keep: kept files keep their size; give only one of the two")
         _require(self.size is None or self.size > 0, f"--size {self.size}: must be at least 1")
+        _require((self.size or 0) <= LARGEST, f"--size {self.size}: must be at most {LARGEST}")
         _require(1 <= self.quality <= 100, f"--quality {self.quality}: must be from 1 to 100")
         _require(self.shard_size > 0, f"--shard_size {self.shard_size}: must be at least 1")
         _require(self.processes >= 0, f"--processes {self.processes}: must be at least 0")

@@ -422,6 +422,8 @@ def test_a_full_disk(tmp_path, monkeypatch):
         ("torchvision:mnist", r"did you mean MNIST"),
         ("torchvision:MNIST", r"torchvision:MNIST in data: Dataset not found.*; --download fetches it"),
         ("torchvision:FakeData?sizes=3", r"torchvision:FakeData in data: .*unexpected keyword argument 'sizes'"),
+        ("torchvision:FakeData?size=-1", r"torchvision:FakeData in data: __len__\(\) should return >= 0"),
+        ("torchvision:VisionDataset", r"torchvision:VisionDataset in data: NotImplementedError"),
         ("torchvision:FakeData?size=0", r"torchvision:FakeData: no images in it"),
     ],
 )
@@ -458,6 +460,7 @@ def test_a_data_set_without_images(tmp_path):
     [
         ({}, r"--size is missing: .*--size 64"),
         ({"size": 0}, r"--size 0: must be at least 1"),
+        ({"size": 8193}, r"--size 8193: must be at most 8192"),
         ({"size": 32, "store": "keep"}, r"--size with --store keep"),
         ({"size": 32, "quality": 0}, r"--quality 0: must be from 1 to 100"),
         ({"size": 32, "quality": 101}, r"--quality 101"),

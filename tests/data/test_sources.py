@@ -171,6 +171,7 @@ def test_every_kind_of_source_gives_the_same_pictures(tmp_path, monkeypatch, tex
     ("text", "message"),
     [
         ("nowhere", r"^nowhere: no such file or folder; give a folder of images, a \.zip of one, or torchvision:NAME"),
+        ("", r"^the source is empty; give a folder"),
         ("some.txt", r"^some\.txt: neither a folder nor a \.zip, nor a tar, Parquet file or list by its ending; give "),
         ("t{0,1}.tar", r"^t0\.tar: no such file or folder"),
         ("t*.tar", r"^t\*\.tar: no such files \(seen from "),

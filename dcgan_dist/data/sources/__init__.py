@@ -81,6 +81,8 @@ def _find(text: str, root: Path, download: bool, image_column: str | None, label
     if text.startswith(TORCHVISION):
         name, _, options = text.removeprefix(TORCHVISION).partition("?")
         return TorchvisionSource(name, tuple(parse_qsl(options)), root, download)
+    if not text:  # an empty variable of a shell, not the folder in which it is
+        raise UsageError(f"the source is empty; {HINT}")
     names = _in_folder(Path(text)) if exists(text) and Path(text).is_dir() else expand(text)
     if not names:
         return FolderSource(Path(text))

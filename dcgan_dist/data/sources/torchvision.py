@@ -50,12 +50,14 @@ class TorchvisionSource:
         given = {"root": self.root, "download": download}
         arguments = {name: value for name, value in given.items() if name in inspect.signature(make).parameters}
         try:
-            return make(**arguments, **{name: _value(text) for name, text in self.options})
+            data_set = make(**arguments, **{name: _value(text) for name, text in self.options})
+            len(data_set)  # what is no data set says so only now
         except Exception as error:  # whatever its options and damaged files raise
             missing = isinstance(error, RuntimeError) and not download
             hint = "; --download fetches it, --root names another place" if missing else ""
             problem = " ".join(str(error).split()) or type(error).__name__
             raise UsageError(f"{TORCHVISION}{self.name} in {self.root}: {problem}{hint}") from error
+        return data_set
 
     @contextmanager
     def open(self) -> Iterator[Load]:
