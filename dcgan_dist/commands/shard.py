@@ -1,6 +1,7 @@
 """`dcgan-dist shard SOURCE OUT --size 96`: images in, training shards out."""
 
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from dcgan_dist.data.shard import Progress, Summary, Watch, merge_shards, write_
 from dcgan_dist.data.sources import find_source
 
 LISTED = 20  # bad images
+INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 PLAIN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
 PLAIN_FORMAT = "{desc}: {n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} to go"
 
@@ -78,9 +80,13 @@ def main(argv: list[str]) -> int:
     source = find_source(options.source, options.root, options.download, **columns)
     for line in options.decisions():
         _say(line)
-    with _progress("duplicates") as hashed, _progress("shard") as packed:
-        watch = Watch(packed=packed, hashed=hashed, say=_say)
-        summary = write_shards(source, options.out, options, watch, part)
+    try:
+        with _progress("duplicates") as hashed, _progress("shard") as packed:
+            watch = Watch(packed=packed, hashed=hashed, say=_say)
+            summary = write_shards(source, options.out, options, watch, part)
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on with what is complete")
+        return INTERRUPTED
     print(f"part {part}: {_text(summary)}" if part else _text(summary))
     return 0
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -124,6 +125,24 @@ def test_a_stopped_command_goes_on_and_its_rate_is_that_of_the_new_images(images
     assert printed.err.splitlines()[0] == "going on: 2 of 3 shards are complete"
     assert re.fullmatch(r"shard: 7 of 7 images, +\S+, 00:00 to go", printed.err.splitlines()[1])
     assert "6 images in 2 shards" in printed.out
+
+
+def test_an_interrupt_is_one_line_and_costs_nothing(images, tmp_path, capsys, monkeypatch):
+    options = [str(images), str(tmp_path / "out"), "--size=32", "--shard_size=2", "--no_shuffle", "--processes=1"]
+    say = shard._say
+
+    def press(line):
+        say(line)
+        if line.startswith("shard: 5 of 6"):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, "PLAIN_EVERY", 0)
+        patch.setattr(shard, "_say", press)
+        assert shard.main(options) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped; the same command goes on with what is complete"
+    assert shard.main(options) == 0
+    assert capsys.readouterr().err == "going on: 2 of 3 shards are complete\n"
 
 
 def test_duplicates_are_counted_and_where_they_are_listed_is_said(images, tmp_path, capsys):
