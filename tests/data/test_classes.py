@@ -6,6 +6,7 @@ import json
 import shlex
 import zipfile
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def write_flat(path, labels, first=0):
     return path
 
 
-def epochs(corpus, ranks=1, each=2, count=2, kind="threads"):
+def epochs(corpus, ranks=1, each=2, count=2, kind: Any = "threads"):
     """(number, label) of every image that is seen in each of some epochs, `each` at a time on every rank, in order."""
     batch, parts = ranks * each, []
     for rank in range(ranks):
