@@ -150,9 +150,12 @@ class Corpus:
     def _member(self, shard: int, place: int) -> int:
         return place if self.members is None else int(self.members[shard][place])
 
-    def locate_all(self, samples: NDArray[np.int64]) -> list[tuple[int, int]]:
-        """Shard and member of every image."""
-        shards = np.searchsorted(self._ends, samples, side="right")
+    def shards_of(self, samples: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Shard of every image."""
+        return np.searchsorted(self._ends, samples, side="right")
+
+    def locate_all(self, samples: NDArray[np.int64], shards: NDArray[np.intp]) -> list[tuple[int, int]]:
+        """Shard and member of every image; `shards`: as of shards_of."""
         pairs = zip(shards.tolist(), (samples - self._begins[shards]).tolist(), strict=True)
         return list(pairs) if self.members is None else [(shard, self._member(shard, place)) for shard, place in pairs]
 

@@ -19,6 +19,7 @@ from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.files import RangedFile, ShardFile, read_together
 from dcgan_dist.data.index import ShardIndex
 from dcgan_dist.data.jpeg import decode_jpeg
+from dcgan_dist.data.pixels import PixelTable
 from dcgan_dist.errors import UserError
 
 MOST_OPEN = 4_096  # shards; the lanes of an order are in about half as many at a time
@@ -111,6 +112,7 @@ class Fetcher:
         self._header = netpbm_header(shape[0], *shape)
         self._policy, self._most_damaged = damaged, most_damaged
         self._open: dict[int, _Open] = {}
+        self._pixels = PixelTable(corpus.size)
         self._thrown_out: set[int] = set()
         self._fills = 0
         self._remote = any(shard.source is not None for shard in corpus.shards)
@@ -153,8 +155,12 @@ class Fetcher:
 
     def _fill(self, target: _Target, counters: Counters) -> list[tuple[int, DamageError]]:
         """Returns the rows whose image is damaged."""
+        numbers = self.corpus.shards_of(target.samples)
+        if not self._remote and self._pixels.copy(target.samples, numbers, self._view, target.pixels, target.labels):
+            counters.bytes += target.pixels.nbytes + len(self._header) * len(target.samples)
+            return []
         shards: dict[int, list[tuple[int, int]]] = {}
-        for row, (number, member) in enumerate(self.corpus.locate_all(target.samples)):
+        for row, (number, member) in enumerate(self.corpus.locate_all(target.samples, numbers)):
             shards.setdefault(number, []).append((row, member))
         bad: list[tuple[int, DamageError]] = []
         unmapped: list[tuple[int, int, _Open]] = []
@@ -216,6 +222,8 @@ class Fetcher:
             data = self._touch(shard, member, data, out)
         if shard.kind[member] == PIXELS:
             out[:] = np.frombuffer(data, dtype=np.uint8, offset=len(self._header)).reshape(out.shape)
+            begin = shard.offset[member] + len(self._header)
+            self._pixels.put(int(target.samples[row]), begin, shard.label[member])
         else:
             self._decode(shard, member, data, out)
         target.labels[row] = shard.label[member]
@@ -249,6 +257,9 @@ class Fetcher:
             raise DamageError(f"{shard.index.describe(member)}: a damaged image ({error})") from error
         except UserError as error:
             raise DamageError(str(error)) from error
+
+    def _view(self, number: int) -> memoryview | None:
+        return self._opened(number).view()
 
     def _opened(self, number: int) -> _Open:
         shard = self._open.get(number)

@@ -1,0 +1,54 @@
+"""Batches of which every image lies as pixels in a mapped file and was checked before: one copy an image, no more."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_dist.data.index import NO_LABEL
+
+LARGEST = 2**24  # images of a corpus; of a larger one the tables, 16 bytes an image, would be too large
+
+
+class PixelTable:
+    """Where the pixels of the images of a corpus begin in their files, as far as they were read already."""
+
+    def __init__(self, size: int) -> None:
+        # memory of zeros is there only once it is written to
+        size = size if size <= LARGEST else 0
+        self._begin = np.zeros(size, dtype=np.int64)  # 0: not known
+        self._label = np.zeros(size, dtype=np.int64)  # - NO_LABEL
+
+    def put(self, sample: int, begin: int, label: int) -> None:
+        """Remembers an image."""
+        if len(self._begin):
+            self._begin[sample], self._label[sample] = begin, label - NO_LABEL
+
+    def copy(
+        self,
+        samples: NDArray[np.int64],
+        shards: NDArray[np.intp],
+        view: Callable[[int], memoryview | None],
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+    ) -> bool:
+        """Fills a batch if all its images are known; False when not, or when a file is shorter by now.
+
+        Args:
+            samples: (n,) numbers in the corpus.
+            shards: (n,) their shards.
+            view: of the number of a shard, all its bytes, if they are mapped.
+            pixels: (n, H, W, C), C-contiguous, to be filled.
+            labels: (n,), to be filled.
+        """
+        if not len(self._begin) or not (begins := self._begin[samples]).all():
+            return False
+        flat, each, numbers = pixels.data.cast("B"), pixels[0].nbytes, shards.tolist()
+        views = {number: view(number) for number in set(numbers)}
+        try:
+            for row, (number, begin) in enumerate(zip(numbers, begins.tolist(), strict=True)):
+                flat[row * each : (row + 1) * each] = views[number][begin : begin + each]  # pyright: ignore[reportOptionalSubscript]
+        except (TypeError, ValueError):  # not mapped; cut
+            return False
+        labels[:] = self._label[samples] + NO_LABEL
+        return True
