@@ -1,5 +1,6 @@
 """From the options to a reader, and what the console is told on the way."""
 
+import gzip
 import os
 import shutil
 from contextlib import closing
@@ -117,14 +118,16 @@ def test_without_a_folder_the_cache_is_the_users(tmp_path, monkeypatch):
     plan = make_opener(DataConfig(), ["a.tar.gz"]).plan
     assert plan is not None
     assert plan.folder == tmp_path / "dcgan_dist" / "shards"
-    assert plan.folder.is_dir()
 
 
 def test_a_folder_that_cannot_be_a_cache_is_named(tmp_path):
     (tmp_path / "file").touch()
-    problem = rf"^{tmp_path}/file/cache: cannot be used as a cache \(Not a directory\); name another --data\.cache$"
+    write_ours(tmp_path / "a.tar", 1)
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    data = DataConfig(shards=(f"{tmp_path}/a.tar.gz",), cache=tmp_path / "file" / "cache")
+    problem = rf"^{tmp_path}/file/cache: the cache cannot be used \(Not a directory\); [^\n]*name another folder$"
     with pytest.raises(UserError, match=problem):
-        make_opener(DataConfig(cache=tmp_path / "file" / "cache"), ["a.tar.gz"])
+        open_data(Config(model=MODEL, data=data), lambda line: None)
 
 
 def test_the_options_of_remote_reads_are_handed_on():

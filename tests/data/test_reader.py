@@ -290,7 +290,7 @@ def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
         batch = next(batches)
         for sample, pixels in zip(batch.samples.tolist(), batch.pixels, strict=True):
             assert pixels.tobytes() == encoded(sample)[-pixels.nbytes :]
-    assert 60 <= resources()[1] - opened <= 60 + 4
+    assert 60 <= resources()[1] - opened <= 60 + 12  # those of the batch in the making may be further ones
     batches.close()
     del batches
     assert resources()[1] == opened
