@@ -155,7 +155,9 @@ def test_a_tar_of_others_substitutes_what_does_not_decode(tmp_path):
     assert problem.startswith(f"{tmp_path}/0.tar: 05.png at byte ")
 
 
-def test_more_damage_than_allowed_ends_the_run(tmp_path):
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_more_damage_than_allowed_ends_the_run(tmp_path, kind):
+    """However many of those who decode have met it."""
     corpus = corpus_of(tmp_path, "ppm")
     index = corpus.index(0)
     for member in (3, 13, 23):
@@ -163,8 +165,8 @@ def test_more_damage_than_allowed_ends_the_run(tmp_path):
     with pytest.raises(
         UserError, match=r"^more than --data\.most_damaged 2 damaged images, the last: .*0\.tar: 000\d3\.ppm"
     ):
-        read(corpus, damaged="substitute", most_damaged=2)
-    read(corpus, damaged="substitute", most_damaged=3)
+        read(corpus, kind=kind, damaged="substitute", most_damaged=2)
+    read(corpus, kind=kind, damaged="substitute", most_damaged=3)
 
 
 def test_a_shard_without_any_whole_image_ends_the_run(tmp_path):

@@ -105,6 +105,15 @@ def test_substitutes_are_counted_over_all_ranks_and_shown(damaged, tmp_path, ran
     assert sorted(int(line.split()[2]) for line in told) == BAD
 
 
+def test_damage_after_the_last_report_is_told_at_the_end(damaged, tmp_path):
+    given = options(f"{damaged}/*.tar", tmp_path / "run", "--data.damaged substitute --log.every 1000")
+    (code, out, err), _ = run_ranks(2, train_and_tell, given)
+    assert (code, err) == (0, "")
+    told = [line for line in out.splitlines() if "is damaged, another takes its place: " in line]
+    assert sorted(int(line.split()[2]) for line in told) == BAD
+    assert progress(out.splitlines()) == []
+
+
 def test_hits_of_the_cache_are_shown(folder, tmp_path):
     """Of remote shards: by range without a cache; then fetched while the run goes on; then all from the cache."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
