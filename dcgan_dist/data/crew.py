@@ -22,7 +22,8 @@ from typing import Any, Literal, Protocol
 import torch
 
 import dcgan_dist
-from dcgan_dist.data.fetch import Counters, Fetcher, total
+from dcgan_dist.data.counters import Counters, total
+from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.layout import bytes_of_batch
 from dcgan_dist.data.ring import Batch, batch_in, empty_batch
 from dcgan_dist.errors import UserError

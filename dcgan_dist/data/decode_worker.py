@@ -8,7 +8,8 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.fetch import Counters, Fetcher
+from dcgan_dist.data.counters import Counters
+from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.layout import arrays, bytes_of_batch
 from dcgan_dist.errors import UserError
 

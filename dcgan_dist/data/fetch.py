@@ -6,7 +6,6 @@ touched for the first time, and remembered.
 """
 
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.codecs import decode_into, netpbm_header, plain_jpeg
 from dcgan_dist.data.corpus import Corpus
+from dcgan_dist.data.counters import Counters
 from dcgan_dist.data.files import RangedFile, ShardFile, read_together
 from dcgan_dist.data.index import ShardIndex
 from dcgan_dist.data.jpeg import decode_jpeg
@@ -31,34 +31,6 @@ Bytes = memoryview | bytes
 
 class DamageError(UserError):
     """One image that cannot be used; others of its shard may be whole."""
-
-
-@dataclass(kw_only=True)
-class Counters:
-    """What was read; adds up over threads, processes and ranks."""
-
-    images: int = 0
-    bytes: int = 0
-    """Of the images as they lie in the shards."""
-    substituted: int = 0
-    """Positions that got another image, because theirs is damaged."""
-    from_cache: int = 0
-    """Images of remote shards that came from the node's cache."""
-    from_afar: int = 0
-    """Images of remote shards that were asked for by range."""
-
-    def add(self, other: "Counters") -> None:
-        """Adds in place."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-
-def total(parts: Iterable[Counters]) -> Counters:
-    """The sum of all."""
-    result = Counters()
-    for part in parts:
-        result.add(part)
-    return result
 
 
 class _Open:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from dcgan_dist.data.ahead import looking_ahead
+from dcgan_dist.data.counters import Counters
 from dcgan_dist.data.crew import Plan, open_crew
-from dcgan_dist.data.fetch import Counters, Fetcher
+from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.order import Order, rank_slices
 from dcgan_dist.data.ring import Batch, read_ahead
 

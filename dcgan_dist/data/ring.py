@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcgan_dist.data.fetch import Counters
+from dcgan_dist.data.counters import Counters
 from dcgan_dist.data.layout import arrays
 
 ENDING = 10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program

@@ -18,7 +18,7 @@ from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys
 
 from dcgan_dist.data.codecs import decode_into
-from dcgan_dist.data.fetch import Counters
+from dcgan_dist.data.counters import Counters
 from dcgan_dist.data.foreign import tar_members
 from dcgan_dist.data.index import IMAGE_SUFFIXES, NO_LABEL, SKIPPED, parse_label
 from dcgan_dist.data.order import flips

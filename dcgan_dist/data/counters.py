@@ -1,0 +1,32 @@
+"""What the loader counts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """What was read; adds up over threads, processes and ranks."""
+
+    images: int = 0
+    bytes: int = 0
+    """Of the images as they lie in the shards."""
+    substituted: int = 0
+    """Positions that got another image, because theirs is damaged."""
+    from_cache: int = 0
+    """Images of remote shards that came from the node's cache."""
+    from_afar: int = 0
+    """Images of remote shards that were asked for by range."""
+
+    def add(self, other: "Counters") -> None:
+        """Adds in place."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def total(parts: Iterable[Counters]) -> Counters:
+    """The sum of all."""
+    result = Counters()
+    for part in parts:
+        result.add(part)
+    return result
