@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGNED = 4096  # bytes; a page, so that a GPU may be given each slot
+# Where pixels begin, in bytes modulo STEP. To rows that begin at a multiple of 32, libjpeg-turbo writes past the cache,
+# which makes the decoding of small images slower by half: 40 us instead of 28 for 64 x 64 pixels.
+FAVOURED, STEP = 16, 32
 
 
 class Arrays(NamedTuple):
@@ -23,13 +26,17 @@ class Arrays(NamedTuple):
 
 def bytes_of_batch(count: int, size: int, channels: int) -> int:
     """Bytes of `count` images of `size` x `size` pixels and what belongs to them, up to a full page."""
-    return -(-count * (size * size * channels + 8 + 8 + 8 + 1) // ALIGNED) * ALIGNED
+    return -(-(_first_pixel(count) + count * size * size * channels) // ALIGNED) * ALIGNED
+
+
+def _first_pixel(count: int) -> int:
+    """Behind labels, samples and flips."""
+    return -(-count * (8 + 8 + 1) // STEP) * STEP + FAVOURED
 
 
 def arrays(memory: memoryview, count: int, size: int, channels: int) -> Arrays:
     """The arrays in `memory`, of at least bytes_of_batch bytes."""
     numbers = np.frombuffer(memory, dtype=np.int64, count=2 * count)
     flips = np.frombuffer(memory, dtype=np.bool_, count=count, offset=16 * count)
-    first = -(-17 * count // 8) * 8
-    pixels = np.frombuffer(memory, dtype=np.uint8, count=count * size * size * channels, offset=first)
+    pixels = np.frombuffer(memory, dtype=np.uint8, count=count * size * size * channels, offset=_first_pixel(count))
     return Arrays(pixels.reshape(count, size, size, channels), numbers[:count], numbers[count:], flips)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist.data.counters import Counters
-from dcgan_dist.data.layout import arrays
+from dcgan_dist.data.layout import FAVOURED, STEP, arrays
 
 ENDING = 10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
 
@@ -41,7 +41,10 @@ class Batch:
 
 def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
     """A slot for `count` images; pinned memory goes to a GPU without a further copy and without waiting."""
-    pixels = torch.zeros((count, size, size, channels), dtype=torch.uint8, pin_memory=pinned)
+    length = count * size * size * channels
+    memory = torch.zeros(length + STEP, dtype=torch.uint8, pin_memory=pinned)
+    first = (FAVOURED - memory.data_ptr()) % STEP
+    pixels = memory[first : first + length].view(count, size, size, channels)
     return Batch(
         images=pixels.permute(0, 3, 1, 2),
         flips=torch.zeros(count, dtype=torch.bool, pin_memory=pinned),
