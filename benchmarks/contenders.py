@@ -21,10 +21,10 @@ from webdataset.compat import WebDataset
 
 from benchmarks.corpora import SHARDS
 from benchmarks.turns import BATCH, Loader, Task
-from dcgan_dist.commands.bench_reading import with_workers
+from dcgan_dist.commands.bench.reading import with_workers
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.reader import Split
+from dcgan_dist.data.reading.reader import Split
 
 PACKAGES = ("webdataset", "torch", "torchvision", "simplejpeg", "pillow", "numpy")
 SHUFFLE = 1_000  # webdataset's buffer, as in its documentation

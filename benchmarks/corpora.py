@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dcgan_dist.data import faces
 from dcgan_dist.data.codecs import decode_into, encode, fit
+from dcgan_dist.data.faces import dataset as faces
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.storage import cache_folder
 

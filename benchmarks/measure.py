@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dcgan_dist.commands.bench_turns import Turn
+from dcgan_dist.commands.bench.turns import Turn
 from dcgan_dist.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"

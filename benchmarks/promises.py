@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 
 from benchmarks.corpora import face_corpus, many_shards
-from dcgan_dist.commands.bench_reading import with_workers
-from dcgan_dist.commands.bench_turns import Turn
+from dcgan_dist.commands.bench.reading import with_workers
+from dcgan_dist.commands.bench.turns import Turn
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.reader import Split
+from dcgan_dist.data.reading.reader import Split
 
 REPOSITORY = Path(__file__).parent.parent
 SIZES = (64, 178)  # pixels

@@ -26,10 +26,10 @@ import torch
 from benchmarks.measure import RESULTS, interleave, save, summary
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.with_data import compare_trainers
-from dcgan_dist.commands.bench_turns import Turn, table
+from dcgan_dist.commands.bench.turns import Turn, table
 from dcgan_dist.config import Config, ModelConfig
-from dcgan_dist.data.reader import Split
-from dcgan_dist.data.ring import Batch, empty_batch
+from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.reading.ring import Batch, empty_batch
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.images import to_range
 from dcgan_dist.gan.step import Game, discriminator_step, generate, generator_step

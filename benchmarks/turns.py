@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dcgan_dist.commands.bench_turns import Turn, cpu_seconds
+from dcgan_dist.commands.bench.turns import Turn, cpu_seconds
 
 BATCH = 256
 REPOSITORY = Path(__file__).parent.parent

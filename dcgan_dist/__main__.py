@@ -13,7 +13,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "dcgan_dist.train",
         "train on this machine in one process (several: accelerate launch -m dcgan_dist.train)",
     ),
-    "shard": ("dcgan_dist.commands.shard", "write shards from folders, zips, tars, Parquet, lists, torchvision data sets"),
+    "shard": (
+        "dcgan_dist.commands.shard",
+        "write shards from folders, zips, tars, Parquet, lists, torchvision sets",
+    ),
     "verify": ("dcgan_dist.commands.verify", "check shards, near or far; --repair saves what is whole of damaged ones"),
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
     "bench": ("dcgan_dist.commands.bench", "measure this machine: bench loader tells what limits it"),

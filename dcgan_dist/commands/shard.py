@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from dcgan_dist import cli
 from dcgan_dist.config import ImageSize
-from dcgan_dist.data.packing import Packing, parse_part
-from dcgan_dist.data.publish import BAD, DUPLICATES
-from dcgan_dist.data.shard import Progress, Summary, Watch, merge_shards, write_shards
 from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.writing.packing import Packing, parse_part
+from dcgan_dist.data.writing.publish import BAD, DUPLICATES
+from dcgan_dist.data.writing.writer import Progress, Summary, Watch, merge_shards, write_shards
 
 LISTED = 20  # bad images
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it

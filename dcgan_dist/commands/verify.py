@@ -14,13 +14,13 @@ import tyro
 from tqdm import tqdm
 
 from dcgan_dist import cli
-from dcgan_dist.data.access import base_name
-from dcgan_dist.data.checklist import Checklist, make_checklist
+from dcgan_dist.data.checking.access import base_name
+from dcgan_dist.data.checking.checklist import Checklist, make_checklist
+from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
+from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard
 from dcgan_dist.data.pool import over_processes
-from dcgan_dist.data.remote import Remote
-from dcgan_dist.data.repair import Repaired, RepairJob, repair_shard
+from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.storage import write_atomically
-from dcgan_dist.data.verify import Problem, ShardReport, check_shard
 from dcgan_dist.errors import UsageError
 
 LISTED = 50  # problems; the .json file holds all

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
 from dcgan_dist.data.opening import Opener, Shard
-from dcgan_dist.data.remote import is_remote
+from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.errors import UsageError, UserError
 
 OPENED_TOGETHER = 16  # shards, by one task of the pool

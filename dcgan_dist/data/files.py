@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from dcgan_dist.data.remote import Remote, RemoteStat
-from dcgan_dist.data.stores import Span
+from dcgan_dist.data.remote.client import Remote, RemoteStat
+from dcgan_dist.data.remote.stores import Span
 
 NETWORK = (
     "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "orangefs",

@@ -4,17 +4,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dcgan_dist.config import Config, DataConfig
-from dcgan_dist.data import faces
-from dcgan_dist.data.cache import default_limit, shard_folder
 from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
-from dcgan_dist.data.fetch import Fetcher
+from dcgan_dist.data.faces import dataset as faces
 from dcgan_dist.data.opening import CachePlan, Opener
-from dcgan_dist.data.reader import IndexedReader
-from dcgan_dist.data.remote import Remote, RemoteStat, is_remote
-from dcgan_dist.data.staff import choose
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader
+from dcgan_dist.data.reading.staff import choose
+from dcgan_dist.data.reading.stream import StreamReader
+from dcgan_dist.data.remote.cache import default_limit, shard_folder
+from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
+from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.data.storage import cache_folder
-from dcgan_dist.data.stream import StreamReader
-from dcgan_dist.data.unpack import packing
 
 Say = Callable[[str], None]
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dcgan_dist import keyed
 from dcgan_dist.config import Config, Latent, ModelConfig
-from dcgan_dist.data.reader import Split
+from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.gan.augment import UNIFORMS
 from dcgan_dist.gan.step import Noise
 

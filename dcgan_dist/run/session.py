@@ -11,10 +11,10 @@ from torch import Tensor
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.reader import IndexedReader, Split
-from dcgan_dist.data.ring import Batch
+from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.ring import Batch
+from dcgan_dist.data.reading.stream import StreamReader
 from dcgan_dist.data.storage import write_atomically
-from dcgan_dist.data.stream import StreamReader
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels, to_range
 from dcgan_dist.gan.schedule import lr_factor

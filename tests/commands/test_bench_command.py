@@ -14,11 +14,13 @@ import pytest
 import torch
 from support.shards import picture, write_ours
 
-from dcgan_dist.commands import bench, bench_reading, bench_webdataset
-from dcgan_dist.commands.bench_floors import Floors
-from dcgan_dist.commands.bench_reading import Rank, workers_of
-from dcgan_dist.commands.bench_turns import Turn, cpu_seconds, interleave, until
-from dcgan_dist.commands.bench_verdict import Measured, judge
+from dcgan_dist.commands import bench
+from dcgan_dist.commands.bench import reading as bench_reading
+from dcgan_dist.commands.bench import webdataset as bench_webdataset
+from dcgan_dist.commands.bench.floors import Floors
+from dcgan_dist.commands.bench.reading import Rank, workers_of
+from dcgan_dist.commands.bench.turns import Turn, cpu_seconds, interleave, until
+from dcgan_dist.commands.bench.verdict import Measured, judge
 from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.errors import UsageError, UserError
 

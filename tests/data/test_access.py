@@ -8,10 +8,10 @@ import zstandard
 from support.damages import DAMAGES, IMAGES, MAKERS, ours_jpg
 from support.http_server import HttpServer
 
-from dcgan_dist.data.access import Job, base_name, opened, shown
-from dcgan_dist.data.remote import Remote
-from dcgan_dist.data.repair import RepairJob, repair_shard
-from dcgan_dist.data.verify import check_shard
+from dcgan_dist.data.checking.access import Job, base_name, opened, shown
+from dcgan_dist.data.checking.repair import RepairJob, repair_shard
+from dcgan_dist.data.checking.verify import check_shard
+from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UserError
 
 PACK = {"a.tar.gz": gzip.compress, "a.tgz": gzip.compress, "a.tar.zst": zstandard.compress}

@@ -17,9 +17,9 @@ from support.disk import no_file_larger_than
 from support.http_server import HttpServer, cut, silent, status
 
 from dcgan_dist.data import storage
-from dcgan_dist.data.cache import ANY, ShardCache, Wish, default_limit, entry_name
-from dcgan_dist.data.fill import fill, wanted_of
-from dcgan_dist.data.remote import Remote, RemoteStat
+from dcgan_dist.data.remote.cache import ANY, ShardCache, Wish, default_limit, entry_name
+from dcgan_dist.data.remote.client import Remote, RemoteStat
+from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.errors import UserError
 
 REMOTE = Remote(timeout=20, retries=2, pause=0.001)

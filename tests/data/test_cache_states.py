@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dcgan_dist.data.cache import CachedShard, ShardCache, Wish, entry_name
-from dcgan_dist.data.remote import Remote, RemoteStat
+from dcgan_dist.data.remote.cache import CachedShard, ShardCache, Wish, entry_name
+from dcgan_dist.data.remote.client import Remote, RemoteStat
 
 DATA = [random.Random(number).randbytes(100 + 150 * number) for number in range(6)]
 LIMIT = 1200

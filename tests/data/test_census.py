@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.shards import by_webdataset, encoded, picture, write_ours, write_tar
 
-from dcgan_dist.data.census import count, look, pictures, spread
+from dcgan_dist.data.checking.census import count, look, pictures, spread
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import ShardWriter
 

@@ -19,11 +19,11 @@ from dcgan_dist import cli, train
 from dcgan_dist.commands import shard
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus, open_corpus
-from dcgan_dist.data.crew import Plan
-from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.loading import open_data
-from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.errors import UsageError
 
 SIZE = 32

@@ -13,9 +13,9 @@ import pytest
 from support.shards import write_ours
 
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.crew import Plan, shares
-from dcgan_dist.data.fetch import Fetcher
-from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.data.reading.crew import Plan, shares
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.errors import UserError
 
 ALONE = Split(batch=8, micro_batches=1, rank=0, world_size=1)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.crew import Plan
-from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.errors import UserError
 
 IMAGES = 40  # in each of two shards

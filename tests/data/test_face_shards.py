@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from dcgan_dist.data import faces
+from dcgan_dist.data.faces import dataset as faces
 from dcgan_dist.data.index import read_index
 from dcgan_dist.errors import UserError
 
@@ -128,7 +128,7 @@ def test_several_processes_make_the_same_bytes(tmp_path, small_shards, monkeypat
 GREEDY = """
 import sys
 from pathlib import Path
-from dcgan_dist.data import faces
+from dcgan_dist.data.faces import dataset as faces
 faces.SHARD_SIZE, faces.TASK_SIZE, faces.available_cores = 200, 20, lambda: 2
 faces.ensure(Path(sys.argv[1]), size=32, channels=3, count=100_000, seed=0)
 """
@@ -171,7 +171,8 @@ def test_a_killed_worker_is_one_clear_line(tmp_path, small_shards, monkeypatch):
 
 def test_two_callers_at_once_agree(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from dcgan_dist.data import faces; faces.SHARD_SIZE = 20\n"
+        "import sys; from pathlib import Path; from dcgan_dist.data.faces import dataset as faces\n"
+        "faces.SHARD_SIZE = 20\n"
         "faces.ensure(Path(sys.argv[1]), size=32, channels=3, count=100, seed=0)"
     )
     callers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "both"]) for _ in range(2)]

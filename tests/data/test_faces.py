@@ -7,8 +7,10 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 
-from dcgan_dist.data import face_art, face_hair, faces
-from dcgan_dist.data.face_art import Factors, Jitter, paint
+from dcgan_dist.data.faces import art as face_art
+from dcgan_dist.data.faces import dataset as faces
+from dcgan_dist.data.faces import hair as face_hair
+from dcgan_dist.data.faces.art import Factors, Jitter, paint
 
 PLAIN = Factors(
     skin="light",
@@ -97,7 +99,9 @@ def test_a_picture_is_a_function_of_seed_and_index(size):
 
 
 def test_another_process_paints_the_same_picture():
-    code = "from dcgan_dist.data.faces import draw; import sys; sys.stdout.buffer.write(draw(7, 11, 64).tobytes())"
+    code = (
+        "from dcgan_dist.data.faces.dataset import draw; import sys; sys.stdout.buffer.write(draw(7, 11, 64).tobytes())"
+    )
     painted = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert painted == faces.draw(7, 11, 64).tobytes()
 

@@ -12,12 +12,12 @@ from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.crew import Plan
-from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.opening import CachePlan, Opener
-from dcgan_dist.data.reader import IndexedReader, Split
-from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UserError
 
 SHAPE = (32, 3)

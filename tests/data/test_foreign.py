@@ -16,7 +16,7 @@ from webdataset.writer import ShardWriter, TarWriter
 from dcgan_dist.data import foreign
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.foreign import foreign_index, walk
-from dcgan_dist.data.stream import tar_images
+from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.errors import UserError
 
 TEXTS = [".json", ".txt", ".cls"]

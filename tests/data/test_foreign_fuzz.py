@@ -11,7 +11,7 @@ from support.shards import by_index
 from support.tars import as_webdataset_reads
 
 from dcgan_dist.data.foreign import walk
-from dcgan_dist.data.stream import tar_images
+from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.errors import UserError
 
 BLOCK = 512

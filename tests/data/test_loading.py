@@ -14,7 +14,7 @@ from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_opener, make_reader, open_data
 from dcgan_dist.data.opening import CachePlan
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reader import Split
+from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.errors import UsageError, UserError
 
 MODEL = ModelConfig(image_size=32)

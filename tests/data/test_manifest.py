@@ -17,10 +17,10 @@ from dcgan_dist.data import manifest as manifest_file
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import read_index
 from dcgan_dist.data.manifest import ShardEntry, commonest, load_manifest, parse_manifest, shard_names
-from dcgan_dist.data.packing import Packing
-from dcgan_dist.data.shard import write_shards
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.statistics import PixelCounts
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.writer import write_shards
 from dcgan_dist.errors import UserError
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 from support.shards import by_index
 
 from dcgan_dist.data import jpeg
-from dcgan_dist.data.access import Job
+from dcgan_dist.data.checking.access import Job
+from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.codecs import decode_into, open_image
 from dcgan_dist.data.index import ShardWriter, read_index
-from dcgan_dist.data.packing import Packing
-from dcgan_dist.data.shard import write_shards
 from dcgan_dist.data.sources import find_source
-from dcgan_dist.data.verify import check_shard
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.writer import write_shards
 from dcgan_dist.errors import UserError
 
 SIZE = 24

@@ -10,9 +10,9 @@ import time
 import pytest
 from support.http_server import HttpServer, silent, status
 
-from dcgan_dist.data.cache import ShardCache, entry_name
-from dcgan_dist.data.prefetch import Prefetcher
-from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.remote.cache import ShardCache, entry_name
+from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.remote.prefetch import Prefetcher
 from dcgan_dist.errors import UserError
 
 REMOTE = Remote(timeout=20, retries=0, pause=0.001)
@@ -104,7 +104,7 @@ def test_what_cannot_be_brought_is_raised_when_it_is_needed_and_not_before(serve
 
 
 def test_an_error_that_has_passed_is_forgotten(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("dcgan_dist.data.prefetch.LATER", 0.01)
+    monkeypatch.setattr("dcgan_dist.data.remote.prefetch.LATER", 0.01)
     sources = sources_of(server)
     server.fail("1.tar", status(503), status(503))
     cache = ShardCache(tmp_path, 10**6, REMOTE)
@@ -139,7 +139,7 @@ def test_a_packed_shard_is_waited_for_and_a_plain_local_one_needs_nothing(tmp_pa
 
 
 def test_closing_does_not_wait_for_a_server_that_hangs(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("dcgan_dist.data.prefetch.ENDING", 0.1)
+    monkeypatch.setattr("dcgan_dist.data.remote.prefetch.ENDING", 0.1)
     sources = sources_of(server)
     asked = threading.Event()
 

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from support.shards import encoded, write_ours, write_tar
 
-from dcgan_dist.data import fetch
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.crew import Plan
-from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reader import IndexedReader, Split
-from dcgan_dist.data.ring import empty_batch, read_ahead
+from dcgan_dist.data.reading import fetch
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.ring import empty_batch, read_ahead
 from dcgan_dist.errors import UserError
 
 SIZE, SEED = 32, 9

@@ -24,8 +24,8 @@ from support.http_server import (
     wrong_length,
 )
 
-from dcgan_dist.data import remote as module
-from dcgan_dist.data.remote import Remote, RemoteStat, is_remote
+from dcgan_dist.data.remote import client as module
+from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.errors import UsageError, UserError
 
 DATA = random.Random(0).randbytes(300_000)
@@ -331,7 +331,7 @@ def test_a_fork_in_the_middle_of_a_download_disturbs_nobody(server, small_parts)
 
 HANGING = """
 import sys, threading
-from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.remote.client import Remote
 hanging = threading.Thread(target=lambda: Remote(timeout=600).stat(sys.argv[1]), daemon=True)
 hanging.start()
 try:

@@ -10,10 +10,10 @@ from botocore.exceptions import NoCredentialsError
 from support.http_server import HttpServer, cut, status
 from support.s3 import s3_server
 
-from dcgan_dist.data.cache import ShardCache
-from dcgan_dist.data.faults import Patience
-from dcgan_dist.data.remote import Remote
-from dcgan_dist.data.stores import Objects
+from dcgan_dist.data.remote.cache import ShardCache
+from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.remote.faults import Patience
+from dcgan_dist.data.remote.stores import Objects
 from dcgan_dist.errors import UsageError, UserError
 
 DATA = random.Random(0).randbytes(300_000)

@@ -12,12 +12,12 @@ from support.damages import DAMAGES, IMAGES, MAKERS, NOTHING_LEFT, OF_THE_INDEX,
 from support.http_server import HttpServer
 from support.shards import by_index, encoded, write_ours, write_tar
 
-from dcgan_dist.data.access import Job
+from dcgan_dist.data.checking.access import Job
+from dcgan_dist.data.checking.repair import RepairJob, repair_shard
+from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.foreign import walk
 from dcgan_dist.data.index import ShardWriter, read_index
-from dcgan_dist.data.remote import Remote
-from dcgan_dist.data.repair import RepairJob, repair_shard
-from dcgan_dist.data.verify import check_shard
+from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UserError
 
 

@@ -22,10 +22,10 @@ from webdataset.compat import WebDataset
 from webdataset.tariterators import base_plus_ext
 
 from dcgan_dist.data.index import read_index
-from dcgan_dist.data.keys import key_digits, sample_key
-from dcgan_dist.data.packing import Packing
-from dcgan_dist.data.shard import Watch, write_shards
 from dcgan_dist.data.sources import FolderSource, Images, Items, TorchvisionSource, ZipSource, find_source
+from dcgan_dist.data.writing.keys import key_digits, sample_key
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.writer import Watch, write_shards
 from dcgan_dist.errors import UsageError, UserError
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}

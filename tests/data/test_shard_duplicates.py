@@ -10,12 +10,12 @@ from PIL import Image
 from support.folders import contents, make_pictures
 from support.shards import by_webdataset, encoded, picture
 
-from dcgan_dist.data import shard as shard_module
-from dcgan_dist.data.duplicates import UNREADABLE, as_array, digest, find_duplicates
 from dcgan_dist.data.manifest import load_manifest
-from dcgan_dist.data.packing import Packing, Part
-from dcgan_dist.data.shard import Watch, merge_shards, write_shards
 from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.writing import writer as shard_module
+from dcgan_dist.data.writing.duplicates import UNREADABLE, as_array, digest, find_duplicates
+from dcgan_dist.data.writing.packing import Packing, Part
+from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
 from dcgan_dist.errors import UserError
 
 COPIES = {"newt/b.png": "cat/000.png", "cat/zz.png": "cat/000.png", "dog/other name.jpg": "cat/003.jpg"}

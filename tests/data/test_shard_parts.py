@@ -5,9 +5,9 @@ import json
 import pytest
 from support.folders import contents, make_pictures
 
-from dcgan_dist.data.packing import Packing, Part, parse_part
-from dcgan_dist.data.shard import Watch, merge_shards, write_shards
 from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.writing.packing import Packing, Part, parse_part
+from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, UserError
 
 

@@ -13,9 +13,9 @@ from support.launching import ROOT, environment
 from support.shards import by_webdataset
 
 from dcgan_dist.data.manifest import load_manifest
-from dcgan_dist.data.packing import Packing
-from dcgan_dist.data.shard import Watch, merge_shards, write_shards
 from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, UserError
 
 KILLER = ROOT / "tests/support/shard_killer.py"
@@ -206,7 +206,7 @@ def interrupt(patch):
     def stop(*_):
         raise StopError
 
-    patch.setattr("dcgan_dist.data.publish._sync_folder", stop)
+    patch.setattr("dcgan_dist.data.writing.publish._sync_folder", stop)
 
 
 def test_half_moved_shards_of_another_plan_are_not_taken_for_ours(pictures, tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.config import Config, DataConfig, ModelConfig
-from dcgan_dist.data import staff
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.crew import Plan
-from dcgan_dist.data.staff import Cost, choose, measure
+from dcgan_dist.data.reading import staff
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.staff import Cost, choose, measure
 
 IMAGES = 70
 SUFFIXES = {"pixels": ["ppm"], "grey pixels": ["pgm"], "JPEG": ["jpg"], "mixed": ["ppm", "jpg"], "PNG": ["png"]}

@@ -15,10 +15,10 @@ from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist import keyed
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.crew import Plan
-from dcgan_dist.data.fetch import Fetcher
-from dcgan_dist.data.reader import IndexedReader, Split
-from dcgan_dist.data.stream import StreamReader
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.stream import StreamReader
 from dcgan_dist.errors import UsageError, UserError
 
 SIZE, SEED = 32, 9

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from support.damages import DAMAGES, IMAGES, MAKERS, NOTHING_LEFT, OF_THE_INDEX, flipped, foreign, members, ours_jpg
 from support.shards import encoded, write_ours, write_tar
 
-from dcgan_dist.data import scan
-from dcgan_dist.data.access import Job
+from dcgan_dist.data.checking import scan
+from dcgan_dist.data.checking.access import Job
+from dcgan_dist.data.checking.indexed import member_bytes
+from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.foreign import walk
 from dcgan_dist.data.index import ShardWriter, read_index
-from dcgan_dist.data.indexed import member_bytes
 from dcgan_dist.data.manifest import ShardEntry
 from dcgan_dist.data.pool import over_processes
-from dcgan_dist.data.verify import check_shard
 from dcgan_dist.errors import UserError
 
 

@@ -24,10 +24,10 @@ from torch.amp.grad_scaler import GradScaler
 from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.crew import Plan
-from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.ema import update_ema
 from dcgan_dist.gan.images import to_range

@@ -20,10 +20,10 @@ from support.shards import picture
 
 from dcgan_dist import keyed
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.crew import Plan
-from dcgan_dist.data.fetch import Fetcher
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reader import IndexedReader, Split
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.train import train
 

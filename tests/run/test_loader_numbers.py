@@ -11,11 +11,11 @@ from support.recording import metrics, options
 from support.shards import write_ours
 from support.telling import train_and_tell
 
-from dcgan_dist.data.cache import Wish
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.opening import CachePlan, Opener
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.remote import Remote
+from dcgan_dist.data.remote.cache import Wish
+from dcgan_dist.data.remote.client import Remote
 
 pytestmark = pytest.mark.dist
 

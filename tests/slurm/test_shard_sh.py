@@ -3,9 +3,9 @@
 import pytest
 from support.folders import contents, make_pictures
 
-from dcgan_dist.data.packing import Packing
-from dcgan_dist.data.shard import write_shards
 from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.writer import write_shards
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 

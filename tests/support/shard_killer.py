@@ -17,9 +17,9 @@ from pathlib import Path
 
 import xxhash
 
-from dcgan_dist.data.packing import Packing
-from dcgan_dist.data.shard import Summary, write_shards
 from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.writer import Summary, write_shards
 
 STEPS: tuple[tuple[object, str], ...] = ((os, "fsync"), (Path, "replace"), (Path, "unlink"), (shutil, "rmtree"))
 

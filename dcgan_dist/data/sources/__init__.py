@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from dcgan_dist.data.remote import is_remote
+from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.sources.base import (
     IMAGE_EXTENSIONS,
     Images,

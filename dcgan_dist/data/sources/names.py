@@ -5,7 +5,7 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from dcgan_dist.data.remote import Remote, is_remote, without_secrets
+from dcgan_dist.data.remote.client import Remote, is_remote, without_secrets
 from dcgan_dist.data.sources.base import ENCODING
 from dcgan_dist.errors import UsageError
 

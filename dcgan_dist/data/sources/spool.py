@@ -15,7 +15,7 @@ from typing import Literal, NoReturn
 
 import xxhash
 
-from dcgan_dist.data.remote import Remote, RemoteStat, is_remote
+from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.data.sources.base import Item, Report
 from dcgan_dist.data.sources.names import shown
 from dcgan_dist.data.storage import remove_abandoned, temporary_path

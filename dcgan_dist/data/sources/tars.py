@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dcgan_dist.data.access import base_name
-from dcgan_dist.data.checklist import find_manifest
+from dcgan_dist.data.checking.access import base_name
+from dcgan_dist.data.checking.checklist import find_manifest
 from dcgan_dist.data.foreign import foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
-from dcgan_dist.data.remote import Remote, is_remote
+from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
 from dcgan_dist.data.sources.names import ending, shown, stem
 from dcgan_dist.data.sources.spool import Unprepared, spool

@@ -1,0 +1,107 @@
+"""The bytes of one shard for somebody who reads all of them, wherever it lies and however it is packed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from errno import EISDIR, ENOENT
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from dcgan_dist.data.files import RangedFile
+from dcgan_dist.data.index import Read
+from dcgan_dist.data.manifest import ShardEntry
+from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote, without_secrets
+from dcgan_dist.data.remote.unpack import Unpacker, packing
+from dcgan_dist.data.storage import Output
+from dcgan_dist.errors import UserError
+
+CHUNK = 2**20  # bytes of a packed file
+PART = 2**20  # bytes of one request; those of one read are under way together
+
+
+class UnreadableError(UserError):
+    """The bytes of a shard cannot be had, which says nothing about whether they are right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A shard that is to be looked at."""
+
+    name: str
+    deep: bool = False
+    """Decode every image."""
+    entry: ShardEntry | None = None
+    """What the manifest says of it."""
+    remote: Remote = field(default_factory=Remote)
+    stat: RemoteStat | None = None
+    """Of a remote one."""
+
+    @property
+    def shown(self) -> str:
+        """The name as it stands in messages."""
+        return shown(self.name)
+
+
+def base_name(name: str) -> str:
+    """The name of a file without its folder, from a path or URL."""
+    return PurePosixPath(urlsplit(name).path).name if is_remote(name) else Path(name).name
+
+
+def shown(name: str) -> str:
+    """A path or URL as it may stand in messages."""
+    return without_secrets(name) if is_remote(name) else name
+
+
+@contextmanager
+def opened(job: Job) -> Iterator[tuple[Read, int]]:
+    """Access to the bytes of a shard, unpacked, and how many they are. Opening and reading raise UnreadableError."""
+    with _open_file(job) as file:
+
+        def read(offset: int, length: int) -> bytes:
+            try:
+                if isinstance(file, RangedFile):
+                    starts = range(offset, offset + length, PART)
+                    parts = [file.part(start, min(PART, offset + length - start)) for start in starts]
+                    return b"".join(job.remote.read_spans(parts))
+                return os.pread(file.fileno(), length, offset)
+            except (OSError, UserError) as error:
+                raise _unreadable(job, error) from error
+
+        yield read, file.size() if isinstance(file, RangedFile) else os.fstat(file.fileno()).st_size
+
+
+@contextmanager
+def _open_file(job: Job) -> Iterator[BinaryIO | RangedFile]:
+    kind = packing(base_name(job.name))
+    if kind is None and job.stat is not None and job.stat.ranges:
+        yield RangedFile(job.remote, job.stat)
+        return
+    try:
+        with TemporaryFile() if kind or job.stat else Path(job.name).open("rb") as file:
+            if kind or job.stat:
+                _copy(job, Unpacker(kind, job.shown, file) if kind else file)
+                file.flush()
+            yield file
+    except OSError as error:
+        raise _unreadable(job, error) from error
+
+
+def _copy(job: Job, to: Output) -> None:
+    if job.stat is not None:
+        job.remote.download(job.stat, to)
+    else:
+        with Path(job.name).open("rb") as file:
+            while data := file.read(CHUNK):
+                to.write(data)
+    if isinstance(to, Unpacker):
+        to.finish()
+
+
+def _unreadable(job: Job, error: OSError | UserError) -> UnreadableError:
+    if isinstance(error, UserError):
+        return UnreadableError(str(error))
+    known = {ENOENT: "no such file", EISDIR: "is a folder; name the shards in it"}
+    return UnreadableError(f"{job.shown}: {known.get(error.errno or 0) or f'cannot be read ({error.strerror})'}")

@@ -1,0 +1,169 @@
+"""Who fills the batches: threads of this process, or processes around one ring of shared memory.
+
+Decoding leaves Python's lock for most of its time, so a few threads do what a few processes would, without starting
+anything. With many cores the rest that holds the lock becomes the limit; then each process decodes its rows straight
+into the ring, whose memory has no name and vanishes with the last process. Only numbers of slots and rows cross the
+pipes, never pixels.
+"""
+
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+import dcgan_dist
+from dcgan_dist.data.reading.counters import Counters, total
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.layout import bytes_of_batch
+from dcgan_dist.data.reading.ring import Batch, batch_in, empty_batch
+from dcgan_dist.errors import UserError
+
+ENDING = 10.0  # seconds that a process is given to end by itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How batches are filled."""
+
+    kind: Literal["threads", "processes"] = "threads"
+    count: int = 1
+    """How many of them."""
+    prefetch: int = 4
+    """Batches that are read ahead."""
+    pinned: bool = False
+    """In memory from which a GPU copies without waiting."""
+
+
+class Crew(Protocol):
+    """Fills slots of a ring, one at a time."""
+
+    slots: list[Batch]
+
+    def fill(self, batch: Batch) -> Counters:
+        """Reads the images of `batch.samples` into one of the slots; returns what was read. Raises UserError."""
+        ...
+
+
+class Threads:
+    """Threads of this process; one alone does its work in the calling thread."""
+
+    def __init__(self, fetcher: Fetcher, slots: list[Batch], count: int) -> None:
+        self.slots = slots
+        self._fetcher, self._count = fetcher, count
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
+
+    def fill(self, batch: Batch) -> Counters:
+        """See Crew."""
+        samples, pixels, labels = batch.samples, batch.pixels, batch.labels.numpy()
+
+        def part(rows: slice) -> Counters:
+            return self._fetcher.fill(samples[rows], pixels[rows], labels[rows])
+
+        parts = shares(len(samples), self._count)
+        return part(parts[0]) if len(parts) == 1 else total(self._pool.map(part, parts))
+
+    def close(self) -> None:
+        """Waits for what is being read."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Processes:
+    """Processes that decode into memory that they share with this one."""
+
+    def __init__(self, fetcher: Fetcher, slots: int, images: int, shape: tuple[int, int], count: int) -> None:
+        """`slots` batches of `images` images of `shape` (height and width, channels), filled by `count` processes."""
+        self._fetcher = fetcher
+        each = bytes_of_batch(images, *shape)
+        with ExitStack() as stack:
+            memory = os.memfd_create("dcgan_dist ring")
+            stack.callback(os.close, memory)
+            os.ftruncate(memory, slots * each)
+            self._memory = mmap.mmap(memory, slots * each)
+            view = memoryview(self._memory)
+            self.slots = [batch_in(view[n * each : (n + 1) * each], images, *shape, n) for n in range(slots)]
+            self._parts = shares(images, count)
+            self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
+            for rows in self._parts:
+                self._workers.append(_start(memory))
+                self._workers[-1][1].send((fetcher, slots, images, shape, rows))
+
+    def pin(self) -> None:
+        """Registers the ring with CUDA, so that a GPU reads from it without a further copy."""
+        address = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
+        runtime: Any = torch.cuda.cudart()
+        torch.cuda.check_error(int(runtime.cudaHostRegister(address, len(self._memory), 0)))
+
+    def fill(self, batch: Batch) -> Counters:
+        """See Crew."""
+        try:
+            for _, connection in self._workers:
+                connection.send_bytes(batch.slot.to_bytes(4, "little"))
+            answers = [connection.recv() for _, connection in self._workers]
+        except (EOFError, OSError) as error:
+            problem = "a decoding process ended, perhaps for want of memory; try fewer --data.workers"
+            raise UserError(problem) from error
+        for failure, _, damages in answers:
+            if failure is not None:
+                raise failure
+            self._fetcher.note(damages)
+        return total(counters for _, counters, _ in answers)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for _, connection in self._workers:
+            connection.close()
+        for process, _ in self._workers:
+            try:
+                process.wait(ENDING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _start(memory: int) -> tuple[subprocess.Popen[bytes], Connection]:
+    """A process of ours that runs decode_worker; not one of multiprocessing, which would import the trainer's torch."""
+    ours, its = Pipe()
+    package = str(Path(dcgan_dist.__file__).parent.parent)
+    known = os.environ.get("PYTHONPATH")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dcgan_dist.data.reading.decode_worker", str(memory), str(its.fileno())],
+        pass_fds=(memory, its.fileno()),
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{known}" if known else package},
+    )
+    its.close()
+    return process, ours
+
+
+def shares(count: int, parts: int) -> list[slice]:
+    """0 .. count cut into at most `parts` runs of about equal length, none empty."""
+    parts = min(parts, count)
+    bounds = [part * count // parts for part in range(parts + 1)]
+    return [slice(first, last) for first, last in pairwise(bounds)]
+
+
+@contextmanager
+def open_crew(fetcher: Fetcher, plan: Plan, *, images: int, shape: tuple[int, int]) -> Iterator[Crew]:
+    """Those who fill batches of `images` images of `shape` (height and width, channels)."""
+    slots = plan.prefetch + 2  # one is being filled, one is with the trainer
+    crew: Threads | Processes
+    if plan.kind == "processes":
+        crew = Processes(fetcher, slots, images, shape, plan.count)
+        if plan.pinned:
+            crew.pin()
+    else:
+        crew = Threads(fetcher, [empty_batch(images, *shape, plan.pinned) for _ in range(slots)], plan.count)
+    try:
+        yield crew
+    finally:
+        crew.close()

@@ -1,0 +1,46 @@
+"""The process that decodes its rows of every batch into the shared ring; see crew.py. Imports no torch."""
+
+import mmap
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_dist.data.reading.counters import Counters
+from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.layout import arrays, bytes_of_batch
+from dcgan_dist.errors import UserError
+
+
+def main(memory: int, connection: int) -> None:
+    """Serves until the other side hangs up, or ends in whatever way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    with Connection(connection) as parent:
+        fetcher, slots, images, shape, rows = parent.recv()
+        each = bytes_of_batch(images, *shape)
+        ring = memoryview(mmap.mmap(memory, slots * each))
+        batches = [arrays(ring[n * each : (n + 1) * each], images, *shape) for n in range(slots)]
+        while True:
+            try:
+                slot = int.from_bytes(parent.recv_bytes(), "little")
+            except (EOFError, OSError):
+                return
+            pixels, labels, samples, _ = batches[slot]
+            parent.send(_fill(fetcher, samples[rows], pixels[rows], labels[rows]))
+
+
+def _fill(
+    fetcher: Fetcher, samples: NDArray[np.int64], pixels: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> tuple[UserError | None, Counters, dict[int, str]]:
+    known = len(fetcher.damages)
+    try:
+        counters = fetcher.fill(samples, pixels, labels)
+    except UserError as error:
+        return error, Counters(), {}
+    return None, counters, dict(list(fetcher.damages.items())[known:])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,100 @@
+"""Batches made ahead of time in preallocated memory: one producer thread, slots that go round, no copy of pixels."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Event, Thread
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcgan_dist.data.reading.counters import Counters
+from dcgan_dist.data.reading.layout import FAVOURED, STEP, arrays
+
+ENDING = 10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """A rank's part of one global batch of n images."""
+
+    images: Tensor
+    """uint8 (n, C, H, W), channels last in memory."""
+    flips: Tensor
+    """bool (n,): mirror this image."""
+    labels: Tensor
+    """int64 (n,): -1 where there is none."""
+    samples: NDArray[np.int64]
+    """(n,) numbers of the images in the corpus; -1 from a stream."""
+    slot: int = 0
+    """Number of the memory that holds it."""
+    read: Counters = field(default_factory=Counters)
+    """What was read for it."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The same memory as (n, H, W, C)."""
+        return self.images.permute(0, 2, 3, 1).numpy()
+
+
+def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
+    """A slot for `count` images; pinned memory goes to a GPU without a further copy and without waiting."""
+    length = count * size * size * channels
+    memory = torch.zeros(length + STEP, dtype=torch.uint8, pin_memory=pinned)
+    first = (FAVOURED - memory.data_ptr()) % STEP
+    pixels = memory[first : first + length].view(count, size, size, channels)
+    return Batch(
+        images=pixels.permute(0, 3, 1, 2),
+        flips=torch.zeros(count, dtype=torch.bool, pin_memory=pinned),
+        labels=torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned),
+        samples=np.full(count, -1, dtype=np.int64),
+    )
+
+
+def batch_in(memory: memoryview, count: int, size: int, channels: int, slot: int) -> Batch:
+    """A slot in memory that several processes share; see layout.py."""
+    pixels, labels, samples, flips = arrays(memory, count, size, channels)
+    return Batch(
+        images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+        flips=torch.from_numpy(flips),
+        labels=torch.from_numpy(labels),
+        samples=samples,
+        slot=slot,
+    )
+
+
+def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Generator[Batch, None, None]:
+    """Yields the slots, filled one after the other by a thread. A batch is valid until the next one is asked for.
+
+    An error in `fill` is raised here, in its turn, after the batches before it.
+    """
+    free: SimpleQueue[Batch | None] = SimpleQueue()
+    ready: SimpleQueue[Batch | BaseException] = SimpleQueue()
+    closed = Event()
+    for slot in slots:
+        free.put(slot)
+
+    def produce() -> None:
+        while (slot := free.get()) is not None and not closed.is_set():
+            try:
+                fill(slot)
+            except BaseException as error:
+                ready.put(error)
+                return
+            ready.put(slot)
+
+    thread = Thread(target=produce, name="reader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            result = ready.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+            free.put(result)
+    finally:
+        closed.set()
+        free.put(None)
+        thread.join(ENDING)

@@ -1,0 +1,102 @@
+"""How many decode, and as what: from the cores that are free, and from what decoding these very images costs here.
+
+Of the time that an image takes, a part is spent under Python's lock, where threads wait for one another. Two threads
+that do twice the work of one show how large it is; beyond its inverse, more threads bring nothing, and processes are
+worth their start.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from dcgan_dist.config import Config
+from dcgan_dist.data.codecs import decode_into, netpbm_header
+from dcgan_dist.data.corpus import Corpus
+from dcgan_dist.data.files import read_together
+from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.workers import available_cores
+from dcgan_dist.errors import UserError
+
+Say = Callable[[str], None]
+TRIED = 64  # images
+FEW = 4  # cores: threads of so few are never in one another's way
+MOST_THREADS, MOST_PROCESSES = 16, 32
+LEAST_LOCKED = 0.02  # what a short measurement can tell from nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one image takes."""
+
+    seconds: float
+    locked: float
+    """The part of it under Python's lock, 0 to 1."""
+
+
+def free_cores(local_ranks: int, on_gpu: bool) -> int:
+    """Cores for decoding in each rank of a node; one is left to the networks where they run on the CPU."""
+    return max(1, available_cores() // local_ranks - (0 if on_gpu else 1))
+
+
+def choose(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, say: Say) -> Plan:
+    """The plan for one rank; what was chosen is said with its reason."""
+    data, shape = config.data, (config.model.image_size, config.model.channels)
+    cores = free_cores(local_ranks, on_gpu)
+    count, kind, reason = data.workers, data.decode, ""
+    if not count and _all_pixels(corpus, shape):
+        count, reason = 1, "pixels at training size are only copied"
+    elif kind == "auto" and cores > FEW:
+        cost = measure(_files(corpus), shape)
+        useful = round(1 / max(cost.locked, LEAST_LOCKED))
+        kind = "processes" if (count or cores) > min(useful, MOST_THREADS) else "threads"
+        reason = f"{cost.seconds * 1e6:.0f} us an image, {cost.locked:.0%} of it under Python's lock"
+    kind = "threads" if kind == "auto" else kind
+    count = count or min(cores, MOST_THREADS if kind == "threads" else MOST_PROCESSES)
+    if not (data.workers and data.decode != "auto"):
+        where = f"{available_cores()} cores, {local_ranks} rank{'s' * (local_ranks > 1)} on this node"
+        say(f"data: decoding {kind} per rank: {count} ({'; '.join(filter(None, [reason, where]))})")
+    return Plan(kind=kind, count=count, prefetch=data.prefetch, pinned=on_gpu)
+
+
+def _all_pixels(corpus: Corpus, shape: tuple[int, int]) -> bool:
+    """Whether the first shard holds nothing but pixels at training size; the others are taken to be like it."""
+    index = corpus.index(0)
+    length = len(netpbm_header(shape[0], *shape)) + shape[0] ** 2 * shape[1]
+    return set(index.suffixes) <= {"ppm", "pgm"} and bool((index.length == length).all())
+
+
+def _files(corpus: Corpus) -> list[tuple[bytes, str]]:
+    """Some image files of the first shard."""
+    index, file = corpus.index(0), corpus.opener.open(corpus.shards[0])
+    members = range(min(TRIED, len(index)))
+    blobs = read_together([(file, int(index.offset[member]), int(index.length[member])) for member in members])
+    suffixes = [index.suffixes[index.suffix[member]] for member in members]
+    return list(zip(blobs, suffixes, strict=True))
+
+
+def measure(files: list[tuple[bytes, str]], shape: tuple[int, int]) -> Cost:
+    """Decodes files in one thread, then in each of two; takes some 10 ms. `shape`: height (and width), channels."""
+    size, channels = shape
+
+    def decode_all() -> None:
+        out = np.empty((size, size, channels), dtype=np.uint8)
+        for data, suffix in files:
+            try:
+                decode_into(data, suffix, out, "")
+            except UserError:  # it is named when it is trained on
+                continue
+
+    decode_all()  # the first time is slower
+    with ThreadPoolExecutor(2) as pool:
+        alone = _seconds(lambda: list(pool.map(lambda _: decode_all(), range(1))))
+        together = _seconds(lambda: list(pool.map(lambda _: decode_all(), range(2))))
+    return Cost(seconds=alone / len(files), locked=min(max(together / alone - 1, 0.0), 1.0))
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun

@@ -1,0 +1,133 @@
+"""The stream reader: webdataset's own pipeline, for sources that cannot be indexed (pipes).
+
+Same batches in shape and type as the indexed reader, and as many; but what a rank sees depends on the number of ranks,
+an epoch is a pass over a rank's shards, and a resumed run begins the stream anew.
+"""
+
+import tarfile
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import chain, count, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from webdataset.filters import shuffle
+from webdataset.gopen import gopen
+from webdataset.tariterators import group_by_keys
+
+from dcgan_dist.data.codecs import decode_into
+from dcgan_dist.data.foreign import tar_members
+from dcgan_dist.data.index import IMAGE_SUFFIXES, NO_LABEL, SKIPPED, parse_label
+from dcgan_dist.data.order import flips
+from dcgan_dist.data.reading.counters import Counters
+from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.reading.ring import Batch, empty_batch, read_ahead
+from dcgan_dist.errors import UsageError, UserError
+
+SHUFFLE_BUFFER = 2_000  # samples
+
+Sample = tuple[str, bytes, int, str]  # suffix, bytes and label of an image, and what it is called in messages
+
+
+class StreamReader:
+    """Reads tars from the first byte to the last with webdataset, shards and samples shuffled by the seed."""
+
+    exact = False
+
+    def __init__(self, urls: list[str], *, shape: tuple[int, int], seed: int, prefetch: int, pinned: bool) -> None:
+        """`shape`: height (and width), channels. Raises UsageError for a URL, UserError for a missing file."""
+        for url in urls:
+            if url.startswith("pipe:"):
+                continue
+            if "://" in url:
+                problem = "not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe"
+                raise UsageError(f"--data.shards {url}: {problem}")
+            if not Path(url).exists():
+                raise UserError(f"{url}: no such file")
+        self.counters = Counters()
+        self.damages: dict[int, str] = {}  # an image that cannot be read ends the run
+        self._urls, self._seed = urls, seed
+        self._shape = shape
+        self._prefetch, self._pinned = prefetch, pinned
+
+    def batches(self, position: int, split: Split) -> Generator[Batch, None, None]:
+        """This rank's batches without end; `position` chooses the shuffle and the flips, not a place in the stream."""
+        count = split.per_rank_micro * split.micro_batches
+        samples = self._samples(position, split)
+        positions = iter(range(position, 2**62, split.batch))
+        slots = [empty_batch(count, *self._shape, self._pinned) for _ in range(self._prefetch + 2)]
+
+        def fill(batch: Batch) -> None:
+            pixels, batch.read = batch.pixels, Counters(images=count)
+            batch.flips[:] = torch.from_numpy(flips(self._seed, next(positions) + split.rank * count, count))
+            for row, (suffix, data, label, where) in enumerate(islice(samples, count)):
+                decode_into(data, suffix, pixels[row], where)
+                batch.labels[row] = label
+                batch.read.bytes += len(data)
+
+        with closing(read_ahead(fill, slots)) as batches:
+            for batch in batches:
+                self.counters.add(batch.read)
+                yield batch
+
+    def _samples(self, position: int, split: Split) -> Iterator[Sample]:
+        """This rank's images, epoch after epoch."""
+        divided = len(self._urls) >= split.world_size
+        for epoch in count():
+            random = Random(f"{self._seed}/{position}/{epoch}")
+            urls = random.sample(self._urls, len(self._urls))
+            if divided:
+                urls = urls[split.rank :: split.world_size]
+            images = shuffle(SHUFFLE_BUFFER, rng=random)(chain.from_iterable(map(tar_images, urls)))
+            # with fewer shards than ranks every rank reads all of them and keeps its share
+            mine = images if divided else islice(images, split.rank, None, split.world_size)
+            first = next(mine, None)
+            if first is None:
+                raise UserError(f"--data.shards {', '.join(urls[:3])}: no image for rank {split.rank}")
+            yield first
+            yield from mine
+
+
+def tar_images(url: str) -> Iterator[Sample]:
+    """The images of one tar, by webdataset. Raises UserError when it cannot be read."""
+    try:
+        if url.startswith("pipe:"):
+            pipe: Any = gopen(url)
+            yield from _in_tar(url, pipe)
+            pipe.close()  # at whose end the command's exit code is known
+        else:
+            with Path(url).open("rb") as file:
+                yield from _in_tar(url, file)
+    except OSError as error:
+        raise UserError(f"{url}: cannot be read ({error.strerror or 'the command failed'})") from error
+    except (ValueError, tarfile.TarError) as error:
+        # webdataset appends other things to the arguments
+        raise UserError(f"{url}: no readable tar, or cut ({_one_line(error.args[0])})") from error
+
+
+def _in_tar(url: str, stream: Any) -> Iterator[Sample]:
+    return filter(None, map(_image, group_by_keys(chain(_files(url, stream), [{}]))))
+
+
+def _files(url: str, stream: Any) -> Iterator[dict[str, Any]]:
+    """What webdataset's tar_file_expander gives, but never a part of a damaged tar without an error."""
+    for tar, info in tar_members(stream, "r|*"):
+        if info.isreg() and not SKIPPED.match(info.name):
+            file = tar.extractfile(info)
+            assert file is not None
+            yield {"fname": info.name, "data": file.read(), "__url__": url}
+
+
+def _image(sample: dict[str, Any]) -> Sample | None:
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
+    if suffix is None:
+        return None
+    where = f"{sample['__url__']}: {_one_line(sample['__key__'])}.{suffix}"
+    return suffix, sample[suffix], parse_label(sample["cls"]) if "cls" in sample else NO_LABEL, where
+
+
+def _one_line(text: object) -> str:
+    """Names in a tar may hold line breaks; messages may not."""
+    return str(text).replace("\n", "\\n")

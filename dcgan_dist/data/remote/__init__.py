@@ -1,0 +1,1 @@
+"""Files behind URLs, and the node-local cache of whole shards."""

@@ -1,0 +1,72 @@
+"""What a cache entry is made of: a remote file, or a packed one, remote or local; and how its bytes get to a disk."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.remote.stores import RemoteStat, without_secrets
+from dcgan_dist.data.remote.unpack import Unpacker, packing, unpacked_name
+from dcgan_dist.data.storage import Output
+from dcgan_dist.errors import UserError
+
+READABLE = 60  # characters of a file's own name that its entry keeps
+PIECE = 2**20
+
+Source = RemoteStat | Path
+"""A remote file, or a local packed one."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A source as the cache sees it."""
+
+    name: str
+    """Of the entry: the hash of address and version, and the end of the file's own name."""
+    shown: str
+    """For messages."""
+    size: int
+    """Bytes of the source, which are more when it is unpacked."""
+    packed: str | None
+    """As of packing()."""
+
+
+def wanted_of(source: Source) -> Wanted:
+    """Raises UserError when a local file cannot be read."""
+    if isinstance(source, RemoteStat):
+        shown, address, version, size = without_secrets(source.url), source.url, source.version, source.size
+    else:
+        try:
+            about = source.stat()
+        except OSError as error:
+            raise UserError(f"{source}: cannot be read ({error.strerror})") from error
+        shown, address, version, size = str(source), str(source.resolve()), str(about.st_mtime_ns), about.st_size
+    own = shown.rpartition("/")[2]
+    text = re.sub(r"[^A-Za-z0-9._-]+", "_", unpacked_name(own))[-READABLE:]
+    digest = xxhash.xxh3_128_hexdigest(f"{address}\n{version}\n{size}".encode(errors="surrogateescape"))
+    return Wanted(f"{digest}-{text}", shown, size, packing(own))
+
+
+def fill(source: Source, wanted: Wanted, remote: Remote, to: Output) -> None:
+    """Writes what the entry of a source holds. Raises UserError when it cannot be read, or not be unpacked."""
+    unpacker = Unpacker(wanted.packed, wanted.shown, to) if wanted.packed else None
+    if isinstance(source, RemoteStat):
+        remote.download(source, unpacker or to)
+    else:
+        _copy(source, unpacker or to)
+        if wanted_of(source) != wanted:
+            raise UserError(f"{source}: changed while it was being read; start the run again when it is whole")
+    if unpacker:
+        unpacker.finish()
+
+
+def _copy(path: Path, to: Output) -> None:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        while data := file.read(PIECE):
+            to.write(data)

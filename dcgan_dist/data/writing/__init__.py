@@ -1,0 +1,1 @@
+"""Images in, shards out: `dcgan-dist shard`."""

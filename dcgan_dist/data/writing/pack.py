@@ -1,0 +1,227 @@
+"""The work of packing, by any number of processes: images become a shard and its receipt, or checksums of files."""
+
+import itertools
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dcgan_dist.data.codecs import encode, fit, open_image, to_rgb_or_grey
+from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.sources import Images, Item, Load, Source
+from dcgan_dist.data.statistics import PixelCounts
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.workers import follow_parent
+from dcgan_dist.data.writing.duplicates import UNREADABLE, as_array, digest
+from dcgan_dist.data.writing.keys import sample_key
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.receipt import Receipt, write_receipt
+from dcgan_dist.errors import UsageError, UserError
+
+KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "PPM": "ppm"}  # Pillow's names of formats
+LOSSY = ("jpg", "webp")
+POLL = 0.2  # seconds
+WAITING = 2  # jobs for each process that are made beforehand
+
+
+class PackJob(NamedTuple):
+    """A shard that is to be written."""
+
+    shard: Path
+    numbers: NDArray[np.int64]  # of the images, in the source
+    items: Images
+    digits: int  # of the number in their keys
+
+    def run(self, worker: "Worker") -> None:
+        """Writes the shard, then its receipt."""
+        worker.pack(self)
+
+
+class HashJob(NamedTuple):
+    """Files whose checksums are wanted."""
+
+    path: Path  # where the checksums go, 16 bytes each
+    items: Images
+
+    def run(self, worker: "Worker") -> None:
+        """Writes the checksums."""
+        worker.hash(self)
+
+
+Job = PackJob | HashJob
+
+
+def one_line(text: str) -> str:
+    """For lists with a line for each file, whatever signs are in their names."""
+    return " ".join(text.splitlines())
+
+
+class _Sample(NamedTuple):
+    suffix: str
+    data: bytes
+    label: int | None
+    source_size: str
+    stored: Image.Image  # the pixels of `data`
+    digest: bytes  # of the original file
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What one process packs with."""
+
+    source: Source
+    packing: Packing
+    load: Load
+    tick: Callable[[], None]  # called after every image
+
+    def pack(self, job: PackJob) -> None:
+        """Writes a shard and its receipt. Raises UserError for a bad image, unless such are to be left out."""
+        report = self.packing.duplicates == "report"
+        digests, kept = bytearray(), []
+        receipt = Receipt(pixels=PixelCounts(self.packing.channels))
+        with ShardWriter(job.shard) as shard:
+            for number, item in zip(job.numbers.tolist(), job.items, strict=True):
+                try:
+                    sample = self._sample(item)
+                except UsageError:
+                    raise
+                except UserError as error:
+                    if not self.packing.skip_bad:
+                        raise UserError(f"{one_line(str(error))}; --skip_bad leaves such images out") from error
+                    receipt.bad.append((number, one_line(str(error))))
+                else:
+                    shard.add(sample_key(item.name, number, job.digits), sample.suffix, sample.data, sample.label)
+                    _note(receipt, sample)
+                    if report:
+                        digests += sample.digest
+                        kept.append(number)
+                        receipt.names.append(one_line(self.source.where(item)))
+                self.tick()
+        receipt.bytes, receipt.checksum, receipt.fingerprint = shard.size, shard.checksum, shard.fingerprint
+        receipt.numbers, receipt.digests = np.array(kept, dtype=np.int64), as_array(bytes(digests))
+        write_receipt(job.shard, receipt)
+
+    def _sample(self, item: Item) -> _Sample:
+        packing, where = self.packing, self.source.where(item)
+        loaded, label = self.load(item)
+        image = loaded if isinstance(loaded, Image.Image) else open_image(loaded, where)
+        plain = to_rgb_or_grey(image, packing.channels, packing.colour())
+        if packing.encoding is None or packing.size is None:
+            if isinstance(loaded, Image.Image):
+                raise UsageError(f"--store keep: {where} is no file; use --store png")
+            suffix, data, stored = _kept_suffix(image, loaded, where), loaded, plain
+        else:
+            stored = fit(plain, packing.size, packing.resize, packing.filter, packing.colour())
+            suffix, data = encode(stored, packing.encoding, packing.quality)
+            if suffix in LOSSY:
+                stored = to_rgb_or_grey(open_image(data, where), packing.channels)
+        return _Sample(suffix, data, label, _shape(plain), stored, digest(loaded))
+
+    def hash(self, job: HashJob) -> None:
+        """Writes the checksums of files; one that cannot be read is left to packing, which says so."""
+        digests = bytearray()
+        for item in job.items:
+            try:
+                digests += digest(self.load(item)[0])
+            except UsageError:
+                raise
+            except UserError:
+                digests += UNREADABLE
+            self.tick()
+        write_atomically(job.path, bytes(digests))
+
+
+def _kept_suffix(image: Image.Image, data: bytes, where: str) -> str:
+    if image.format not in KEPT:
+        raise UserError(f"{where}: --store keep takes JPEG, PNG, WebP and PPM, not {image.format}")
+    return "pgm" if data[:2] == b"P5" else KEPT[image.format]
+
+
+def _shape(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"
+
+
+def _note(receipt: Receipt, sample: _Sample) -> None:
+    receipt.samples += 1
+    receipt.source_sizes[sample.source_size] += 1
+    receipt.stored_sizes[_shape(sample.stored)] += 1
+    receipt.pixels.add(sample.stored)
+    if sample.label is not None:
+        receipt.labels[sample.label] += 1
+
+
+class _StopError(Exception):
+    """Another process has failed."""
+
+
+def run_jobs(
+    jobs: Iterator[Job], source: Source, packing: Packing, report: Callable[[int], None], processes: int
+) -> None:
+    """Does all jobs, `processes` at a time; they are made one by one, as they are needed.
+
+    Args:
+        jobs: what is to be done.
+        source: where the images are.
+        packing: how they are stored.
+        report: called with the number of images done so far, by this process.
+        processes: with 1, everything happens in this process.
+    """
+    if processes == 1:
+        numbers = itertools.count(1)
+        with source.open() as load:
+            worker = Worker(source, packing, load, lambda: report(next(numbers)))
+            for job in jobs:
+                job.run(worker)
+        return
+    # spawned, because a forked process inherits the locks of threads that it does not have
+    context = multiprocessing.get_context("spawn")
+    counter, stop = context.Value("q", 0), context.Event()
+    with ProcessPoolExecutor(processes, context, _begin, (source, packing, counter, stop)) as pool:
+        try:
+            pending: set[Future[None]] = set()
+            while pending := pending | _submitted(pool, jobs, WAITING * processes - len(pending)):
+                finished, pending = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                report(counter.value)
+        except BrokenProcessPool as error:
+            problem = "a packing process was killed, perhaps for want of memory; try fewer --processes"
+            raise UserError(problem) from error
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool: ProcessPoolExecutor, jobs: Iterator[Job], count: int) -> "set[Future[None]]":
+    return {pool.submit(_run, job) for job in itertools.islice(jobs, count)}
+
+
+# in a process of the pool: its one worker, and what keeps the worker's source open until the process ends
+_workers: list[Worker] = []
+_opened = ExitStack()
+
+
+def _begin(source: Source, packing: Packing, counter: "Synchronized[int]", stop: Event) -> None:
+    follow_parent()
+
+    def tick() -> None:
+        with counter.get_lock():
+            counter.value += 1
+        if stop.is_set():
+            raise _StopError
+
+    _workers.append(Worker(source, packing, _opened.enter_context(source.open()), tick))
+
+
+def _run(job: Job) -> None:
+    job.run(_workers[0])

@@ -1,0 +1,197 @@
+"""The folder inside OUT in which shards are written until all are complete, so that a killed command can go on.
+
+    OUT/.partial/PLAN/plan.json          what is being written; PLAN is the fingerprint of the images and the options
+    OUT/.partial/PLAN/0002/0002034.tar   shard 2,034, and its receipt once it is complete
+    OUT/.partial/PLAN/0002/0002034.receipt
+    OUT/.partial/PLAN/digests/           checksums of the source's files, for --duplicates drop
+    OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images
+    OUT/.partial/spool/                  what a source keeps that cannot be read at random
+    OUT/.partial/lock                    held by the command that is writing, or shared by all its parts
+    OUT/.partial/PLAN/lock               shared by the parts that are writing this plan
+
+Another plan has another folder, so that old and new never mix, whichever of several computers begins first.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dcgan_dist.data.manifest import shard_names
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.writing.receipt import Receipt, matches, read_receipt, receipt_path
+from dcgan_dist.errors import UserError
+
+PARTIAL = ".partial"
+SPOOL = "spool"
+PLAN = "plan.json"
+LOCK = "lock"
+SHARDS_TOGETHER = 1_000
+VERSION = 1  # of all these files, and of what a plan makes of the same images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is being written."""
+
+    images: int
+    """Images that are to be packed."""
+    shards: int
+    left_out: int
+    """Other files in the source."""
+    dropped: int
+    """Duplicates that are not packed."""
+    classes: tuple[str, ...]
+    """Names of the labels 0, 1, ..; empty: they have none."""
+    options: dict[str, Any]
+    """Those that decide what the shards hold."""
+
+
+class Staging:
+    """The files of one plan."""
+
+    def __init__(self, out: Path, folder: Path) -> None:
+        self.out = out
+        self.folder = folder
+
+    def shard(self, number: int) -> Path:
+        """Where a shard is written. Folders stay small: writing a shard looks through the one that it is in."""
+        return self.folder / f"{number // SHARDS_TOGETHER:04}" / f"{number:07}.tar"
+
+    @property
+    def digests(self) -> Path:
+        """The folder of checksums."""
+        return self.folder / "digests"
+
+    @property
+    def dropped(self) -> Path:
+        """The list of the duplicates that are not packed."""
+        return self.folder / "dropped.txt"
+
+    def write_plan(self, plan: Plan) -> None:
+        """Keeps the plan for `merge`."""
+        write_atomically(self.folder / PLAN, json.dumps(asdict(plan), indent=1).encode())
+
+    def read_plan(self) -> Plan:
+        """The plan that write_plan has kept. Raises UserError when it is damaged."""
+        try:
+            tree = json.loads((self.folder / PLAN).read_bytes())
+            return Plan(**tree | {"classes": tuple(tree["classes"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.folder / PLAN}: is damaged; run the parts again") from error
+
+    def write_parts(self, count: int) -> None:
+        """Keeps the number of parts, for messages."""
+        write_atomically(self.folder / "parts", str(count).encode())
+
+    def read_parts(self) -> int:
+        """The number of parts; 1 when it is not known."""
+        try:
+            return int((self.folder / "parts").read_text())
+        except (OSError, ValueError):
+            return 1
+
+    def begin_publishing(self, numbers: list[int]) -> None:
+        """Says which shards, in their order, take which names in OUT."""
+        write_atomically(self.folder / "publishing.json", json.dumps(numbers).encode())
+
+    @cached_property
+    def published(self) -> dict[int, Path]:
+        """Number and place of the shards that may have moved to OUT already; none before that began."""
+        try:
+            numbers = json.loads((self.folder / "publishing.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return {number: self.out / name for number, name in zip(numbers, shard_names(len(numbers)), strict=True)}
+
+    def receipt(self, number: int) -> Receipt | None:
+        """The receipt of a shard that is complete, here or in OUT; None for any other."""
+        shard = self.shard(number)
+        receipt = read_receipt(receipt_path(shard))
+        if number in self.published and not shard.exists():
+            shard = self.published[number]
+        return receipt if receipt is not None and matches(receipt, shard) else None
+
+    def is_worth_keeping(self) -> bool:
+        """Whether there is anything that need not be done again."""
+        return any(self.folder.glob("*/*.receipt")) or any(self.digests.glob("*.bin"))
+
+    def remove(self) -> None:
+        """Removes the plan's files; the plan first, without which nothing takes the rest for unfinished shards."""
+        (self.folder / PLAN).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(out: Path, shared: bool) -> Iterator[None]:
+    """Keeps other commands out of OUT's unfinished shards, except others that share them.
+
+    The system frees the lock of a killed process. Afterwards the folder is gone, unless something unfinished is in it.
+    Raises UserError when another command has the lock.
+    """
+    partial = out / PARTIAL
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / LOCK).open("ab") as file:
+        _lock(file, shared, f"{out}: another command is writing shards there; wait for its end, or stop it")
+        try:
+            yield
+        finally:
+            if partial.is_dir() and [path.name for path in partial.iterdir()] == [LOCK]:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _lock(file: BinaryIO, shared: bool, problem: str) -> None:
+    """Locks a file until it is closed. Raises UserError with the problem when another has the lock."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(problem) from error
+    except OSError:  # a network disk without locks
+        pass
+
+
+def stagings(out: Path) -> list[Staging]:
+    """Of all plans that are unfinished in OUT."""
+    return [Staging(out, path.parent) for path in sorted((out / PARTIAL).glob(f"*/{PLAN}"))]
+
+
+@contextmanager
+def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterator[Staging]:
+    """The folder of the plan, which no other plan's parts remove meanwhile.
+
+    What other plans have left is removed, and `say` told. Raises UserError when a part of another plan is being
+    written, or when another plan's shards are on their way to OUT: their old ones may be gone, and with them the
+    images, if they were the source.
+    """
+    staging = Staging(out, out / PARTIAL / identity)
+    others = [other for other in stagings(out) if other.folder != staging.folder]
+    if any(other.published for other in others):
+        problem = "another set of shards was being completed there"
+        raise UserError(f"{out}: {problem}; complete it by dcgan-dist shard --merge {out} --overwrite")
+    staging.folder.mkdir(parents=True, exist_ok=True)
+    with (staging.folder / LOCK).open("ab") as file:
+        _lock(file, shared=True, problem=f"{out}: another command removes what is there; try again")
+        for path in (out / PARTIAL).iterdir():
+            if path.is_dir() and path.name not in (identity, SPOOL):
+                _remove_other(out, path)
+            elif not path.is_dir() and path.name != LOCK:
+                path.unlink(missing_ok=True)
+        if others:
+            say(f"{out}: holds unfinished shards of other images or options; they are removed")
+        yield staging
+
+
+def _remove_other(out: Path, folder: Path) -> None:
+    """Removes the folder of another plan. Raises UserError while a part of it is being written."""
+    try:
+        with (folder / LOCK).open("ab") as file:
+            what = "shards of other images or options are being written there"
+            _lock(file, shared=False, problem=f"{out}: {what}; stop that command, or choose another folder")
+            shutil.rmtree(folder, ignore_errors=True)
+    except FileNotFoundError:  # another part has removed it
+        pass
