@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from support.processes import decoders as workers
 from support.shards import write_ours
 
 from dcgan_dist.data.corpus import open_corpus
@@ -21,7 +23,7 @@ from dcgan_dist.errors import UserError
 ALONE = Split(batch=8, micro_batches=1, rank=0, world_size=1)
 
 
-def make_batches(path, kind="processes", count=2):
+def make_batches(path, kind: Any = "processes", count=2):
     corpus = open_corpus([str(path)])
     plan = Plan(kind=kind, count=count, prefetch=1)
     return IndexedReader(Fetcher(corpus, (32, 3)), shape=(32, 3), seed=0, plan=plan).batches(0, ALONE)
@@ -39,12 +41,12 @@ def test_rows_are_shared_out_once_each(count, parts):
 def test_a_worker_that_is_killed_ends_the_reading_in_one_line(tmp_path):
     batches = make_batches(write_ours(tmp_path / "shard.tar", 30, "jpg"))
     next(batches)
-    victim = psutil.Process().children()[0]
+    victim = workers()[0]
     victim.kill()
     problem = r"^a decoding process ended, perhaps for want of memory; try fewer --data\.workers$"
     with pytest.raises(UserError, match=problem):
         list(batches)
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 TRAINER = """
@@ -68,10 +70,10 @@ def test_nothing_is_left_of_a_reader_whose_process_is_killed(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(tests)}) as trainer:
         assert trainer.stdout is not None
         assert trainer.stdout.readline() == b"reading\n"
-        workers = psutil.Process(trainer.pid).children()
-        assert len(workers) == 2
+        decoding = workers(trainer.pid)
+        assert len(decoding) == 2
         trainer.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(decoding, timeout=30)
     assert alive == []
     assert set(shared.iterdir()) <= before
 
@@ -93,8 +95,8 @@ def test_memory_is_flat_over_50_epochs(tmp_path, kind):
     def read(epochs):
         for _ in range(epochs * epoch):
             next(batches)
-        workers = [own_memory(child.pid) for child in psutil.Process().children()]
-        return own_memory("self"), psutil.Process().num_fds(), sum(workers)
+        decoding = [own_memory(child.pid) for child in workers()]
+        return own_memory("self"), psutil.Process().num_fds(), sum(decoding)
 
     begun = read(10)
     ended = read(50)

@@ -3,6 +3,7 @@
 import itertools
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ DAMAGES = {
 BAD = IMAGES + 7
 
 
-def read(corpus, ranks=1, steps=30, batch=12, kind="threads", **options):
+def read(corpus, ranks=1, steps=30, batch=12, kind: Any = "threads", **options):
     """The global batches of some steps: samples, labels and pixels, from readers of all ranks; and the readers."""
     readers = [
         IndexedReader(Fetcher(corpus, SHAPE, **options), shape=SHAPE, seed=3, plan=Plan(kind=kind, count=2, prefetch=1))

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def server(folder):
         yield server
 
 
-def contents(corpus, steps=20, kind="threads", position=0):
+def contents(corpus, steps=20, kind: Any = "threads", position=0):
     reader = IndexedReader(Fetcher(corpus, SHAPE), shape=SHAPE, seed=4, plan=Plan(kind=kind, count=2, prefetch=2))
     batches = reader.batches(position, SPLIT)
     found = [

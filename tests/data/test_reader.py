@@ -7,12 +7,14 @@ import os
 import tarfile
 import threading
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
 from PIL import Image
+from support.processes import decoders as workers
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.data.corpus import open_corpus
@@ -41,7 +43,7 @@ def corpus(tmp_path_factory):
     return open_corpus([str(folder / "*.tar")])
 
 
-def make_reader(corpus, channels=3, threads=2, prefetch=2, kind="threads", **options):
+def make_reader(corpus, channels=3, threads=2, prefetch=2, kind: Any = "threads", **options):
     shape, plan = (SIZE, channels), Plan(kind=kind, count=threads, prefetch=prefetch)
     return IndexedReader(Fetcher(corpus, shape, **options), shape=shape, seed=SEED, plan=plan)
 
@@ -249,7 +251,8 @@ def resources():
     """Threads and open files of this process, without its idle connections to web servers."""
     process = psutil.Process()
     opened = process.num_fds() - len(process.net_connections(kind="tcp"))
-    return {thread.name for thread in threading.enumerate()}, opened
+    ours = ("reader", "decode", "prefetch")
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith(ours)}, opened
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
@@ -266,14 +269,14 @@ def test_nothing_is_left_of_a_reader(tmp_path, ending, kind):
         elif ending != "closed before the first":
             next(batches)
             assert {"reader"} <= resources()[0] - before[0]
-            assert len(psutil.Process().children()) == (2 if kind == "processes" else 0)
+            assert len(workers()) == (2 if kind == "processes" else 0)
             assert resources()[1] > before[1]
         if ending == "closed":
             batches.close()
         del batches
     gc.collect()
     assert resources() == before
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
