@@ -292,9 +292,27 @@ def test_what_the_check_refuses_is_not_kept(server, tmp_path):
 def test_a_damaged_entry_is_brought_anew(server, tmp_path):
     cache = ShardCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
-    cache.discard(bring(cache, source))
+    assert cache.discard(bring(cache, source))
     assert not cache.there(entry_name(source))
     assert content(bring(cache, source)) == DATA["0.tar"]
+
+
+def test_what_was_brought_in_the_place_of_a_damaged_entry_stays(server, tmp_path):
+    cache = ShardCache(tmp_path, 10_000, REMOTE)
+    (source, *_) = stats(server)
+    damaged, second = bring(cache, source), bring(cache, source)
+    with open(os.dup(damaged.descriptor), "rb"):
+        identity = damaged.identity
+        assert cache.discard(damaged)
+        assert not cache.discard(second), "it is gone already"
+        with bring(cache, source) as new:
+            good = new.identity
+        downloaded = cache.counts.downloaded
+        assert not cache.discard(bring(cache, source), identity), "not the file that was damaged"
+        with bring(cache, source) as kept:
+            assert (kept.identity, cache.counts.downloaded) == (good, downloaded)
+    assert cache.discard(bring(cache, source), good)
+    assert not cache.there(entry_name(source))
 
 
 def test_a_full_disk_is_no_room_and_leaves_nothing(server, tmp_path, either_kind_of_file):
@@ -420,6 +438,7 @@ def test_the_usual_bound_is_most_of_the_disk_and_does_not_shrink_by_what_is_cach
     assert default_limit(tmp_path / "not" / "there") == 800_000
     (tmp_path / "entry").write_bytes(bytes(400_000))
     free -= 400_000
+    (tmp_path / "gone").symlink_to("nowhere")  # as a file that is listed, and removed before it is looked at
     assert default_limit(tmp_path) == 800_000
 
 

@@ -23,6 +23,8 @@ from dcgan_dist.data.storage import NewFile, cache_folder
 from dcgan_dist.errors import UserError
 
 GROWTH = 16 * 2**20  # bytes of room that unpacking asks for at once
+Identity = tuple[int, int]
+"""st_dev and st_ino of an open file."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -33,7 +35,10 @@ def shard_folder() -> Path:
 
 def default_limit(folder: Path) -> int:
     """Bytes for a cache there: 80 % of what its disk has free, with what the cache holds already."""
-    held = sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+    held = 0
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # other jobs' files come and go
+            held += path.stat().st_size
     disk = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     return (shutil.disk_usage(disk).free + held) * 8 // 10
 
@@ -48,6 +53,12 @@ class CachedShard:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self.descriptor = path, descriptor
+
+    @property
+    def identity(self) -> Identity:
+        """Of the file, while anything has it open."""
+        about = os.fstat(self.descriptor)
+        return about.st_dev, about.st_ino
 
     def close(self) -> None:
         """Lets the entry go."""
@@ -159,11 +170,18 @@ class ShardCache:
                 return None if claim is None else self._make(source, wanted, claim, wish)
             return shard
 
-    def discard(self, shard: CachedShard) -> None:
-        """Removes an entry that was found to be damaged, so that it is brought anew. Who reads it may go on."""
-        with self._readable_errors():
-            shard.path.unlink(missing_ok=True)
-        shard.close()
+    def discard(self, shard: CachedShard, only: Identity | None = None) -> bool:
+        """Closes an entry, and removes it, so that it is brought anew. Who else reads it may go on.
+
+        Args:
+            shard: was found to be damaged. What was brought in its place meanwhile stays.
+            only: the file that was found to be damaged, which the caller has still open, when that may be another than
+                the one that `shard` has open. Then nothing is removed.
+
+        Returns whether the entry was removed.
+        """
+        with self._readable_errors(), shard:
+            return only in (None, shard.identity) and self._room.remove(shard.path.name, shard.descriptor)
 
     def _open(self, wanted: Wanted) -> CachedShard | None:
         path = self.folder / wanted.name

@@ -107,6 +107,15 @@ class Room:
             for _, descriptor in going:
                 os.close(descriptor)
 
+    def remove(self, name: str, descriptor: int) -> bool:
+        """Removes an entry if it is still the file that is open there."""
+        path = self.folder / name
+        with locked(self.folder / ".lock"), suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                path.unlink()
+                return True
+        return False
+
     def shrink(self) -> None:
         """After the disk was full sooner than thought: what is there now is all that there will be."""
         with locked(self.folder / ".lock"):
