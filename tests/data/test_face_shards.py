@@ -95,7 +95,7 @@ def test_only_damaged_shards_are_made_again(tmp_path, small_shards, damage):
         paths[3].unlink()
     else:
         flipped = bytearray(content)
-        flipped[content.rindex(b"checked_together")] ^= 1
+        flipped[content.rindex(b"checksum")] ^= 1  # in the names of the index's arrays
         wrong = {"cut": content[:-700], "foreign": b"<html>" * 500, "empty": b"", "flipped index": bytes(flipped)}
         paths[3].write_bytes(wrong[damage])
     calls = []

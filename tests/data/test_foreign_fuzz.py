@@ -33,7 +33,8 @@ class Member:
         """Bytes, and where in them the last header begins."""
         info = tarfile.TarInfo(self.name)
         info.type, info.linkname = self.type, "a.jpg" if self.type in (tarfile.LNKTYPE, tarfile.SYMTYPE) else ""
-        data = self.data if info.isreg() or self.type not in tarfile.SUPPORTED_TYPES else b""
+        folder = self.type == tarfile.AREGTYPE and self.name.endswith("/")  # tar's way before there was a type for it
+        data = self.data if (info.isreg() or self.type not in tarfile.SUPPORTED_TYPES) and not folder else b""
         info.size = 0 if self.size == "pax" else len(data)
         if self.size == "pax":
             info.pax_headers = {"size": str(len(data)), "mtime": "1234567890.123"}
@@ -194,6 +195,15 @@ def test_what_damage_takes_away_is_missed(path, rows, data):
     path.write_bytes(content)
     for found in (outcome(by_walk, path), outcome(as_streamed, path)):
         assert isinstance(found, str) or found == whole
+
+
+def test_a_folder_with_data_does_not_end_a_tar_without_a_word(path):
+    """The name of a folder in the oldest way of tar: webdataset takes its data for a header, and so for the end."""
+    folder = Member("x.jpg", b"7", tarfile.AREGTYPE, changed=(5, b"/"))
+    path.write_bytes(archive([Member("a.jpg", b"1"), folder, Member("b.jpg", b"2")])[0])
+    assert theirs(path) == [("a", "jpg", b"1", -1)]
+    assert "no tar header and no end mark at byte 1536" in outcome(by_walk, path)
+    assert "no tar header and no end mark at byte 1536" in outcome(as_streamed, path)
 
 
 @settings(max_examples=100)
