@@ -159,9 +159,10 @@ class _Rescue:
             if good is not None:
                 self.left_out.update(suffix for suffix in sample.members if suffix not in (good.suffix, "cls"))
                 yield good
+        if index is not None:  # it names all that there was
+            self.lost, self.unnamed = dict.fromkeys(numbers), 0
         for key in written:
             self.lost.pop(key, None)
-        self.lost |= dict.fromkeys(key for key in numbers if key not in written)
 
     def _note_gap(self, gap: Gap) -> None:
         match = KEY_AND_SUFFIX.match(gap.name)

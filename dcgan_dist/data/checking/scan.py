@@ -15,6 +15,8 @@ from dcgan_dist.data.index import BLOCK, END_MARK, IMAGE_SUFFIXES, SKIPPED, Read
 CHUNK = 4 * 2**20  # bytes read at a time
 MAGIC = b"ustar"
 MAGIC_AT = 257  # in a tar header
+# of the oldest tars too; where a byte is missing before a header, the sum of the shifted bytes may still be right
+MAGICS = (MAGIC, bytes(len(MAGIC)))
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
@@ -121,7 +123,7 @@ def scan(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
         found = _at(tar, file, at, size)
         if isinstance(found, Gap) and held is not None:
             # bytes are missing in the member before, if it holds a header: that of the member that should follow it
-            lost = next_header(file, held.data, min(held.end, size))
+            lost = next_header(file, held.data, min(held.end + BLOCK - 1, size))
             if lost is not None:
                 found, held = Gap(held.start, lost, "bytes are missing in the data", held.name), None
         if held is not None:
@@ -141,8 +143,11 @@ def _at(tar: tarfile.TarFile, file: BinaryIO, at: int, size: int) -> Member | Ga
     if at >= size:
         return Gap(size, size, "ends without tar's end mark: cut" if size else "is empty")
     file.seek(at)
-    if file.read(BLOCK).strip(b"\0") == b"":
+    block = file.read(BLOCK)
+    if block.strip(b"\0") == b"":
         return _zeros(file, at, size)
+    if block[MAGIC_AT : MAGIC_AT + len(MAGIC)] not in MAGICS:
+        return _bad_header(file, at, size)
     file.seek(at)
     try:
         info = tarfile.TarInfo.fromtarfile(tar)
