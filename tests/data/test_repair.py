@@ -16,7 +16,7 @@ from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.repair import RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.foreign import walk
-from dcgan_dist.data.index import ShardWriter, read_index
+from dcgan_dist.data.index import END_MARK, ShardWriter, read_index
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UserError
 
@@ -113,7 +113,7 @@ def test_whatever_happens_what_is_saved_is_whole(tmp_path_factory, make, edits):
     folder = tmp_path_factory.getbasetemp()
     path, new = make(folder / "edited.tar"), folder / "whole.tar"
     whole, content = rows_of(path), path.read_bytes()
-    keys = {row[0] for row in whole}
+    keys, index = {row[0] for row in whole}, content[members(content)[-1][0] : -len(END_MARK)]
     for place, removed, added in edits:
         start = place % (len(content) + 1)
         content = content[:start] + added + content[start + removed :]
@@ -125,6 +125,25 @@ def test_whatever_happens_what_is_saved_is_whole(tmp_path_factory, make, edits):
     if make is not foreign:
         assert {row[0] for row in saved} | set(report.lost) <= keys
         assert report.kept + len(report.lost) <= IMAGES
+        if index in content:
+            assert [row for row in saved if row not in whole] == []
+
+
+@pytest.mark.parametrize("edit", ["lost byte", "added byte"])
+@pytest.mark.parametrize("make", MAKERS)
+def test_one_byte_costs_the_sample_that_it_is_in_and_no_other(tmp_path, make, edit):
+    """Every header behind it is shifted, and some have a right checksum even so: '00003.cls' reads as '0003.cls'."""
+    path, new = make(tmp_path / "a.tar"), tmp_path / "b.tar"
+    whole, content = rows_of(path), path.read_bytes()
+    for number, member in enumerate(members(content)[: 2 * IMAGES]):
+        for place in member[1], member[2] - 1:
+            behind = content[place + 1 :] if edit == "lost byte" else b"x" + content[place:]
+            path.write_bytes(content[:place] + behind)
+            report = repair(path, new)
+            key = whole[number // 2][0]
+            assert [row for row in whole if row[0] != key] == [row for row in rows_of_new(new) if row[0] != key]
+            assert set(report.lost) <= {key}
+            assert report.kept + len(report.lost) == IMAGES
 
 
 def test_unlabelled_images_stay_unlabelled(tmp_path):
