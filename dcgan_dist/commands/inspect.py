@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     options = cli.parse(InspectOptions, argv, "dcgan-dist inspect")
     data = DataConfig(timeout=options.timeout, retries=options.retries)
     names = shard_names(options.shards, Remote(timeout=data.timeout, retries=data.retries))
-    opener = make_opener(data, names)
+    opener = make_opener(data)
     manifest = find_manifest(names, opener.remote)
     corpus = Corpus(open_shards(names, opener), opener)
     census = count(corpus)

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
 from dcgan_dist.data.opening import Opener, Shard
-from dcgan_dist.data.remote.client import is_remote
+from dcgan_dist.data.remote.client import is_remote, without_secrets
+from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.errors import UsageError, UserError
 
 OPENED_TOGETHER = 16  # shards, by one task of the pool
-MOST_INDEXES = 4_096  # in memory; the lanes of an order are in about half as many shards at a time
+INDEX_BYTES = 2**29  # of memory for indexes; the lanes of an order are in some 2,000 shards at a time
 
 
 def expand(patterns: Iterable[str], opener: Opener | None = None) -> list[str]:
@@ -35,9 +36,14 @@ def expand(patterns: Iterable[str], opener: Opener | None = None) -> list[str]:
     for name in found:
         path = name if is_remote(name) else str(Path(name).absolute())
         if path in seen:
-            raise UsageError(f"--data.shards names {name} twice")
+            raise UsageError(f"--data.shards names {_shown(name)} twice")
         seen.add(path)
     return found
+
+
+def _shown(name: str) -> str:
+    """A path, pipe or URL as it may be printed."""
+    return without_secrets(name) if "://" in name else name
 
 
 def _without_braces(pattern: str) -> list[str]:
@@ -46,7 +52,7 @@ def _without_braces(pattern: str) -> list[str]:
     try:
         names = list(braceexpand(pattern))
     except ValueError as error:
-        raise UsageError(f"--data.shards '{pattern}': the braces do not match ({error})") from error
+        raise UsageError(f"--data.shards '{_shown(pattern)}': the braces do not match ({error})") from error
     if any(name.startswith("pipe:") for name in names):
         raise UsageError(f"--data.shards '{pattern}': give every pipe:COMMAND by itself, not in a brace list")
     return names
@@ -86,10 +92,11 @@ class Corpus:
 
     def _begin_empty(self) -> None:
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._lock = Lock()  # of _indexes
+        self._held = 0  # bytes of them
+        self._lock = Lock()  # of both
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_indexes", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_indexes", "_held", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -103,9 +110,11 @@ class Corpus:
                 return self._indexes[number]
         index = self.opener.index(self.shards[number])
         with self._lock:
-            self._indexes[number] = index
-            if len(self._indexes) > MOST_INDEXES:
-                self._indexes.popitem(last=False)
+            if number not in self._indexes:
+                self._indexes[number] = index
+                self._held += index.nbytes
+            while self._held > INDEX_BYTES and len(self._indexes) > 1:
+                self._held -= self._indexes.popitem(last=False)[1].nbytes
         return index
 
     @property
@@ -181,7 +190,9 @@ def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shar
     Raises UserError that names each bad shard: a run never starts on a part of its data.
     """
     opener = opener or Opener()
-    groups = [names[first : first + OPENED_TOGETHER] for first in range(0, len(names), OPENED_TOGETHER)]
+    # what is near is opened in less time than a thread is told to; what is far away takes the time of an answer
+    each = 1 if any(is_remote(name) or packing(name) for name in names) else OPENED_TOGETHER
+    groups = [names[first : first + each] for first in range(0, len(names), each)]
     with ThreadPoolExecutor(16) as pool:
         results = list(chain.from_iterable(pool.map(lambda group: [_attempt(opener, name) for name in group], groups)))
     bad = [str(result) for result in results if isinstance(result, UserError)]

@@ -6,13 +6,15 @@ on network file systems are read, and the size of a mapped one is asked for befo
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.remote.stores import Span
+from dcgan_dist.errors import UserError
 
 NETWORK = (
     "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "orangefs",
@@ -21,7 +23,7 @@ NETWORK = (
 
 
 class ShardFile(Protocol):
-    """Random access to one shard, by several threads at once. Errors are OSError, or UserError from afar."""
+    """Random access to one shard, by several threads at once. What cannot be read is a UserError."""
 
     @property
     def view(self) -> memoryview | None:
@@ -38,31 +40,45 @@ class ShardFile(Protocol):
 
 
 class LocalFile:
-    """A file of this machine or of a mounted file system; closes itself when nobody refers to it any more."""
+    """A file of this machine or of a mounted file system; closes itself when nobody refers to it any more.
+
+    What the system refuses is a UserError that names the file.
+    """
 
     _descriptor = -1  # when it could not be opened
 
     def __init__(self, path: Path, descriptor: int | None = None) -> None:
         """`descriptor`: of the open file, this object's to close from now on."""
-        self._descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
-        about = os.fstat(self._descriptor)
-        self.view: memoryview | None = None
-        if about.st_size and not on_network(about.st_dev):
-            # the map holds the file open, as long as anything refers to a part of it
-            self._map = mmap.mmap(self._descriptor, about.st_size, prot=mmap.PROT_READ)
-            self.view = memoryview(self._map)
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._path = path
+        with self._readable_errors():
+            self._descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
+            self.about = os.fstat(self._descriptor)
+            self.view: memoryview | None = None
+            if self.about.st_size and not on_network(self.about.st_dev):
+                # the map holds the file open, as long as anything refers to a part of it
+                self._map = mmap.mmap(self._descriptor, self.about.st_size, prot=mmap.PROT_READ)
+                self.view = memoryview(self._map)
+                os.close(self._descriptor)
+                self._descriptor = -1
 
     def size(self) -> int:
         """See ShardFile."""
-        return self._map.size() if self.view is not None else os.fstat(self._descriptor).st_size
+        with self._readable_errors():
+            return self._map.size() if self.view is not None else os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, length: int) -> bytes:
         """See ShardFile."""
         if self.view is not None:
             return bytes(self.view[offset : min(offset + length, self.size())])
-        return os.pread(self._descriptor, length, offset)
+        with self._readable_errors():
+            return os.pread(self._descriptor, length, offset)
+
+    @contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be read any more ({error.strerror})") from error
 
     def __del__(self) -> None:
         if self._descriptor >= 0:

@@ -65,6 +65,12 @@ class ShardIndex:
         return len(self.offset)
 
     @property
+    def nbytes(self) -> int:
+        """Of memory."""
+        arrays = (self.suffix, self.offset, self.length, self.label, self.start, self.checksum)
+        return len(self.key_text) + sum(array.nbytes for array in arrays)
+
+    @property
     def checked(self) -> bool:
         """Whether it has checksums; tars made by other programs have none."""
         return len(self.checksum) > 0
@@ -101,6 +107,11 @@ class Footer:
     """Number of samples."""
     fingerprint: int
     """That of the ShardIndex."""
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole shard."""
+        return self.start + -(-(self.length + FOOTER.size) // BLOCK) * BLOCK + len(END_MARK)
 
 
 def parse_label(text: bytes) -> int:
@@ -154,10 +165,10 @@ def read_footer(name: str, size: int, read: Read) -> Footer | None:
     if len(tail) < TAIL or tail[:8] != MAGIC or tail[FOOTER.size :] != END_MARK:
         return None
     _, start, length, checksum, count, fingerprint, own = FOOTER.unpack_from(tail)
-    ends = start + -(-(length + FOOTER.size) // BLOCK) * BLOCK + len(END_MARK)
-    if xxhash.xxh3_64_intdigest(tail[: FOOTER.size - 8]) != own or ends != size:
+    footer = Footer(start=start, length=length, checksum=checksum, count=count, fingerprint=fingerprint)
+    if xxhash.xxh3_64_intdigest(tail[: FOOTER.size - 8]) != own or footer.file_size != size:
         raise UserError(f"{name}: its index is damaged, or bytes before it are missing; copy or write this shard again")
-    return Footer(start=start, length=length, checksum=checksum, count=count, fingerprint=fingerprint)
+    return footer
 
 
 def load_index(name: str, footer: Footer, read: Read) -> ShardIndex:

@@ -1,6 +1,6 @@
 """From the options to a reader; every choice that was made is said once, with its reason."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from dcgan_dist.config import Config, DataConfig
@@ -12,9 +12,9 @@ from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.staff import choose
 from dcgan_dist.data.reading.stream import StreamReader
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
-from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
-from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.storage import cache_folder
+from dcgan_dist.errors import UserError
 
 Say = Callable[[str], None]
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
@@ -37,7 +37,7 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
             open_shards(files)
         say(f"data: {len(names)} sources streamed by webdataset; a resumed run begins the stream anew")
         return names
-    corpus = open_corpus(patterns, make_opener(config.data, patterns))
+    corpus = open_corpus(patterns, make_opener(config.data))
     count = len(corpus.shards)
     say(f"data: {corpus.size:,} images in {count:,} shard{'s' * (count > 1)}, all checked")
     _say_where(corpus, say)
@@ -48,26 +48,29 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
     return corpus
 
 
-def make_opener(data: DataConfig, names: Iterable[str]) -> Opener:
-    """With a cache where a name may need one: a URL, or a compressed tar."""
+def make_opener(data: DataConfig) -> Opener:
+    """How shards are reached; the cache's folder is made when something is put into it."""
     remote = Remote(timeout=data.timeout, retries=data.retries)
-    if data.cache_bytes == 0 or not any(is_remote(name) or packing(name) for name in names):
+    if data.cache_bytes == 0:
         return Opener(remote)
     folder = data.cache or shard_folder()
-    limit = default_limit(folder) if data.cache_bytes is None else data.cache_bytes
-    return Opener(remote, CachePlan(folder, limit))
+    return Opener(remote, CachePlan(folder, default_limit(folder) if data.cache_bytes is None else data.cache_bytes))
 
 
 def _say_where(corpus: Corpus, say: Say) -> None:
-    """Tells how remote shards will be read."""
-    sources = [shard.source for shard in corpus.shards if shard.source is not None]
+    """Tells how remote and compressed shards will be read. Raises UserError when there is no room for them."""
+    shards = [shard for shard in corpus.shards if shard.source is not None]
     plan = corpus.opener.plan
-    if not sources:
+    if not shards:
         return
-    total = sum(source.size if isinstance(source, RemoteStat) else source.stat().st_size for source in sources)
-    which = f"data: {len(sources):,} remote or compressed shards, {total / 1e9:,.1f} GB"
+    total = sum(shard.source.size if isinstance(shard.source, RemoteStat) else shard.end for shard in shards)
+    whole = sum(shard.end for shard in shards if shard.whole)
+    which = f"data: {len(shards):,} remote or compressed shards, {total / 1e9:,.1f} GB"
     if plan is None:
         say(f"{which}: no cache (--data.cache_bytes 0), so images are asked for one by one")
+    elif whole > plan.limit:
+        problem = f"the compressed shards take {whole:,} bytes, but the cache {plan.folder} may hold {plan.limit:,}"
+        raise UserError(f"{problem}; allow more --data.cache_bytes, or make shards of them by dcgan-dist shard")
     elif total <= plan.limit:
         say(f"{which}: fetched once into {plan.folder}, which may hold {plan.limit / 1e9:,.1f} GB")
     else:

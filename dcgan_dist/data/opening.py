@@ -1,7 +1,7 @@
 """How a shard is opened: what it says of itself at the start of a run, its index, and its bytes, near or far."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,10 +28,12 @@ class Shard:
     """See ShardIndex."""
     footer: Footer | None = None
     """Where its own index lies; None in a tar made by another program."""
-    kept: ShardIndex | None = None
-    """The index of a tar made by another program."""
     source: Source | None = None
     """What the cache is asked for: the remote file, or the compressed one; None: a plain local tar."""
+    identity: str = ""
+    """Of the file, where no footer tells another from it: a local tar of another program, or a compressed one."""
+    end: int = 0
+    """Bytes that a compressed one has at least when it is unpacked."""
 
     @property
     def whole(self) -> bool:
@@ -80,11 +82,13 @@ class Opener:
             if packing(name) is not None:
                 return self._look_whole(name, path)
             with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                footer = read_footer(name, size, lambda offset, length: os.pread(file.fileno(), length, offset))
+                about = os.fstat(file.fileno())
+                footer = read_footer(
+                    name, about.st_size, lambda offset, length: os.pread(file.fileno(), length, offset)
+                )
             if footer is None:
                 index = foreign_index(path)
-                return Shard(name=name, count=len(index), fingerprint=index.fingerprint, kept=index)
+                return Shard(name=name, count=len(index), fingerprint=index.fingerprint, identity=_identity(about))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, footer=footer)
@@ -99,18 +103,24 @@ class Opener:
         return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, footer=footer, source=stat)
 
     def _look_whole(self, name: str, source: Source) -> Shard:
-        """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
         identity = entry_name(source)
+        index = self._whole_index(name, source, identity)
+        end = int((index.offset + index.length).max()) if len(index) else 0
+        fingerprint = index.fingerprint
+        return Shard(name=name, count=len(index), fingerprint=fingerprint, source=source, identity=identity, end=end)
+
+    def _whole_index(self, name: str, source: Source, identity: str) -> ShardIndex:
+        """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
         index = kept_index(identity, name)
         if index is None:
             with self._bring(name, source) as cached:
                 try:
-                    index = read_index(cached.path) or walk(cached.path)
+                    index = read_index(cached.path)
+                    index = walk(cached.path) if index is None else index
                 except UserError as error:
                     raise UserError(str(error).replace(str(cached.path), name)) from error
             keep_index(identity, index)
-            index = kept_index(identity, name) or index
-        return Shard(name=name, count=len(index), fingerprint=index.fingerprint, kept=index, source=source)
+        return replace(index, name=name)
 
     def _bring(self, name: str, source: Source, wish: Wish | None = None) -> CachedShard:
         if self.cache is None:
@@ -125,21 +135,25 @@ class Opener:
 
     def index(self, shard: Shard) -> ShardIndex:
         """The index of a shard. Raises UserError when it is damaged or was replaced since the start."""
-        if shard.footer is None:
-            assert shard.kept is not None
-            return shard.kept
-        try:
+        if shard.footer is not None:
             index = load_index(shard.name, shard.footer, self.open(shard).read)
-        except OSError as error:
-            raise UserError(f"{shard.name}: cannot be read any more ({error.strerror})") from error
+        elif shard.source is not None:
+            index = self._whole_index(shard.name, shard.source, shard.identity)
+        else:
+            try:
+                index = foreign_index(Path(shard.name))
+            except OSError as error:
+                raise UserError(f"{shard.name}: cannot be read any more ({error.strerror})") from error
         if index.fingerprint != shard.fingerprint:
             raise UserError(f"{shard.name}: was replaced by another after the run began")
         return index
 
     def open(self, shard: Shard) -> ShardFile:
-        """The bytes of a shard, from the nearest place. Raises OSError or UserError."""
+        """The bytes of a shard, from the nearest place. Raises UserError."""
         if shard.source is None:
-            return LocalFile(Path(shard.name))
+            return _the_same(shard, LocalFile(Path(shard.name)))
+        if isinstance(shard.source, Path) and entry_name(shard.source) != shard.identity:
+            raise UserError(f"{shard.name}: was replaced by another after the run began")
         cached = self.cache.get(shard.source) if self.cache is not None else None
         if cached is None:
             if not shard.whole:
@@ -152,13 +166,30 @@ class Opener:
             # the lock that keeps the entry there belongs to the open file, not to the number of its descriptor
             return LocalFile(cached.path, os.dup(cached.descriptor))
 
-    def throw_out(self, shard: Shard) -> bool:
-        """Removes a shard from the cache, where its bytes were damaged; False when it is not there."""
+    def throw_out(self, shard: Shard, file: ShardFile) -> None:
+        """Removes a shard from the cache if it is still this file, whose bytes were damaged."""
         cached = self.cache.get(shard.source) if self.cache is not None and shard.source is not None else None
-        if cached is None or self.cache is None:
-            return False
-        self.cache.discard(cached)
-        return True
+        if cached is not None and self.cache is not None and isinstance(file, LocalFile):
+            self.cache.discard(cached, (file.about.st_dev, file.about.st_ino))
+
+
+def _identity(about: os.stat_result) -> str:
+    return f"{about.st_ino}/{about.st_size}/{about.st_mtime_ns}"
+
+
+def _the_same(shard: Shard, file: LocalFile) -> LocalFile:
+    """The file, if it is the one that was looked at when the run began."""
+    if shard.footer is None:
+        same = _identity(file.about) == shard.identity
+    else:
+        try:
+            cut = file.about.st_size < shard.footer.file_size  # what is left of it may be read
+            same = cut or read_footer(shard.name, file.about.st_size, file.read) == shard.footer
+        except UserError:
+            same = False
+    if not same:
+        raise UserError(f"{shard.name}: was replaced by another after the run began")
+    return file
 
 
 def verified(path: Path) -> None:

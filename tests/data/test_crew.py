@@ -49,6 +49,18 @@ def test_a_worker_that_is_killed_ends_the_reading_in_one_line(tmp_path):
     assert workers() == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_all_processes_of_a_job_is_the_trainers_to_handle(tmp_path, number):
+    batches = make_batches(write_ours(tmp_path / "shard.tar", 30, "jpg"))
+    next(batches)
+    for worker in workers():
+        worker.send_signal(number)
+    for _ in range(10):
+        next(batches)
+    batches.close()
+    assert workers() == []
+
+
 TRAINER = """
 import itertools, sys, time
 sys.path.insert(0, sys.argv[2])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.shards import encoded, write_ours, write_tar
 
+from dcgan_dist.data import files
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.crew import Plan
@@ -170,13 +171,39 @@ def test_more_damage_than_allowed_ends_the_run(tmp_path, kind):
     read(corpus, kind=kind, damaged="substitute", most_damaged=3)
 
 
-def test_a_shard_without_any_whole_image_ends_the_run(tmp_path):
+def test_after_a_shard_without_any_whole_image_comes_the_next(tmp_path):
     corpus = corpus_of(tmp_path, "ppm")
-    index = corpus.index(0)
-    for offset in index.offset.tolist():
+    for offset in corpus.index(0).offset.tolist():
         flip(tmp_path / "0.tar", offset)
-    with pytest.raises(UserError, match=r"0\.tar: none of its images can be used; .*0\.tar: 000\d\d\.ppm at byte"):
-        read(corpus, damaged="substitute")
+    found, (reader,) = read(corpus_after(tmp_path), damaged="substitute")
+    taken = np.concatenate([step[0] for step in found])
+    wanted = Order([IMAGES, IMAGES], 3).samples(0, 360)
+    assert set(taken[wanted < IMAGES].tolist()) == {IMAGES}
+    assert np.array_equal(taken[wanted >= IMAGES], wanted[wanted >= IMAGES])
+    assert len(reader.damages) == IMAGES
+    for offset in corpus.index(1).offset.tolist():
+        flip(tmp_path / "1.tar", offset)
+    with pytest.raises(UserError, match=r"^no image of the corpus can be used; .*\.tar: 00\d\d\d\.ppm at byte"):
+        read(corpus_after(tmp_path), damaged="substitute")
+
+
+@pytest.mark.parametrize("suffix", ["ppm", "jpg", "png"])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_an_image_twice_in_a_batch(tmp_path, monkeypatch, suffix, mapped):
+    """Both at their first touch, also where the file is read and not mapped, as on network file systems."""
+    monkeypatch.setattr(files, "on_network", lambda device: not mapped)
+    write_ours(tmp_path / "0.tar", 6, suffix, label=lambda image: image)
+    corpus = corpus_after(tmp_path)
+    samples = np.array([3, 5, 3, 3])
+    pixels, labels = np.zeros((4, 32, 32, 3), dtype=np.uint8), np.zeros(4, dtype=np.int64)
+    fetcher = Fetcher(corpus, SHAPE)
+    for _ in range(2):
+        fetcher.fill(samples, pixels, labels)
+        assert labels.tolist() == [3, 5, 3, 3]
+        assert np.array_equal(pixels[0], pixels[2])
+        assert np.array_equal(pixels[0], pixels[3])
+        assert not np.array_equal(pixels[0], pixels[1])
+        pixels[:] = 0
 
 
 def test_with_classes_the_substitute_is_of_the_classes_too(tmp_path):

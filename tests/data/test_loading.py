@@ -7,6 +7,7 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
+import zstandard
 from support.shards import write_ours
 
 from dcgan_dist.config import Config, DataConfig, ModelConfig
@@ -85,23 +86,39 @@ def test_a_stream_refuses_a_url_in_one_line(said):
         make_reader(config, open_data(config, said.append), local_ranks=1, pinned=False, say=said.append)
 
 
-@pytest.mark.parametrize(
-    ("names", "needed"),
-    [
-        (["/d/0.tar", "d/*.tar", "d/{0..9}.tar"], False),
-        (["/d/0.tar", "/d/1.tar.gz"], True),
-        (["/d/0.tgz"], True),
-        (["/d/0.tar.zst"], True),
-        (["/d/0.tar", "s3://bucket/1.tar"], True),
-        (["https://host/{0..9}.tar"], True),
-    ],
-)
-def test_a_cache_is_opened_where_a_name_may_need_one(tmp_path, names, needed):
+def test_there_is_a_cache_unless_it_is_forbidden_and_no_folder_before_it_is_needed(tmp_path):
+    """Whatever the names, for what they stand for shows only when they are spelt out."""
     folder = tmp_path / "cache"
-    for limit in (None, 10**9):
-        plan = make_opener(DataConfig(cache=folder, cache_bytes=limit), names).plan
-        assert (plan is not None) == needed
-    assert make_opener(DataConfig(cache=folder, cache_bytes=0), names).plan is None
+    assert make_opener(DataConfig(cache=folder)).plan is not None
+    assert make_opener(DataConfig(cache=folder, cache_bytes=10**9)).plan == CachePlan(folder, 10**9)
+    assert make_opener(DataConfig(cache=folder, cache_bytes=0)).plan is None
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("pattern", ["*", "a.tar.{gz,zst}", "*.gz"])
+def test_compressed_shards_are_found_by_any_pattern(said, tmp_path, pattern):
+    data = (write_ours(tmp_path / "x.tar", 3)).read_bytes()
+    (tmp_path / "x.tar").unlink()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(data))
+    if "zst" in pattern:
+        (tmp_path / "a.tar.zst").write_bytes(zstandard.compress(data))
+    corpus = open_data(configured(tmp_path / pattern), said.append)
+    assert isinstance(corpus, Corpus)
+    assert corpus.size == (6 if "zst" in pattern else 3)
+
+
+def test_compressed_shards_that_the_cache_cannot_hold_are_refused_at_the_start(said, tmp_path):
+    data = write_ours(tmp_path / "x.tar", 20).read_bytes()
+    for name in "ab":
+        (tmp_path / f"{name}.tar.gz").write_bytes(gzip.compress(data))
+    config = Config(
+        model=MODEL,
+        data=DataConfig(shards=(f"{tmp_path}/*.gz",), cache=tmp_path / "cache", cache_bytes=len(data) * 3 // 2),
+    )
+    with pytest.raises(
+        UserError, match=r"^the compressed shards take [\d,]+ bytes, but the cache .* may hold [\d,]+; allow"
+    ):
+        open_data(config, said.append)
 
 
 def test_the_cache_may_take_80_percent_of_what_is_free_or_its_own(tmp_path, monkeypatch):
@@ -109,13 +126,13 @@ def test_the_cache_may_take_80_percent_of_what_is_free_or_its_own(tmp_path, monk
     folder.mkdir()
     (folder / "entry").write_bytes(bytes(500))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_500))
-    assert make_opener(DataConfig(cache=folder), ["a.tar.gz"]).plan == CachePlan(folder, 1_600)
-    assert make_opener(DataConfig(cache=folder, cache_bytes=77), ["a.tar.gz"]).plan == CachePlan(folder, 77)
+    assert make_opener(DataConfig(cache=folder)).plan == CachePlan(folder, 1_600)
+    assert make_opener(DataConfig(cache=folder, cache_bytes=77)).plan == CachePlan(folder, 77)
 
 
 def test_without_a_folder_the_cache_is_the_users(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    plan = make_opener(DataConfig(), ["a.tar.gz"]).plan
+    plan = make_opener(DataConfig()).plan
     assert plan is not None
     assert plan.folder == tmp_path / "dcgan_dist" / "shards"
 
@@ -131,7 +148,7 @@ def test_a_folder_that_cannot_be_a_cache_is_named(tmp_path):
 
 
 def test_the_options_of_remote_reads_are_handed_on():
-    remote = make_opener(DataConfig(timeout=7, retries=2), ["a.tar"]).remote
+    remote = make_opener(DataConfig(timeout=7, retries=2)).remote
     assert (remote.timeout, remote.retries) == (7, 2)
 
 

@@ -4,8 +4,11 @@ import gc
 import io
 import itertools
 import os
+import subprocess
+import sys
 import tarfile
 import threading
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -277,6 +280,41 @@ def test_nothing_is_left_of_a_reader(tmp_path, ending, kind):
     gc.collect()
     assert resources() == before
     assert workers() == []
+
+
+@pytest.mark.parametrize("make", ["ours", "theirs"])
+def test_a_shard_that_is_replaced_by_rename_is_named_and_never_mixed(tmp_path, make):
+    """Another file of the same number, names and sizes of images, between the start and the first image."""
+
+    def write(path, first):
+        if make == "ours":
+            return write_ours(path, 20, first=first)
+        return write_tar(path, [(f"{image:03}.ppm", encoded(first + image)) for image in range(20)])
+
+    reader = make_reader(open_corpus([str(write(tmp_path / "shard.tar", 0))]))
+    write(tmp_path / "other.tar", 100).replace(tmp_path / "shard.tar")
+    with pytest.raises(UserError, match=r"/shard\.tar: was replaced by another after the run began$"):
+        next(reader.batches(0, ALONE))
+
+
+SHORT_OF_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 200))
+from data.test_reader import ALONE, make_reader, open_corpus
+batches = make_reader(open_corpus([sys.argv[1]]), threads=1).batches(0, ALONE)
+print(sorted({sample for _ in range(10) for sample in next(batches).samples.tolist()}) == list(range(120)))
+"""
+
+
+def test_more_shards_than_the_system_lets_be_open(tmp_path, monkeypatch):
+    """The soft limit is raised, and what the hard one leaves is enough."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    for number in range(120):
+        write_ours(tmp_path / f"{number:03}.tar", 1, first=number)
+    tests = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", SHORT_OF_FILES, str(tmp_path / "*.tar")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": tests})
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
 def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):

@@ -10,13 +10,16 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Literal, Protocol
 
 import torch
@@ -55,26 +58,53 @@ class Crew(Protocol):
 
 
 class Threads:
-    """Threads of this process; one alone does its work in the calling thread."""
+    """Threads of this process; one alone does its work in the calling thread.
+
+    They are daemons, for one that hangs in a read must not hold up the end of the program.
+    """
 
     def __init__(self, fetcher: Fetcher, slots: list[Batch], count: int) -> None:
         self.slots = slots
-        self._fetcher, self._count = fetcher, count
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
+        self._fetcher = fetcher
+        self._parts: SimpleQueue[tuple[Batch, slice] | None] = SimpleQueue()
+        self._answers: SimpleQueue[Counters | BaseException] = SimpleQueue()
+        self._count = count
+        self._threads = [
+            Thread(target=self._work, name="decode", daemon=True) for _ in range(count if count > 1 else 0)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def fill(self, batch: Batch) -> Counters:
         """See Crew."""
-        samples, pixels, labels = batch.samples, batch.pixels, batch.labels.numpy()
+        parts = shares(len(batch.samples), self._count)
+        if len(parts) == 1:
+            return self._fill(batch, parts[0])
+        for rows in parts:
+            self._parts.put((batch, rows))
+        answers = [self._answers.get() for _ in parts]
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return total(answer for answer in answers if isinstance(answer, Counters))
 
-        def part(rows: slice) -> Counters:
-            return self._fetcher.fill(samples[rows], pixels[rows], labels[rows])
+    def _fill(self, batch: Batch, rows: slice) -> Counters:
+        return self._fetcher.fill(batch.samples[rows], batch.pixels[rows], batch.labels.numpy()[rows])
 
-        parts = shares(len(samples), self._count)
-        return part(parts[0]) if len(parts) == 1 else total(self._pool.map(part, parts))
+    def _work(self) -> None:
+        while (part := self._parts.get()) is not None:
+            try:
+                self._answers.put(self._fill(*part))
+            except BaseException as error:
+                self._answers.put(error)
 
     def close(self) -> None:
-        """Waits for what is being read."""
-        self._pool.shutdown(cancel_futures=True)
+        """Waits a while for what is being read."""
+        for _ in self._threads:
+            self._parts.put(None)
+        deadline = time.monotonic() + ENDING
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
 
 
 class Processes:
@@ -91,17 +121,23 @@ class Processes:
             self._memory = mmap.mmap(memory, slots * each)
             view = memoryview(self._memory)
             self.slots = [batch_in(view[n * each : (n + 1) * each], images, *shape, n) for n in range(slots)]
-            self._parts = shares(images, count)
             self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
-            for rows in self._parts:
+            self._pinned = 0  # address
+            stack.callback(self.close)
+            task = ForkingPickler.dumps((fetcher, slots, images, shape))  # once, for a corpus may be large
+            for rows in shares(images, count):
                 self._workers.append(_start(memory))
-                self._workers[-1][1].send((fetcher, slots, images, shape, rows))
+                self._workers[-1][1].send_bytes(task)
+                self._workers[-1][1].send(rows)
+            stack.pop_all()
+            os.close(memory)  # the map holds it, here and there
 
     def pin(self) -> None:
         """Registers the ring with CUDA, so that a GPU reads from it without a further copy."""
-        address = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
         runtime: Any = torch.cuda.cudart()
+        address = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
         torch.cuda.check_error(int(runtime.cudaHostRegister(address, len(self._memory), 0)))
+        self._pinned = address
 
     def fill(self, batch: Batch) -> Counters:
         """See Crew."""
@@ -122,12 +158,16 @@ class Processes:
         """Ends the processes."""
         for _, connection in self._workers:
             connection.close()
+        deadline = time.monotonic() + ENDING
         for process, _ in self._workers:
             try:
-                process.wait(ENDING)
+                process.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if self._pinned:
+            runtime: Any = torch.cuda.cudart()
+            torch.cuda.check_error(int(runtime.cudaHostUnregister(self._pinned)))
 
 
 def _start(memory: int) -> tuple[subprocess.Popen[bytes], Connection]:
@@ -156,14 +196,14 @@ def shares(count: int, parts: int) -> list[slice]:
 def open_crew(fetcher: Fetcher, plan: Plan, *, images: int, shape: tuple[int, int]) -> Iterator[Crew]:
     """Those who fill batches of `images` images of `shape` (height and width, channels)."""
     slots = plan.prefetch + 2  # one is being filled, one is with the trainer
-    crew: Threads | Processes
-    if plan.kind == "processes":
-        crew = Processes(fetcher, slots, images, shape, plan.count)
-        if plan.pinned:
-            crew.pin()
-    else:
-        crew = Threads(fetcher, [empty_batch(images, *shape, plan.pinned) for _ in range(slots)], plan.count)
-    try:
+    with ExitStack() as stack:
+        crew: Threads | Processes
+        if plan.kind == "processes":
+            crew = Processes(fetcher, slots, images, shape, plan.count)
+            stack.callback(crew.close)
+            if plan.pinned:
+                crew.pin()
+        else:
+            crew = Threads(fetcher, [empty_batch(images, *shape, plan.pinned) for _ in range(slots)], plan.count)
+            stack.callback(crew.close)
         yield crew
-    finally:
-        crew.close()

@@ -1,5 +1,6 @@
 """The process that decodes its rows of every batch into the shared ring; see crew.py. Imports no torch."""
 
+import contextlib
 import mmap
 import signal
 import sys
@@ -16,17 +17,17 @@ from dcgan_dist.errors import UserError
 
 def main(memory: int, connection: int) -> None:
     """Serves until the other side hangs up, or ends in whatever way."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
-    with Connection(connection) as parent:
-        fetcher, slots, images, shape, rows = parent.recv()
+    # the trainer's to handle, which hangs up when it ends; SLURM and a closing terminal send them to everybody
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    with Connection(connection) as parent, contextlib.suppress(EOFError, OSError):
+        fetcher, slots, images, shape = parent.recv()
+        rows = parent.recv()
         each = bytes_of_batch(images, *shape)
         ring = memoryview(mmap.mmap(memory, slots * each))
         batches = [arrays(ring[n * each : (n + 1) * each], images, *shape) for n in range(slots)]
         while True:
-            try:
-                slot = int.from_bytes(parent.recv_bytes(), "little")
-            except (EOFError, OSError):
-                return
+            slot = int.from_bytes(parent.recv_bytes(), "little")
             pixels, labels, samples, _ = batches[slot]
             parent.send(_fill(fetcher, samples[rows], pixels[rows], labels[rows]))
 

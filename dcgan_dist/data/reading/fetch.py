@@ -5,57 +5,39 @@ straight into the batch. What an image is, and whether its bytes are those that 
 touched for the first time, and remembered.
 """
 
+import resource
 import threading
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from dcgan_dist.data.codecs import decode_into, netpbm_header, plain_jpeg
+from dcgan_dist.data.codecs import netpbm_header
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.files import RangedFile, ShardFile, read_together
-from dcgan_dist.data.index import ShardIndex
+from dcgan_dist.data.files import read_together
 from dcgan_dist.data.jpeg import decode_jpeg
 from dcgan_dist.data.reading.counters import Counters
+from dcgan_dist.data.reading.opened import JPEG, PIXELS, DamageError, OpenShard
 from dcgan_dist.data.reading.pixels import PixelTable
 from dcgan_dist.errors import UserError
 
 MOST_OPEN = 4_096  # shards; the lanes of an order are in about half as many at a time
+OPENED_TOGETHER = 16  # remote shards
 LOOK_EVERY = 64  # calls of fill between two looks at what the cache has by now
-UNKNOWN, PIXELS, JPEG, OTHER = range(4)  # kinds of images: not touched yet; at training size: raw, JPEG; all others
 Policy = Literal["raise", "substitute"]
-Bytes = memoryview | bytes
 
 
-class DamageError(UserError):
-    """One image that cannot be used; others of its shard may be whole."""
-
-
-class _Open:
-    """A shard in use. The tables are views of the index, whose single numbers cost less than an array's."""
-
-    def __init__(self, file: ShardFile, index: ShardIndex) -> None:
-        self.file, self.index = file, index
-        self.afar = isinstance(file, RangedFile)
-        self.used = 0  # in which call of fill
-        self.kind = bytearray(len(index))
-        self.offset, self.length, self.label = index.offset.data, index.length.data, index.label.data
-        self.start, self.checksum = index.start.data, index.checksum.data
-        self.checked = index.checked
-
-    def view(self) -> memoryview | None:
-        """All bytes of a mapped file, as it is now: nothing beyond the end of one that was cut may be touched."""
-        view = self.file.view
-        return view if view is None else view[: self.file.size()]
-
-    def span(self, member: int) -> tuple[int, int]:
-        """Where the bytes lie that are needed next: of an image that was touched before, itself, else its sample."""
-        if self.kind[member] or not self.checked:
-            return self.offset[member], self.length[member]
-        start = self.start[member]
-        return start, self.start[member + 1] - start
+def most_open(wanted: int) -> int:
+    """How many files may be open, of `wanted`; raises this process's soft limit, of which half is for other things."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted if hard == resource.RLIM_INFINITY else min(2 * wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        soft = needed
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
 
 
 @dataclass
@@ -65,6 +47,15 @@ class _Target:
     samples: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+
+    def row(self, row: int) -> "_Target":
+        """One of them."""
+        alone = slice(row, row + 1)
+        return _Target(self.samples[alone], self.pixels[alone], self.labels[alone])
+
+
+Rows = list[tuple[int, int]]  # row in the batch and member of the shard
+Bad = list[tuple[int, DamageError]]  # rows whose image cannot be used
 
 
 class Fetcher:
@@ -78,12 +69,13 @@ class Fetcher:
         raise: it ends the run, by its name. substitute: the next whole one of its shard takes its place, always the
         same; when more than `most_damaged` different ones are met, the run ends.
         """
-        self.corpus = corpus
+        self.corpus, self._shape = corpus, shape
         self.damages: dict[int, str] = {}
         """Number of each damaged image and what is wrong with it, in the order in which they were met."""
-        self._header = netpbm_header(shape[0], *shape)
+        self._header = len(netpbm_header(shape[0], *shape))
         self._policy, self._most_damaged = damaged, most_damaged
-        self._open: dict[int, _Open] = {}
+        self._most_open = most_open(min(MOST_OPEN, len(corpus.shards)))
+        self._open: dict[int, OpenShard] = {}
         self._pixels = PixelTable(corpus.size)
         self._thrown_out: set[int] = set()
         self._fills = 0
@@ -106,8 +98,7 @@ class Fetcher:
         if self._fills % LOOK_EVERY == 0 and self._remote:
             self._look_again()
         for row, error in self._fill(target, counters):
-            sample, alone = int(samples[row]), slice(row, row + 1)
-            one = _Target(samples[alone], pixels[alone], labels[alone])
+            sample, one = int(samples[row]), target.row(row)
             if self._brought_anew(sample) and not self._fill(one, Counters()):
                 continue
             if self._policy == "raise":
@@ -125,49 +116,39 @@ class Fetcher:
                 most = f"more than --data.most_damaged {self._most_damaged} damaged images"
                 raise UserError(f"{most}, the last: {list(self.damages.values())[-1]}")
 
-    def _fill(self, target: _Target, counters: Counters) -> list[tuple[int, DamageError]]:
-        """Returns the rows whose image is damaged."""
+    def _fill(self, target: _Target, counters: Counters) -> Bad:
         numbers = self.corpus.shards_of(target.samples)
         if not self._remote and self._pixels.copy(target.samples, numbers, self._view, target.pixels, target.labels):
-            counters.bytes += target.pixels.nbytes + len(self._header) * len(target.samples)
+            counters.bytes += target.pixels.nbytes + self._header * len(target.samples)
             return []
-        shards: dict[int, list[tuple[int, int]]] = {}
+        shards: dict[int, Rows] = {}
         for row, (number, member) in enumerate(self.corpus.locate_all(target.samples, numbers)):
             shards.setdefault(number, []).append((row, member))
-        bad: list[tuple[int, DamageError]] = []
-        unmapped: list[tuple[int, int, _Open]] = []
-        for number, rows in shards.items():
-            shard = self._opened(number)
+        bad: Bad = []
+        unmapped: list[tuple[OpenShard, Rows]] = []
+        for (number, rows), shard in zip(shards.items(), self._opened(shards), strict=True):
             shard.used = self._fills
             view = shard.view()
             if view is None:
-                unmapped += [(row, member, shard) for row, member in rows]
+                unmapped.append((shard, rows))
             else:
                 bad += self._fill_mapped(shard, view, rows, target)
             counters.bytes += sum([shard.length[member] for _, member in rows])
             if self.corpus.shards[number].source is not None:
                 counters.from_afar += len(rows) * shard.afar
                 counters.from_cache += len(rows) * (not shard.afar)
-        blobs = read_together([(shard.file, *shard.span(member)) for _, member, shard in unmapped])
-        for (row, member, shard), data in zip(unmapped, blobs, strict=True):
-            try:
-                self._image(shard, member, data, target, row)
-            except DamageError as error:
-                bad.append((row, error))
-        return bad
+        return bad + self._fill_unmapped(unmapped, target)
 
-    def _fill_mapped(
-        self, shard: _Open, view: memoryview, rows: list[tuple[int, int]], target: _Target
-    ) -> list[tuple[int, DamageError]]:
-        bad: list[tuple[int, DamageError]] = []
+    def _fill_mapped(self, shard: OpenShard, view: memoryview, rows: Rows, target: _Target) -> Bad:
+        bad: Bad = []
         kind, offset, length, label = shard.kind, shard.offset, shard.length, shard.label
         pixels, labels = target.pixels, target.labels
-        flat, channels, header = pixels.data.cast("B"), pixels.shape[3], len(self._header)
+        flat, channels, header = pixels.data.cast("B"), pixels.shape[3], self._header
         each = len(flat) // len(pixels)
         for row, member in rows:
             # the images that were touched before, with as few steps as can be; what goes wrong is named further down
+            begin = offset[member]
             try:
-                begin = offset[member]
                 if kind[member] == PIXELS:
                     flat[row * each : (row + 1) * each] = view[begin + header : begin + header + each]
                     labels[row] = label[member]
@@ -180,70 +161,48 @@ class Fetcher:
                 pass
             first, count = shard.span(member)
             try:
-                self._image(shard, member, view[first : first + count], target, row)
+                if shard.put(member, (first, count), view[first : first + count], pixels[row]) == PIXELS:
+                    self._pixels.put(int(target.samples[row]), begin + header, label[member])
+                labels[row] = label[member]
             except DamageError as error:
                 bad.append((row, error))
         return bad
 
-    def _image(self, shard: _Open, member: int, data: Bytes, target: _Target, row: int) -> None:
-        """One image from the bytes of its span. Raises DamageError."""
-        if len(data) < shard.span(member)[1]:
-            raise DamageError(f"{shard.index.describe(member)}: the file ends early; it was cut after the run began")
-        out = target.pixels[row]
-        if not shard.kind[member]:
-            data = self._touch(shard, member, data, out)
-        if shard.kind[member] == PIXELS:
-            out[:] = np.frombuffer(data, dtype=np.uint8, offset=len(self._header)).reshape(out.shape)
-            begin = shard.offset[member] + len(self._header)
-            self._pixels.put(int(target.samples[row]), begin, shard.label[member])
-        else:
-            self._decode(shard, member, data, out)
-        target.labels[row] = shard.label[member]
+    def _fill_unmapped(self, unmapped: list[tuple[OpenShard, Rows]], target: _Target) -> Bad:
+        """All that is far away is asked for at once."""
+        bad: Bad = []
+        wanted = [(shard, row, member, shard.span(member)) for shard, rows in unmapped for row, member in rows]
+        blobs = read_together([(shard.file, *span) for shard, _, _, span in wanted])
+        for (shard, row, member, span), data in zip(wanted, blobs, strict=True):
+            try:
+                shard.put(member, span, data, target.pixels[row])
+                target.labels[row] = shard.label[member]
+            except DamageError as error:
+                bad.append((row, error))
+        return bad
 
-    def _touch(self, shard: _Open, member: int, data: Bytes, out: NDArray[np.uint8]) -> Bytes:
-        """Checks a sample's bytes, finds out what its image is, and returns the image's bytes alone."""
-        index = shard.index
-        if shard.checked:
-            if xxhash.xxh3_64_intdigest(data) != shard.checksum[member]:
-                what = "its bytes are not those that were written; copy the shard again, or dcgan-dist verify --repair"
-                raise DamageError(f"{index.describe(member)}: {what}")
-            within = shard.offset[member] - shard.start[member]
-            data = data[within : within + shard.length[member]]
-        suffix = index.suffixes[index.suffix[member]]
-        raw = suffix in ("ppm", "pgm") and len(data) == len(self._header) + out.nbytes
-        if raw and data[: len(self._header)] == self._header:
-            shard.kind[member] = PIXELS
-        else:
-            plain = suffix in ("jpg", "jpeg") and plain_jpeg(bytes(data), out.shape)
-            shard.kind[member] = JPEG if plain else OTHER
-        return data
-
-    def _decode(self, shard: _Open, member: int, data: Bytes, out: NDArray[np.uint8]) -> None:
-        try:
-            if shard.kind[member] == JPEG:
-                decode_jpeg(data, out.shape[2], out)
-            else:
-                where = shard.index.describe(member)
-                decode_into(bytes(data), shard.index.suffixes[shard.index.suffix[member]], out, where)
-        except ValueError as error:
-            raise DamageError(f"{shard.index.describe(member)}: a damaged image ({error})") from error
-        except UserError as error:
-            raise DamageError(str(error)) from error
+    # ---- open shards
 
     def _view(self, number: int) -> memoryview | None:
-        return self._opened(number).view()
+        return next(self._opened([number])).view()
 
-    def _opened(self, number: int) -> _Open:
+    def _opened(self, numbers: Collection[int]) -> Iterator[OpenShard]:
+        """Shards that are open, or are opened now: remote ones, whose index is asked for, several at a time."""
+        missing = [number for number in numbers if number not in self._open] if self._remote else []
+        if len(missing) > 1:
+            with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
+                opened = dict(zip(missing, pool.map(self._open_one, missing), strict=True))
+            return (opened.get(number) or self._open_one(number) for number in numbers)
+        return map(self._open_one, numbers)
+
+    def _open_one(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is not None:
             return shard
-        described = self.corpus.shards[number]
-        try:
-            shard = _Open(self.corpus.opener.open(described), self.corpus.index(number))
-        except OSError as error:
-            raise UserError(f"{described.name}: cannot be read any more ({error.strerror})") from error
+        file = self.corpus.opener.open(self.corpus.shards[number])
+        shard = OpenShard(file, self.corpus.index(number), self._shape)
         with self._lock:
-            while len(self._open) >= MOST_OPEN:
+            while len(self._open) >= self._most_open:
                 del self._open[next(iter(self._open))]
             return self._open.setdefault(number, shard)
 
@@ -261,21 +220,26 @@ class Fetcher:
     def _brought_anew(self, sample: int) -> bool:
         """Whether the shard of a damaged image was thrown out of the cache, which may be at fault; once for each."""
         number, _ = self.corpus.locate(sample)
-        shard = self.corpus.shards[number]
         with self._lock:
-            if shard.source is None or number in self._thrown_out:
+            found = self._open.get(number)
+            if self.corpus.shards[number].source is None or number in self._thrown_out or found is None or found.afar:
                 return False
             self._thrown_out.add(number)
-            self._open.pop(number, None)
-        return self.corpus.opener.throw_out(shard)
+            del self._open[number]
+        self.corpus.opener.throw_out(self.corpus.shards[number], found.file)
+        return True
 
     def _substitute(self, row: _Target) -> None:
-        """The next whole image of the same shard, round its end: the same one on any rank, at any time."""
+        """The next whole image of the same shard, round its end, or of the next shards: the same one on any rank."""
         bad = int(row.samples[0])
-        number, _ = self.corpus.locate(bad)
-        first, count = self.corpus.first_sample(number), self.corpus.lengths[number]
-        for step in range(1, count):
-            row.samples[0] = first + (bad - first + step) % count
+        for sample in self._after(bad):
+            row.samples[0] = sample
             if not self._fill(row, Counters()):
                 return
-        raise UserError(f"{self.corpus.shards[number].name}: none of its images can be used; {self.damages[bad]}")
+        raise UserError(f"no image of the corpus can be used; {self.damages[bad]}")
+
+    def _after(self, sample: int) -> Iterator[int]:
+        number, _ = self.corpus.locate(sample)
+        first, count = self.corpus.first_sample(number), self.corpus.lengths[number]
+        yield from (first + (sample - first + step) % count for step in range(1, count))
+        yield from ((first + count + step) % self.corpus.size for step in range(self.corpus.size - count))

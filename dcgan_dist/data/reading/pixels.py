@@ -22,7 +22,8 @@ class PixelTable:
     def put(self, sample: int, begin: int, label: int) -> None:
         """Remembers an image."""
         if len(self._begin):
-            self._begin[sample], self._label[sample] = begin, label - NO_LABEL
+            self._label[sample] = label - NO_LABEL
+            self._begin[sample] = begin  # last, for other threads go by it
 
     def copy(
         self,

@@ -1,0 +1,89 @@
+"""A shard in use: where its images lie, what they are, and one of them put into the batch."""
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from dcgan_dist.data.codecs import decode_into, netpbm_header, plain_jpeg
+from dcgan_dist.data.files import RangedFile, ShardFile
+from dcgan_dist.data.index import ShardIndex
+from dcgan_dist.data.jpeg import decode_jpeg
+from dcgan_dist.errors import UserError
+
+UNKNOWN, PIXELS, JPEG, OTHER = range(4)  # kinds of images: not touched yet; at training size: raw, JPEG; all others
+Bytes = memoryview | bytes
+
+
+class DamageError(UserError):
+    """One image that cannot be used; others of its shard may be whole."""
+
+
+class OpenShard:
+    """The tables are views of the index, whose single numbers cost less than an array's.
+
+    Several threads may read at once: what one finds out of an image, another may find out again.
+    """
+
+    def __init__(self, file: ShardFile, index: ShardIndex, shape: tuple[int, int]) -> None:
+        """`shape`: height (and width), channels of the batch."""
+        self.file, self.index = file, index
+        self.afar = isinstance(file, RangedFile)
+        self.used = 0  # in which call of fill
+        self.kind = bytearray(len(index))
+        self.offset, self.length, self.label = index.offset.data, index.length.data, index.label.data
+        self._start, self._checksum = index.start.data, index.checksum.data
+        self._checked = index.checked
+        self._header = netpbm_header(shape[0], *shape)
+
+    def view(self) -> memoryview | None:
+        """All bytes of a mapped file, as it is now: nothing beyond the end of one that was cut may be touched."""
+        view = self.file.view
+        return view if view is None else view[: self.file.size()]
+
+    def span(self, member: int) -> tuple[int, int]:
+        """First byte and number of those that are needed: of an image that was touched, itself, else its sample."""
+        if self.kind[member] or not self._checked:
+            return self.offset[member], self.length[member]
+        start = self._start[member]
+        return start, self._start[member + 1] - start
+
+    def put(self, member: int, span: tuple[int, int], data: Bytes, out: NDArray[np.uint8]) -> int:
+        """Decodes the image in the bytes of a span into `out`, uint8 (H, W, C), C-contiguous; returns its kind.
+
+        Raises DamageError.
+        """
+        first, count = span
+        if len(data) < count:
+            raise DamageError(f"{self.index.describe(member)}: the file ends early; it was cut after the run began")
+        if first != self.offset[member]:  # the whole sample, from its tar header on
+            if xxhash.xxh3_64_intdigest(data) != self._checksum[member]:
+                what = "its bytes are not those that were written; copy the shard again, or dcgan-dist verify --repair"
+                raise DamageError(f"{self.index.describe(member)}: {what}")
+            data = data[self.offset[member] - first :][: self.length[member]]
+        kind = self.kind[member] or self._kind(member, data, out)
+        if kind == PIXELS:
+            out[:] = np.frombuffer(data, dtype=np.uint8, offset=len(self._header)).reshape(out.shape)
+        else:
+            self._decode(member, kind, data, out)
+        self.kind[member] = kind
+        return kind
+
+    def _suffix(self, member: int) -> str:
+        return self.index.suffixes[self.index.suffix[member]]
+
+    def _kind(self, member: int, data: Bytes, out: NDArray[np.uint8]) -> int:
+        suffix, header = self._suffix(member), self._header
+        if suffix in ("ppm", "pgm") and len(data) == len(header) + out.nbytes and data[: len(header)] == header:
+            return PIXELS
+        return JPEG if suffix in ("jpg", "jpeg") and plain_jpeg(bytes(data), out.shape) else OTHER
+
+    def _decode(self, member: int, kind: int, data: Bytes, out: NDArray[np.uint8]) -> None:
+        try:
+            if kind == JPEG:
+                decode_jpeg(data, out.shape[2], out)
+            else:
+                decode_into(bytes(data), self._suffix(member), out, self.index.describe(member))
+        except ValueError as error:
+            raise DamageError(f"{self.index.describe(member)}: a damaged image ({error})") from error
+        except UserError as error:
+            raise DamageError(str(error)) from error
