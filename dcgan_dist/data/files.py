@@ -63,8 +63,10 @@ class LocalFile:
 
     def size(self) -> int:
         """See ShardFile."""
-        with self._readable_errors():
+        try:  # asked for before every batch, of every shard
             return self._map.size() if self.view is not None else os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def read(self, offset: int, length: int) -> bytes:
         """See ShardFile."""
@@ -78,7 +80,10 @@ class LocalFile:
         try:
             yield
         except OSError as error:
-            raise UserError(f"{self._path}: cannot be read any more ({error.strerror})") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> UserError:
+        return UserError(f"{self._path}: cannot be read any more ({error.strerror})")
 
     def __del__(self) -> None:
         if self._descriptor >= 0:

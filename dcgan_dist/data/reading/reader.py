@@ -1,11 +1,11 @@
 """The indexed reader: any position of the order at once, images decoded straight into the batch."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from dcgan_dist.data.order import Order, rank_slices
 from dcgan_dist.data.reading.ahead import looking_ahead
@@ -13,6 +13,10 @@ from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.crew import Plan, open_crew
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.ring import Batch, read_ahead
+
+LOOKED_UP = 2_048  # images, whose numbers are looked up in the order at once
+Wanted = tuple[int, NDArray[np.int64], NDArray[np.bool_]]
+"""Position of a global batch; of this rank's images in it the numbers and whether they are mirrored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,22 +58,33 @@ class IndexedReader:
 
     def batches(self, position: int, split: Split) -> Generator[Batch, None, None]:
         """This rank's batches from a position on, without end: micro-batch after micro-batch within each."""
-        count = split.per_rank_micro
-        positions = iter(range(position, 2**62, split.batch))
+        images = split.per_rank_micro * split.micro_batches
+        wanted = self._wanted(position, split)
         with (
-            open_crew(self._fetcher, self._plan, images=count * split.micro_batches, shape=self._shape) as crew,
+            open_crew(self._fetcher, self._plan, images=images, shape=self._shape) as crew,
             looking_ahead(self.corpus, self.order, position) as advance,
         ):
 
             def fill(batch: Batch) -> None:
-                here = next(positions)
+                here, batch.samples[:], flips = next(wanted)
+                batch.flips.numpy()[:] = flips
                 advance(here)
-                starts = split.slices(here)
-                batch.samples[:] = np.concatenate([self.order.samples(start, count) for start in starts])
-                batch.flips[:] = torch.from_numpy(np.concatenate([self.order.flips(start, count) for start in starts]))
                 batch.read = crew.fill(batch)
 
             with closing(read_ahead(fill, crew.slots)) as batches:
                 for batch in batches:
                     self.counters.add(batch.read)
                     yield batch
+
+    def _wanted(self, position: int, split: Split) -> Iterator[Wanted]:
+        """Batch after batch. Several are looked up at once: a copied batch leaves nothing of the code in the caches."""
+        count = split.per_rank_micro
+        together = max(1, LOOKED_UP // (count * split.micro_batches))
+        for first in range(position, 2**62, together * split.batch):
+            places = range(first, first + together * split.batch, split.batch)
+            yield from [self._at(here, split.slices(here), count) for here in places]
+
+    def _at(self, here: int, starts: list[int], count: int) -> Wanted:
+        samples = [self.order.samples(start, count) for start in starts]
+        flips = [self.order.flips(start, count) for start in starts]
+        return here, np.concatenate(samples), np.concatenate(flips)
