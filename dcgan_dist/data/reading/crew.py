@@ -89,7 +89,7 @@ class Threads:
         return total(answer for answer in answers if isinstance(answer, Counters))
 
     def _fill(self, batch: Batch, rows: slice) -> Counters:
-        return self._fetcher.fill(batch.samples[rows], batch.pixels[rows], batch.labels.numpy()[rows])
+        return self._fetcher.fill(batch.rows.samples[rows], batch.rows.pixels[rows], batch.rows.labels[rows])
 
     def _work(self) -> None:
         while (part := self._parts.get()) is not None:

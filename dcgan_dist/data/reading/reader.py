@@ -66,8 +66,7 @@ class IndexedReader:
         ):
 
             def fill(batch: Batch) -> None:
-                here, batch.samples[:], flips = next(wanted)
-                batch.flips.numpy()[:] = flips
+                here, batch.rows.samples[:], batch.rows.flips[:] = next(wanted)
                 advance(here)
                 batch.read = crew.fill(batch)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.layout import FAVOURED, STEP, arrays
+from dcgan_dist.data.reading.layout import FAVOURED, STEP, Arrays, arrays
 
 ENDING = 10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
 
@@ -28,6 +28,8 @@ class Batch:
     """int64 (n,): -1 where there is none."""
     samples: NDArray[np.int64]
     """(n,) numbers of the images in the corpus; -1 from a stream."""
+    rows: Arrays
+    """The same memory as arrays. Threads use these alone: one that is in torch when the program ends would abort it."""
     slot: int = 0
     """Number of the memory that holds it."""
     read: Counters = field(default_factory=Counters)
@@ -35,8 +37,8 @@ class Batch:
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """The same memory as (n, H, W, C)."""
-        return self.images.permute(0, 2, 3, 1).numpy()
+        """(n, H, W, C)"""
+        return self.rows.pixels
 
 
 def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
@@ -45,22 +47,21 @@ def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
     memory = torch.zeros(length + STEP, dtype=torch.uint8, pin_memory=pinned)
     first = (FAVOURED - memory.data_ptr()) % STEP
     pixels = memory[first : first + length].view(count, size, size, channels)
-    return Batch(
-        images=pixels.permute(0, 3, 1, 2),
-        flips=torch.zeros(count, dtype=torch.bool, pin_memory=pinned),
-        labels=torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned),
-        samples=np.full(count, -1, dtype=np.int64),
-    )
+    flips = torch.zeros(count, dtype=torch.bool, pin_memory=pinned)
+    labels = torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned)
+    rows = Arrays(pixels.numpy(), labels.numpy(), np.full(count, -1, dtype=np.int64), flips.numpy())
+    return Batch(images=pixels.permute(0, 3, 1, 2), flips=flips, labels=labels, samples=rows.samples, rows=rows)
 
 
 def batch_in(memory: memoryview, count: int, size: int, channels: int, slot: int) -> Batch:
     """A slot in memory that several processes share; see layout.py."""
-    pixels, labels, samples, flips = arrays(memory, count, size, channels)
+    rows = arrays(memory, count, size, channels)
     return Batch(
-        images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
-        flips=torch.from_numpy(flips),
-        labels=torch.from_numpy(labels),
-        samples=samples,
+        images=torch.from_numpy(rows.pixels).permute(0, 3, 1, 2),
+        flips=torch.from_numpy(rows.flips),
+        labels=torch.from_numpy(rows.labels),
+        samples=rows.samples,
+        rows=rows,
         slot=slot,
     )
 

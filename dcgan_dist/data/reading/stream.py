@@ -12,7 +12,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 from webdataset.filters import shuffle
 from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys
@@ -61,10 +60,10 @@ class StreamReader:
 
         def fill(batch: Batch) -> None:
             pixels, batch.read = batch.pixels, Counters(images=count)
-            batch.flips[:] = torch.from_numpy(flips(self._seed, next(positions) + split.rank * count, count))
+            batch.rows.flips[:] = flips(self._seed, next(positions) + split.rank * count, count)
             for row, (suffix, data, label, where) in enumerate(islice(samples, count)):
                 decode_into(data, suffix, pixels[row], where)
-                batch.labels[row] = label
+                batch.rows.labels[row] = label
                 batch.read.bytes += len(data)
 
         with closing(read_ahead(fill, slots)) as batches:
