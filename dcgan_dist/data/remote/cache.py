@@ -128,9 +128,10 @@ class ShardCache:
         """Hits, misses, bytes, evictions."""
         return replace(self._counts, evictions=self._room.evictions)
 
-    def there(self, name: str) -> bool:
-        """The entry of this name is there now."""
-        return (self.folder / name).exists()
+    def names(self) -> set[str]:
+        """Of all entries that are there now."""
+        with self._readable_errors(), os.scandir(self.folder) as found:
+            return {entry.name for entry in found if not entry.name.startswith(".")}
 
     def get(self, source: Source) -> CachedShard | None:
         """The entry of a source if it is there now."""

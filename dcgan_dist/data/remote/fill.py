@@ -15,6 +15,9 @@ from dcgan_dist.errors import UserError
 READABLE = 60  # characters of a file's own name that its entry keeps
 PIECE = 2**20
 
+# an ETag that vouches for every byte, or a generation; not a date, nor a length, nor a weak ETag
+_TELLING = re.compile(r'"[^"]+"|\w+')
+
 Source = RemoteStat | Path
 """A remote file, or a local packed one."""
 
@@ -36,7 +39,9 @@ class Wanted:
 def wanted_of(source: Source) -> Wanted:
     """Raises UserError when a local file cannot be read."""
     if isinstance(source, RemoteStat):
-        shown, address, version, size = without_secrets(source.url), source.url, source.version, source.size
+        shown, version, size = without_secrets(source.url), source.version, source.size
+        # a URL that was signed anew is the same file; but without a telling version the query may say which file it is
+        address = shown if _TELLING.fullmatch(version) else source.url
     else:
         try:
             about = source.stat()
