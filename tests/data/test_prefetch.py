@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.http_server import HttpServer, silent, status
@@ -188,7 +189,9 @@ def test_the_folder_is_looked_at_once_for_every_step_of_the_reader(server, tmp_p
     sources, asked = sources_of(server), []
     cache = Watched(tmp_path, room, REMOTE)
     for number in ORDER[: room // 1000]:
-        cache.acquire(sources[number]).close()
+        shard = cache.acquire(sources[number])
+        assert shard is not None
+        shard.close()
     cache.tries = 0
 
     def plan(position):
@@ -208,7 +211,7 @@ def test_the_folder_is_looked_at_once_for_every_step_of_the_reader(server, tmp_p
 
 
 def looks_ahead(shards, plan, lines):
-    corpus = SimpleNamespace(shards=shards, opener=Opener(REMOTE, plan))
+    corpus: Any = SimpleNamespace(shards=shards, opener=Opener(REMOTE, plan))
     return looking_ahead(corpus, Order([10] * len(shards), 0), 0, lines.append)
 
 
