@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from tarfile import EOFHeaderError, HeaderError, ReadError  # pyright: ignore[reportAttributeAccessIssue]
+from tarfile import EOFHeaderError, HeaderError, InvalidHeaderError, ReadError  # pyright: ignore[reportAttributeAccessIssue]
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -35,8 +35,13 @@ from dcgan_dist.errors import UserError
 KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 WEBDATASETS_OWN = ("__key__", "__url__")  # in every sample, so that as suffixes they are there twice
 BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the member is empty
+MAGIC = b"ustar"
+MAGIC_AT = 257  # in a tar header
+# zeros: the oldest tars. Where a byte is missing before a header, the sum of the shifted bytes may still be right, and
+# `00003.cls` would be read as `0003.cls`
+MAGICS = (MAGIC, bytes(len(MAGIC)))
 CHECKSUM_BYTES = 8  # in front of a kept index
-KEPT = "dcgan_dist/2"  # goes up with the arrays and with what is taken for a sample
+KEPT = "dcgan_dist/3"  # goes up with the arrays and with what is taken for a sample
 
 Members = dict[str, tarfile.TarInfo]
 
@@ -143,7 +148,7 @@ def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile
     """
     end = 0
     try:
-        with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as tar:
+        with tarfile.open(fileobj=file, mode=mode, tarinfo=Header) as tar:
             for info in tar:
                 size = info.size if info.isreg() and not info.issparse() else 0
                 # backwards tarfile would go round in circles
@@ -162,9 +167,20 @@ def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile
         raise ReadError(f"a header after byte {end} cannot be read: {error!r}") from error
 
 
-class _Header(tarfile.TarInfo):
+class Header(tarfile.TarInfo):
+    """A tar header. What is none raises ReadError behind the first member, where tarfile alone would see the end."""
+
     @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Header":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
+        """See tarfile.TarInfo; the magic has to be there, too."""
+        header = super().frombuf(buf, encoding, errors)
+        if bytes(buf[MAGIC_AT : MAGIC_AT + len(MAGIC)]) not in MAGICS:
+            raise InvalidHeaderError("no magic")
+        return header
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "Header":
+        """See tarfile.TarInfo."""
         try:
             return super().fromtarfile(tarfile)
         except HeaderError as error:

@@ -206,6 +206,21 @@ def test_a_folder_with_data_does_not_end_a_tar_without_a_word(path):
     assert "no tar header and no end mark at byte 1536" in outcome(as_streamed, path)
 
 
+def test_a_lost_byte_does_not_rename_the_next_member(path):
+    """The header of 00.cls has a right checksum even when it is shifted by one byte; to webdataset it is 0.cls."""
+    content = archive([Member("00.jpg", b"x" * 1_300), Member("00.cls", b"0")])[0]
+    path.write_bytes(content[:700] + content[701:])
+    assert theirs(path) == [("00", "jpg", b"x" * 1_299 + b"\0", -1)]
+    assert "no tar header and no end mark at byte 2048" in outcome(by_walk, path)
+    assert "no tar header and no end mark at byte 2048" in outcome(as_streamed, path)
+
+
+def test_the_oldest_tars_have_no_magic(path):
+    rows = [Member("a.jpg", b"1", changed=(257, bytes(8))), Member("a.cls", b"7", changed=(257, bytes(8)))]
+    path.write_bytes(archive(rows)[0])
+    assert theirs(path) == outcome(by_walk, path) == outcome(as_streamed, path) == [("a", "jpg", b"1", 7)]
+
+
 @settings(max_examples=100)
 @given(members(least=1), members(least=1))
 def test_two_tars_in_one_are_refused(path, first, second):

@@ -9,14 +9,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
-from dcgan_dist.data.foreign import BAD, KEY_AND_SUFFIX, WEBDATASETS_OWN
+from dcgan_dist.data.foreign import BAD, KEY_AND_SUFFIX, MAGIC, MAGIC_AT, WEBDATASETS_OWN, Header
 from dcgan_dist.data.index import BLOCK, END_MARK, IMAGE_SUFFIXES, SKIPPED, Read
 
 CHUNK = 4 * 2**20  # bytes read at a time
-MAGIC = b"ustar"
-MAGIC_AT = 257  # in a tar header
-# of the oldest tars too; where a byte is missing before a header, the sum of the shifted bytes may still be right
-MAGICS = (MAGIC, bytes(len(MAGIC)))
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
@@ -143,14 +139,11 @@ def _at(tar: tarfile.TarFile, file: BinaryIO, at: int, size: int) -> Member | Ga
     if at >= size:
         return Gap(size, size, "ends without tar's end mark: cut" if size else "is empty")
     file.seek(at)
-    block = file.read(BLOCK)
-    if block.strip(b"\0") == b"":
+    if file.read(BLOCK).strip(b"\0") == b"":
         return _zeros(file, at, size)
-    if block[MAGIC_AT : MAGIC_AT + len(MAGIC)] not in MAGICS:
-        return _bad_header(file, at, size)
     file.seek(at)
     try:
-        info = tarfile.TarInfo.fromtarfile(tar)
+        info = Header.fromtarfile(tar)
     except (tarfile.TarError, ValueError, LookupError, OverflowError):
         return _bad_header(file, at, size)
     if info.size < 0 or tar.offset <= at:
