@@ -13,11 +13,11 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
 from support.processes import decoders as workers
+from support.processes import open_files
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.data.corpus import open_corpus
@@ -252,10 +252,8 @@ def test_a_shard_that_is_replaced_after_the_start_is_named(tmp_path):
 
 def resources():
     """Threads and open files of this process, without its idle connections to web servers."""
-    process = psutil.Process()
-    opened = process.num_fds() - len(process.net_connections(kind="tcp"))
     ours = ("reader", "decode", "prefetch")
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith(ours)}, opened
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith(ours)}, open_files()
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])

@@ -5,12 +5,12 @@ import itertools
 import tarfile
 import threading
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from support.processes import open_files
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist import keyed
@@ -206,7 +206,7 @@ def test_nothing_is_left_of_a_stream_that_is_closed_early(tmp_path, kind):
         children = [child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
         return (
             {thread.name for thread in threading.enumerate()},
-            len(list(Path("/proc/self/fd").iterdir())),
+            open_files(),
             len(children),
         )
 

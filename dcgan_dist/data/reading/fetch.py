@@ -218,11 +218,18 @@ class Fetcher:
     # ---- damaged images
 
     def _brought_anew(self, sample: int) -> bool:
-        """Whether the shard of a damaged image was thrown out of the cache, which may be at fault; once for each."""
+        """Whether to read a damaged image once more: its shard was thrown out of the cache, which may be at fault.
+
+        That is done once for each shard; other rows, and other threads, may have met the same damage before it was.
+        """
         number, _ = self.corpus.locate(sample)
         with self._lock:
+            if self.corpus.shards[number].source is None:
+                return False
             found = self._open.get(number)
-            if self.corpus.shards[number].source is None or number in self._thrown_out or found is None or found.afar:
+            if number in self._thrown_out or found is None:
+                return True
+            if found.afar:
                 return False
             self._thrown_out.add(number)
             del self._open[number]
