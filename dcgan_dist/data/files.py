@@ -111,6 +111,11 @@ class RangedFile:
         return Span(self._stat.url, offset, min(length, self._stat.size - offset), self._stat.version)
 
 
+def same_file(one: ShardFile, other: ShardFile | None) -> bool:
+    """Whether two are one and the same file of this machine."""
+    return isinstance(one, LocalFile) and isinstance(other, LocalFile) and os.path.samestat(one.about, other.about)
+
+
 def read_together(parts: Sequence[tuple[ShardFile, int, int]]) -> list[bytes]:
     """Offset and length of several files, all at once where they are far away."""
     far = [(place, file, span) for place, (file, *span) in enumerate(parts) if isinstance(file, RangedFile)]

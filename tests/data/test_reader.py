@@ -329,7 +329,8 @@ def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
         batch = next(batches)
         for sample, pixels in zip(batch.samples.tolist(), batch.pixels, strict=True):
             assert pixels.tobytes() == encoded(sample)[-pixels.nbytes :]
-    assert 60 <= resources()[1] - opened <= 60 + 12  # those of the batch in the making may be further ones
+    # those of the batch in the making may be further ones, or be closed while they are counted
+    assert 60 - 12 <= resources()[1] - opened <= 60 + 12
     batches.close()
     del batches
     assert resources()[1] == opened

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.codecs import netpbm_header
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.files import read_together
+from dcgan_dist.data.files import ShardFile, read_together, same_file
 from dcgan_dist.data.jpeg import decode_jpeg
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.opened import JPEG, PIXELS, DamageError, OpenShard
@@ -77,7 +77,7 @@ class Fetcher:
         self._most_open = most_open(min(MOST_OPEN, len(corpus.shards)))
         self._open: dict[int, OpenShard] = {}
         self._pixels = PixelTable(corpus.size)
-        self._thrown_out: set[int] = set()
+        self._thrown_out: dict[int, ShardFile] = {}
         self._fills = 0
         self._remote = any(shard.source is not None for shard in corpus.shards)
         self._lock = threading.Lock()  # of all of these
@@ -201,6 +201,8 @@ class Fetcher:
             return shard
         file = self.corpus.opener.open(self.corpus.shards[number])
         shard = OpenShard(file, self.corpus.index(number), self._shape)
+        if same_file(file, self._thrown_out.get(number)):  # opened just before another thread threw it out
+            return self._open_one(number)
         with self._lock:
             while len(self._open) >= self._most_open:
                 del self._open[next(iter(self._open))]
@@ -223,17 +225,17 @@ class Fetcher:
         That is done once for each shard; other rows, and other threads, may have met the same damage before it was.
         """
         number, _ = self.corpus.locate(sample)
+        described, found = self.corpus.shards[number], self._open.get(number)
+        if described.source is None:
+            return False
+        if number in self._thrown_out or found is None:
+            return True
+        if found.afar:
+            return False
+        self.corpus.opener.throw_out(described, found.file)
         with self._lock:
-            if self.corpus.shards[number].source is None:
-                return False
-            found = self._open.get(number)
-            if number in self._thrown_out or found is None:
-                return True
-            if found.afar:
-                return False
-            self._thrown_out.add(number)
-            del self._open[number]
-        self.corpus.opener.throw_out(self.corpus.shards[number], found.file)
+            self._thrown_out[number] = found.file  # kept open, so that no other file gets its number
+            self._open.pop(number, None)
         return True
 
     def _substitute(self, row: _Target) -> None:
