@@ -17,6 +17,8 @@ def decoders(pid=None):
 
 def open_files():
     """Descriptors of this process, without its connections to web servers, which end when they like."""
-    links = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    files = [link for link in links if not link.startswith("socket:")]
+    files = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            files += [path] if not str(path.readlink()).startswith("socket:") else []
     return len(files) + len(psutil.Process().net_connections(kind="unix"))
