@@ -130,7 +130,7 @@ def copies() -> float:
     batches = _batches(with_workers(config, "processes", 2))
     next(batches)
     this, places, pixels = psutil.Process(), set(), 0
-    decoders = this.children()
+    decoders = [child for child in this.children() if "decode_worker" in " ".join(child.cmdline())]
     assert len(decoders) == 2
     before: Any = this.io_counters()
     for batch in islice(batches, COPIED_OVER):
