@@ -17,12 +17,12 @@ from tqdm import tqdm
 from dcgan_dist import cli
 from dcgan_dist.config import DataConfig
 from dcgan_dist.data.checking.census import Census, Looks, Picture, count, look, pictures, spread
-from dcgan_dist.data.checking.checklist import find_manifest, shard_names
+from dcgan_dist.data.checking.checklist import shard_names
 from dcgan_dist.data.codecs import to_rgb_or_grey
 from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.index import NO_LABEL
 from dcgan_dist.data.loading import make_opener
-from dcgan_dist.data.manifest import Manifest
+from dcgan_dist.data.manifest import Manifest, find_manifest
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError

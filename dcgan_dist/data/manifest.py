@@ -18,11 +18,13 @@ _info.json, from which timm does.
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.index import corpus_fingerprint
+from dcgan_dist.data.remote.client import Remote, is_remote, shown
 from dcgan_dist.errors import UserError
 
 NAME = "manifest.json"
@@ -159,3 +161,38 @@ def _contradiction(manifest: Manifest) -> str | None:
         "number of channels": len(manifest.mean) == len(manifest.std) == manifest.channels,
     }
     return next((what for what, right in checks.items() if not right), None)
+
+
+def find_manifest(names: Sequence[str], remote: Remote) -> Manifest | None:
+    """The manifest beside some shards that all lie in one folder; None where there is none."""
+    folders = {folder_of(name) for name in names}
+    return manifest_beside(folders.pop(), remote) if len(folders) == 1 else None
+
+
+def read_manifest(name: str, remote: Remote) -> Manifest:
+    """The manifest at a path or URL. Raises UserError when it is missing, or damaged."""
+    if not is_remote(name):
+        return load_manifest(Path(name))
+    return parse_manifest(shown(name), remote.read(name, 0, remote.stat(name).size))
+
+
+def manifest_beside(folder: str, remote: Remote) -> Manifest | None:
+    """The manifest in a folder, near or far; None where there is none."""
+    path = within_folder(folder, NAME)
+    if not is_remote(folder):
+        return load_manifest(Path(path)) if Path(path).is_file() else None
+    try:
+        stat = remote.stat(path)
+    except UserError:  # the shards themselves will tell whether the server is there
+        return None
+    return parse_manifest(shown(path), remote.read(path, 0, stat.size))
+
+
+def folder_of(name: str) -> str:
+    """The folder of a path or URL."""
+    return name.partition("?")[0].rpartition("/")[0] if is_remote(name) else str(Path(name).parent)
+
+
+def within_folder(folder: str, name: str) -> str:
+    """Path or URL of a file in a folder."""
+    return f"{folder}/{name}" if is_remote(folder) else str(Path(folder) / name)

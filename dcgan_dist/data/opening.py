@@ -10,10 +10,9 @@ from dcgan_dist.data.foreign import foreign_index, keep_index, kept_index, walk
 from dcgan_dist.data.index import Footer, ShardIndex, load_index, read_footer, read_index
 from dcgan_dist.data.remote.cache import CachedShard, ShardCache, Wish, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote, without_secrets
+from dcgan_dist.data.remote.fill import Source
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.errors import UserError
-
-Source = RemoteStat | Path
 
 
 @dataclass(frozen=True, kw_only=True)

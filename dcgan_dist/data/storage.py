@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from dcgan_dist.errors import UserError
 
@@ -47,16 +47,24 @@ def _lives(pid: int) -> bool:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that any process, also after a crash, sees the old content or the new, never a part."""
-    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             file.write(data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written, which gets its name when it is complete and on disk; an exception leaves nothing of it."""
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         with suppress(OSError):  # what made the writing fail may fail here too
             temporary.unlink(missing_ok=True)

@@ -204,11 +204,7 @@ def test_nothing_is_left_of_a_stream_that_is_closed_early(tmp_path, kind):
     def resources():
         gc.collect()
         children = [child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
-        return (
-            {thread.name for thread in threading.enumerate()},
-            open_files(),
-            len(children),
-        )
+        return {thread.name for thread in threading.enumerate()}, open_files(), len(children)
 
     before = resources()
     stream = make_reader([kind.format(path=path)]).batches(0, ALONE)
@@ -217,4 +213,5 @@ def test_nothing_is_left_of_a_stream_that_is_closed_early(tmp_path, kind):
     assert "reader" in resources()[0] - before[0]
     stream.close()
     del stream
-    assert resources() == before
+    after = resources()  # threads of earlier tests' web servers may end meanwhile, and take what they held with them
+    assert after[0] <= before[0] and after[1] <= before[1] and after[2] <= before[2]

@@ -5,15 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import EISDIR, ENOENT
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 from dcgan_dist.data.files import RangedFile
 from dcgan_dist.data.index import Read
 from dcgan_dist.data.manifest import ShardEntry
-from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote, without_secrets
+from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name, shown
 from dcgan_dist.data.remote.unpack import Unpacker, packing
 from dcgan_dist.data.storage import Output
 from dcgan_dist.errors import UserError
@@ -43,16 +42,6 @@ class Job:
     def shown(self) -> str:
         """The name as it stands in messages."""
         return shown(self.name)
-
-
-def base_name(name: str) -> str:
-    """The name of a file without its folder, from a path or URL."""
-    return PurePosixPath(urlsplit(name).path).name if is_remote(name) else Path(name).name
-
-
-def shown(name: str) -> str:
-    """A path or URL as it may stand in messages."""
-    return without_secrets(name) if is_remote(name) else name
 
 
 @contextmanager

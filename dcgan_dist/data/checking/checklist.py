@@ -8,7 +8,7 @@ from pathlib import Path
 from dcgan_dist.data.checking.access import Job, base_name, shown
 from dcgan_dist.data.checking.verify import Problem
 from dcgan_dist.data.corpus import expand
-from dcgan_dist.data.manifest import NAME, Manifest, load_manifest, parse_manifest
+from dcgan_dist.data.manifest import NAME, Manifest, folder_of, manifest_beside, read_manifest, within_folder
 from dcgan_dist.data.opening import Opener
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.errors import UsageError, UserError
@@ -45,9 +45,9 @@ def make_checklist(patterns: Sequence[str], manifest: str | None, remote: Remote
         names |= dict.fromkeys(_names(pattern, remote, whole))
     folders: dict[str, list[str]] = {}
     for name in names:
-        folders.setdefault(_folder(name), []).append(name)
+        folders.setdefault(folder_of(name), []).append(name)
     for folder, members in folders.items():
-        known = _read_manifest(manifest, remote) if manifest else _beside(folder, remote)
+        known = read_manifest(manifest, remote) if manifest else manifest_beside(folder, remote)
         entries = {}
         if known is not None:
             found.manifests.append(known)
@@ -67,17 +67,11 @@ def shard_names(patterns: Iterable[str], remote: Remote) -> list[str]:
     return list(dict.fromkeys(name for pattern in patterns for name in _names(pattern, remote, set())))
 
 
-def find_manifest(names: Sequence[str], remote: Remote) -> Manifest | None:
-    """The manifest beside some shards that all lie in one folder; None where there is none."""
-    folders = {_folder(name) for name in names}
-    return _beside(folders.pop(), remote) if len(folders) == 1 else None
-
-
 def _names(pattern: str, remote: Remote, whole: set[str]) -> list[str]:
     if base_name(pattern) == NAME:
-        folder = _folder(pattern)
+        folder = folder_of(pattern)
         whole.add(folder)
-        return [_within(folder, entry.name) for entry in _read_manifest(pattern, remote).shards]
+        return [within_folder(folder, entry.name) for entry in read_manifest(pattern, remote).shards]
     if not is_remote(pattern) and Path(pattern).is_dir():
         files = sorted(str(path) for path in Path(pattern).glob("*.tar"))
         if not files and not (Path(pattern) / NAME).exists():
@@ -90,31 +84,14 @@ def _names(pattern: str, remote: Remote, whole: set[str]) -> list[str]:
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--data.shards ")) from error
     if is_remote(pattern) and "*" in pattern:
-        whole |= {_folder(name) for name in names}
+        whole |= {folder_of(name) for name in names}
     return names
-
-
-def _read_manifest(name: str, remote: Remote) -> Manifest:
-    if not is_remote(name):
-        return load_manifest(Path(name))
-    return parse_manifest(shown(name), remote.read(name, 0, remote.stat(name).size))
-
-
-def _beside(folder: str, remote: Remote) -> Manifest | None:
-    path = _within(folder, NAME)
-    if not is_remote(folder):
-        return load_manifest(Path(path)) if Path(path).is_file() else None
-    try:
-        stat = remote.stat(path)
-    except UserError:  # the shards themselves will tell whether the server is there
-        return None
-    return parse_manifest(shown(path), remote.read(path, 0, stat.size))
 
 
 def _absent(folder: str, members: list[str], entries: list[str], whole: bool) -> list[Problem]:
     """Shards that a manifest names and that do not exist; of remote ones only where all of them were asked for."""
     there = {base_name(name) for name in members}
-    absent = [_within(folder, name) for name in entries if name not in there]
+    absent = [within_folder(folder, name) for name in entries if name not in there]
     return [
         Problem(shard=shown(name), kind="missing", what="the manifest names this shard; it is not there")
         for name in absent
@@ -146,11 +123,3 @@ def _measure(job: Job) -> tuple[Job | Problem, int]:
         return job, Path(job.name).stat().st_size
     except OSError:  # check_shard says what is wrong with it
         return job, 0
-
-
-def _folder(name: str) -> str:
-    return name.partition("?")[0].rpartition("/")[0] if is_remote(name) else str(Path(name).parent)
-
-
-def _within(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if is_remote(folder) else str(Path(folder) / name)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dcgan_dist import keyed
+from dcgan_dist.data.codecs import netpbm_header
 from dcgan_dist.data.faces.art import Factors, Jitter, paint
 from dcgan_dist.data.index import ShardWriter, read_index
 from dcgan_dist.data.workers import available_cores, follow_parent
@@ -101,7 +102,7 @@ class FaceSet:
             file = io.BytesIO()
             image.save(file, "JPEG", quality=95, subsampling="4:4:4")
             return file.getvalue()
-        return b"P%d\n%d %d\n255\n" % (6 if self.channels == 3 else 5, self.size, self.size) + image.tobytes()
+        return netpbm_header(self.size, self.size, self.channels) + image.tobytes()
 
 
 def ensure(

@@ -184,15 +184,14 @@ class Fetcher:
     # ---- open shards
 
     def _view(self, number: int) -> memoryview | None:
-        return next(self._opened([number])).view()
+        return self._open_one(number).view()
 
     def _opened(self, numbers: Collection[int]) -> Iterator[OpenShard]:
         """Shards that are open, or are opened now: remote ones, whose index is asked for, several at a time."""
         missing = [number for number in numbers if number not in self._open] if self._remote else []
         if len(missing) > 1:
             with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
-                opened = dict(zip(missing, pool.map(self._open_one, missing), strict=True))
-            return (opened.get(number) or self._open_one(number) for number in numbers)
+                list(pool.map(self._open_one, missing))
         return map(self._open_one, numbers)
 
     def _open_one(self, number: int) -> OpenShard:

@@ -26,8 +26,6 @@ class Batch:
     """bool (n,): mirror this image."""
     labels: Tensor
     """int64 (n,): -1 where there is none."""
-    samples: NDArray[np.int64]
-    """(n,) numbers of the images in the corpus; -1 from a stream."""
     rows: Arrays
     """The same memory as arrays. Threads use these alone: one that is in torch when the program ends would abort it."""
     slot: int = 0
@@ -40,6 +38,11 @@ class Batch:
         """(n, H, W, C)"""
         return self.rows.pixels
 
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """(n,) numbers of the images in the corpus; -1 from a stream."""
+        return self.rows.samples
+
 
 def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
     """A slot for `count` images; pinned memory goes to a GPU without a further copy and without waiting."""
@@ -50,7 +53,7 @@ def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
     flips = torch.zeros(count, dtype=torch.bool, pin_memory=pinned)
     labels = torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned)
     rows = Arrays(pixels.numpy(), labels.numpy(), np.full(count, -1, dtype=np.int64), flips.numpy())
-    return Batch(images=pixels.permute(0, 3, 1, 2), flips=flips, labels=labels, samples=rows.samples, rows=rows)
+    return Batch(images=pixels.permute(0, 3, 1, 2), flips=flips, labels=labels, rows=rows)
 
 
 def batch_in(memory: memoryview, count: int, size: int, channels: int, slot: int) -> Batch:
@@ -60,7 +63,6 @@ def batch_in(memory: memoryview, count: int, size: int, channels: int, slot: int
         images=torch.from_numpy(rows.pixels).permute(0, 3, 1, 2),
         flips=torch.from_numpy(rows.flips),
         labels=torch.from_numpy(rows.labels),
-        samples=rows.samples,
         rows=rows,
         slot=slot,
     )

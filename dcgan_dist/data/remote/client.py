@@ -21,7 +21,9 @@ from collections.abc import Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from dcgan_dist.data.remote.faults import Patience
 from dcgan_dist.data.remote.stores import (
@@ -39,7 +41,7 @@ from dcgan_dist.data.remote.stores import (
 from dcgan_dist.data.storage import Output
 from dcgan_dist.errors import UsageError, UserError
 
-__all__ = ["Remote", "RemoteStat", "is_remote", "without_secrets"]
+__all__ = ["Remote", "RemoteStat", "base_name", "is_remote", "shown", "without_secrets"]
 
 PART = 8 * 2**20  # bytes of one request of a download
 PARTS = 4  # of a download in flight; together they bound its memory
@@ -118,6 +120,16 @@ atexit.register(lambda: _connections.close())
 def is_remote(name: str) -> bool:
     """The name is a URL (`scheme://`), not a path and not a `pipe:` command."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None
+
+
+def shown(name: str) -> str:
+    """A path, or a URL without what may be secret in it, as it may stand in messages."""
+    return without_secrets(name) if is_remote(name) else name
+
+
+def base_name(name: str) -> str:
+    """The name of a file without its folder, from a path or URL."""
+    return PurePosixPath(urlsplit(name).path).name if is_remote(name) else Path(name).name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from dcgan_dist.data.remote.client import Remote, is_remote, without_secrets
+from dcgan_dist.data.remote.client import Remote, is_remote, shown
 from dcgan_dist.data.sources.base import ENCODING
 from dcgan_dist.errors import UsageError
 
@@ -20,11 +20,6 @@ ENDINGS = {
     ".tsv": "list",
     ".jsonl": "list",
 }
-
-
-def shown(name: str) -> str:
-    """A path, or a URL without what may be secret in it."""
-    return without_secrets(name) if is_remote(name) else name
 
 
 def ending(name: str) -> str:

@@ -15,15 +15,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dcgan_dist.data.checking.access import base_name
-from dcgan_dist.data.checking.checklist import find_manifest
 from dcgan_dist.data.foreign import foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
-from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.manifest import find_manifest
+from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
 from dcgan_dist.data.sources.names import ending, shown, stem
 from dcgan_dist.data.sources.spool import Unprepared, spool
-from dcgan_dist.data.storage import remove_abandoned, temporary_path
+from dcgan_dist.data.storage import remove_abandoned, whole_file
 from dcgan_dist.errors import UsageError, UserError
 
 INDEXED_TOGETHER = 16
@@ -185,16 +184,9 @@ def _unpack(file: Path, name: str, target: Path) -> None:
         file.replace(target)
         return
     remove_abandoned(target)
-    temporary = temporary_path(target)
-    try:
-        with temporary.open("wb") as plain:
-            for chunk in _chunks(file, name):
-                plain.write(chunk)
-            plain.flush()
-            os.fsync(plain.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(target) as plain:
+        for chunk in _chunks(file, name):
+            plain.write(chunk)
 
 
 def _chunks(file: Path, name: str) -> Iterator[bytes]:
