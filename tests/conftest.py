@@ -18,6 +18,9 @@ from hypothesis import settings
 
 from dcgan_dist.run.signals import SIGNALS
 
+# a shell ignores it for what runs in the background, and what it starts inherits that: Ctrl-C would go untested
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
 
