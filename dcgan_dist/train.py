@@ -15,7 +15,7 @@ from dcgan_dist.errors import run_and_report
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
 from dcgan_dist.parallel.precision import arithmetic
-from dcgan_dist.parallel.world import World, launch, rank_lost
+from dcgan_dist.parallel.world import World, launch, leave, rank_lost
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.session import Session, open_session
@@ -120,4 +120,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -18,8 +18,9 @@ from hypothesis import settings
 
 from dcgan_dist.run.signals import SIGNALS
 
-# a shell ignores it for what runs in the background, and what it starts inherits that: Ctrl-C would go untested
+# ignored in the background and under nohup, which what is started there inherits: they would go untested
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")

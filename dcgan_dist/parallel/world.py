@@ -2,13 +2,14 @@
 
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -220,6 +221,18 @@ def launch(config: Config) -> World:
             "check --num_processes of accelerate launch (--nproc-per-node of torchrun), or leave --world_size out"
         )
     return world
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process without Python's tear-down.
+
+    Threads of torch may still be letting go of the last tensors. One that asks for Python's lock during the tear-down
+    is ended in the middle of C++ code, which aborts the whole process (seen with gloo: "terminate called without an
+    active exception"), and a launcher takes a complete run for a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def set_cpu_threads(world: World) -> str | None:
