@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dcgan_dist.data.jpeg import decode_jpeg, header
+from dcgan_dist.data.jpeg import decode_jpeg, plain_size
 from dcgan_dist.errors import UserError
 
 Resize = Literal["crop", "pad", "stretch"]
@@ -168,25 +168,13 @@ def decode_into(data: bytes, suffix: str, out: NDArray[np.uint8], where: str) ->
 
 
 def _jpeg_into(data: bytes, out: NDArray[np.uint8], where: str) -> bool:
-    if not plain_jpeg(data, out.shape):
+    if plain_size(data) != out.shape[:2]:
         return False
     try:
         decode_jpeg(data, out.shape[2], out)
     except ValueError as error:
         raise UserError(f"{where}: a damaged image ({error})") from error
     return True
-
-
-def plain_jpeg(data: bytes, shape: tuple[int, ...]) -> bool:
-    """Whether a file is a JPEG of `shape` (height, width, ..) that is decoded as it lies: upright, RGB or grey."""
-    try:
-        height, width, colours = header(data)
-    except ValueError:
-        return False  # no JPEG at all, or not from its beginning on: open_image says which
-    if (height, width) != shape[:2] or colours not in ("YCbCr", "RGB", "Gray"):
-        return False
-    # both kinds of orientation stand in a segment with this marker, whose two bytes never stand in the image's data
-    return b"\xff\xe1" not in data or not (b"Exif\0\0" in data or b"tiff:Orientation" in data)
 
 
 def _netpbm_into(data: bytes, out: NDArray[np.uint8]) -> bool:

@@ -1,5 +1,6 @@
 """A set of shards seen as one numbered list of images."""
 
+import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -34,7 +35,7 @@ def expand(patterns: Iterable[str], opener: Opener | None = None) -> list[str]:
     found = [file for pattern in patterns for name in _without_braces(pattern) for file in _without_glob(name, opener)]
     seen: set[str] = set()
     for name in found:
-        path = name if is_remote(name) else str(Path(name).absolute())
+        path = name if is_remote(name) else os.path.abspath(name)  # noqa: PTH100, for thousands of names
         if path in seen:
             raise UsageError(f"--data.shards names {_shown(name)} twice")
         seen.add(path)

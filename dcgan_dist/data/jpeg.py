@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# bytes of markers, the first in front of each
+MARK, START, SCAN, APP1 = 0xFF, 0xD8, 0xDA, 0xE1
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
 Pixels = NDArray[np.uint8]
 Decoder = Callable[[bytes | memoryview, int, Pixels | None], Pixels]
 
@@ -59,20 +63,28 @@ def decode_jpeg(data: bytes | memoryview, channels: int, out: Pixels | None = No
     return DECODERS[_CHOSEN](data, channels, out)
 
 
-def header(data: bytes) -> tuple[int, int, str]:
-    """Height, width and colours ("YCbCr", "RGB", "Gray", "CMYK" ..) of a JPEG. Raises ValueError for anything else."""
-    if _CHOSEN == "simplejpeg":
-        height, width, colours, _ = _simplejpeg().decode_jpeg_header(data)
-        return int(height), int(width), colours
-    from io import BytesIO
+def plain_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Height and width of a JPEG that shows what is decoded: upright, RGB or grey of 8 bits; None for any other file.
 
-    from PIL import Image
-
+    Looks at the segments before the image's data alone (ITU T.81, B.1 and B.2).
+    """
+    at, size = 2, None
     try:
-        with Image.open(BytesIO(data), formats=["JPEG"]) as image:
-            return image.height, image.width, {"L": "Gray", "RGB": "RGB"}.get(image.mode, image.mode)
-    except Exception as error:  # damaged headers make Pillow raise errors of any kind; too many pixels are one, too
-        raise ValueError(str(error)) from error
+        while data[at] == MARK and (marker := data[at + 1]) != SCAN:
+            length = data[at + 2] << 8 | data[at + 3]
+            if marker in FRAMES and data[at + 4] == 8 and data[at + 9] in (1, 3):
+                size = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
+            elif marker == APP1 and _may_turn(bytes(data[at : at + 2 + length])):
+                return None
+            at += 2 + length
+        return size if data[at] == MARK and data[0] == MARK and data[1] == START else None
+    except IndexError:
+        return None
+
+
+def _may_turn(segment: bytes) -> bool:
+    """Whether a segment is one of the two that may hold an orientation."""
+    return b"Exif\0\0" in segment or b"tiff:Orientation" in segment
 
 
 _CHOSEN = choose()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dcgan_dist.commands.bench.turns import Turn, until
 from dcgan_dist.data.codecs import decode_into
 from dcgan_dist.data.index import IMAGE_SUFFIXES
-from dcgan_dist.data.jpeg import decode_jpeg, header
+from dcgan_dist.data.jpeg import decode_jpeg, plain_size
 
 MOST_PIXELS = 2**28  # bytes: of the images that the floors are measured with
 JPEG = ("jpg", "jpeg")
@@ -28,7 +28,7 @@ class Floors:
         each = (size, size, channels)
         most = min(images, max(1, MOST_PIXELS // int(np.prod(each))))
         self._files = [file for _, file in zip(range(most), _members(shards), strict=False)]
-        self._bare = [suffix in JPEG and header(data)[:2] == each[:2] for suffix, data in self._files]
+        self._bare = [suffix in JPEG and plain_size(data) == each[:2] for suffix, data in self._files]
         self.out = np.empty((batch, *each), dtype=np.uint8)
         """The batch that was made last."""
         with tempfile.TemporaryFile() as file:

@@ -7,7 +7,7 @@ touched for the first time, and remembered.
 
 import resource
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.files import ShardFile, read_together, same_file
 from dcgan_dist.data.jpeg import decode_jpeg
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.opened import JPEG, PIXELS, DamageError, OpenShard
+from dcgan_dist.data.reading.opened import JPEG, LIKELY, PIXELS, DamageError, OpenShard
 from dcgan_dist.data.reading.pixels import PixelTable
 from dcgan_dist.errors import UserError
 
@@ -54,7 +54,9 @@ class _Target:
         return _Target(self.samples[alone], self.pixels[alone], self.labels[alone])
 
 
-Rows = list[tuple[int, int]]  # row in the batch and member of the shard
+Places = list[tuple[int, int]]  # of every row the shard and the member of it
+Shards = dict[int, OpenShard]
+Views = dict[int, memoryview | None]
 Bad = list[tuple[int, DamageError]]  # rows whose image cannot be used
 
 
@@ -121,78 +123,97 @@ class Fetcher:
         if not self._remote and self._pixels.copy(target.samples, numbers, self._view, target.pixels, target.labels):
             counters.bytes += target.pixels.nbytes + self._header * len(target.samples)
             return []
-        shards: dict[int, Rows] = {}
-        for row, (number, member) in enumerate(self.corpus.locate_all(target.samples, numbers)):
-            shards.setdefault(number, []).append((row, member))
-        bad: Bad = []
-        unmapped: list[tuple[OpenShard, Rows]] = []
-        for (number, rows), shard in zip(shards.items(), self._opened(shards), strict=True):
-            shard.used = self._fills
-            view = shard.view()
-            if view is None:
-                unmapped.append((shard, rows))
-            else:
-                bad += self._fill_mapped(shard, view, rows, target)
-            counters.bytes += sum([shard.length[member] for _, member in rows])
-            if self.corpus.shards[number].source is not None:
-                counters.from_afar += len(rows) * shard.afar
-                counters.from_cache += len(rows) * (not shard.afar)
-        return bad + self._fill_unmapped(unmapped, target)
+        places = self.corpus.locate_all(target.samples, numbers)
+        shards = self._opened({number for number, _ in places})
+        views = {number: shard.view() for number, shard in shards.items()}
+        bad = self._fill_mapped(places, shards, views, target, counters)
+        if None in views.values():
+            unmapped = [(row, *place) for row, place in enumerate(places) if views[place[0]] is None]
+            bad += self._fill_unmapped(unmapped, shards, target, counters)
+        if self._remote:
+            self._count_remote([shards[number] for number, _ in places], counters)
+        return bad
 
-    def _fill_mapped(self, shard: OpenShard, view: memoryview, rows: Rows, target: _Target) -> Bad:
+    def _fill_mapped(self, places: Places, shards: Shards, views: Views, target: _Target, counters: Counters) -> Bad:
         bad: Bad = []
-        kind, offset, length, label = shard.kind, shard.offset, shard.length, shard.label
         pixels, labels = target.pixels, target.labels
         flat, channels, header = pixels.data.cast("B"), pixels.shape[3], self._header
         each = len(flat) // len(pixels)
-        for row, member in rows:
-            # the images that were touched before, with as few steps as can be; what goes wrong is named further down
-            begin = offset[member]
+        raw: list[int] = []  # rows; of each where it begins, and its label
+        begins: list[int] = []
+        found: list[int] = []
+        for row, (number, member) in enumerate(places):
+            shard, view = shards[number], views[number]
+            if view is None:
+                continue
+            # with as few steps as can be; what goes wrong is named further down
+            kind, begin = shard.kind[member], shard.offset[member]
             try:
-                if kind[member] == PIXELS:
-                    flat[row * each : (row + 1) * each] = view[begin + header : begin + header + each]
-                    labels[row] = label[member]
+                if kind == PIXELS or (kind == LIKELY and shard.is_pixels(member, view)):
+                    begin += header
+                    flat[row * each : (row + 1) * each] = view[begin : begin + each]
+                    raw.append(row)
+                    begins.append(begin)
+                    found.append(shard.label[member])
                     continue
-                if kind[member] == JPEG:
-                    decode_jpeg(view[begin : begin + length[member]], channels, pixels[row])
-                    labels[row] = label[member]
+                if kind == JPEG:
+                    length = shard.length[member]
+                    decode_jpeg(view[begin : begin + length], channels, pixels[row])
+                    labels[row] = shard.label[member]
+                    counters.bytes += length
                     continue
             except ValueError:  # too few bytes, or damaged since
                 pass
             first, count = shard.span(member)
             try:
-                if shard.put(member, (first, count), view[first : first + count], pixels[row]) == PIXELS:
-                    self._pixels.put(int(target.samples[row]), begin + header, label[member])
-                labels[row] = label[member]
+                shard.put(member, (first, count), view[first : first + count], pixels[row])
+                labels[row] = shard.label[member]
+                counters.bytes += shard.length[member]
+            except DamageError as error:
+                bad.append((row, error))
+        if raw:
+            labels[raw] = found
+            self._pixels.put(target.samples[raw], begins, labels[raw])
+            counters.bytes += len(raw) * (each + header)
+        return bad
+
+    def _fill_unmapped(
+        self, unmapped: list[tuple[int, int, int]], shards: Shards, target: _Target, counters: Counters
+    ) -> Bad:
+        """All that is far away is asked for at once."""
+        bad: Bad = []
+        wanted = [(row, shards[number], member, shards[number].span(member)) for row, number, member in unmapped]
+        blobs = read_together([(shard.file, *span) for _, shard, _, span in wanted])
+        for (row, shard, member, span), data in zip(wanted, blobs, strict=True):
+            try:
+                shard.put(member, span, data, target.pixels[row])
+                target.labels[row] = shard.label[member]
+                counters.bytes += shard.length[member]
             except DamageError as error:
                 bad.append((row, error))
         return bad
 
-    def _fill_unmapped(self, unmapped: list[tuple[OpenShard, Rows]], target: _Target) -> Bad:
-        """All that is far away is asked for at once."""
-        bad: Bad = []
-        wanted = [(shard, row, member, shard.span(member)) for shard, rows in unmapped for row, member in rows]
-        blobs = read_together([(shard.file, *span) for shard, _, _, span in wanted])
-        for (shard, row, member, span), data in zip(wanted, blobs, strict=True):
-            try:
-                shard.put(member, span, data, target.pixels[row])
-                target.labels[row] = shard.label[member]
-            except DamageError as error:
-                bad.append((row, error))
-        return bad
+    @staticmethod
+    def _count_remote(shards: list[OpenShard], counters: Counters) -> None:
+        """Of the shard of every row, where it was."""
+        counters.from_afar += sum(shard.remote and shard.afar for shard in shards)
+        counters.from_cache += sum(shard.remote and not shard.afar for shard in shards)
 
     # ---- open shards
 
     def _view(self, number: int) -> memoryview | None:
         return self._open_one(number).view()
 
-    def _opened(self, numbers: Collection[int]) -> Iterator[OpenShard]:
+    def _opened(self, numbers: set[int]) -> Shards:
         """Shards that are open, or are opened now: remote ones, whose index is asked for, several at a time."""
         missing = [number for number in numbers if number not in self._open] if self._remote else []
         if len(missing) > 1:
             with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
                 list(pool.map(self._open_one, missing))
-        return map(self._open_one, numbers)
+        shards = {number: self._open_one(number) for number in numbers}
+        for shard in shards.values():
+            shard.used = self._fills
+        return shards
 
     def _open_one(self, number: int) -> OpenShard:
         shard = self._open.get(number)
@@ -200,6 +221,7 @@ class Fetcher:
             return shard
         file = self.corpus.opener.open(self.corpus.shards[number])
         shard = OpenShard(file, self.corpus.index(number), self._shape)
+        shard.remote = self.corpus.shards[number].source is not None
         if same_file(file, self._thrown_out.get(number)):  # opened just before another thread threw it out
             return self._open_one(number)
         with self._lock:

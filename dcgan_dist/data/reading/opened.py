@@ -4,13 +4,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dcgan_dist.data.codecs import decode_into, netpbm_header, plain_jpeg
+from dcgan_dist.data.codecs import decode_into, netpbm_header
 from dcgan_dist.data.files import RangedFile, ShardFile
 from dcgan_dist.data.index import ShardIndex
-from dcgan_dist.data.jpeg import decode_jpeg
+from dcgan_dist.data.jpeg import decode_jpeg, plain_size
 from dcgan_dist.errors import UserError
 
-UNKNOWN, PIXELS, JPEG, OTHER = range(4)  # kinds of images: not touched yet; at training size: raw, JPEG; all others
+# kinds of images: not touched yet, the second raw by its name and length; at training size: raw, JPEG; all others
+UNKNOWN, LIKELY, PIXELS, JPEG, OTHER = range(5)
 Bytes = memoryview | bytes
 
 
@@ -28,24 +29,42 @@ class OpenShard:
         """`shape`: height (and width), channels of the batch."""
         self.file, self.index = file, index
         self.afar = isinstance(file, RangedFile)
+        self.remote = False  # it, or what it is a copy of
         self.used = 0  # in which call of fill
-        self.kind = bytearray(len(index))
         self.offset, self.length, self.label = index.offset.data, index.length.data, index.label.data
         self._start, self._checksum = index.start.data, index.checksum.data
         self._checked = index.checked
         self._header = netpbm_header(shape[0], *shape)
+        raw = [number for number, suffix in enumerate(index.suffixes) if suffix in ("ppm", "pgm")]
+        likely = np.isin(index.suffix, raw) & (index.length == len(self._header) + shape[0] ** 2 * shape[1])
+        self.kind = bytearray(np.where(likely, LIKELY, UNKNOWN).astype(np.uint8))
 
     def view(self) -> memoryview | None:
         """All bytes of a mapped file, as it is now: nothing beyond the end of one that was cut may be touched."""
         view = self.file.view
-        return view if view is None else view[: self.file.size()]
+        if view is None:
+            return None
+        size = self.file.size()
+        return view if size >= len(view) else view[:size]
 
     def span(self, member: int) -> tuple[int, int]:
         """First byte and number of those that are needed: of an image that was touched, itself, else its sample."""
-        if self.kind[member] or not self._checked:
+        if self.kind[member] > LIKELY or not self._checked:
             return self.offset[member], self.length[member]
         start = self._start[member]
         return start, self._start[member + 1] - start
+
+    def is_pixels(self, member: int, view: memoryview) -> bool:
+        """Whether an image that is LIKELY raw is so, and whole; of one that is not, put() tells what is wrong."""
+        begin = self.offset[member]
+        if view[begin : begin + len(self._header)] != self._header:
+            return False
+        if self._checked:
+            sample = view[self._start[member] : self._start[member + 1]]
+            if xxhash.xxh3_64_intdigest(sample) != self._checksum[member]:
+                return False
+        self.kind[member] = PIXELS
+        return True
 
     def put(self, member: int, span: tuple[int, int], data: Bytes, out: NDArray[np.uint8]) -> int:
         """Decodes the image in the bytes of a span into `out`, uint8 (H, W, C), C-contiguous; returns its kind.
@@ -60,7 +79,8 @@ class OpenShard:
                 what = "its bytes are not those that were written; copy the shard again, or dcgan-dist verify --repair"
                 raise DamageError(f"{self.index.describe(member)}: {what}")
             data = data[self.offset[member] - first :][: self.length[member]]
-        kind = self.kind[member] or self._kind(member, data, out)
+        kind = self.kind[member]
+        kind = kind if kind > LIKELY else self._kind(member, data, out)
         if kind == PIXELS:
             out[:] = np.frombuffer(data, dtype=np.uint8, offset=len(self._header)).reshape(out.shape)
         else:
@@ -75,7 +95,7 @@ class OpenShard:
         suffix, header = self._suffix(member), self._header
         if suffix in ("ppm", "pgm") and len(data) == len(header) + out.nbytes and data[: len(header)] == header:
             return PIXELS
-        return JPEG if suffix in ("jpg", "jpeg") and plain_jpeg(bytes(data), out.shape) else OTHER
+        return JPEG if suffix in ("jpg", "jpeg") and plain_size(data) == out.shape[:2] else OTHER
 
     def _decode(self, member: int, kind: int, data: Bytes, out: NDArray[np.uint8]) -> None:
         try:

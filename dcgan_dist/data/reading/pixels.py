@@ -19,11 +19,11 @@ class PixelTable:
         self._begin = np.zeros(size, dtype=np.int64)  # 0: not known
         self._label = np.zeros(size, dtype=np.int64)  # - NO_LABEL
 
-    def put(self, sample: int, begin: int, label: int) -> None:
-        """Remembers an image."""
+    def put(self, samples: NDArray[np.int64], begins: list[int], labels: NDArray[np.int64]) -> None:
+        """Remembers images."""
         if len(self._begin):
-            self._label[sample] = label - NO_LABEL
-            self._begin[sample] = begin  # last, for other threads go by it
+            self._label[samples] = labels - NO_LABEL
+            self._begin[samples] = begins  # last, for other threads go by it
 
     def copy(
         self,
