@@ -5,6 +5,7 @@ import os
 import zipfile
 from multiprocessing.reduction import ForkingPickler
 from pathlib import PurePosixPath
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -109,6 +110,19 @@ def test_class_names_of_a_data_set(tmp_path):
             return pets([("image", 1)])
 
     assert Pets("Pets", (), tmp_path, download=False).items().classes == ("tench, Tinca tinca", "dog")
+
+
+def test_a_data_set_that_cannot_be_downloaded(tmp_path, monkeypatch):
+    def unreachable(url, *_, **__):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    source = TorchvisionSource("CIFAR10", (), tmp_path, download=True)
+    with pytest.raises(
+        UserError, match=r"CIFAR10 could not be downloaded to .*not known.*; check the connection"
+    ) as told:
+        source.items()
+    assert told.value.exit_code == 1
 
 
 def parquet_file(path):

@@ -53,6 +53,10 @@ class TorchvisionSource:
             data_set = make(**arguments, **{name: _value(text) for name, text in self.options})
             len(data_set)  # what is no data set says so only now
         except Exception as error:  # whatever its options and damaged files raise
+            if download and isinstance(error, OSError):
+                problem = f"could not be downloaded to {self.root} ({error})"
+                remedy = "check the connection, or put its files there by hand and leave --download out"
+                raise UserError(f"{TORCHVISION}{self.name} {problem}; {remedy}") from error
             missing = isinstance(error, RuntimeError) and not download
             hint = "; --download fetches it, --root names another place" if missing else ""
             problem = " ".join(str(error).split()) or type(error).__name__
