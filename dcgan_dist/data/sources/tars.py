@@ -5,7 +5,6 @@ index has checksums, ',BEFORE,SIZE,CHECKSUM' follows: the bytes of its sample be
 xxh3-64. They are checked when the image is loaded, for a damaged one must not get a new, right checksum.
 """
 
-import gzip
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import xxhash
@@ -22,6 +21,7 @@ from dcgan_dist.data.foreign import foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
 from dcgan_dist.data.manifest import find_manifest
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
+from dcgan_dist.data.remote.fill import Source, Wanted, fill
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
 from dcgan_dist.data.sources.names import ending, shown, stem
 from dcgan_dist.data.sources.spool import Unprepared, spool
@@ -30,7 +30,6 @@ from dcgan_dist.errors import UsageError, UserError
 
 INDEXED_TOGETHER = 16
 MOST_OPEN_FILES = 64
-CHUNK = 2**20  # bytes
 ROW = "{:09}"  # key of a table's row
 
 
@@ -184,8 +183,6 @@ class PackedTarSource(Unprepared):
 
     def prepared(self, folder: Path, report: Report) -> TarSource:
         """The same tars, plain and local."""
-        if any(ending(name) == ".tar.zst" for name in self.names):
-            _zstandard()
         packed = [name for name in self.names if not _plain(name)]
         copies = dict(zip(packed, spool(packed, folder, _unpack, "", report), strict=True))
         tars = tuple(Tar(copies.get(name, Path(name)), shown(name)) for name in self.names)
@@ -205,35 +202,7 @@ def _class_names(names: Sequence[str], report: Report) -> tuple[str, ...]:
     return tuple(classes) if [entry.label for entry in manifest.classes] == list(range(len(classes))) else ()
 
 
-def _unpack(file: Path, name: str, target: Path) -> None:
-    if ending(name) == ".tar":  # a download, for local ones are read where they are
-        file.replace(target)
-        return
+def _unpack(source: Source, wanted: Wanted, target: Path) -> None:
     remove_abandoned(target)
     with whole_file(target) as plain:
-        for chunk in _chunks(file, name):
-            plain.write(chunk)
-
-
-def _chunks(file: Path, name: str) -> Iterator[bytes]:
-    """The content of a compressed file."""
-    try:
-        with file.open("rb") as packed, _decompressed(packed, name) as plain:
-            while chunk := plain.read(CHUNK):
-                yield chunk
-    except Exception as error:  # every library has its own
-        raise UserError(f"{name}: cannot be unpacked ({error})") from error
-
-
-def _decompressed(packed: BinaryIO, name: str) -> Any:
-    if ending(name) == ".tar.zst":
-        return _zstandard().ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-    return gzip.open(packed)
-
-
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise UsageError(".tar.zst files need zstandard: pip install 'dcgan_dist[zstd]'") from error
-    return zstandard
+        fill(source, wanted, Remote(), plain)
