@@ -10,7 +10,7 @@ from support.http_server import HttpServer
 from support.manifests import manifest_of
 from support.shards import write_ours
 
-from dcgan_dist.commands import verify
+from dcgan_dist.commands import progress, verify
 from dcgan_dist.data.manifest import manifest_json
 from dcgan_dist.errors import UsageError, UserError
 
@@ -183,7 +183,7 @@ def test_remote_shards_and_their_manifest(shards, capsys):
 
 
 def test_progress_in_plain_lines(shards, capsys, monkeypatch):
-    monkeypatch.setattr(verify, "PLAIN_EVERY", 0)
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0)
     verify.main([str(shards), "--processes", "1"])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3

@@ -58,8 +58,9 @@ def test_each_process_opens_its_work_once_and_jobs_are_made_as_they_are_needed(p
 
     def jobs():
         nonlocal made
-        for made in range(1, 31):
-            yield made
+        for job in range(1, 31):
+            made = job
+            yield job
 
     def report(done):
         assert made <= done + WAITING * processes
