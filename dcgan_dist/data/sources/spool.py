@@ -4,7 +4,6 @@ The folder of the copies can be shared: every file is copied by one process at a
 ones, and what is whole is kept. A copy's name follows from what the file is, so that a changed file gets another.
 """
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Source, Wanted, wanted_of
 from dcgan_dist.data.sources.base import Item, Report
 from dcgan_dist.data.sources.names import shown
-from dcgan_dist.data.storage import remove_abandoned, temporary_path
+from dcgan_dist.data.storage import locked, remove_abandoned, temporary_path
 from dcgan_dist.errors import UserError
 
 THREADS = 4  # copies at a time
@@ -91,7 +90,7 @@ class _Spooler:
         wanted = wanted_of(source)
         identity = f"{wanted.identity}\n{self.settings}"
         target = self.folder / f"{xxhash.xxh3_128_hexdigest(identity.encode())}.tar"
-        with _writing(self.folder), _locked(target.with_suffix(".lock"), wait) as mine:
+        with _writing(self.folder), locked(target.with_suffix(".lock"), wait) as mine:
             if target.exists():
                 return _Copy(target, "kept")
             if not mine:
@@ -106,18 +105,6 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
-
-
-@contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Whether the lock is this process's; the system frees that of a killed one."""
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 @contextmanager
