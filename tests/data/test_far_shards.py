@@ -18,7 +18,6 @@ from dcgan_dist.data.opening import CachePlan, Opener
 from dcgan_dist.data.reading.crew import Plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
-from dcgan_dist.data.remote.cache import ShardCache
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UserError
 
@@ -205,28 +204,3 @@ def test_the_options_choose_the_cache_and_the_console_is_told(server, tmp_path):
     begin()
     assert any(f"fetched once into {tmp_path / 'kept'}" in line for line in said)
     assert (tmp_path / "kept").is_dir()
-
-
-def test_the_ranks_of_a_node_say_once_what_keeps_shards_from_their_cache(server, tmp_path, monkeypatch, capsys):
-    tried = set()
-
-    def refuse(cache, source, wish=None):
-        tried.add(cache)
-        raise UserError("the disk is full")
-
-    monkeypatch.setattr(ShardCache, "bring", refuse)
-    shards = (server.url("0.tar"), server.url("1.tar"))
-    config = Config(data=DataConfig(shards=shards, cache=tmp_path / "cache"), model=ModelConfig(image_size=32))
-    ranks, found = [], []
-    for rank in range(2):
-        data, split = open_data(config, lambda line: None), Split(batch=10, micro_batches=1, rank=rank, world_size=2)
-        options = {"local_ranks": 2, "pinned": False, "say": lambda line: None, "first": rank == 0}
-        ranks.append(make_reader(config, data, **options).batches(0, split))
-        found += next(ranks[rank]).samples.tolist()
-    until = time.monotonic() + 60
-    while len(tried) < 2 and time.monotonic() < until:
-        time.sleep(0.01)
-    for batches in ranks:
-        batches.close()  # and with them the threads that look ahead
-    assert (len(tried), len(set(found))) == (2, 10)
-    assert capsys.readouterr().err == "data: shards are not brought ahead: the disk is full\n"
