@@ -2,28 +2,22 @@
 
 import shlex
 import signal
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import tyro
-from tqdm import tqdm
 
 from dcgan_dist import cli
+from dcgan_dist.commands.progress import progress, to_stderr
 from dcgan_dist.config import ImageSize
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
 from dcgan_dist.data.writing.publish import BAD, DUPLICATES
-from dcgan_dist.data.writing.writer import Progress, Summary, Watch, merge_shards, write_shards
+from dcgan_dist.data.writing.writer import Summary, Watch, merge_shards, write_shards
 
 LISTED = 20  # bad images
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
-PLAIN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
-PLAIN_FORMAT = "{desc}: {n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} to go"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,57 +73,16 @@ def main(argv: list[str]) -> int:
     columns = {"image_column": options.image_column, "label_column": options.label_column}
     source = find_source(options.source, options.root, options.download, **columns)
     for line in options.decisions():
-        _say(line)
+        to_stderr(line)
     try:
-        with _progress("duplicates") as hashed, _progress("shard") as packed:
-            watch = Watch(packed=packed, hashed=hashed, say=_say)
+        with progress("duplicates", "img") as hashed, progress("shard", "img") as packed:
+            watch = Watch(packed=packed, hashed=hashed, say=to_stderr)
             summary = write_shards(source, options.out, options, watch, part)
     except KeyboardInterrupt:
-        _say("stopped; the same command goes on with what is complete")
+        to_stderr("stopped; the same command goes on with what is complete")
         return INTERRUPTED
     print(f"part {part}: {_text(summary)}" if part else _text(summary))
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Progress]:
-    """A bar on a terminal, else a line every few seconds; nothing before there is progress to show."""
-    if not sys.stderr.isatty():
-        yield _lines(title)
-        return
-    bar: tqdm | None = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal bar
-        bar = bar or tqdm(desc=title, unit="img", total=total, initial=done)
-        bar.update(done - bar.n)
-
-    try:
-        yield show
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _lines(title: str) -> Progress:
-    began = last = time.monotonic()
-    before: int | None = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal began, last, before
-        now = time.monotonic()
-        if before is None:
-            began, last, before = now, now, done
-        elif now - last >= PLAIN_EVERY:
-            last = now
-            meter = {"unit": "img", "prefix": title, "initial": before, "bar_format": PLAIN_FORMAT}
-            _say(tqdm.format_meter(done, total, now - began, **meter))
-
-    return show
 
 
 def _text(summary: Summary) -> str:

@@ -1,19 +1,16 @@
 """`dcgan-dist verify SHARDS`: are the shards whole? What is wrong where, and a way to save what is good."""
 
 import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
-from tqdm import tqdm
 
 from dcgan_dist import cli
+from dcgan_dist.commands.progress import progress
 from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
@@ -24,10 +21,6 @@ from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError
 
 LISTED = 50  # problems; the .json file holds all
-PLAIN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
-PLAIN_FORMAT = "verify: {n_fmt} of {total_fmt}B, {rate_fmt}, {remaining} to go"
-
-Report = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +58,9 @@ def main(argv: list[str]) -> int:
     todo = make_checklist(options.shards, options.manifest, remote, options.deep)
     _check_folder(options.repair, todo)
     began = time.monotonic()
-    with progress(todo.bytes) as report:
-        reports = over_processes(check_shard, todo.jobs, options.processes, report)
+    with progress("verify", "B") as show:
+        show(0, todo.bytes)
+        reports = over_processes(check_shard, todo.jobs, options.processes, lambda done: show(done, todo.bytes))
     seconds = time.monotonic() - began
     problems = todo.problems + [problem for shard in reports for problem in shard.problems]
     saved = _repair(options.repair, todo, reports, options.processes) if options.repair else []
@@ -87,30 +81,6 @@ def _check_folder(folder: Path | None, todo: Checklist) -> None:
             raise UsageError(f"--repair {folder}: holds {name} already; choose another folder")
         if count > 1:
             raise UsageError(f"--repair {folder}: {count} shards are named {name}; repair them one after the other")
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Report]:
-    """Bytes done: a bar on a terminal, else a line every few seconds."""
-    if sys.stderr.isatty():
-        with tqdm(desc="verify", total=total, unit="B", unit_scale=True) as bar:
-
-            def move(done: int) -> None:
-                bar.update(done - bar.n)
-
-            yield move
-        return
-    began = last = time.monotonic()
-
-    def show(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done and now - last >= PLAIN_EVERY:
-            last = now
-            settings: dict[str, Any] = {"unit": "B", "unit_scale": True, "bar_format": PLAIN_FORMAT}
-            print(tqdm.format_meter(done, total, now - began, **settings), file=sys.stderr, flush=True)
-
-    yield show
 
 
 def _repair(folder: Path, todo: Checklist, reports: Sequence[ShardReport], processes: int) -> list[Repaired]:

@@ -6,19 +6,18 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from glob import glob
 from itertools import accumulate, chain
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
-from braceexpand import braceexpand
 from numpy.typing import NDArray
 
 from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
 from dcgan_dist.data.opening import Opener, Shard
-from dcgan_dist.data.remote.client import is_remote, without_secrets
+from dcgan_dist.data.patterns import spell_out
+from dcgan_dist.data.remote.client import is_remote, shown
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.errors import UsageError, UserError
 
@@ -32,42 +31,26 @@ def expand(patterns: Iterable[str], opener: Opener | None = None) -> list[str]:
     Raises UsageError for a pattern without files, and for a file that is named twice.
     """
     opener = opener or Opener()
-    found = [file for pattern in patterns for name in _without_braces(pattern) for file in _without_glob(name, opener)]
+    found = [name for pattern in patterns for name in _spelled_out(pattern, opener)]
     seen: set[str] = set()
     for name in found:
         path = name if is_remote(name) else os.path.abspath(name)  # noqa: PTH100, for thousands of names
         if path in seen:
-            raise UsageError(f"--data.shards names {_shown(name)} twice")
+            raise UsageError(f"--data.shards names {shown(name)} twice")
         seen.add(path)
     return found
 
 
-def _shown(name: str) -> str:
-    """A path, pipe or URL as it may be printed."""
-    return without_secrets(name) if "://" in name else name
-
-
-def _without_braces(pattern: str) -> list[str]:
+def _spelled_out(pattern: str, opener: Opener) -> list[str]:
     if pattern.startswith("pipe:"):
         return [pattern]
     try:
-        names = list(braceexpand(pattern))
-    except ValueError as error:
-        raise UsageError(f"--data.shards '{_shown(pattern)}': the braces do not match ({error})") from error
+        names = spell_out(pattern, opener.remote)
+    except UsageError as error:
+        raise UsageError(f"--data.shards {error}") from error
     if any(name.startswith("pipe:") for name in names):
         raise UsageError(f"--data.shards '{pattern}': give every pipe:COMMAND by itself, not in a brace list")
     return names
-
-
-def _without_glob(name: str, opener: Opener) -> list[str]:
-    if is_remote(name):
-        return opener.remote.expand(name)
-    if name.startswith("pipe:") or not any(sign in name for sign in "*?["):
-        return [name]
-    files = sorted(glob(name))  # noqa: PTH207, for Path.glob takes no absolute pattern
-    if not files:
-        raise UsageError(f"--data.shards '{name}': no such files (seen from {Path.cwd()})")
-    return files
 
 
 class Corpus:

@@ -7,6 +7,7 @@ from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
 from dcgan_dist.data.faces import dataset as faces
 from dcgan_dist.data.opening import CachePlan, Opener
+from dcgan_dist.data.reading.ahead import to_stderr
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.staff import choose
@@ -93,12 +94,26 @@ def _embedded_set(config: Config, say: Say) -> list[Path]:
 
 
 def make_reader(
-    config: Config, data: Corpus | list[str], *, local_ranks: int, pinned: bool, say: Say
+    config: Config, data: Corpus | list[str], *, local_ranks: int, pinned: bool, say: Say, first: bool = True
 ) -> IndexedReader | StreamReader:
-    """The reader of one rank. `pinned`: its batches go to a GPU."""
+    """The reader of one rank.
+
+    Args:
+        config: the options.
+        data: as of open_data.
+        local_ranks: ranks on this node.
+        pinned: its batches go to a GPU.
+        say: told what is chosen.
+        first: this is the first rank of its node, which alone says, on standard error, what keeps shards from the
+            cache that they share.
+    """
     shape, options = (config.model.image_size, config.model.channels), config.data
     if not isinstance(data, Corpus):
         return StreamReader(data, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned)
     fetcher = Fetcher(data, shape, options.damaged, options.most_damaged)
     plan = choose(config, data, local_ranks=local_ranks, on_gpu=pinned, say=say)
-    return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan)
+    return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan, say=to_stderr if first else _ignore)
+
+
+def _ignore(_line: str) -> None:
+    pass

@@ -1,44 +1,57 @@
-"""The same work on many files, by several processes, with progress in one number."""
+"""The same work on many jobs, by several processes, with progress in one number."""
 
+import itertools
 import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dcgan_dist.data.workers import available_cores, follow_parent
 from dcgan_dist.errors import UserError
 
 POLL = 0.2  # seconds
+WAITING = 2  # jobs for each process that are made beforehand
 
 J = TypeVar("J")
 R = TypeVar("R")
 Tick = Callable[[int], None]
 """Called with what was done since the last time."""
+Work = Callable[[J, Tick], R]
+"""Called with a job and what it is to call with its progress."""
 
 
 class _StopError(Exception):
     """Another process has failed, or the command was interrupted."""
 
 
-def over_processes(
-    work: Callable[[J, Tick], R], jobs: Sequence[J], processes: int, report: Callable[[int], None]
+def over_processes(work: Work[J, R], jobs: Sequence[J], processes: int, report: Callable[[int], None]) -> list[R]:
+    """As run_jobs, for work that needs nothing opened: a function of a module. `processes` 0: as many as CPU cores."""
+    return run_jobs(partial(nullcontext, work), jobs, min(processes or available_cores(), len(jobs)), report)
+
+
+def run_jobs(
+    opened: Callable[[], AbstractContextManager[Work[J, R]]],
+    jobs: Iterable[J],
+    processes: int,
+    report: Callable[[int], None],
 ) -> list[R]:
     """The results of all jobs, in their order.
 
     Args:
-        work: a function of a module, called with a job and what it is to call with its progress.
-        jobs: what travels to other processes.
-        processes: 0: as many as CPU cores; with 1, or one job alone, everything happens in this process.
+        opened: travels to each process and is called there once: the work, with what it needs.
+        jobs: what is to be done; made one by one, as they are needed.
+        processes: with 1, everything happens in this process.
         report: called in this process with the progress of all jobs together.
 
-    Raises UserError when a process was killed, and whatever `work` raises.
+    Raises UserError when a process was killed, and whatever the work raises.
     """
-    processes = min(processes or available_cores(), len(jobs))
     if processes > 1:
-        return _spread(work, jobs, processes, report)
+        return _spread(opened, iter(jobs), processes, report)
     done = 0
 
     def tick(more: int) -> None:
@@ -46,19 +59,30 @@ def over_processes(
         done += more
         report(done)
 
-    return [work(job, tick) for job in jobs]
+    with opened() as work:
+        return [work(job, tick) for job in jobs]
 
 
-def _spread(work: Callable[[J, Tick], R], jobs: Sequence[J], processes: int, report: Callable[[int], None]) -> list[R]:
+def _spread(
+    opened: Callable[[], AbstractContextManager[Work[J, R]]],
+    jobs: Iterator[J],
+    processes: int,
+    report: Callable[[int], None],
+) -> list[R]:
     # spawned, because a forked process inherits the locks of threads that it does not have
     context = multiprocessing.get_context("spawn")
     counter, stop = context.Value("q", 0), context.Event()
-    with ProcessPoolExecutor(processes, context, _begin, (counter, stop)) as pool:
-        futures = [pool.submit(_do, work, job) for job in jobs]
+    futures: list[Future[R]] = []
+    with ProcessPoolExecutor(processes, context, _begin, (opened, counter, stop)) as pool:
         try:
-            pending = set(futures)
-            while pending:
-                finished, pending = wait(pending, timeout=POLL, return_when=FIRST_EXCEPTION)
+            pending: set[Future[R]] = set()
+            while True:
+                more = [pool.submit(_do, job) for job in itertools.islice(jobs, WAITING * processes - len(pending))]
+                futures += more
+                pending |= set(more)
+                if not pending:
+                    break
+                finished, pending = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
                 for future in finished:
                     future.result()
                 report(counter.value)
@@ -70,10 +94,14 @@ def _spread(work: Callable[[J, Tick], R], jobs: Sequence[J], processes: int, rep
     return [future.result() for future in futures]
 
 
-_ticks: list[Tick] = []  # in a process of the pool: its own
+# in a process of the pool: its work and its tick, and what keeps open what the work needs until the process ends
+_mine: list[tuple[Work[Any, Any], Tick]] = []
+_open = ExitStack()
 
 
-def _begin(counter: "Synchronized[int]", stop: Event) -> None:
+def _begin(
+    opened: Callable[[], AbstractContextManager[Work[Any, Any]]], counter: "Synchronized[int]", stop: Event
+) -> None:
     follow_parent()
 
     def tick(more: int) -> None:
@@ -82,8 +110,9 @@ def _begin(counter: "Synchronized[int]", stop: Event) -> None:
         if stop.is_set():
             raise _StopError
 
-    _ticks.append(tick)
+    _mine.append((_open.enter_context(opened()), tick))
 
 
-def _do(work: Callable[[J, Tick], R], job: J) -> R:
-    return work(job, _ticks[0])
+def _do(job: Any) -> Any:
+    work, tick = _mine[0]
+    return work(job, tick)

@@ -71,12 +71,18 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Only one thread of all processes at a time is inside; a process that dies lets the next one in."""
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Only one thread of all processes at a time is inside; a process that dies lets the next one in.
+
+    Yields true; or false at once, without the lock, where another has it and this one is not to wait.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    mine = False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            mine = True
+        yield mine
     finally:
         os.close(descriptor)
 

@@ -51,6 +51,11 @@ class World:
         return self.accelerator.is_main_process
 
     @property
+    def local_main(self) -> bool:
+        """Whether this is the first rank of its node."""
+        return self.accelerator.is_local_main_process
+
+    @property
     def device(self) -> torch.device:
         """Where this process computes."""
         return self.accelerator.device

@@ -261,7 +261,12 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
         game=Game.of(config),
         data=data,
         reader=make_reader(
-            config, data, local_ranks=world.local_size, pinned=world.device.type == "cuda", say=console.say
+            config,
+            data,
+            local_ranks=world.local_size,
+            pinned=world.device.type == "cuda",
+            say=console.say,
+            first=world.local_main,
         ),
         split=Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size),
         folder=folder,

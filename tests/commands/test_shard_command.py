@@ -12,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from dcgan_dist.commands import shard
+from dcgan_dist.commands import progress, shard
 from dcgan_dist.data.index import read_index
 from dcgan_dist.errors import UsageError, UserError
 
@@ -65,7 +65,7 @@ def test_lists_bad_images(images, tmp_path, capsys):
 
 
 def test_progress_in_plain_lines(images, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(shard, "PLAIN_EVERY", 0)
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0)
     lines = run(capsys, images, tmp_path / "out", "--size", "32").err.splitlines()
     assert len(lines) == 6
     for number, line in enumerate(lines, start=1):
@@ -119,7 +119,7 @@ def test_a_stopped_command_goes_on_and_its_rate_is_that_of_the_new_images(images
     options = [images, tmp_path / "out", "--size", 32, "--shard_size", 3, "--no_shuffle"]
     with pytest.raises(UserError, match="--skip_bad"):
         run(capsys, *options)
-    monkeypatch.setattr(shard, "PLAIN_EVERY", 0)
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0)
     capsys.readouterr()
     printed = run(capsys, *options, "--skip_bad")
     assert printed.err.splitlines()[0] == "going on: 2 of 3 shards are complete"
@@ -129,7 +129,7 @@ def test_a_stopped_command_goes_on_and_its_rate_is_that_of_the_new_images(images
 
 def test_an_interrupt_is_one_line_and_costs_nothing(images, tmp_path, capsys, monkeypatch):
     options = [str(images), str(tmp_path / "out"), "--size=32", "--shard_size=2", "--no_shuffle", "--processes=1"]
-    say = shard._say
+    say = progress.to_stderr
 
     def press(line):
         say(line)
@@ -137,8 +137,8 @@ def test_an_interrupt_is_one_line_and_costs_nothing(images, tmp_path, capsys, mo
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard, "PLAIN_EVERY", 0)
-        patch.setattr(shard, "_say", press)
+        patch.setattr(progress, "PLAIN_EVERY", 0)
+        patch.setattr(progress, "to_stderr", press)
         assert shard.main(options) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "stopped; the same command goes on with what is complete"
     assert shard.main(options) == 0

@@ -54,12 +54,19 @@ def test_absolute_patterns_and_folders(folder):
     assert expand([f"{folder}/b-*.tar", "*/*.tar"]) == [f"{folder}/b-10.tar", f"{folder}/b-9.tar", "sub/d.tar"]
 
 
+def test_the_name_of_a_file_is_no_pattern_and_two_stars_are_folders_of_any_depth(folder):
+    odd = folder / "deep" / "er" / "odd [1]{2,3}.tar"
+    odd.parent.mkdir(parents=True)
+    odd.touch()
+    assert expand([str(odd)]) == expand([f"{folder}/deep/**/*.tar"]) == [str(odd)]
+
+
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (["x-*.tar"], r"--data\.shards 'x-\*\.tar': no such files \(seen from /"),
-        (["{c,x?}.tar"], r"--data\.shards 'x\?\.tar': no such files"),
-        (["a-{000..002.tar"], r"--data\.shards 'a-\{000\.\.002\.tar': the braces do not match"),
+        (["x-*.tar"], r"--data\.shards x-\*\.tar: no such files \(seen from /"),
+        (["{c,x?}.tar"], r"--data\.shards x\?\.tar: no such files"),
+        (["a-{000..002.tar"], r"--data\.shards a-\{000\.\.002\.tar: the braces do not match"),
         (["c.tar", "*.tar"], r"--data\.shards names c\.tar twice"),
         (["{c,c}.tar"], r"--data\.shards names c\.tar twice"),
         (["c.tar", "./c.tar"], r"--data\.shards names \./c\.tar twice"),

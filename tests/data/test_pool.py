@@ -1,11 +1,14 @@
 """Work over several processes: results in order, progress in one number, and errors that arrive."""
 
+import itertools
 import os
 import signal
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
-from dcgan_dist.data.pool import over_processes
+from dcgan_dist.data.pool import WAITING, over_processes, run_jobs
 from dcgan_dist.errors import UserError
 
 
@@ -35,6 +38,38 @@ def test_results_come_in_order_and_progress_is_of_all(processes):
     assert seen[-1] == sum(range(20)) + 20
     assert seen == sorted(seen)
     assert (os.getpid() in {process for _, process in results}) == (processes == 1)
+
+
+@contextmanager
+def counting(first):
+    """Work that counts from a number on, in each process that opened it."""
+    numbers = itertools.count(first)
+
+    def work(job, tick):
+        tick(1)
+        return job, next(numbers), os.getpid()
+
+    yield work
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_each_process_opens_its_work_once_and_jobs_are_made_as_they_are_needed(processes):
+    made = 0
+
+    def jobs():
+        nonlocal made
+        for job in range(1, 31):
+            made = job
+            yield job
+
+    def report(done):
+        assert made <= done + WAITING * processes
+
+    results = run_jobs(partial(counting, 100), jobs(), processes, report)
+    assert [job for job, _, _ in results] == list(range(1, 31))
+    for process in {process for _, _, process in results}:
+        numbers = [number for _, number, its in results if its == process]
+        assert numbers == list(range(100, 100 + len(numbers)))
 
 
 def test_nothing_to_do():

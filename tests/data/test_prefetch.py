@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.counting import CountedCache
 from support.http_server import HttpServer, silent, status
 
 from dcgan_dist.data.opening import CachePlan, Opener, Shard
@@ -70,25 +71,25 @@ def content(cache, source):
 def test_shards_come_in_the_order_of_their_use_as_far_as_is_looked(server, tmp_path, one_thread):
     sources = sources_of(server)
     server.log.clear()
-    cache = ShardCache(tmp_path, 10**6, REMOTE)
+    cache = CountedCache(tmp_path, 10**6, REMOTE)
     ahead = Prefetcher(cache, sources, first_uses(3), position=80, say=unsaid)
     try:
-        until(lambda: cache.counts.downloaded == 3000)
+        until(lambda: cache.made == 3000)
         assert list(dict.fromkeys(name for name, _ in server.log)) == ["3.tar", "1.tar", "4.tar"]
         assert cache.get(sources[0]) is None
         ahead.advance(105)
-        until(lambda: cache.counts.downloaded == 5000)
+        until(lambda: cache.made == 5000)
         assert [content(cache, sources[number]) for number in ORDER[:5]] == [
             DATA[f"{number}.tar"] for number in ORDER[:5]
         ]
-        assert (cache.counts.hits, cache.counts.misses) == (5, 1)
+        assert (cache.hits, cache.misses) == (5, 1)
     finally:
         ahead.close()
 
 
 def test_a_small_cache_keeps_what_is_needed_soonest(server, tmp_path):
     sources = sources_of(server)
-    cache = ShardCache(tmp_path, 3000, REMOTE)
+    cache = CountedCache(tmp_path, 3000, REMOTE)
     ahead = Prefetcher(cache, sources, first_uses(6), say=unsaid)
     try:
         for at, number in enumerate(ORDER * 2):
@@ -96,7 +97,7 @@ def test_a_small_cache_keeps_what_is_needed_soonest(server, tmp_path):
             wanted = {entry_name(sources[ORDER[(at + more) % 8]]) for more in range(3)}
             until(lambda wanted=wanted: wanted == cache.names())
             assert content(cache, sources[number]) == DATA[f"{number}.tar"]
-        assert cache.counts.misses == 0
+        assert cache.misses == 0
     finally:
         ahead.close()
 
@@ -104,12 +105,12 @@ def test_a_small_cache_keeps_what_is_needed_soonest(server, tmp_path):
 def test_what_cannot_be_brought_is_told_once_and_the_rest_is_brought(server, tmp_path):
     sources, told = sources_of(server), []
     server.always["1.tar"] = server.always["4.tar"] = status(403)
-    cache = ShardCache(tmp_path, 10**6, REMOTE)
+    cache = CountedCache(tmp_path, 10**6, REMOTE)
     ahead = Prefetcher(cache, sources, first_uses(5), say=told.append)
     try:
-        until(lambda: cache.counts.downloaded == 3000 and told)
+        until(lambda: cache.made == 3000 and told)
         ahead.advance(30)
-        until(lambda: cache.counts.downloaded == 6000)
+        until(lambda: cache.made == 6000)
     finally:
         ahead.close()
     (line,) = told
@@ -121,10 +122,10 @@ def test_an_error_that_has_passed_is_forgotten(server, tmp_path, monkeypatch):
         monkeypatch.setattr(f"dcgan_dist.data.remote.prefetch.{name}", 0.01)
     sources, told = sources_of(server), []
     server.fail("1.tar", status(503), status(503))
-    cache = ShardCache(tmp_path, 10**6, REMOTE)
+    cache = CountedCache(tmp_path, 10**6, REMOTE)
     ahead = Prefetcher(cache, sources, first_uses(4), say=told.append)
     try:
-        until(lambda: cache.counts.downloaded == 4000)
+        until(lambda: cache.made == 4000)
         assert content(cache, sources[1]) == DATA["1.tar"]
         assert len(told) == 1
     finally:

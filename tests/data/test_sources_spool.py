@@ -37,30 +37,31 @@ def contents(folder):
 
 def killed_at_the_third(source, folder):
     """Ends in the middle of a copy, as by the machine."""
-    unpack, count = tars._chunks, 0
+    fill, count = tars.fill, 0
 
-    def chunks(file, name):
+    def fill_two(source, wanted, remote, to: Any):
         nonlocal count
         count += 1
-        for chunk in unpack(file, name):
-            yield chunk
-            if count == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if count == 3:
+            to.write(b"part")
+            to.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        fill(source, wanted, remote, to)
 
-    tars._chunks, spool.THREADS = chunks, 1
+    tars.fill, spool.THREADS = fill_two, 1
     source.prepared(folder, print)
 
 
 def killed_in_a_download(source, folder):
     """Ends before all bytes are there."""
 
-    class Cut(spool.Remote):
+    class Cut(tars.Remote):
         def download(self, stat, file: Any):
             file.write(b"part")
             file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    spool.Remote = Cut
+    tars.Remote = Cut
     source.prepared(folder, print)
 
 

@@ -134,6 +134,8 @@ HALF = len(PLAIN) // 2
 LONG = tar_bytes([("a.png", random.Random(0).randbytes(500_000))])  # of several blocks
 FLIPPED = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(PLAIN))
 FLIPPED[len(FLIPPED) // 2] ^= 255
+GZIP_FLIPPED = gzip.compress(PLAIN)
+GZIP_FLIPPED = GZIP_FLIPPED[:-6] + bytes([GZIP_FLIPPED[-6] ^ 255]) + GZIP_FLIPPED[-5:]  # in the checksum
 
 
 @pytest.mark.parametrize(
@@ -143,12 +145,14 @@ FLIPPED[len(FLIPPED) // 2] ^= 255
         ("a.tar", PLAIN[:HALF], "cut"),
         ("a.tar", b"", "empty"),
         ("a.tar", tar_bytes([("a.txt", b"")]), "holds no images"),
-        ("a.tar.gz", PLAIN, "cannot be unpacked (Not a gzipped file"),
-        ("a.tar.gz", gzip.compress(PLAIN)[:-900], "cannot be unpacked (Compressed file ended"),
+        ("a.tar.gz", PLAIN, "is damaged, or not packed as its name says (Error -3 while"),
+        ("a.tar.gz", gzip.compress(PLAIN)[:-900], "the packed file is cut or empty; copy it again"),
+        ("a.tar.gz", GZIP_FLIPPED, "is damaged, or not packed as its name says (Error -3 while decompressing data: in"),
+        ("a.tar.gz", b"", "the packed file is cut or empty; copy it again"),
         ("a.tar.gz", gzip.compress(PLAIN[:HALF]), "cut"),
-        ("a.tar.zst", PLAIN, "cannot be unpacked (zstd decompress error: Unknown frame descriptor"),
-        ("a.tar.zst", zstandard.compress(LONG)[:-900], "cut"),
-        ("a.tar.zst", bytes(FLIPPED), "cannot be unpacked (zstd decompress error: "),
+        ("a.tar.zst", PLAIN, "is damaged, or not packed as its name says (zstd"),
+        ("a.tar.zst", zstandard.compress(LONG)[:-900], "the packed file is cut or empty; copy it again"),
+        ("a.tar.zst", bytes(FLIPPED), "doesn't match checksum); copy it again"),
     ],
 )
 def test_damaged_tars_are_named(tmp_path, name, data, message):
@@ -198,10 +202,15 @@ def test_a_server_that_has_no_such_file(tmp_path):
 
 
 def test_zstandard_is_missing(tmp_path, monkeypatch):
-    source = one(tmp_path, "a.tar.zst", PACK[".tar.zst"](PLAIN))
-    monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(UsageError, match=r"pip install 'dcgan_dist\[zstd\]'$"):
-        items(source, tmp_path)
+    data = PACK[".tar.zst"](PLAIN)
+    with HttpServer({"a.tar.zst": data}) as server:
+        sources = one(tmp_path, "a.tar.zst", data), find_source(server.url("a.tar.zst"))
+        monkeypatch.setitem(sys.modules, "zstandard", None)
+        for source in sources:
+            wanted = r"/a\.tar\.zst: needs a package that is missing: pip install 'dcgan_dist\[zstd\]'$"
+            with pytest.raises(UsageError, match=wanted):
+                items(source, tmp_path)
+        assert server.requests()["a.tar.zst"] == 1  # for its size: nothing was downloaded
 
 
 def test_a_copied_source_is_not_read_before(tmp_path):

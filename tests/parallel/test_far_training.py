@@ -1,15 +1,22 @@
 """Training from a bucket: real ranks that share one node's cache, and the same run as from a local disk."""
 
+import io
 import os
+import threading
+from contextlib import redirect_stderr
+from unittest import mock
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from support.http_server import HttpServer
 from support.ranks import run_ranks
-from support.recording import deviations, metrics, options
+from support.recording import begin, deviations, metrics, options
 from support.s3 import KEYS, s3_server
 from support.shards import write_ours
 
+from dcgan_dist.data.remote.cache import ShardCache
+from dcgan_dist.errors import UserError
 from dcgan_dist.train import main
 
 pytestmark = pytest.mark.dist
@@ -48,3 +55,28 @@ def test_two_ranks_from_a_bucket_are_one_rank_from_a_disk(tmp_path, cache_bytes)
         sizes = {len(data) for data in files.values()}
         assert {path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")} <= sizes
         assert list((tmp_path / "cache").glob("*.tmp")) == []
+
+
+def told_without_room(given, world_size):
+    """What a rank says of a cache into which nothing can be brought."""
+    tried = threading.Event()
+
+    def refuse(cache, source, wish=None):
+        tried.set()
+        raise UserError("the disk is full")
+
+    with mock.patch.object(ShardCache, "bring", refuse), redirect_stderr(io.StringIO()) as told:
+        session = begin(given, world_size)
+        batches = session.reader.batches(0, session.split)
+        next(batches)
+        assert tried.wait(60)
+        batches.close()  # and with them the threads that look ahead
+    return [line for line in told.getvalue().splitlines() if line.startswith("data: ")]
+
+
+def test_the_first_rank_of_a_node_alone_says_what_keeps_shards_from_the_cache(tmp_path):
+    shard = write_ours(tmp_path / "0.tar", 24)
+    with HttpServer({"0.tar": shard.read_bytes()}) as server:
+        far = options(server.url("0.tar"), tmp_path / "run", f"--data.cache {tmp_path / 'cache'}")
+        told = run_ranks(2, told_without_room, far, 2)
+    assert told == [["data: shards are not brought ahead: the disk is full"], []]

@@ -13,11 +13,10 @@ from dcgan_dist.data.files import RangedFile
 from dcgan_dist.data.index import Read
 from dcgan_dist.data.manifest import ShardEntry
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name, shown
-from dcgan_dist.data.remote.unpack import Unpacker, packing
-from dcgan_dist.data.storage import Output
+from dcgan_dist.data.remote.fill import fill, wanted_of
+from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.errors import UserError
 
-CHUNK = 2**20  # bytes of a packed file
 PART = 2**20  # bytes of one request; those of one read are under way together
 
 
@@ -71,22 +70,12 @@ def _open_file(job: Job) -> Iterator[BinaryIO | RangedFile]:
     try:
         with TemporaryFile() if kind or job.stat else Path(job.name).open("rb") as file:
             if kind or job.stat:
-                _copy(job, Unpacker(kind, job.shown, file) if kind else file)
+                source = job.stat or Path(job.name)
+                fill(source, wanted_of(source), job.remote, file)
                 file.flush()
             yield file
     except OSError as error:
         raise _unreadable(job, error) from error
-
-
-def _copy(job: Job, to: Output) -> None:
-    if job.stat is not None:
-        job.remote.download(job.stat, to)
-    else:
-        with Path(job.name).open("rb") as file:
-            while data := file.read(CHUNK):
-                to.write(data)
-    if isinstance(to, Unpacker):
-        to.finish()
 
 
 def _unreadable(job: Job, error: OSError | UserError) -> UnreadableError:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from dcgan_dist.data.checking.access import Job, base_name, shown
 from dcgan_dist.data.checking.verify import Problem
-from dcgan_dist.data.corpus import expand
 from dcgan_dist.data.manifest import NAME, Manifest, folder_of, manifest_beside, read_manifest, within_folder
-from dcgan_dist.data.opening import Opener
+from dcgan_dist.data.patterns import spell_out
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.errors import UsageError, UserError
 
@@ -79,10 +78,7 @@ def _names(pattern: str, remote: Remote, whole: set[str]) -> list[str]:
         return files or _names(str(Path(pattern) / NAME), remote, whole)
     if pattern.startswith("pipe:"):
         raise UsageError(f"{pattern}: a pipe cannot be checked, for it can be read only once")
-    try:
-        names = expand([pattern], Opener(remote))
-    except UsageError as error:
-        raise UsageError(str(error).removeprefix("--data.shards ")) from error
+    names = spell_out(pattern, remote)
     if is_remote(pattern) and "*" in pattern:
         whole |= {folder_of(name) for name in names}
     return names

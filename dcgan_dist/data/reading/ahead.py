@@ -22,9 +22,7 @@ def to_stderr(line: str) -> None:
 
 
 @contextmanager
-def looking_ahead(
-    corpus: Corpus, order: Order, position: int, say: Callable[[str], None] = to_stderr
-) -> Iterator[Advance]:
+def looking_ahead(corpus: Corpus, order: Order, position: int, say: Callable[[str], None]) -> Iterator[Advance]:
     """Brings remote shards into the cache before they are read, from a position on.
 
     Yields what is to be told where the reader is. `say`: as of Prefetcher.

@@ -1,6 +1,6 @@
 """The indexed reader: any position of the order at once, images decoded straight into the batch."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.order import Order, rank_slices
-from dcgan_dist.data.reading.ahead import looking_ahead
+from dcgan_dist.data.reading.ahead import looking_ahead, to_stderr
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.crew import Plan, open_crew
 from dcgan_dist.data.reading.fetch import Fetcher
@@ -43,13 +43,15 @@ class IndexedReader:
 
     exact = True  # resumes at the very sample
 
-    def __init__(self, fetcher: Fetcher, *, shape: tuple[int, int], seed: int, plan: Plan) -> None:
-        """`shape`: height (and width), channels."""
+    def __init__(
+        self, fetcher: Fetcher, *, shape: tuple[int, int], seed: int, plan: Plan, say: Callable[[str], None] = to_stderr
+    ) -> None:
+        """`shape`: height (and width), channels; `say`: as of Prefetcher."""
         self.corpus = fetcher.corpus
         self.order = Order(self.corpus.lengths, seed)
         self.counters = Counters()
         """What was read for the batches that were asked for so far."""
-        self._fetcher, self._shape, self._plan = fetcher, shape, plan
+        self._fetcher, self._shape, self._plan, self._say = fetcher, shape, plan, say
 
     @property
     def damages(self) -> dict[int, str]:
@@ -62,7 +64,7 @@ class IndexedReader:
         wanted = self._wanted(position, split)
         with (
             open_crew(self._fetcher, self._plan, images=images, shape=self._shape) as crew,
-            looking_ahead(self.corpus, self.order, position) as advance,
+            looking_ahead(self.corpus, self.order, position, self._say) as advance,
         ):
 
             def fill(batch: Batch) -> None:

@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -78,17 +78,6 @@ class CachedShard:
         self.close()
 
 
-@dataclass(frozen=True)
-class CacheCounts:
-    """What one process did with the cache so far. Hits and misses are of `get` and `acquire`, not of `bring`."""
-
-    hits: int = 0
-    misses: int = 0
-    downloaded: int = 0
-    """Bytes of the entries that this process made."""
-    evictions: int = 0
-
-
 class BeingMadeError(Exception):
     """Another thread or process is making this entry."""
 
@@ -121,12 +110,6 @@ class ShardCache:
         with self._readable_errors():
             folder.mkdir(parents=True, exist_ok=True)
         self._room = Room(folder, limit)
-        self._counts, self._counting = CacheCounts(), threading.Lock()
-
-    @property
-    def counts(self) -> CacheCounts:
-        """Hits, misses, bytes, evictions."""
-        return replace(self._counts, evictions=self._room.evictions)
 
     def names(self) -> set[str]:
         """Of all entries that are there now."""
@@ -135,9 +118,7 @@ class ShardCache:
 
     def get(self, source: Source) -> CachedShard | None:
         """The entry of a source if it is there now."""
-        shard = self._open(wanted_of(source))
-        self._count(hits=shard is not None, misses=shard is None)
-        return shard
+        return self._open(wanted_of(source))
 
     def acquire(self, source: Source, wish: Wish = ANY) -> CachedShard | None:
         """The entry of a source, made if it is not there: once, however many ask for it; the others wait.
@@ -205,7 +186,6 @@ class ShardCache:
             os.fsync(file.descriptor)  # here, and not while everybody waits for the room's lock
             fcntl.flock(file.descriptor, fcntl.LOCK_SH)  # pinned as soon as it has a name
             claim.drop(file)
-            self._count(downloaded=os.fstat(file.descriptor).st_size)
             return self._open(wanted)
         except _GivenUpError:
             return None
@@ -230,11 +210,6 @@ class ShardCache:
     def _too_large(self, wanted: Wanted) -> UserError:
         problem = f"unpacks to more than the {self._room.limit} bytes that the cache may hold"
         return UserError(f"{wanted.shown}: {problem}; let it hold more, or unpack the shards")
-
-    def _count(self, **more: int) -> None:
-        with self._counting:
-            counts = self._counts
-            self._counts = replace(counts, **{name: getattr(counts, name) + value for name, value in more.items()})
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:

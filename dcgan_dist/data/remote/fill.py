@@ -1,6 +1,7 @@
 """What a cache entry is made of: a remote file, or a packed one, remote or local; and how its bytes get to a disk."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,10 @@ Source = RemoteStat | Path
 class Wanted:
     """A source as the cache sees it."""
 
+    identity: str
+    """The hash of address, version and size."""
     name: str
-    """Of the entry: the hash of address and version, and the end of the file's own name."""
+    """Of the entry: the identity, and the end of the file's own name."""
     shown: str
     """For messages."""
     size: int
@@ -50,8 +53,8 @@ def wanted_of(source: Source) -> Wanted:
         shown, address, version, size = str(source), str(source.resolve()), str(about.st_mtime_ns), about.st_size
     own = shown.rpartition("/")[2]
     text = re.sub(r"[^A-Za-z0-9._-]+", "_", unpacked_name(own))[-READABLE:]
-    digest = xxhash.xxh3_128_hexdigest(f"{address}\n{version}\n{size}".encode(errors="surrogateescape"))
-    return Wanted(f"{digest}-{text}", shown, size, packing(own))
+    identity = xxhash.xxh3_128_hexdigest(f"{address}\n{version}\n{size}".encode(errors="surrogateescape"))
+    return Wanted(identity, f"{identity}-{text}", shown, size, packing(own))
 
 
 def fill(source: Source, wanted: Wanted, remote: Remote, to: Output) -> None:
@@ -60,18 +63,18 @@ def fill(source: Source, wanted: Wanted, remote: Remote, to: Output) -> None:
     if isinstance(source, RemoteStat):
         remote.download(source, unpacker or to)
     else:
-        _copy(source, unpacker or to)
+        for piece in _pieces(source):
+            (unpacker or to).write(piece)
         if wanted_of(source) != wanted:
             raise UserError(f"{source}: changed while it was being read; start the run again when it is whole")
     if unpacker:
         unpacker.finish()
 
 
-def _copy(path: Path, to: Output) -> None:
+def _pieces(path: Path) -> Iterator[bytes]:
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
-        while data := file.read(PIECE):
-            to.write(data)

@@ -54,7 +54,6 @@ class Room:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self.evictions = 0
 
     def wait(self, name: str) -> None:
         """Until nobody is making this entry."""
@@ -101,7 +100,6 @@ class Room:
                 return False
             for entry, _ in going:
                 (self.folder / entry.name).unlink(missing_ok=True)
-            self.evictions += len(going)
             return True
         finally:
             for _, descriptor in going:

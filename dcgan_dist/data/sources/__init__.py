@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from dcgan_dist.data.patterns import exists
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.sources.base import (
     IMAGE_EXTENSIONS,
@@ -22,7 +23,7 @@ from dcgan_dist.data.sources.base import (
 )
 from dcgan_dist.data.sources.folder import FolderSource, ZipSource, files_below
 from dcgan_dist.data.sources.lists import ListSource
-from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, exists, expand, shown
+from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, expand, shown
 from dcgan_dist.data.sources.parquet import ParquetSource
 from dcgan_dist.data.sources.tars import PackedTarSource, TarSource, tar_source
 from dcgan_dist.data.sources.torchvision import TORCHVISION, TorchvisionSource

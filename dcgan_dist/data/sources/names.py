@@ -1,12 +1,7 @@
 """The files and URLs that an argument names, and what kind of file each is."""
 
-from glob import glob
-from pathlib import Path
-
-from braceexpand import braceexpand
-
+from dcgan_dist.data.patterns import exists, spell_out
 from dcgan_dist.data.remote.client import Remote, is_remote, shown
-from dcgan_dist.data.sources.base import ENCODING
 from dcgan_dist.errors import UsageError
 
 ENDINGS = {
@@ -33,42 +28,18 @@ def stem(name: str) -> str:
     return last[: len(last) - len(ending(name))]
 
 
-def exists(name: str) -> bool:
-    """Whether there is such a file or folder; a name that is too long for one is none."""
-    try:
-        return Path(name).exists()
-    except OSError:
-        return False
-
-
 def expand(text: str) -> list[str]:
-    """Spells out brace lists and globs: those of a glob by the bytes of their names.
+    """The files that an argument names, or one folder.
 
-    Raises UsageError for a pattern without files, and for a file that is named twice.
+    Raises UsageError for what does not exist, and for a file that is named twice.
     """
-    if exists(text):  # whatever signs it has in its name
-        return [text]
-    try:
-        patterns = list(braceexpand(text))
-    except ValueError as error:
-        raise UsageError(f"{shown(text)}: the braces do not match") from error
-    found = [name for pattern in patterns for name in _without_glob(pattern)]
+    found = spell_out(text, Remote())
+    for name in found:
+        if not (is_remote(name) or exists(name)):
+            raise UsageError(f"{name}: no such file or folder; {HINT}")
     if len(set(found)) < len(found):
         raise UsageError(f"{shown(text)}: names a file twice")
     return found
-
-
-def _without_glob(pattern: str) -> list[str]:
-    if is_remote(pattern):
-        return Remote().expand(pattern)
-    if exists(pattern):
-        return [pattern]
-    if not any(sign in pattern for sign in "*?["):
-        raise UsageError(f"{pattern}: no such file or folder; {HINT}")
-    files = glob(pattern, recursive=True)  # noqa: PTH207, for Path.glob takes no absolute pattern
-    if not files:
-        raise UsageError(f"{pattern}: no such files (seen from {Path.cwd()})")
-    return sorted(files, key=lambda name: name.encode(*ENCODING))
 
 
 HINT = (

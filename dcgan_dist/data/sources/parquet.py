@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.remote.fill import Source, Wanted
 from dcgan_dist.data.sources.base import Report
 from dcgan_dist.data.sources.names import shown
-from dcgan_dist.data.sources.spool import Unprepared, spool
+from dcgan_dist.data.sources.spool import Unprepared, here, spool
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
@@ -42,8 +43,9 @@ class ParquetSource(Unprepared):
         tars = tuple(Tar(copy, shown(name), rows=True) for copy, name in zip(copies, self.names, strict=True))
         return TarSource(tars, classes[0])
 
-    def _convert(self, file: Path, name: str, target: Path) -> None:
-        with _opened(file, name) as table:
+    def _convert(self, source: Source, wanted: Wanted, target: Path) -> None:
+        name = wanted.shown
+        with here(source, target) as file, _opened(file, name) as table:
             image = _image_column(table.schema_arrow, self.image_column, name)
             label = _label_column(table.schema_arrow, self.label_column, name)
             write_atomically(_class_file(target), json.dumps(_class_names(table.schema_arrow, label)).encode())

@@ -4,8 +4,6 @@ The folder of the copies can be shared: every file is copied by one process at a
 ones, and what is whole is kept. A copy's name follows from what the file is, so that a changed file gets another.
 """
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,16 +13,17 @@ from typing import Literal, NoReturn
 
 import xxhash
 
-from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
+from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.remote.fill import Source, Wanted, wanted_of
 from dcgan_dist.data.sources.base import Item, Report
 from dcgan_dist.data.sources.names import shown
-from dcgan_dist.data.storage import remove_abandoned, temporary_path
+from dcgan_dist.data.storage import locked, remove_abandoned, temporary_path
 from dcgan_dist.errors import UserError
 
 THREADS = 4  # copies at a time
 
-Convert = Callable[[Path, str, Path], None]
-"""Makes the tar of the file at the first path, called so in messages, at the second path: whole or not at all."""
+Convert = Callable[[Source, Wanted, Path], None]
+"""Makes the tar of a file at the path: whole or not at all."""
 
 
 class Unprepared:
@@ -87,29 +86,17 @@ class _Spooler:
     settings: str
 
     def copy(self, name: str, wait: bool = False) -> _Copy:
-        stat = Remote().stat(name) if is_remote(name) else _local_stat(name)
-        identity = f"{stat.url}\n{stat.size}\n{stat.version}\n{self.settings}"
-        target = self.folder / f"{xxhash.xxh3_128_hexdigest(identity.encode(errors='surrogateescape'))}.tar"
-        with _writing(self.folder), _locked(target.with_suffix(".lock"), wait) as mine:
+        source = Remote().stat(name) if is_remote(name) else Path(name)
+        wanted = wanted_of(source)
+        identity = f"{wanted.identity}\n{self.settings}"
+        target = self.folder / f"{xxhash.xxh3_128_hexdigest(identity.encode())}.tar"
+        with _writing(self.folder), locked(target.with_suffix(".lock"), wait) as mine:
             if target.exists():
                 return _Copy(target, "kept")
             if not mine:
                 return _Copy(target, "busy")
-            if is_remote(name):
-                with _download(stat, target.with_suffix(".download")) as file:
-                    self.convert(file, shown(name), target)
-            else:
-                self.convert(Path(name), name, target)
+            self.convert(source, wanted, target)
         return _Copy(target, "copied")
-
-
-def _local_stat(name: str) -> RemoteStat:
-    try:
-        path = Path(name).resolve()
-        stat = path.stat()
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror})") from error
-    return RemoteStat(url=str(path), size=stat.st_size, version=str(stat.st_mtime_ns))
 
 
 @contextmanager
@@ -121,26 +108,17 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Whether the lock is this process's; the system frees that of a killed one."""
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-@contextmanager
-def _download(stat: RemoteStat, path: Path) -> Iterator[Path]:
+def here(source: Source, target: Path) -> Iterator[Path]:
+    """The path of a source on this machine: its own, or that of a download beside `target`, which goes afterwards."""
+    if isinstance(source, Path):
+        yield source
+        return
+    path = target.with_suffix(".download")
     remove_abandoned(path)
     temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
-            Remote().download(stat, file)
-            file.flush()
-            os.fsync(file.fileno())
+            Remote().download(source, file)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,9 +1,10 @@
 """Images in tar shards, ours and others', from plain local tars; compressed and remote ones are copied first.
 
-A name ends with the place of the image, '#TAR,OFFSET,LENGTH', so that the processes that load need no index.
+A name ends with the place of the image, '#TAR,OFFSET,LENGTH', so that the processes that load need no index. Where the
+index has checksums, ',BEFORE,SIZE,CHECKSUM' follows: the bytes of its sample before the image, all of them, and their
+xxh3-64. They are checked when the image is loaded, for a damaged one must not get a new, right checksum.
 """
 
-import gzip
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -11,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import xxhash
 
 from dcgan_dist.data.foreign import foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
 from dcgan_dist.data.manifest import find_manifest
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
+from dcgan_dist.data.remote.fill import Source, Wanted, fill
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
 from dcgan_dist.data.sources.names import ending, shown, stem
 from dcgan_dist.data.sources.spool import Unprepared, spool
@@ -27,7 +30,6 @@ from dcgan_dist.errors import UsageError, UserError
 
 INDEXED_TOGETHER = 16
 MOST_OPEN_FILES = 64
-CHUNK = 2**20  # bytes
 ROW = "{:09}"  # key of a table's row
 
 
@@ -76,9 +78,9 @@ class TarSource:
 
     def where(self, item: Item) -> str:
         """The tar or table, and the image in it."""
-        name, number, offset, _ = _place(item)
-        tar = self.tars[number]
-        return f"{tar.name}: row {int(_key(name)[-9:])}" if tar.rows else f"{tar.name}: {name} at byte {offset}"
+        name, place = _placed(item)
+        tar = self.tars[place.tar]
+        return f"{tar.name}: row {int(_key(name)[-9:])}" if tar.rows else f"{tar.name}: {name} at byte {place.offset}"
 
     @contextmanager
     def open(self) -> Iterator[Load]:
@@ -94,16 +96,18 @@ class TarSource:
             return files[number]
 
         def load(item: Item) -> Loaded:
-            _, number, offset, length = _place(item)
+            _, place = _placed(item)
             try:
-                data = os.pread(opened(number).fileno(), length, offset)
+                data = os.pread(opened(place.tar).fileno(), place.size, place.offset - place.before)
             except OSError as error:
                 raise UserError(f"{self.where(item)}: cannot be read ({error.strerror})") from error
-            if not data or len(data) < length:
-                raise UserError(
-                    f"{self.where(item)}: " + ("is cut" if length else "holds no image (null, or no bytes)")
-                )
-            return data, item.label
+            if len(data) < place.size:
+                raise UserError(f"{self.where(item)}: is cut")
+            if place.checksum is not None and xxhash.xxh3_64_intdigest(data) != place.checksum:
+                raise UserError(f"{self.where(item)}: {_damage(self.tars[place.tar])}")
+            if not place.length:
+                raise UserError(f"{self.where(item)}: holds no image (null, or no bytes)")
+            return data[place.before :][: place.length], item.label
 
         try:
             yield load
@@ -122,17 +126,38 @@ def _index(tar: Tar) -> ShardIndex:
         raise UserError(f"{tar.name}: cannot be read ({error.strerror})") from error
 
 
+def _damage(tar: Tar) -> str:
+    again = "copy the shard again" if tar.path == Path(tar.name) else f"remove {tar.path}, its copy, and start again"
+    repair = "" if tar.rows else ", or dcgan-dist verify --repair"
+    return f"its bytes are not those that were written; {again}{repair}"
+
+
+class _Place(NamedTuple):
+    tar: int  # number
+    offset: int  # of the image
+    length: int
+    before: int  # bytes of its sample in front of it
+    size: int  # bytes of the sample; without a checksum the image's alone
+    checksum: int | None  # of the sample
+
+
 def _names(number: int, index: ShardIndex, prefix: str) -> Iterator[str]:
     suffixes = [index.suffixes[suffix] for suffix in index.suffix.tolist()]
-    places = zip(index.keys, suffixes, index.offset.tolist(), index.length.tolist(), strict=True)
-    return (f"{prefix}{key}.{suffix}#{number},{offset},{length}" for key, suffix, offset, length in places)
+    places = [f"#{number},{at},{size}" for at, size in zip(index.offset.tolist(), index.length.tolist(), strict=True)]
+    if index.checked:
+        before, whole = (index.offset - index.start[:-1]).tolist(), np.diff(index.start).tolist()
+        samples = zip(places, before, whole, index.checksum.tolist(), strict=True)
+        places = [f"{place},{first},{size},{checksum:x}" for place, first, size, checksum in samples]
+    return (f"{prefix}{key}.{suffix}{place}" for key, suffix, place in zip(index.keys, suffixes, places, strict=True))
 
 
-def _place(item: Item) -> tuple[str, int, int, int]:
-    """Name in the tar, number of the tar, offset and length."""
-    name, _, place = item.name.rpartition("#")
-    number, offset, length = map(int, place.split(","))
-    return name, number, offset, length
+def _placed(item: Item) -> tuple[str, _Place]:
+    """Name in the tar, and where that is."""
+    name, _, text = item.name.rpartition("#")
+    tar, offset, length, *sample = text.split(",")
+    before, whole, checksum = sample or (0, length, None)
+    number = None if checksum is None else int(checksum, 16)
+    return name, _Place(int(tar), int(offset), int(length), int(before), int(whole), number)
 
 
 def _key(name: str) -> str:
@@ -158,8 +183,6 @@ class PackedTarSource(Unprepared):
 
     def prepared(self, folder: Path, report: Report) -> TarSource:
         """The same tars, plain and local."""
-        if any(ending(name) == ".tar.zst" for name in self.names):
-            _zstandard()
         packed = [name for name in self.names if not _plain(name)]
         copies = dict(zip(packed, spool(packed, folder, _unpack, "", report), strict=True))
         tars = tuple(Tar(copies.get(name, Path(name)), shown(name)) for name in self.names)
@@ -179,35 +202,7 @@ def _class_names(names: Sequence[str], report: Report) -> tuple[str, ...]:
     return tuple(classes) if [entry.label for entry in manifest.classes] == list(range(len(classes))) else ()
 
 
-def _unpack(file: Path, name: str, target: Path) -> None:
-    if ending(name) == ".tar":  # a download, for local ones are read where they are
-        file.replace(target)
-        return
+def _unpack(source: Source, wanted: Wanted, target: Path) -> None:
     remove_abandoned(target)
     with whole_file(target) as plain:
-        for chunk in _chunks(file, name):
-            plain.write(chunk)
-
-
-def _chunks(file: Path, name: str) -> Iterator[bytes]:
-    """The content of a compressed file."""
-    try:
-        with file.open("rb") as packed, _decompressed(packed, name) as plain:
-            while chunk := plain.read(CHUNK):
-                yield chunk
-    except Exception as error:  # every library has its own
-        raise UserError(f"{name}: cannot be unpacked ({error})") from error
-
-
-def _decompressed(packed: BinaryIO, name: str) -> Any:
-    if ending(name) == ".tar.zst":
-        return _zstandard().ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-    return gzip.open(packed)
-
-
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise UsageError(".tar.zst files need zstandard: pip install 'dcgan_dist[zstd]'") from error
-    return zstandard
+        fill(source, wanted, Remote(), plain)

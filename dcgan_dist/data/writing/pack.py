@@ -1,14 +1,8 @@
-"""The work of packing, by any number of processes: images become a shard and its receipt, or checksums of files."""
+"""The work of packing, in each of the processes: images become a shard and its receipt, or checksums of files."""
 
-import itertools
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +12,10 @@ from PIL import Image
 
 from dcgan_dist.data.codecs import encode, fit, open_image, to_rgb_or_grey
 from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.pool import Tick
 from dcgan_dist.data.sources import Images, Item, Load, Source
 from dcgan_dist.data.statistics import PixelCounts
 from dcgan_dist.data.storage import write_atomically
-from dcgan_dist.data.workers import follow_parent
 from dcgan_dist.data.writing.duplicates import UNREADABLE, as_array, digest
 from dcgan_dist.data.writing.keys import sample_key
 from dcgan_dist.data.writing.packing import Packing
@@ -30,8 +24,6 @@ from dcgan_dist.errors import UsageError, UserError
 
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "PPM": "ppm"}  # Pillow's names of formats
 LOSSY = ("jpg", "webp")
-POLL = 0.2  # seconds
-WAITING = 2  # jobs for each process that are made beforehand
 
 
 class PackJob(NamedTuple):
@@ -82,7 +74,7 @@ class Worker:
     source: Source
     packing: Packing
     load: Load
-    tick: Callable[[], None]  # called after every image
+    tick: Tick  # called after every image
 
     def pack(self, job: PackJob) -> None:
         """Writes a shard and its receipt. Raises UserError for a bad image, unless such are to be left out."""
@@ -106,7 +98,7 @@ class Worker:
                         digests += sample.digest
                         kept.append(number)
                         receipt.names.append(one_line(self.source.where(item)))
-                self.tick()
+                self.tick(1)
         receipt.bytes, receipt.checksum, receipt.fingerprint = shard.size, shard.checksum, shard.fingerprint
         receipt.numbers, receipt.digests = np.array(kept, dtype=np.int64), as_array(bytes(digests))
         write_receipt(job.shard, receipt)
@@ -137,7 +129,7 @@ class Worker:
                 raise
             except UserError:
                 digests += UNREADABLE
-            self.tick()
+            self.tick(1)
         write_atomically(job.path, bytes(digests))
 
 
@@ -160,68 +152,8 @@ def _note(receipt: Receipt, sample: _Sample) -> None:
         receipt.labels[sample.label] += 1
 
 
-class _StopError(Exception):
-    """Another process has failed."""
-
-
-def run_jobs(
-    jobs: Iterator[Job], source: Source, packing: Packing, report: Callable[[int], None], processes: int
-) -> None:
-    """Does all jobs, `processes` at a time; they are made one by one, as they are needed.
-
-    Args:
-        jobs: what is to be done.
-        source: where the images are.
-        packing: how they are stored.
-        report: called with the number of images done so far, by this process.
-        processes: with 1, everything happens in this process.
-    """
-    if processes == 1:
-        numbers = itertools.count(1)
-        with source.open() as load:
-            worker = Worker(source, packing, load, lambda: report(next(numbers)))
-            for job in jobs:
-                job.run(worker)
-        return
-    # spawned, because a forked process inherits the locks of threads that it does not have
-    context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
-    with ProcessPoolExecutor(processes, context, _begin, (source, packing, counter, stop)) as pool:
-        try:
-            pending: set[Future[None]] = set()
-            while pending := pending | _submitted(pool, jobs, WAITING * processes - len(pending)):
-                finished, pending = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
-                report(counter.value)
-        except BrokenProcessPool as error:
-            problem = "a packing process was killed, perhaps for want of memory; try fewer --processes"
-            raise UserError(problem) from error
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-
-
-def _submitted(pool: ProcessPoolExecutor, jobs: Iterator[Job], count: int) -> "set[Future[None]]":
-    return {pool.submit(_run, job) for job in itertools.islice(jobs, count)}
-
-
-# in a process of the pool: its one worker, and what keeps the worker's source open until the process ends
-_workers: list[Worker] = []
-_opened = ExitStack()
-
-
-def _begin(source: Source, packing: Packing, counter: "Synchronized[int]", stop: Event) -> None:
-    follow_parent()
-
-    def tick() -> None:
-        with counter.get_lock():
-            counter.value += 1
-        if stop.is_set():
-            raise _StopError
-
-    _workers.append(Worker(source, packing, _opened.enter_context(source.open()), tick))
-
-
-def _run(job: Job) -> None:
-    job.run(_workers[0])
+@contextmanager
+def opened_worker(source: Source, packing: Packing) -> Iterator[Callable[[Job, Tick], None]]:
+    """What does jobs, with the source open for it."""
+    with source.open() as load:
+        yield lambda job, tick: job.run(Worker(source, packing, load, tick))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from dcgan_dist import keyed
+from dcgan_dist.data.pool import run_jobs
 from dcgan_dist.data.sources import Images, Source
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicates
 from dcgan_dist.data.writing.keys import key_digits
-from dcgan_dist.data.writing.pack import HashJob, Job, PackJob, one_line, run_jobs
+from dcgan_dist.data.writing.pack import HashJob, Job, PackJob, one_line, opened_worker
 from dcgan_dist.data.writing.packing import Packing, Part
 from dcgan_dist.data.writing.publish import add_up, publish, refuse_old
 from dcgan_dist.data.writing.staging import PARTIAL, SPOOL, VERSION, Plan, Staging, locked, open_staging, stagings
@@ -253,5 +255,5 @@ class _Work:
         processes = max(1, min(self.packing.processes or available_cores(), count))
         report(0)
         if count:
-            run_jobs(jobs, self.source, self.packing, report, processes)
+            run_jobs(partial(opened_worker, self.source, self.packing), jobs, processes, report)
         return processes
