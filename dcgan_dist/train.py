@@ -18,7 +18,8 @@ from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import World, launch, rank_lost
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.plan import layers_text, split_text
-from dcgan_dist.run.session import Session, open_session
+from dcgan_dist.run.session import Session
+from dcgan_dist.run.start import open_session
 
 DONE, STOPPED = 0, 75  # EX_TEMPFAIL: run the same command again
 LAUNCHED = {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"}  # set by torchrun and accelerate launch

@@ -13,7 +13,8 @@ from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import World, launch
-from dcgan_dist.run.session import Session, open_session
+from dcgan_dist.run.session import Session
+from dcgan_dist.run.start import open_session
 from dcgan_dist.train import train
 
 Arrays = dict[str, np.ndarray]
