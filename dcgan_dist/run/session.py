@@ -32,6 +32,7 @@ from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.reading import ReadingReport
 from dcgan_dist.run.signals import StopRequest
 from dcgan_dist.run.stats import Stats
+from dcgan_dist.run.stragglers import Stragglers
 from dcgan_dist.run.trackers import Trackers
 
 
@@ -57,6 +58,7 @@ class Session:
     metrics: MetricsFile
     trackers: Trackers
     reading: ReadingReport
+    stragglers: Stragglers
     first: int = 0
     """Images seen where this life began."""
     last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
@@ -106,6 +108,7 @@ class Session:
         values = self.stats.reduce(self.world.sum_)
         bad = [name for name in ("loss/d", "loss/g") if not _finite(values.get(name, 0.0))]
         values |= self.clock.read() | self._speed(images) | self.reading.values()
+        values |= self.stragglers.values(values)
         values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
         if self.arithmetic.scaled:
             values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
@@ -165,6 +168,7 @@ class Session:
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life: says what came of it, in words and by a marker file."""
         self.reading.tell_damages()
+        self.world.activity.patient += 1  # trackers may take their time
         images = self.state.images
         marker = self.folder.preempted if exit_code == stopped else self.folder.done
         self.world.from_main(lambda: write_atomically(marker, f"{images}\n".encode()))

@@ -10,6 +10,7 @@ from dcgan_dist.gan.step import Game
 from dcgan_dist.parallel.agreement import Agreement
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
+from dcgan_dist.parallel.watchdog import watch
 from dcgan_dist.parallel.world import World, set_cpu_threads
 from dcgan_dist.run import resume
 from dcgan_dist.run.clock import Clock
@@ -20,6 +21,7 @@ from dcgan_dist.run.reading import ReadingReport
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.signals import StopRequest
 from dcgan_dist.run.stats import Stats
+from dcgan_dist.run.stragglers import Stragglers
 from dcgan_dist.run.trackers import Trackers, open_trackers
 
 
@@ -38,7 +40,9 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
     found = world.from_main(lambda: resume.find(config, folder, data, console.say))
     facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
     world.from_main(lambda: folder.prepare(config_yaml, facts))
+    watch(world, config, folder.stacks)
     state, engine = create(config, world, chosen)
+    world.activity.place = lambda: f"iteration {state.iteration + 1:,} after {state.images:,} images"
     stats = Stats(world.device)
     resume.restore(found, state, stats, world)
     stop_request = StopRequest(folder.stop)
@@ -64,12 +68,13 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
         folder=folder,
         console=console,
         stats=stats,
-        clock=Clock(world.device),
+        clock=Clock(world.device, world.activity),
         stop_request=stop_request,
         agreement=Agreement(world),
         metrics=metrics,
         trackers=trackers,
         reading=ReadingReport(reader, world, console),
+        stragglers=Stragglers(world, console, config.watchdog.slow_factor),
         first=state.images,
         last_report=(time.monotonic(), state.images),
     )
