@@ -11,7 +11,7 @@ from datetime import timedelta
 from threading import Thread
 from typing import Literal, TypeVar
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dcgan_dist.parallel.world import World
 

@@ -15,7 +15,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import IO, cast
+from typing import IO, NoReturn, cast
 
 from dcgan_dist.config import Config
 from dcgan_dist.parallel.peers import Peers
@@ -45,6 +45,10 @@ class Watchdog:
             self._path = folder / f"rank-{world.rank}.txt"
             self._file = _open(self._path)
             self._peers = Peers(world)
+            self._enabled = not faulthandler.is_enabled()
+            if self._enabled:  # a mismatch of collectives ends the process by a signal, from a thread of gloo or NCCL
+                faulthandler.enable(self._file)
+            self._put_off()
             self._thread = Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
 
@@ -55,6 +59,8 @@ class Watchdog:
             return
         self._thread.join(GRACE)
         faulthandler.cancel_dump_traceback_later()
+        if self._enabled:
+            faulthandler.disable()
         if self._file is not sys.__stderr__:
             self._file.close()
             with contextlib.suppress(OSError):
@@ -66,46 +72,51 @@ class Watchdog:
         """The main thread's last words when a collective failed: what this rank was doing, and who is gone."""
         if not self._last_word.acquire(blocking=False):
             time.sleep(2 * GRACE)  # the watchdog is ending this process
-        hang = "imed out" in str(error)
+        hang, details = "imed out" in str(error), [str(self._activity)]
         gone: list[str] = []
         if self._thread is not None:
             first = self._peers.raise_alarm("hang" if hang else "lost")
             self._peers.answer()
             gone = self._peers.silent(LINGER / 2) if first else []
-        details = [str(self._activity), *([f"no answer from {', '.join(gone)}"] if gone else [])]
-        return f"{', '.join(details)}: {' '.join(str(error).split())[:500]}"
+        details += [f"no answer from {', '.join(gone)}"] if gone else []
+        return f"{', '.join(details)}: {_short(error)}"
 
     def _watch(self) -> None:
         seen, since = -1, time.monotonic()
         while not self._over.wait(POLL):
-            faulthandler.dump_traceback_later(self._limit + LINGER, exit=True, file=self._file)
+            self._put_off()
             now, progress = time.monotonic(), self._activity.progress
             if progress != seen:
                 seen, since = progress, now
-            if now - since > (self._long if self._activity.patient else self._limit):
-                self._give_up(now - since)
-            elif alarm := self._peers.alarm():
-                self._obey(hang=alarm == "hang")
-                return
+            idle, alarm = now - since, self._peers.alarm()
+            if idle > (self._long if self._activity.patient else self._limit):
+                self._give_up(f"no progress for {idle:.1f} s")
+            elif alarm == "hang":
+                self._give_up("ends, for another rank hangs")
+            elif alarm == "lost":
+                self._lose()
 
-    def _give_up(self, idle: float) -> None:
-        first = self._peers.raise_alarm("hang")
+    def _put_off(self) -> None:
+        """The end by faulthandler's timer; not before other ranks have seen that this one does not answer."""
+        faulthandler.dump_traceback_later(self._limit + 2 * LINGER, exit=True, file=self._file)
+
+    def _give_up(self, why: str) -> None:
+        """Does not return unless the main thread ends this rank already."""
+        if not self._last_word.acquire(blocking=False):
+            return
+        activity, first = str(self._activity), self._peers.raise_alarm("hang")
         self._write_stacks()
         self._peers.answer()
         gone = self._peers.silent(LINGER)
         missing = f"; no answer from {', '.join(gone)}" if first and gone else ""
-        self._end(f"no progress for {idle:.1f} s ({self._activity}){missing}; stacks: {self._file.name}")
+        self._end(f"{why} ({activity}){missing}")
 
-    def _obey(self, hang: bool) -> None:
-        """Another rank has raised the alarm; with its end, collectives fail here."""
-        if hang:
-            self._write_stacks()
+    def _lose(self) -> None:
+        """Another rank has lost one: collectives fail here, too, unless the main thread is elsewhere."""
         self._peers.answer()
-        if self._over.wait(GRACE):
-            return
-        if not hang:
+        if not self._over.wait(GRACE) and self._last_word.acquire(blocking=False):
             self._write_stacks()
-        self._end(f"ends, for another rank has ended or hangs ({self._activity}); stacks: {self._file.name}")
+            self._end(f"ends, for another rank has ended ({self._activity})")
 
     def _write_stacks(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # a full disk, a closed file
@@ -114,12 +125,9 @@ class Watchdog:
             self._file.flush()
             faulthandler.dump_traceback(self._file, all_threads=True)
 
-    def _end(self, words: str) -> None:
-        if not self._last_word.acquire(blocking=False):
-            self._over.wait(2 * GRACE)  # the main thread is speaking
-            os._exit(FAILED)
+    def _end(self, words: str) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"rank {self._rank}: {words}\n")
+            sys.stderr.write(f"rank {self._rank}: {words}; stacks: {self._file.name}\n")
             sys.stderr.flush()
         os._exit(FAILED)  # the main thread cannot be woken
 
@@ -149,4 +157,8 @@ def stop_watching() -> None:
 
 def last_words(error: RuntimeError) -> str:
     """What this rank was doing when it lost another one, who is gone if that can be known, and the error itself."""
-    return _watchdogs[-1].lost(error) if _watchdogs else " ".join(str(error).split())[:500]
+    return _watchdogs[-1].lost(error) if _watchdogs else _short(error)
+
+
+def _short(error: RuntimeError) -> str:
+    return " ".join(str(error).split()).partition(" This is typically caused")[0][:500]
