@@ -52,7 +52,12 @@ def over_processes(
 def _spread(work: Callable[[J, Tick], R], jobs: Sequence[J], processes: int, report: Callable[[int], None]) -> list[R]:
     # spawned, because a forked process inherits the locks of threads that it does not have
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
+    try:
+        counter, stop = context.Value("q", 0), context.Event()
+    except OSError as error:
+        raise UserError(
+            f"/dev/shm: no room for what {processes} processes share ({error.strerror}); one process needs none"
+        ) from error
     with ProcessPoolExecutor(processes, context, _begin, (counter, stop)) as pool:
         futures = [pool.submit(_do, work, job) for job in jobs]
         try:

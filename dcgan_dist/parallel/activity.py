@@ -127,8 +127,14 @@ class Activity:
 
     def gradients_known(self) -> None:
         """From here to the end of the backward pass, those of the other ranks are waited for."""
+        self._collective = ("gradients", time.monotonic())
         if self._section is not None:
             self.waits.begin()
+
+    def gradients_averaged(self) -> None:
+        """The end of a backward pass, whether it was waited for or not."""
+        self._collective = None
+        self.waits.end()
 
     def collective(self, name: str, call: Callable[..., T], *args: object, **named: object) -> T:
         """Calls something that ends only when other ranks do the same."""

@@ -87,6 +87,7 @@ class Peers:
             try:
                 answers.append(call())
             except (RuntimeError, OSError):  # the store has gone, or never was
+                self._store = None
                 answers.append(otherwise)
 
         thread = Thread(target=ask, name="watchdog asks", daemon=True)

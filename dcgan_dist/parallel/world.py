@@ -83,7 +83,7 @@ class World:
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss, averaged over the ranks where the network is wrapped."""
         self.accelerator.backward(loss)
-        self.activity.waits.end()
+        self.activity.gradients_averaged()
 
     def no_sync(self, network: nn.Module) -> AbstractContextManager:
         """Within it, gradients of a wrapped network stay on this rank."""

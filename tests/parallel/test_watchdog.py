@@ -245,9 +245,9 @@ def launched(run, *more):
     """The training under torchrun, as a group of processes that does not outlive this."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "dcgan_dist.train", *options("", run)[:2], *more]
-    quick = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": 2, "OMP_NUM_THREADS": 1, "GLOO_SOCKET_IFNAME": "lo"}
+    variables = environment(OMP_NUM_THREADS=1, GLOO_SOCKET_IFNAME="lo")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(**quick), start_new_session=True, **pipes)
+    process = subprocess.Popen(command, cwd=ROOT, env=variables, start_new_session=True, **pipes)
     try:
         yield process
     finally:
@@ -266,13 +266,16 @@ def test_a_launched_job_ends_when_one_rank_is_stopped_from_outside(shards, tmp_p
         while " img of " not in (line := launcher.stdout.readline()):
             assert line, launcher.communicate()
         ranks = psutil.Process(launcher.pid).children()
-        (victim,) = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
+        main, victim = sorted(ranks, key=lambda rank: rank.environ()["RANK"])
         assert [rank.environ()["WORLD_SIZE"] for rank in ranks] == ["2", "2"]
         victim.suspend()
+        main.wait(60)
+        victim.resume()  # else the launcher waits 30 s for it
         _, errors = launcher.communicate(timeout=60)
         assert launcher.returncode == 1
         assert not any(rank.is_running() for rank in ranks)
+    assert errors.count("rank 1: ") == 1  # it sees that it is late
     (line,) = [line for line in errors.splitlines() if line.startswith("rank 0: ")]
     assert re.match(r"rank 0: no progress for [23]\.\d s \(iteration \d+ after \d+ images, ", line)
     assert f"; no answer from rank 1 on {HOST}; stacks: " in line
-    assert "in collective\n" in stacks(tmp_path / "run", 0)
+    assert "in train\n" in stacks(tmp_path / "run", 0)
