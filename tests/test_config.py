@@ -135,7 +135,7 @@ def test_a_value_that_is_too_large_is_refused_by_its_flag(group, message, values
 
 def test_every_number_has_a_range():
     numbers = {name for name, value in flatten(Config()).items() if type(value) in (int, float)}
-    numbers |= {"world_size", "data.cache_bytes", "optimizer.g_clip", "optimizer.d_clip"}
+    numbers |= {"world_size", "data.cache_bytes", "watchdog.seconds", "optimizer.g_clip", "optimizer.d_clip"}
     choices = {"model.image_size", "model.channels"}
     tested = {f"{prefix}{name}" for _, prefix, name, _ in TOO_SMALL} | {"optimizer.g_clip", "optimizer.d_clip"}
     assert numbers - choices == tested
