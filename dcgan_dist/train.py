@@ -15,10 +15,12 @@ from dcgan_dist.errors import run_and_report
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
 from dcgan_dist.parallel.precision import arithmetic
+from dcgan_dist.parallel.watchdog import last_words, stop_watching
 from dcgan_dist.parallel.world import World, launch, leave, rank_lost
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.plan import layers_text, split_text
-from dcgan_dist.run.session import Session, open_session
+from dcgan_dist.run.session import Session
+from dcgan_dist.run.start import open_session
 
 DONE, STOPPED = 0, 75  # EX_TEMPFAIL: run the same command again
 LAUNCHED = {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"}  # set by torchrun and accelerate launch
@@ -112,11 +114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_and_report(act, debug="--debug" in options, rank=rank)
     except RuntimeError as error:
         if rank_lost(error) and "--debug" not in options:
-            sys.stderr.write(
-                f"rank {rank}: another rank ended or does not answer ({' '.join(str(error).split())[:500]})\n"
-            )
+            sys.stderr.write(f"rank {rank}: another rank ended or does not answer ({last_words(error)})\n")
             return 1
         raise
+    finally:
+        stop_watching()
 
 
 if __name__ == "__main__":

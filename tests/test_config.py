@@ -22,6 +22,7 @@ from dcgan_dist.config import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    WatchdogConfig,
     flatten,
 )
 
@@ -69,7 +70,7 @@ def test_every_option_says_what_it_means(group):
 
 def test_every_class_of_options_is_frozen_and_keyword_only():
     groups = list(dataclasses_of(Config()))
-    assert len(groups) == 10
+    assert len(groups) == 11
     for group in groups:
         assert all(item.kw_only for item in fields(group))
         with pytest.raises(FrozenInstanceError):
@@ -78,6 +79,7 @@ def test_every_class_of_options_is_frozen_and_keyword_only():
 
 RANGES = [
     (ModelConfig, "model.", {"nz": 0, "ngf": 0, "ndf": -1}),
+    (WatchdogConfig, "watchdog.", {"seconds": -1.0, "slow_factor": 0.9}),
     (LossConfig, "loss.", {"label_smoothing": -0.1, "r1_gamma": -1.0, "gp_weight": -1e-9}),
     (
         OptimizerConfig,
@@ -133,7 +135,7 @@ def test_a_value_that_is_too_large_is_refused_by_its_flag(group, message, values
 
 def test_every_number_has_a_range():
     numbers = {name for name, value in flatten(Config()).items() if type(value) in (int, float)}
-    numbers |= {"world_size", "data.cache_bytes", "optimizer.g_clip", "optimizer.d_clip"}
+    numbers |= {"world_size", "data.cache_bytes", "watchdog.seconds", "optimizer.g_clip", "optimizer.d_clip"}
     choices = {"model.image_size", "model.channels"}
     tested = {f"{prefix}{name}" for _, prefix, name, _ in TOO_SMALL} | {"optimizer.g_clip", "optimizer.d_clip"}
     assert numbers - choices == tested

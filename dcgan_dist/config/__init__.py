@@ -34,6 +34,7 @@ from dcgan_dist.config.groups import (
     SyncBatchNorm,
     WandbConfig,
     WandbMode,
+    WatchdogConfig,
 )
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "SyncBatchNorm",
     "WandbConfig",
     "WandbMode",
+    "WatchdogConfig",
     "flatten",
 ]
 
@@ -103,6 +105,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
 

@@ -195,6 +195,19 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """What happens when a rank hangs, or is slower than the others."""
+
+    seconds: float | None = None
+    """Seconds without progress after which every rank writes its stacks and ends; absent: 0.9 x --timeout; 0: off."""
+    slow_factor: float = 1.5
+    """A rank is named that takes more than so many times the median for its own work, in two reports in a row."""
+
+    def __post_init__(self) -> None:
+        check_range("watchdog.", self, seconds=0, slow_factor=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WandbConfig:
     """Weights & Biases."""
 

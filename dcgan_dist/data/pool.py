@@ -71,7 +71,12 @@ def _spread(
 ) -> list[R]:
     # spawned, because a forked process inherits the locks of threads that it does not have
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
+    try:
+        counter, stop = context.Value("q", 0), context.Event()
+    except OSError as error:
+        raise UserError(
+            f"/dev/shm: no room for what {processes} processes share ({error.strerror}); one process needs none"
+        ) from error
     futures: list[Future[R]] = []
     with ProcessPoolExecutor(processes, context, _begin, (opened, counter, stop)) as pool:
         try:

@@ -20,9 +20,9 @@ class TorchSyncBatchNorm(nn.SyncBatchNorm):
         return torch.cat([super(TorchSyncBatchNorm, self).forward(part) for part in input.chunk(groups)])
 
 
-def _shared(network: nn.Module, group: dist.ProcessGroup | None, ranks: int) -> None:
+def _shared(network: nn.Module, group: dist.ProcessGroup | None, ranks: int, world: World) -> None:
     def sum_over_ranks(tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor, group=group)
+        world.activity.collective("BatchNorm", dist.all_reduce, tensor, group=group)
         return tensor
 
     for layer in network.modules():
@@ -31,11 +31,11 @@ def _shared(network: nn.Module, group: dist.ProcessGroup | None, ranks: int) -> 
 
 
 def _global(network: nn.Module, world: World) -> None:
-    _shared(network, None, world.size)
+    _shared(network, None, world.size, world)
 
 
 def _node(network: nn.Module, world: World) -> None:
-    _shared(network, _node_group(world), world.local_size)
+    _shared(network, _node_group(world), world.local_size, world)
 
 
 def _none(network: nn.Module, world: World) -> None:

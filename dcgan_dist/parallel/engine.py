@@ -25,7 +25,7 @@ def create(config: Config, world: World, arithmetic: Arithmetic) -> tuple[TrainS
         g=world.wrap(state.netg),
         d=world.wrap(state.netd),
         autocast=arithmetic.autocast(world.device),
-        backward=world.accelerator.backward,
+        backward=world.backward,
         no_sync=world.no_sync,
     )
     return state, engine

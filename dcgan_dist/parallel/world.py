@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, NoReturn, TypeVar, cast
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dcgan_dist.config import Config
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.parallel.activity import Activity
 
 T = TypeVar("T")
 # Process groups until the program ends: were DDP the last to let go of one, it would wait for a thread of gloo while it
@@ -34,6 +35,8 @@ class World:
     accelerator: Accelerator
     timeout: timedelta = timedelta(minutes=10)
     """How long a rank waits for the others."""
+    activity: Activity = field(default_factory=Activity)
+    """What this process is doing now."""
 
     @property
     def rank(self) -> int:
@@ -68,7 +71,7 @@ class World:
         if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun and accelerate launch, not by srun
             return int(os.environ["LOCAL_WORLD_SIZE"])
         names = [""] * self.size
-        dist.all_gather_object(names, socket.gethostname())
+        self.activity.collective("local_size", dist.all_gather_object, names, socket.gethostname())
         return names.count(socket.gethostname())
 
     def wrap(self, network: nn.Module) -> nn.Module:
@@ -76,7 +79,17 @@ class World:
         with warnings.catch_warnings():
             # newer versions of torch have another name for broadcast_buffers, which older ones do not know
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            return self.accelerator.prepare_model(network, device_placement=False)
+            wrapped = self.accelerator.prepare_model(network, device_placement=False)
+        if self.size > 1:
+            # its gradient is the last to be known: then begins the waiting for those of the other ranks
+            first = next(network.parameters())
+            first.register_post_accumulate_grad_hook(lambda _: self.activity.gradients_known())
+        return wrapped
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss, averaged over the ranks where the network is wrapped."""
+        self.accelerator.backward(loss)
+        self.activity.gradients_averaged()
 
     def no_sync(self, network: nn.Module) -> AbstractContextManager:
         """Within it, gradients of a wrapped network stay on this rank."""
@@ -85,7 +98,7 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Adds up over all ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            self.activity.collective("sum_", dist.all_reduce, tensor)
         return tensor
 
     def maximum(self, *values: int) -> tuple[int, ...]:
@@ -93,16 +106,17 @@ class World:
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        self.activity.collective("maximum", dist.all_reduce, tensor, op=dist.ReduceOp.MAX)
         return tuple(tensor.tolist())
 
     def from_main(self, make: Callable[[], T]) -> T:
         """The main rank's result of `make` on every rank; its error on every rank if it fails."""
-        box: list[Any] = list(_attempt(make)) if self.main else [None, None]
-        failure = box[1]
-        if self.size > 1:
-            box[1] = _told(failure, self.rank)
-            dist.broadcast_object_list(box, src=0, device=self.device)
+        with self.activity.patiently("from_main"):
+            box: list[Any] = list(_attempt(make)) if self.main else [None, None]
+            failure = box[1]
+            if self.size > 1:
+                box[1] = _told(failure, self.rank)
+                dist.broadcast_object_list(box, src=0, device=self.device)
         if failure is not None and not isinstance(failure, UserError):
             raise failure  # a bug: its own traceback here, one line on the other ranks
         if box[1] is not None:
@@ -113,16 +127,17 @@ class World:
         """Every rank's value, on all ranks, by their numbers."""
         values = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(values, value)
+            self.activity.collective("gather", dist.all_gather_object, values, value)
         return values
 
     def everywhere(self, act: Callable[[], T]) -> T:
         """Runs `act` on every rank; if it fails anywhere, every rank raises the same error."""
-        result, failure = _attempt(act)
-        failures = [_told(failure, self.rank)]
-        if self.size > 1:
-            failures *= self.size
-            dist.all_gather_object(failures, _told(failure, self.rank))
+        with self.activity.patiently("everywhere"):
+            result, failure = _attempt(act)
+            failures = [_told(failure, self.rank)]
+            if self.size > 1:
+                failures *= self.size
+                dist.all_gather_object(failures, _told(failure, self.rank))
         if failure is not None and not isinstance(failure, UserError):
             raise failure
         for told in failures:
@@ -165,7 +180,7 @@ class World:
         for name, (shape, dtype) in shapes.items():
             value = tensors[name] if self.main else torch.empty(shape, dtype=dtype)
             value = value.to(self.device)
-            dist.broadcast(value, src=0)
+            self.activity.collective("broadcast_tensors", dist.broadcast, value, src=0)
             received[name] = value.cpu()
         return received
 
@@ -174,11 +189,12 @@ class World:
         if self.size > 1:
             for network in networks:
                 for tensor in network.state_dict(keep_vars=True).values():
-                    dist.broadcast(tensor.data, src=0)
+                    self.activity.collective("broadcast_buffers", dist.broadcast, tensor.data, src=0)
 
     def barrier(self) -> None:
         """Waits for all ranks."""
-        self.accelerator.wait_for_everyone()
+        with self.activity.patiently("barrier"):
+            self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
         """The orderly end of the job; nothing can be said to other ranks afterwards."""
@@ -217,7 +233,8 @@ def launch(config: Config) -> World:
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout)),
         ],
     )
-    world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout))
+    activity = Activity(on_gpu=accelerator.device.type == "cuda")
+    world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout), activity=activity)
     # a dry run, on one process, tells of the ranks that are meant to be launched
     if config.world_size not in (None, world.size) and not config.dry_run:
         launched = "1 rank was" if world.size == 1 else f"{world.size} ranks were"

@@ -7,11 +7,15 @@ from contextlib import contextmanager
 
 import torch
 
+from dcgan_dist.parallel.activity import Activity
+
 
 class Clock:
     """Adds up the seconds spent in named sections; on a GPU by events, without waiting for it between two readings."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, activity: Activity | None = None) -> None:
+        """`activity` is told of sections and iterations."""
+        self._activity = activity or Activity()
         self._cuda = device.type == "cuda"
         self._host: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
@@ -21,6 +25,7 @@ class Clock:
     @contextmanager
     def section(self, name: str, *, on_device: bool = False) -> Iterator[None]:
         """`on_device`: the work is only queued here, and done by the GPU later."""
+        self._activity.enter(name)
         if self._cuda and on_device:
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
@@ -31,10 +36,12 @@ class Clock:
             begun = time.perf_counter()
             yield
             self._host[name] += time.perf_counter() - begun
+        self._activity.leave()
 
     def tick(self) -> None:
         """The end of an iteration."""
         self._iterations += 1
+        self._activity.tick()
 
     def read(self) -> dict[str, float]:
         """Seconds per iteration since the last reading: time/SECTION, time/other and time/data_percent; begins anew."""

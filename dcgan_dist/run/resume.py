@@ -21,7 +21,8 @@ Say = Callable[[str], None]
 FREE = (
     "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
     "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
-    "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "log", "checkpoint", "wandb", "resume",
+    "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "log", "checkpoint",
+    "watchdog", "wandb", "resume",
 )  # fmt: skip
 
 

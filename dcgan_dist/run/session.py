@@ -1,6 +1,5 @@
-"""One life of a run: what is set up before the first iteration, and what the train loop does every so often."""
+"""One life of a run: what the train loop asks, and what it does every so often."""
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.reading.ring import Batch
 from dcgan_dist.data.reading.stream import StreamReader
@@ -21,20 +19,21 @@ from dcgan_dist.gan.schedule import lr_factor
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.gan.step import Engine, Game, Noise
 from dcgan_dist.parallel.agreement import Agreement
-from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource, sample_latents
 from dcgan_dist.parallel.precision import Arithmetic
-from dcgan_dist.parallel.world import World, set_cpu_threads
+from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.clock import Clock
 from dcgan_dist.run.console import Console
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.grid import grid, save_png
 from dcgan_dist.run.jsonl import MetricsFile
+from dcgan_dist.run.reading import ReadingReport
 from dcgan_dist.run.signals import StopRequest
 from dcgan_dist.run.stats import Stats
-from dcgan_dist.run.trackers import Trackers, open_trackers
+from dcgan_dist.run.stragglers import Stragglers
+from dcgan_dist.run.trackers import Trackers
 
 
 @dataclass(kw_only=True)
@@ -58,13 +57,11 @@ class Session:
     agreement: Agreement
     metrics: MetricsFile
     trackers: Trackers
+    reading: ReadingReport
+    stragglers: Stragglers
     first: int = 0
     """Images seen where this life began."""
     last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
-    last_counts: dict[str, float] = field(default_factory=dict)
-    """Of all ranks' readers, at the last report."""
-    damages_told: set[int] = field(default_factory=set)
-    """Numbers of the damaged images that were told of."""
 
     # ---- the loop's questions
 
@@ -110,7 +107,8 @@ class Session:
         images = self.state.images
         values = self.stats.reduce(self.world.sum_)
         bad = [name for name in ("loss/d", "loss/g") if not _finite(values.get(name, 0.0))]
-        values |= self.clock.read() | self._speed(images) | self._loader()
+        values |= self.clock.read() | self._speed(images) | self.reading.values()
+        values |= self.stragglers.values(values)
         values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
         if self.arithmetic.scaled:
             values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
@@ -169,7 +167,8 @@ class Session:
 
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life: says what came of it, in words and by a marker file."""
-        self._tell_damages()
+        self.reading.tell_damages()
+        self.world.activity.patient += 1  # trackers may take their time
         images = self.state.images
         marker = self.folder.preempted if exit_code == stopped else self.folder.done
         self.world.from_main(lambda: write_atomically(marker, f"{images}\n".encode()))
@@ -185,98 +184,11 @@ class Session:
         self.world.barrier()
         self.world.close()
 
-    def _loader(self) -> dict[str, float]:
-        """What all ranks' readers did since the last report, and how many positions got a substitute in this life."""
-        self._tell_damages()
-        now = vars(self.reader.counters)
-        counts = torch.tensor(list(now.values()), dtype=torch.float64, device=self.world.device)
-        total = dict(zip(now, self.world.sum_(counts).tolist(), strict=True))
-        new = {name: value - self.last_counts.get(name, 0.0) for name, value in total.items()}
-        self.last_counts = total
-        values = {"data/substituted": total["substituted"]}
-        if new["images"]:
-            values["data/bytes_per_image"] = new["bytes"] / new["images"]
-        remote = new["from_cache"] + new["from_afar"]
-        return values | ({"data/cache_percent": 100 * new["from_cache"] / remote} if remote else {})
-
-    def _tell_damages(self) -> None:
-        """One line for each damaged image, whichever ranks met it."""
-        known = dict(self.reader.damages)  # at once: the reader goes on
-        new = {sample: problem for sample, problem in known.items() if sample not in self.damages_told}
-        if self.world.maximum(len(new)) == (0,):
-            return
-        found = {sample: problem for each in self.world.gather(new) for sample, problem in each.items()}
-        for sample in sorted(found.keys() - self.damages_told):
-            self.console.say(f"data: image {sample:,} is damaged, another takes its place: {found[sample]}")
-        self.damages_told |= found.keys()
-
     def _speed(self, images: int) -> dict[str, float]:
         now, (then, before) = time.monotonic(), self.last_report
         self.last_report = (now, images)
         return {"speed/images_per_second": (images - before) / (now - then) if now > then else 0.0}
 
 
-def _stop_for_good(request: StopRequest, folder: RunFolder) -> None:
-    """Somebody pressed W&B's stop button. The file tells the job script, too, that this is no time limit."""
-    request.ask("stopped in W&B")
-    with contextlib.suppress(OSError):
-        folder.stop.touch()
-
-
 def _finite(value: float) -> bool:
     return value - value == 0.0
-
-
-def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
-    """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
-    console = Console(enabled=world.main)
-    per_rank = config.per_rank(world.size)
-    folder = RunFolder(config.run_dir)
-    world.from_main(folder.check)
-    ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
-    console.say(f"{ranks}; {chosen.name}: {chosen.reason}")
-    threads = set_cpu_threads(world)
-    if threads:
-        console.say(threads)
-    data = world.main_first(lambda: open_data(config, console.say))
-    found = world.from_main(lambda: resume.find(config, folder, data, console.say))
-    facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
-    world.from_main(lambda: folder.prepare(config_yaml, facts))
-    state, engine = create(config, world, chosen)
-    stats = Stats(world.device)
-    resume.restore(found, state, stats, world)
-    stop_request = StopRequest(folder.stop)
-    metrics = MetricsFile(folder.metrics)
-    world.from_main(lambda: metrics.cut_after(state.images if found else -1))
-    trackers = Trackers(console.say)
-    if world.main:
-        trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(stop_request, folder), facts)
-    console.begin(state.images, config.images)
-    return Session(
-        config=config,
-        world=world,
-        arithmetic=chosen,
-        state=state,
-        engine=engine,
-        game=Game.of(config),
-        data=data,
-        reader=make_reader(
-            config,
-            data,
-            local_ranks=world.local_size,
-            pinned=world.device.type == "cuda",
-            say=console.say,
-            first=world.local_main,
-        ),
-        split=Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size),
-        folder=folder,
-        console=console,
-        stats=stats,
-        clock=Clock(world.device),
-        stop_request=stop_request,
-        agreement=Agreement(world),
-        metrics=metrics,
-        trackers=trackers,
-        first=state.images,
-        last_report=(time.monotonic(), state.images),
-    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.disk import no_file_larger_than
 from support.processes import decoders as workers
 from support.shards import write_ours
 
@@ -46,6 +47,17 @@ def test_a_worker_that_is_killed_ends_the_reading_in_one_line(tmp_path):
     problem = r"^a decoding process ended, perhaps for want of memory; try fewer --data\.workers$"
     with pytest.raises(UserError, match=problem):
         list(batches)
+    assert workers() == []
+
+
+def test_memory_that_the_system_refuses_is_one_line(tmp_path):
+    """As on a full /dev/shm, although the ring needs none."""
+    batches = make_batches(write_ours(tmp_path / "shard.tar", 30, "jpg"))
+    problem = (
+        r"^2 decoding processes around 0 MB of shared memory cannot be had \(File too large\); try --data\.decode "
+    )
+    with no_file_larger_than(4096), pytest.raises(UserError, match=problem):
+        next(batches)
     assert workers() == []
 
 

@@ -5,17 +5,20 @@ fraction of a second. The ranks find each other as under torchrun: by its enviro
 process holds.
 """
 
+import math
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from unittest import mock
 
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
@@ -23,6 +26,17 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 PRELOADED = ["torch._dynamo", "pytest", "support.recording"]  # the first is what any optimiser imports
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo"}
 """Several ranks share few cores here: none of them may spin while it waits."""
+
+
+class End(NamedTuple):
+    """How a rank ended."""
+
+    code: int
+    """Exit code; negative: the signal that killed it."""
+    error: str
+    """What it wrote on standard error."""
+    at: float
+    """When, in seconds of time.monotonic()."""
 
 
 def environment(rank: int, world_size: int, port: int) -> dict[str, str]:
@@ -80,6 +94,49 @@ def run_ranks(
             process.join()
             ours.close()
     return [results[rank] for rank in range(world_size)]
+
+
+def ends_of_ranks(
+    world_size: int, act: Callable[..., int], *args: Any, stuck: int | None = None, timeout: float = 60
+) -> list[End]:
+    """Runs `act(*args)` in `world_size` processes; how each of them ended.
+
+    Raises AssertionError when one has not ended after `timeout` seconds, but for rank `stuck`, which is killed when the
+    others have ended. No process outlives this call.
+    """
+    context = _context()
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    deadline = time.monotonic() + timeout
+    processes, ended = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for rank in range(world_size):
+                error = Path(folder) / str(rank)
+                settings = environment(rank, world_size, store.port)
+                process = context.Process(target=_heard, args=(error, settings, timeout, act, args))
+                process.start()
+                processes.append(process)
+            waiting = {process.sentinel: rank for rank, process in enumerate(processes) if rank != stuck}
+            while waiting:
+                ready = wait(list(waiting), max(deadline - time.monotonic(), 0))
+                assert ready, f"ranks {sorted(waiting.values())} of {world_size} have not ended after {timeout} s"
+                for sentinel in ready:
+                    ended[waiting.pop(sentinel)] = time.monotonic()  # pyright: ignore[reportArgumentType]
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+        errors = [(Path(folder) / str(rank)).read_text() for rank in range(world_size)]
+    return [End(p.exitcode, errors[rank], ended.get(rank, math.inf)) for rank, p in enumerate(processes)]
+
+
+def _heard(error: Path, settings: dict[str, str], timeout: float, act: Callable[..., int], args: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.alarm(round(timeout) + 10)
+    os.environ.update(settings)
+    with error.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    sys.exit(act(*args))
 
 
 def _context() -> Any:

@@ -13,7 +13,8 @@ from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import World, launch
-from dcgan_dist.run.session import Session, open_session
+from dcgan_dist.run.session import Session
+from dcgan_dist.run.start import open_session
 from dcgan_dist.train import train
 
 Arrays = dict[str, np.ndarray]
@@ -84,7 +85,7 @@ def metrics(run_dir: Path) -> list[dict[str, float]]:
     """The records of metrics.jsonl, without what depends on the clock."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in record.items() if not name.startswith(("time/", "speed/"))}
+        {name: value for name, value in record.items() if not name.startswith(("time/", "speed/", "rank/"))}
         for record in records
     ]
 

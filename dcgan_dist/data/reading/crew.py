@@ -111,8 +111,21 @@ class Processes:
     """Processes that decode into memory that they share with this one."""
 
     def __init__(self, fetcher: Fetcher, slots: int, images: int, shape: tuple[int, int], count: int) -> None:
-        """`slots` batches of `images` images of `shape` (height and width, channels), filled by `count` processes."""
+        """`slots` batches of `images` images of `shape` (height and width, channels), filled by `count` processes.
+
+        Raises UserError when the system refuses the memory or the processes.
+        """
         self._fetcher = fetcher
+        try:
+            self._begin(slots, images, shape, count)
+        except OSError as error:
+            size = slots * bytes_of_batch(images, *shape) / 1e6
+            raise UserError(
+                f"{count} decoding processes around {size:.0f} MB of shared memory cannot be had ({error.strerror}); "
+                "try --data.decode threads, or fewer --data.workers and a smaller --data.prefetch"
+            ) from error
+
+    def _begin(self, slots: int, images: int, shape: tuple[int, int], count: int) -> None:
         each = bytes_of_batch(images, *shape)
         with ExitStack() as stack:
             memory = os.memfd_create("dcgan_dist ring")
@@ -124,7 +137,7 @@ class Processes:
             self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
             self._pinned = 0  # address
             stack.callback(self.close)
-            task = ForkingPickler.dumps((fetcher, slots, images, shape))  # once, for a corpus may be large
+            task = ForkingPickler.dumps((self._fetcher, slots, images, shape))  # once, for a corpus may be large
             for rows in shares(images, count):
                 self._workers.append(_start(memory))
                 self._workers[-1][1].send_bytes(task)

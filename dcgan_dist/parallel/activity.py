@@ -1,0 +1,169 @@
+"""What this process is doing now, so that a hang can be explained and the waiting for others be told from own work."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+
+T = TypeVar("T")
+SAMPLED = 16  # on a GPU, one iteration of so many is measured: two events for each collective have a price
+
+
+class Waits(Protocol):
+    """Adds up the time between `begin` and `end`: a rank in a collective, which ends when all ranks are there."""
+
+    def begin(self) -> None:
+        """Now; once more before `end`: later than thought."""
+        ...
+
+    def end(self) -> None:
+        """What lies between is added up; nothing if it did not begin."""
+        ...
+
+    def tick(self) -> None:
+        """The end of an iteration."""
+        ...
+
+    def read(self) -> float:
+        """Seconds per iteration since the last reading; begins anew."""
+        ...
+
+
+class HostWaits:
+    """By the host's clock, for collectives that the host itself waits in (gloo)."""
+
+    def __init__(self) -> None:
+        self._begun: float | None = None
+        self._seconds, self._iterations = 0.0, 0
+
+    def begin(self) -> None:
+        """See Waits."""
+        self._begun = time.perf_counter()
+
+    def end(self) -> None:
+        """See Waits."""
+        if self._begun is not None:
+            self._seconds += time.perf_counter() - self._begun
+            self._begun = None
+
+    def tick(self) -> None:
+        """See Waits."""
+        self._iterations += 1
+
+    def read(self) -> float:
+        """See Waits."""
+        mean = self._seconds / max(self._iterations, 1)
+        self._seconds, self._iterations = 0.0, 0
+        return mean
+
+
+class DeviceWaits:
+    """By events in the GPU's queue, in every SAMPLED-th iteration. To be read when the GPU has done its work."""
+
+    def __init__(self) -> None:
+        self._begun: torch.cuda.Event | None = None
+        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._iteration, self._sampled = 0, 0
+
+    def begin(self) -> None:
+        """See Waits."""
+        if self._iteration % SAMPLED == 0:
+            self._begun = torch.cuda.Event(enable_timing=True)
+            self._begun.record()
+
+    def end(self) -> None:
+        """See Waits."""
+        if self._begun is not None:
+            end = torch.cuda.Event(enable_timing=True)
+            end.record()
+            self._pairs.append((self._begun, end))
+            self._begun = None
+
+    def tick(self) -> None:
+        """See Waits."""
+        self._sampled += self._iteration % SAMPLED == 0
+        self._iteration += 1
+
+    def read(self) -> float:
+        """See Waits."""
+        mean = sum(begun.elapsed_time(end) for begun, end in self._pairs) / 1e3 / max(self._sampled, 1)
+        self._pairs.clear()
+        self._iteration, self._sampled = 0, 0
+        return mean
+
+
+class Activity:
+    """Written by the main thread, without a lock; read by any thread at any time. An error leaves it as it was."""
+
+    def __init__(self, *, on_gpu: bool = False) -> None:
+        self.waits: Waits = DeviceWaits() if on_gpu else HostWaits()
+        """Of the collectives inside sections."""
+        self.place: Callable[[], str] = lambda: "at the start"
+        """Where in the run this is, in words."""
+        self.progress = 0
+        """Another number than before: it goes on."""
+        self.patient = 1
+        """Not 0: something that may take as long as ranks wait for one another, such as the first iteration."""
+        self._started = False
+        self._section: tuple[str, float] | None = None
+        self._collective: tuple[str, float] | None = None
+
+    def enter(self, section: str) -> None:
+        """A section of the iteration begins."""
+        self._section = (section, time.monotonic())
+
+    def leave(self) -> None:
+        """The section has ended."""
+        self._section = None
+
+    def tick(self) -> None:
+        """The end of an iteration."""
+        if not self._started:
+            self._started, self.patient = True, self.patient - 1
+        self.progress += 1
+        self.waits.tick()
+
+    def gradients_known(self) -> None:
+        """From here to the end of the backward pass, those of the other ranks are waited for."""
+        self._collective = ("gradients", time.monotonic())
+        if self._section is not None:
+            self.waits.begin()
+
+    def gradients_averaged(self) -> None:
+        """The end of a backward pass, whether it was waited for or not."""
+        self._collective = None
+        self.waits.end()
+
+    def collective(self, name: str, call: Callable[..., T], *args: object, **named: object) -> T:
+        """Calls something that ends only when other ranks do the same."""
+        measured = self._section is not None
+        if measured:
+            self.waits.begin()
+        self._collective = (name, time.monotonic())
+        result = call(*args, **named)
+        self._collective = None
+        if measured:
+            self.waits.end()
+        return result
+
+    @contextmanager
+    def patiently(self, name: str) -> Iterator[None]:
+        """Something that may take as long as ranks wait for one another (a checkpoint); its end is progress."""
+        outer, self._collective = self._collective, (name, time.monotonic())
+        self.patient += 1
+        try:
+            yield
+            self._collective = outer
+        finally:
+            self.patient -= 1
+            self.progress += 1
+
+    def __str__(self) -> str:
+        """In words: where in the run, in what, for how long."""
+        now, words = time.monotonic(), [self.place()]
+        for kind, what in (("section", self._section), ("waiting in", self._collective)):
+            if what is not None:
+                words.append(f"{kind} {what[0]} for {now - what[1]:.1f} s")
+        return ", ".join(words)

@@ -1,0 +1,105 @@
+"""How the watchdogs of all ranks talk: through the launcher's store, which answers also while collectives hang.
+
+Rank files in the run folder would need a disk that all nodes share, and a hanging disk is one of the things to report.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Thread
+from typing import Literal, TypeVar
+
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from dcgan_dist.parallel.world import World
+
+T = TypeVar("T")
+Alarm = Literal["hang", "lost"]
+"""hang: no progress, everybody is to write stacks. lost: a rank went away."""
+PATIENCE = 3.0  # seconds for an answer of the store
+ASK_EVERY = 0.1  # seconds
+
+
+class Peers:
+    """The other ranks. A store that does not answer is as if nobody said anything; no call lasts long."""
+
+    def __init__(self, world: World) -> None:
+        self._rank, self._size = world.rank, world.size
+        self._store: Store | None = None
+        if world.size > 1 and "MASTER_ADDR" in os.environ:
+            self._store = self._ask(_connect, None)
+        self._ask(lambda: self._known().set(f"host/{self._rank}", socket.gethostname()), None)
+
+    def raise_alarm(self, kind: Alarm) -> bool:
+        """Tells all ranks; whether this one is the first."""
+
+        def tell() -> bool:
+            first = self._known().add("alarms", 1) == 1
+            if first:
+                self._known().set("alarm", kind)
+            return first
+
+        return self._ask(tell, True)
+
+    def alarm(self) -> Alarm | None:
+        """What some rank has raised, if any has."""
+
+        def look() -> Alarm | None:
+            store = self._known()
+            return ("hang" if store.get("alarm") == b"hang" else "lost") if store.check(["alarm"]) else None
+
+        return self._ask(look, None)
+
+    def answer(self) -> None:
+        """This rank lives: it has seen the alarm, and done what it asks for."""
+        self._ask(lambda: self._known().set(f"answer/{self._rank}", ""), None)
+
+    def silent(self, seconds: float) -> list[str]:
+        """Waits so long for the answers of all ranks; those that are missing, by rank and host."""
+        deadline = time.monotonic() + seconds
+        missing = [rank for rank in range(self._size) if rank != self._rank]
+        while self._store is not None and missing:
+            missing = self._ask(lambda: [r for r in missing if not self._known().check([f"answer/{r}"])], missing)  # noqa: B023
+            if time.monotonic() > deadline:
+                break
+            time.sleep(ASK_EVERY)
+        return [f"rank {rank}{self._host(rank)}" for rank in missing] if self._store is not None else []
+
+    def _host(self, rank: int) -> str:
+        def look() -> str:
+            name = f"host/{rank}"
+            return f" on {self._known().get(name).decode()}" if self._known().check([name]) else ""
+
+        return self._ask(look, "")
+
+    def _known(self) -> Store:
+        if self._store is None:
+            raise ConnectionError
+        return self._store
+
+    def _ask(self, call: Callable[[], T], otherwise: T) -> T:
+        """In a thread of its own, for a store whose process is stopped keeps whoever asks it for ever."""
+        answers: list[T] = []
+
+        def ask() -> None:
+            try:
+                answers.append(call())
+            except (RuntimeError, OSError):  # the store has gone, or never was
+                self._store = None
+                answers.append(otherwise)
+
+        thread = Thread(target=ask, name="watchdog asks", daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        if not answers:
+            self._store = None
+        return answers[0] if answers else otherwise
+
+
+def _connect() -> Store:
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=PATIENCE))
+    # a launcher that starts the ranks again keeps its store, and with it the alarm of their earlier life
+    return PrefixStore(f"dcgan_dist/watchdog/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

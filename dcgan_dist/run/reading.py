@@ -1,0 +1,42 @@
+"""What the readers of all ranks did, for the reports, and the damaged images that they met."""
+
+import torch
+
+from dcgan_dist.data.reading.reader import IndexedReader
+from dcgan_dist.data.reading.stream import StreamReader
+from dcgan_dist.parallel.world import World
+from dcgan_dist.run.console import Console
+
+
+class ReadingReport:
+    """Counts from one report to the next, over all ranks, which call it together."""
+
+    def __init__(self, reader: IndexedReader | StreamReader, world: World, console: Console) -> None:
+        self._reader, self._world, self._console = reader, world, console
+        self._last: dict[str, float] = {}  # of all ranks' readers, at the last report
+        self._told: set[int] = set()  # numbers of the damaged images that were told of
+
+    def values(self) -> dict[str, float]:
+        """What all ranks' readers did since the last report, and how many positions got a substitute in this life."""
+        self.tell_damages()
+        now = vars(self._reader.counters)
+        counts = torch.tensor(list(now.values()), dtype=torch.float64, device=self._world.device)
+        total = dict(zip(now, self._world.sum_(counts).tolist(), strict=True))
+        new = {name: value - self._last.get(name, 0.0) for name, value in total.items()}
+        self._last = total
+        values = {"data/substituted": total["substituted"]}
+        if new["images"]:
+            values["data/bytes_per_image"] = new["bytes"] / new["images"]
+        remote = new["from_cache"] + new["from_afar"]
+        return values | ({"data/cache_percent": 100 * new["from_cache"] / remote} if remote else {})
+
+    def tell_damages(self) -> None:
+        """One line for each damaged image, whichever ranks met it."""
+        known = dict(self._reader.damages)  # at once: the reader goes on
+        new = {sample: problem for sample, problem in known.items() if sample not in self._told}
+        if self._world.maximum(len(new)) == (0,):
+            return
+        found = {sample: problem for each in self._world.gather(new) for sample, problem in each.items()}
+        for sample in sorted(found.keys() - self._told):
+            self._console.say(f"data: image {sample:,} is damaged, another takes its place: {found[sample]}")
+        self._told |= found.keys()

@@ -1,0 +1,92 @@
+"""The start of a life: what is checked, found and set up before the first iteration."""
+
+import contextlib
+import time
+
+from dcgan_dist.config import Config
+from dcgan_dist.data.loading import make_reader, open_data
+from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.gan.step import Game
+from dcgan_dist.parallel.agreement import Agreement
+from dcgan_dist.parallel.engine import create
+from dcgan_dist.parallel.precision import Arithmetic
+from dcgan_dist.parallel.watchdog import watch
+from dcgan_dist.parallel.world import World, set_cpu_threads
+from dcgan_dist.run import resume
+from dcgan_dist.run.clock import Clock
+from dcgan_dist.run.console import Console
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.jsonl import MetricsFile
+from dcgan_dist.run.reading import ReadingReport
+from dcgan_dist.run.session import Session
+from dcgan_dist.run.signals import StopRequest
+from dcgan_dist.run.stats import Stats
+from dcgan_dist.run.stragglers import Stragglers
+from dcgan_dist.run.trackers import Trackers, open_trackers
+
+
+def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
+    """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
+    console = Console(enabled=world.main)
+    per_rank = config.per_rank(world.size)
+    folder = RunFolder(config.run_dir)
+    world.from_main(folder.check)
+    ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
+    console.say(f"{ranks}; {chosen.name}: {chosen.reason}")
+    threads = set_cpu_threads(world)
+    if threads:
+        console.say(threads)
+    data = world.main_first(lambda: open_data(config, console.say))
+    found = world.from_main(lambda: resume.find(config, folder, data, console.say))
+    facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
+    world.from_main(lambda: folder.prepare(config_yaml, facts))
+    watch(world, config, folder.stacks)
+    state, engine = create(config, world, chosen)
+    world.activity.place = lambda: f"iteration {state.iteration + 1:,} after {state.images:,} images"
+    stats = Stats(world.device)
+    resume.restore(found, state, stats, world)
+    stop_request = StopRequest(folder.stop)
+    metrics = MetricsFile(folder.metrics)
+    world.from_main(lambda: metrics.cut_after(state.images if found else -1))
+    trackers = Trackers(console.say)
+    if world.main:
+        trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(stop_request, folder), facts)
+    reader = make_reader(
+        config,
+        data,
+        local_ranks=world.local_size,
+        pinned=world.device.type == "cuda",
+        say=console.say,
+        first=world.local_main,
+    )
+    console.begin(state.images, config.images)
+    return Session(
+        config=config,
+        world=world,
+        arithmetic=chosen,
+        state=state,
+        engine=engine,
+        game=Game.of(config),
+        data=data,
+        reader=reader,
+        split=Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size),
+        folder=folder,
+        console=console,
+        stats=stats,
+        clock=Clock(world.device, world.activity),
+        stop_request=stop_request,
+        agreement=Agreement(world),
+        metrics=metrics,
+        trackers=trackers,
+        reading=ReadingReport(reader, world, console),
+        stragglers=Stragglers(world, console, config.watchdog.slow_factor),
+        first=state.images,
+        last_report=(time.monotonic(), state.images),
+    )
+
+
+def _stop_for_good(request: StopRequest, folder: RunFolder) -> None:
+    """Somebody pressed W&B's stop button. The file tells the job script, too, that this is no time limit."""
+    request.ask("stopped in W&B")
+    with contextlib.suppress(OSError):
+        folder.stop.touch()

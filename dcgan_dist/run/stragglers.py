@@ -1,0 +1,66 @@
+"""Which rank holds up the others.
+
+All ranks of a synchronous step take the same time; what differs is how much of it they wait. A rank's own time is that
+of the sections `data`, `g` and `d` without its collectives: the wait for its own batch, and its own computing. What is
+done outside of these sections (reports, pictures, checkpoints: mostly by the main rank) does not count.
+"""
+
+import socket
+from collections.abc import Mapping
+from statistics import median_low
+
+import torch
+
+from dcgan_dist.parallel.world import World
+from dcgan_dist.run.console import Console
+
+AGAIN = 20  # reports until the same rank is named once more
+SECTIONS = ("data", "compute")
+
+
+class Stragglers:
+    """From one report to the next; all ranks call it together."""
+
+    def __init__(self, world: World, console: Console, slow_factor: float) -> None:
+        """A rank whose own time is `slow_factor` times the median's in two reports in a row is named."""
+        self._world, self._console, self._slow_factor = world, console, slow_factor
+        self._suspect = -1  # slow in the last report
+        self._reports = 0
+        self._named: dict[int, int] = {}  # rank -> number of the report
+
+    def values(self, times: Mapping[str, float]) -> dict[str, float]:
+        """The slowest rank and how many times the median (of an even number: the lower middle) its own time is.
+
+        `times`: the clock's, just read, in seconds per iteration. Nothing with one rank.
+        """
+        world = self._world
+        waited = world.activity.waits.read()
+        if world.size == 1:
+            return {}
+        table = torch.zeros(world.size, len(SECTIONS), dtype=torch.float64, device=world.device)
+        computed = times.get("time/g", 0.0) + times.get("time/d", 0.0) - waited
+        table[world.rank] = table.new_tensor([times.get("time/data", 0.0), max(computed, 0.0)])
+        rows: list[list[float]] = world.sum_(table).tolist()
+        own = [sum(row) for row in rows]
+        slowest = max(range(world.size), key=own.__getitem__)
+        factor = own[slowest] / max(median_low(own), 1e-9)
+        self._judge(slowest, factor, rows)
+        return {"rank/slowest": float(slowest), "rank/slowest_factor": factor}
+
+    def _judge(self, slowest: int, factor: float, rows: list[list[float]]) -> None:
+        """The same on all ranks, which have the same numbers."""
+        self._reports += 1
+        before, self._suspect = self._suspect, slowest if factor > self._slow_factor else -1
+        due = self._reports >= self._named.get(slowest, -AGAIN) + AGAIN
+        if self._suspect < 0 or before != slowest or not due:
+            return
+        self._named[slowest] = self._reports
+        host = self._world.gather(socket.gethostname())[slowest]
+        usual = [median_low(column) for column in zip(*rows, strict=True)]
+        more = [mine - other for mine, other in zip(rows[slowest], usual, strict=True)]
+        section = max(range(len(SECTIONS)), key=more.__getitem__)
+        self._console.say(
+            f"slow: rank {slowest} on {host} takes {factor:.1f} times as long as the median rank for its own work, "
+            f"mostly in {SECTIONS[section]}: {rows[slowest][section] * 1e3:.1f} ms an iteration "
+            f"instead of {usual[section] * 1e3:.1f}"
+        )

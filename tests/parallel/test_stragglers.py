@@ -1,0 +1,132 @@
+"""A rank that is slower than the others is named, with what it is slow in; nothing else happens to the run."""
+
+import itertools
+import json
+import os
+import re
+import socket
+import time
+from unittest import mock
+
+import pytest
+from support.ranks import run_ranks
+from support.recording import options
+from support.telling import train_and_tell
+
+from dcgan_dist import train
+from dcgan_dist.parallel import activity
+from dcgan_dist.parallel.activity import SAMPLED, DeviceWaits
+from dcgan_dist.run.session import Session
+
+SLEEP = 0.1
+
+
+def slow_computing(given):
+    step = train.discriminator_step
+
+    def slow(*args):
+        time.sleep(SLEEP if os.environ["RANK"] == "1" else 0)
+        return step(*args)
+
+    with mock.patch.object(train, "discriminator_step", slow):
+        return train_and_tell(given)
+
+
+def slow_data(given):
+    inputs = Session.inputs
+
+    def slow(session):
+        for batch in inputs(session):
+            time.sleep(SLEEP if os.environ["RANK"] == "1" else 0)
+            yield batch
+
+    with mock.patch.object(Session, "inputs", slow):
+        return train_and_tell(given)
+
+
+def slow_reports(given):
+    """What the main rank does for all is none of its own iterations."""
+    append = train.Session.report
+
+    def slow(session):
+        time.sleep(SLEEP if os.environ["RANK"] == "0" else 0)
+        append(session)
+
+    with mock.patch.object(Session, "report", slow):
+        return train_and_tell(given)
+
+
+def told(act, shards, run, changes=""):
+    """What two ranks that come to their end in order say of slowness, and the records of their reports."""
+    # a factor that no other process on the same cores brings about
+    given = options(shards, run, f"--watchdog.slow_factor 3 {changes}", iterations=12)
+    results = run_ranks(2, act, given)
+    assert [(code, err) for code, _, err in results] == [(0, "")] * 2
+    assert results[1][1] == ""
+    lines = [line for line in results[0][1].splitlines() if line.startswith("slow: ")]
+    return lines, [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("act", "section", "changes"),
+    [
+        (slow_computing, "compute", ""),
+        (slow_computing, "compute", "--sync_batchnorm none"),  # the others wait inside of torch, for gradients
+        (slow_data, "data", ""),
+    ],
+)
+def test_a_slow_rank_is_named_once_with_what_it_is_slow_in(act, section, changes, shards, tmp_path):
+    (line,), records = told(act, shards, tmp_path / "run", changes)
+    pattern = (
+        rf"slow: rank 1 on {re.escape(socket.gethostname())} takes (\d+\.\d) times as long as the median rank for its "
+        rf"own work, mostly in {section}: (\d+\.\d) ms an iteration instead of \d+\.\d"
+    )
+    match = re.fullmatch(pattern, line)
+    assert match
+    assert float(match[1]) > 3
+    assert float(match[2]) >= SLEEP * 1e3
+    assert len(records) == 6
+    assert all(record["rank/slowest"] == 1 and record["rank/slowest_factor"] > 3 for record in records[1:])
+
+
+@pytest.mark.dist
+def test_nobody_is_named_where_all_are_alike(shards, tmp_path):
+    lines, records = told(slow_reports, shards, tmp_path / "run")
+    assert lines == []
+    assert all(record["rank/slowest_factor"] >= 1 for record in records)
+
+
+def test_one_rank_is_compared_with_nobody(shards, tmp_path):
+    (result,) = run_ranks(1, train_and_tell, options(shards, tmp_path / "run"))
+    assert result[0] == 0
+    assert "rank/" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_on_a_gpu_one_iteration_of_many_is_measured(monkeypatch):
+    """By events, each here at the number of its recording: 2 ms between begin and end."""
+    times = itertools.count(step=2)
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = next(times)
+
+        def elapsed_time(self, end):
+            return float(end.at - self.at)
+
+    monkeypatch.setattr(activity.torch.cuda, "Event", Event)
+    waits = DeviceWaits()
+    for _ in range(2):
+        for _ in range(SAMPLED + 1):
+            for _ in range(3):
+                waits.begin()
+                waits.end()
+            waits.tick()
+        assert next(times) == 2 * 2 * 2 * 3
+        assert waits.read() == pytest.approx(3 * 2e-3)
+        times = itertools.count(step=2)
+    waits.end()  # what did not begin
+    assert waits.read() == 0.0
