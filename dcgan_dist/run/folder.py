@@ -41,6 +41,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.tensorboard = root / "tensorboard"
         self.stop = root / "STOP"
+        self.save = root / "SAVE"
         self.done = root / "DONE"
         self.preempted = root / "PREEMPTED"
 
@@ -75,7 +76,7 @@ class RunFolder:
 
     def _foreign(self, path: Path) -> bool:
         """Whether it is nothing that a life leaves that was killed before config.yaml was there."""
-        own = (self.stop, self.samples, self.checkpoints)
+        own = (self.stop, self.save, self.samples, self.checkpoints)
         return path not in own and not path.name.startswith(f".{self.config.name}.")
 
     def _remove_markers(self) -> None:
