@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from dcgan_dist.errors import UsageError, run_and_report
+from dcgan_dist.run import signals
 
 # name -> module with main(argv) -> exit code, and what it does; imported only when asked for, because torch is slow to
 # import
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def act() -> int:
         if arguments[0] not in COMMANDS:
             raise UsageError(f"dcgan-dist has no command '{arguments[0]}'; there are {', '.join(COMMANDS)}")
+        if argv is None and arguments[0] == "train":
+            signals.listen()  # before torch is imported; only in a process that is there for nothing else
         command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 

@@ -8,6 +8,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dcgan_dist.run import signals
+
+if __name__ == "__main__":
+    signals.listen()  # before torch is imported, for that takes seconds, and a signal would end the process
+
 from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.data.loading import open_data
@@ -23,7 +28,6 @@ from dcgan_dist.run.session import Session
 from dcgan_dist.run.start import open_session
 
 DONE, STOPPED = 0, 75  # EX_TEMPFAIL: run the same command again
-LAUNCHED = {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"}  # set by torchrun and accelerate launch
 
 
 def train(session: Session) -> bool:
@@ -34,14 +38,14 @@ def train(session: Session) -> bool:
     config, state, engine, game, clock = session.config, session.state, session.engine, session.game, session.clock
     inputs = session.inputs()
     while True:
-        done, stop = session.finished(), session.stop_agreed()
+        done, wishes = session.finished(), session.agreed()
         if session.due(config.log.every):
             session.report()
         if session.due(config.log.samples_every) or (done and state.images > session.first):
             session.sample()
-        if session.due(config.checkpoint.every) or done or stop:
+        if session.due(config.checkpoint.every) or done or any(wishes):
             session.save()
-        if done or stop:
+        if done or wishes.stop:
             break
 
         with clock.section("data", on_device=True):
@@ -84,11 +88,12 @@ def run(config: Config) -> int:
         raise
     session.finish(code, STOPPED)
     # a launcher takes any other code for a crash, ends the other ranks and prints a banner; RUN/PREEMPTED says it too
-    return DONE if os.environ.keys() & LAUNCHED else code
+    return DONE if signals.launched() else code
 
 
 def _dry_run(config: Config, world: World) -> None:
     """Prints what a run would do, on as many ranks as it is meant for."""
+    signals.take().let_go()
     ranks = config.world_size or world.size
     lines = [cli.dump(config), layers_text(config), split_text(config, ranks)]
     chosen = arithmetic(config.precision, world.device)

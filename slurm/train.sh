@@ -35,13 +35,11 @@ requeue() {
   exit 0                                      # at once: SLURM waits for this script before the next life
 }
 
-# asks the ranks to save and stop: by a signal to every process of the step on every node, and by a file, for the handlers of
-# the signal stand only when Python has started
+# asks the ranks to save and stop by a file, which, unlike a signal, is heard also when their launchers have just begun
 ask_to_stop() {
   warned=yes
   say "SLURM announces the end of this life"
   touch "$run_dir/STOP" || true
-  scancel --signal=USR1 "$SLURM_JOB_ID.0" || true
 }
 
 mkdir -p "$run_dir"
@@ -60,7 +58,7 @@ fi
 say "$ranks ranks on $SLURM_NNODES nodes, run folder $run_dir, newest checkpoint: ${before:-none}"
 
 # shellcheck disable=SC2016 # SLURM_NODEID must be read on its node
-# trap "": the launcher, and Python before its own handler stands, must survive the signal
+# trap "": a USR1 that somebody sends to the whole job (scancel --signal=USR1) must reach the ranks, not end their launcher
 # --cpus-per-task: all that the job has on a node; since SLURM 22.05 a step does not inherit them
 # --mpi=none: the launcher starts the ranks itself
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" \

@@ -225,7 +225,8 @@ def test_help_is_what_it_was(capsys, monkeypatch):
 def test_help_shows_every_option_in_its_group_with_its_default(capsys, monkeypatch):
     text = help_text([], capsys, monkeypatch)
     groups = [group.name for group in dataclasses.fields(Config) if f" {group.name} options\n" in text]
-    assert groups == ["model", "loss", "optimizer", "ema", "data", "log", "checkpoint", "watchdog", "wandb", "resume"]
+    names = ["model", "loss", "optimizer", "ema", "data", "log", "checkpoint", "watchdog", "wandb", "resume", "stop"]
+    assert groups == names
     flat = " ".join(text.split())
     for name in cli.NAMES:
         _, found, after = flat.partition(f" --{name}")

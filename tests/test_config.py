@@ -22,6 +22,7 @@ from dcgan_dist.config import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    StopConfig,
     WatchdogConfig,
     flatten,
 )
@@ -70,7 +71,7 @@ def test_every_option_says_what_it_means(group):
 
 def test_every_class_of_options_is_frozen_and_keyword_only():
     groups = list(dataclasses_of(Config()))
-    assert len(groups) == 11
+    assert len(groups) == 12
     for group in groups:
         assert all(item.kw_only for item in fields(group))
         with pytest.raises(FrozenInstanceError):
@@ -103,6 +104,7 @@ RANGES = [
     ),
     (LogConfig, "log.", {"every": 0, "samples_every": 0, "samples": 0}),
     (CheckpointConfig, "checkpoint.", {"every": 0, "keep": 1}),
+    (StopConfig, "stop.", {"after_minutes": float("nan")}),
     (Config, "", {"images": 0, "batch_size": 0, "accumulate": 0, "seed": -1, "world_size": 0, "timeout": 0}),
 ]
 TOO_SMALL = [(group, prefix, name, value) for group, prefix, row in RANGES for name, value in row.items()]

@@ -31,6 +31,7 @@ from dcgan_dist.config.groups import (
     Precision,
     ReaderName,
     ResumeConfig,
+    StopConfig,
     SyncBatchNorm,
     WandbConfig,
     WandbMode,
@@ -60,6 +61,7 @@ __all__ = [
     "Precision",
     "ReaderName",
     "ResumeConfig",
+    "StopConfig",
     "SyncBatchNorm",
     "WandbConfig",
     "WandbMode",
@@ -108,6 +110,7 @@ class Config:
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
 
     def __post_init__(self) -> None:
         check_range("", self, images=1, batch_size=1, accumulate=1, world_size=1, timeout=1)

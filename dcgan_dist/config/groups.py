@@ -231,3 +231,14 @@ class ResumeConfig:
     """auto: go on from the run folder's newest checkpoint, if any. never: refuse a folder with one. Or a checkpoint."""
     allow_changes: tuple[str, ...] = ()
     """Options that may differ from the checkpoint's although they change the training, e.g. optimizer.g_lr."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopConfig:
+    """When to save and leave before the end; signals and the file RUN/STOP do so at any time."""
+
+    after_minutes: float = 0.0
+    """Minutes after the start of the process at which to begin to stop: allow for the save that follows; 0: never."""
+
+    def __post_init__(self) -> None:
+        check_range("stop.", self, after_minutes=0)

@@ -2,14 +2,22 @@
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from dcgan_dist.parallel.world import World
 
 PATIENCE = 1.0  # seconds between two questions
 
 
+class Wishes(NamedTuple):
+    """What a rank was asked for, or what all of them agreed on."""
+
+    stop: bool = False
+    save: bool = False
+
+
 class Agreement:
-    """Whether any rank wants to stop, asked about once a second instead of in every iteration.
+    """What any rank wishes, asked about once a second instead of in every iteration.
 
     The ranks also agree on the number of iterations until the next question, so that nobody waits alone.
     """
@@ -20,15 +28,15 @@ class Agreement:
         self._every = 1
         self._asked = time.monotonic()
 
-    def ask(self, wanted: Callable[[], bool]) -> bool:
-        """To be called once in every iteration by every rank; True on all of them or on none. `wanted` may be slow."""
+    def ask(self, wishes: Callable[[], Wishes]) -> Wishes:
+        """To be called once in every iteration by every rank; the same answer on all of them. `wishes` may be slow."""
         if self._until_next > 0:
             self._until_next -= 1
-            return False
+            return Wishes()
         now = time.monotonic()
         pace = max((now - self._asked) / self._every, 1e-6)  # seconds an iteration
         # at most doubled, for the first iterations of a life say little about the pace of the others
         every = min(max(round(PATIENCE / pace), 1), 2 * self._every)
-        answer, self._every = self._world.maximum(int(wanted()), every)
+        *agreed, self._every = self._world.maximum(*map(int, wishes()), every)
         self._until_next, self._asked = self._every - 1, now
-        return bool(answer)
+        return Wishes(*map(bool, agreed))

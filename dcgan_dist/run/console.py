@@ -42,6 +42,7 @@ def progress_line(images: int, total: int, rate: float | None, values: Mapping[s
     if rate:
         parts += [f"{human_images(rate)}/s"]
         parts += [f"ETA {human_time((total - images) / rate)}"] if images < total else []
+    parts += [f"running {human_time(3600 * values['time/run_hours'])}"] if "time/run_hours" in values else []
     for label, name in (("D(x)", "d/real"), ("D(G(z))", "d/fake")):
         both = [f"{values[key]:.2f}" for key in (name, f"{name}_after") if key in values]
         parts += [f"{label} {'/'.join(both)}"] if both else []

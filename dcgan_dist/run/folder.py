@@ -42,6 +42,7 @@ class RunFolder:
         self.tensorboard = root / "tensorboard"
         self.stacks = root / "stacks"
         self.stop = root / "STOP"
+        self.save = root / "SAVE"
         self.done = root / "DONE"
         self.preempted = root / "PREEMPTED"
 
@@ -76,7 +77,7 @@ class RunFolder:
 
     def _foreign(self, path: Path) -> bool:
         """Whether it is nothing that a life leaves that was killed before config.yaml was there."""
-        own = (self.stop, self.samples, self.checkpoints, self.stacks)
+        own = (self.stop, self.save, self.samples, self.checkpoints, self.stacks)
         return path not in own and not path.name.startswith(f".{self.config.name}.")
 
     def _remove_markers(self) -> None:

@@ -22,7 +22,7 @@ FREE = (
     "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
     "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
     "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "log", "checkpoint",
-    "watchdog", "wandb", "resume",
+    "watchdog", "wandb", "resume", "stop",
 )  # fmt: skip
 
 
@@ -107,10 +107,13 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state:
         )
 
 
-def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> None:
-    """Loads a checkpoint on the main rank and gives it to all. Only the main rank's files are read."""
+def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> float:
+    """Loads a checkpoint on the main rank and gives it to all. Only the main rank's files are read.
+
+    Returns the seconds that the run had taken until then.
+    """
     if path is None:
-        return
+        return 0.0
     tensors, numbers = _shared(path, world)
     try:
         state.load({file: values for file, values in tensors.items() if file != "stats"}, numbers)
@@ -119,6 +122,7 @@ def restore(path: Path | None, state: TrainState, stats: Stats, world: World) ->
         problem.on_all_ranks = True
         raise problem from error
     stats.load_state_dict(tensors["stats"], world.main)
+    return numbers.get("run_seconds", 0.0)  # older versions did not count them
 
 
 def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any]]:

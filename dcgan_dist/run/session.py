@@ -18,19 +18,19 @@ from dcgan_dist.gan.images import to_pixels, to_range
 from dcgan_dist.gan.schedule import lr_factor
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.gan.step import Engine, Game, Noise
-from dcgan_dist.parallel.agreement import Agreement
+from dcgan_dist.parallel.agreement import Agreement, Wishes
 from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource, sample_latents
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.clock import Clock
-from dcgan_dist.run.console import Console
+from dcgan_dist.run.console import Console, human_time
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.grid import grid, save_png
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.reading import ReadingReport
-from dcgan_dist.run.signals import StopRequest
+from dcgan_dist.run.signals import Requests
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.stragglers import Stragglers
 from dcgan_dist.run.trackers import Trackers
@@ -53,7 +53,7 @@ class Session:
     console: Console
     stats: Stats
     clock: Clock
-    stop_request: StopRequest
+    requests: Requests
     agreement: Agreement
     metrics: MetricsFile
     trackers: Trackers
@@ -61,6 +61,8 @@ class Session:
     stragglers: Stragglers
     first: int = 0
     """Images seen where this life began."""
+    earlier: float = 0.0
+    """Seconds that the run took in the lives before this one, up to the checkpoint that it goes on from."""
     last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
 
     # ---- the loop's questions
@@ -74,9 +76,18 @@ class Session:
         """Whether the configured number of images has been shown."""
         return self.state.images >= self.config.images
 
-    def stop_agreed(self) -> bool:
-        """Whether a stop was asked for on any rank; the same answer on all of them."""
-        return self.agreement.ask(self.stop_request.wanted)
+    def agreed(self) -> Wishes:
+        """What was asked for on any rank; the same answer on all of them."""
+        return self.agreement.ask(self._wishes)
+
+    def _wishes(self) -> Wishes:
+        # a checkpoint of nothing new can wait for the next question
+        save = self.state.images > self.first and self.requests.save_wanted()
+        return Wishes(stop=self.requests.stop_wanted(), save=save)
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, over all its lives."""
+        return self.earlier + self.requests.seconds()
 
     # ---- what an iteration needs
 
@@ -109,6 +120,7 @@ class Session:
         bad = [name for name in ("loss/d", "loss/g") if not _finite(values.get(name, 0.0))]
         values |= self.clock.read() | self._speed(images) | self.reading.values()
         values |= self.stragglers.values(values)
+        values["time/run_hours"] = self.seconds() / 3600
         values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
         if self.arithmetic.scaled:
             values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
@@ -143,8 +155,8 @@ class Session:
 
     def save(self) -> None:
         """A checkpoint of everything, by the main rank; a failure to write it is every rank's."""
-        if self.state.images == self.first and self.first > 0:
-            return  # this very state is already there
+        if self.state.images == self.first:
+            return  # this very state is already there, or follows from the seed
         self.stats.fold(self.world.sum_, self.world.main)
         self.world.from_main(self._write_checkpoint)
 
@@ -161,28 +173,36 @@ class Session:
             self.folder.checkpoints,
             self.state.images,
             tensors,
-            resume.describe(self.config, self.data, self.state),
+            resume.describe(self.config, self.data, self.state) | {"run_seconds": self.seconds()},
             self.config.checkpoint.keep,
         )
+        if self.requests.saved():
+            self.console.say(f"saved at {self.state.images:,} images, as {self.folder.save} asked")
 
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life: says what came of it, in words and by a marker file."""
         self.reading.tell_damages()
         self.world.activity.patient += 1  # trackers may take their time
-        images = self.state.images
-        marker = self.folder.preempted if exit_code == stopped else self.folder.done
-        self.world.from_main(lambda: write_atomically(marker, f"{images}\n".encode()))
+        images, taken = self.state.images, human_time(self.seconds())
+        if exit_code == stopped:
+            why = self._why_stopped()
+            marker, text = self.folder.preempted, f"{images}\n{why}\n"
+            last = f"stopped at {images:,} images after {taken} ({why}); run the same command again to go on"
+        else:
+            marker, text = self.folder.done, f"{images}\n"
+            where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
+            last = f"done: {images:,} images after {taken}; {where}"
+        self.world.from_main(lambda: write_atomically(marker, text.encode()))
         self.trackers.close(exit_code)
         self.console.close()
-        if exit_code == stopped:
-            why = self.stop_request.reason or "another rank was asked to"
-            self.console.say(f"stopped at {images:,} images ({why}); run the same command again to go on")
-        else:
-            self.console.say(
-                f"done: {images:,} images; pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
-            )
+        self.console.say(last)
         self.world.barrier()
         self.world.close()
+
+    def _why_stopped(self) -> str:
+        reasons = self.world.gather(self.requests.reason)
+        rank, reason = next((rank, reason) for rank, reason in enumerate(reasons) if reason)
+        return f"rank {rank}: {reason}" if rank else reason
 
     def _speed(self, images: int) -> dict[str, float]:
         now, (then, before) = time.monotonic(), self.last_report

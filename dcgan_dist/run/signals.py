@@ -1,36 +1,112 @@
-"""Requests to stop: signals from a person, a launcher or SLURM, and a STOP file in the run folder."""
+"""What a run is asked for from outside: to stop, by a signal, a file, a time budget; to save, by a file.
 
+Standard library only: it is imported, and listens, before torch is, which takes seconds.
+"""
+
+import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+PATIENCE = b"\nalready stopping: at the end of this iteration, with a checkpoint (Ctrl-\\ ends it at once, without)\n"
 
 
-class StopRequest:
-    """Only notes that a stop was asked for; the train loop acts at the end of an iteration, on all ranks together.
+def launched() -> bool:
+    """Whether torchrun or accelerate launch started this process."""
+    return bool(os.environ.keys() & {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"})
 
-    A second signal changes nothing. The file serves where no signal arrives: early in the start, or from a shell.
+
+class Requests:
+    """Only notes what is asked for; the train loop acts at the end of an iteration, on all ranks together.
+
+    A second signal changes nothing. Files serve where no signal arrives: early in the start, or from a shell. A rank
+    whose launcher was killed stops, too: signals that were meant for the rank will not reach it any more.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self) -> None:
+        """This life begins here."""
         self.reason = ""
-        self._file = file
-        for number in SIGNALS:
-            # nohup ignores the end of the terminal, and is to be obeyed
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._note)
+        self._began = time.monotonic()
+        self._parent = os.getppid() if launched() else None
+        self._first_signal = 0
+        self._told = os.environ.get("RANK", "0") != "0"  # one rank is enough to answer
+        self._stop: Path | None = None
+        self._save: Path | None = None
+        self._save_noted: int | None = None
+        self._minutes = 0.0
+        # nohup ignores the end of the terminal, and is to be obeyed
+        noted = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in noted}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.reason = self.reason or signal.Signals(number).name
+        if self.reason and number == signal.SIGINT and not self._told:
+            self._told = True
+            os.write(2, PATIENCE)  # not sys.stderr: this may have interrupted a write to it
+        self._first_signal = self._first_signal or number
+        self.ask(signal.Signals(number).name)
+
+    def let_go(self) -> None:
+        """Handles signals as before, and those that were noted meanwhile: for a command that has nothing to save."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self._first_signal:
+            signal.raise_signal(self._first_signal)
+
+    def watch(self, stop: Path, save: Path | None, minutes: float) -> None:
+        """From now on also heeds a file that asks for a stop, one that asks for a checkpoint, and a budget; 0: none."""
+        self._stop, self._save, self._minutes = stop, save, minutes
 
     def ask(self, reason: str) -> None:
         """A stop asked for by another part of the program."""
         self.reason = self.reason or reason
 
-    def wanted(self) -> bool:
+    def seconds(self) -> float:
+        """Since this life began."""
+        return time.monotonic() - self._began
+
+    def stop_wanted(self) -> bool:
         """Whether a stop was asked for on this rank."""
-        if not self.reason and self._file.exists():
-            self.reason = f"{self._file} exists"
+        if self._stop is not None and self._stop.exists():
+            self.ask(f"{self._stop} exists")
+        elif self._minutes and self.seconds() >= 60 * self._minutes:
+            self.ask(f"--stop.after_minutes {self._minutes:g}")
+        elif self._parent is not None and os.getppid() != self._parent:
+            self.ask("its launcher ended")
         return bool(self.reason)
+
+    def save_wanted(self) -> bool:
+        """Whether a checkpoint was asked for on this rank."""
+        self._save_noted = self._age_of_save()
+        return self._save_noted is not None
+
+    def saved(self) -> bool:
+        """A checkpoint is on disk: removes the file that asked for it; whether there was one.
+
+        A file that was touched again meanwhile stays, for the checkpoint does not hold what came since.
+        """
+        noted, self._save_noted = self._save_noted, None
+        if self._save is not None and noted is not None and noted == self._age_of_save():
+            self._save.unlink(missing_ok=True)
+        return noted is not None
+
+    def _age_of_save(self) -> int | None:
+        try:
+            return self._save.stat().st_mtime_ns if self._save is not None else None
+        except OSError:
+            return None
+
+
+_early: list[Requests] = []
+
+
+def listen() -> None:
+    """Begins this life of the run that this process is for, and notes signals from here on."""
+    _early.append(Requests())
+
+
+def take() -> Requests:
+    """What has been asked for since `listen`, or since now."""
+    return _early.pop() if _early else Requests()

@@ -12,14 +12,13 @@ from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.watchdog import watch
 from dcgan_dist.parallel.world import World, set_cpu_threads
-from dcgan_dist.run import resume
+from dcgan_dist.run import resume, signals
 from dcgan_dist.run.clock import Clock
 from dcgan_dist.run.console import Console
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.reading import ReadingReport
 from dcgan_dist.run.session import Session
-from dcgan_dist.run.signals import StopRequest
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.stragglers import Stragglers
 from dcgan_dist.run.trackers import Trackers, open_trackers
@@ -27,6 +26,7 @@ from dcgan_dist.run.trackers import Trackers, open_trackers
 
 def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
     """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
+    requests = signals.take()
     console = Console(enabled=world.main)
     per_rank = config.per_rank(world.size)
     folder = RunFolder(config.run_dir)
@@ -44,13 +44,13 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
     state, engine = create(config, world, chosen)
     world.activity.place = lambda: f"iteration {state.iteration + 1:,} after {state.images:,} images"
     stats = Stats(world.device)
-    resume.restore(found, state, stats, world)
-    stop_request = StopRequest(folder.stop)
+    earlier = resume.restore(found, state, stats, world)
+    requests.watch(folder.stop, folder.save if world.main else None, config.stop.after_minutes)
     metrics = MetricsFile(folder.metrics)
     world.from_main(lambda: metrics.cut_after(state.images if found else -1))
     trackers = Trackers(console.say)
     if world.main:
-        trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(stop_request, folder), facts)
+        trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(requests, folder), facts)
     reader = make_reader(
         config,
         data,
@@ -74,19 +74,20 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
         console=console,
         stats=stats,
         clock=Clock(world.device, world.activity),
-        stop_request=stop_request,
+        requests=requests,
         agreement=Agreement(world),
         metrics=metrics,
         trackers=trackers,
         reading=ReadingReport(reader, world, console),
         stragglers=Stragglers(world, console, config.watchdog.slow_factor),
         first=state.images,
+        earlier=earlier,
         last_report=(time.monotonic(), state.images),
     )
 
 
-def _stop_for_good(request: StopRequest, folder: RunFolder) -> None:
+def _stop_for_good(requests: signals.Requests, folder: RunFolder) -> None:
     """Somebody pressed W&B's stop button. The file tells the job script, too, that this is no time limit."""
-    request.ask("stopped in W&B")
+    requests.ask("stopped in W&B")
     with contextlib.suppress(OSError):
         folder.stop.touch()

@@ -164,7 +164,7 @@ def test_a_substitute_changes_nothing_but_the_image(tmp_path, replaced, make, da
     lines = completed(end_on(world_size, options(pattern, tmp_path / "run", f"{SHORT} {SUBSTITUTE}")))
     (told,) = [line for line in lines if TOLD in line]
     assert told.startswith(f"data: image {TOUCHED}{TOLD}{tmp_path}/shards/bad.tar: ")
-    assert lines[-1].startswith("done: 60 images; ")
+    assert lines[-1].startswith("done: 60 images after ")
     assert newest(tmp_path / "run") == 60
     assert assert_counted(tmp_path / "run", [IMAGES] * 2, SEED, [TOUCHED]) == [24, 48]
     assert_same_networks(tmp_path / "run", replaced)

@@ -13,10 +13,13 @@ import pytest
 from PIL import Image
 from support import wandb_reader
 from support.fake_wandb import FakeWandb, Run
+from support.shards import write_ours
 
 from dcgan_dist.config import Config, DataConfig, OptimizerConfig, WandbConfig
 from dcgan_dist.run import wandb as run_wandb
+from dcgan_dist.run.session import Session
 from dcgan_dist.run.wandb import open_wandb, redact, resolve_mode
+from dcgan_dist.train import main
 
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -277,3 +280,32 @@ def test_a_redacted_configuration_is_plain_data():
     plain = redact({"a": (1, None), "path": Config().run_dir, "ApiKey": {"x": 1}, "glob": "s3://b/{0..3}.tar"})
     assert plain == {"a": [1, None], "path": "runs/dcgan", "ApiKey": "***", "glob": "s3://b/{0..3}.tar"}
     assert json.loads(json.dumps(redact(Config()))) == redact(Config())
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_stopped_run_goes_on_as_the_same_run(config, server, tmp_path, monkeypatch):
+    """Through the whole command: one run on the server, no report twice, and its hours go on."""
+    shard = write_ours(tmp_path / "a.tar", 12)
+    given = (
+        f"--run_dir {config.run_dir} --data.shards {shard} --wandb.mode online --model.image_size 32 --model.nz 4 "
+        "--model.ngf 4 --model.ndf 4 --batch_size 8 --images 160 --data.workers 1 --log.every 8 --log.samples 1 "
+        "--log.no_tensorboard"
+    ).split()
+    report = Session.report
+
+    def report_and_stop(life):
+        report(life)
+        (config.run_dir / "STOP").touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "report", report_and_stop)
+        assert main(given) == 75
+    run, stopped_at = the_run(server), int((config.run_dir / "PREEMPTED").read_text().split()[0])
+    assert (run.exit_code, run.preempting) == (75, True)
+    assert 0 < stopped_at < 160
+    assert main(given) == 0
+    run = the_run(server)
+    hours = points(run.history, "time/run_hours")
+    assert [images for images, _ in hours] == list(range(8, 161, 8))
+    assert [hour for _, hour in hours] == sorted({hour for _, hour in hours})
+    assert (run.exit_code, (config.run_dir / "wandb_id").read_text()) == (0, f"{run.id}\n")

@@ -33,7 +33,7 @@ def test_a_job_comes_back_after_its_time_limit_and_ends_with_the_same_weights(sl
     minutes = int(slurm.call("squeue", "--noheader", f"--jobs={job}", "--format=%M").split(":")[0])
     slurm.call("scontrol", "update", f"job={job}", f"TimeLimit={minutes + 2}")
     slurm.wait(job, lambda: (run / "PREEMPTED").exists())
-    reached = int((run / "PREEMPTED").read_text())
+    reached = int((run / "PREEMPTED").read_text().split()[0])
     assert 0 < reached < 16 * 400
     file.write_text(f"images: {reached + 160}\n")
     slurm.wait(job, lambda: slurm.job(job)["JobState"] == "PENDING")
@@ -74,5 +74,7 @@ def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path):
     slurm.call("scancel", job)
     fields = slurm.end(job)
     assert (fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0"), slurm.log(job)
-    assert int((run / "PREEMPTED").read_text()) == int((run / "checkpoints/latest").read_text()) > 0
+    reached, reason = (run / "PREEMPTED").read_text().splitlines()
+    assert int(reached) == int((run / "checkpoints/latest").read_text()) > 0
+    assert reason == "SIGTERM"
     assert json.loads((run / "environment.json").read_text())["world_size"] == 1

@@ -22,7 +22,6 @@ STAND_INS = {
     "python": PYTHON,
     "srun": 'eval "$TRAINER"',
     "squeue": 'echo "${STATE:-RUNNING}"',
-    "scancel": 'echo "scancel $*"',
     "scontrol": '[[ $1 == requeue ]] && echo "requeued $2" && exit "${REFUSED:-0}"; echo "node1 NodeAddr=10.0.0.1 x"',
 }
 WARNED = "kill -USR1 $PPID; until [[ -e $RUN/STOP ]]; do sleep 0.02; done; "
@@ -89,7 +88,6 @@ def test_it_comes_back_exactly_when_it_should(end, life):
     log = process.communicate(timeout=20)[0]
     assert process.returncode == code, log
     assert ("requeued 7" in log) == requeued, log
-    assert ("scancel --signal=USR1 7.0" in log) == trainer.startswith(WARNED)
 
 
 def test_files_of_a_folder_that_is_no_run_stay(life):

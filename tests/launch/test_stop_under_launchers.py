@@ -1,0 +1,124 @@
+"""Signals to whole programs: while they import, and to the launcher of ranks, once and twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from support.launching import ROOT, TINY, environment
+
+from dcgan_dist.run import signals
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+OPTIONS = [*map(str, TINY), "--wandb.mode", "disabled", "--log.every", "16", "--images", "1000000000"]
+# Python runs this before anything else
+SIGNALS_WHEN_TORCH_IS_IMPORTED = """
+import os, sys
+
+class Sender:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            for number in os.environ["NUMBERS"].split():
+                os.kill(os.getpid(), int(number))
+
+sys.meta_path.insert(0, Sender())
+"""
+CONSOLE_SCRIPT = "import sys; from dcgan_dist.__main__ import main; sys.exit(main())"
+
+
+@pytest.fixture
+def start():
+    """Starts a command in a session of its own; at the end nothing is left of it and its children."""
+    started, known = [], []
+
+    def start(command, **variables):
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=ROOT,
+            env=environment(**variables),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start, known
+    for process in known:
+        if process.is_running():
+            process.kill()
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_signals_while_torch_is_imported(start, tmp_path):
+    """To every way in: the run sets up, sees the request, has nothing to save, and leaves as documented."""
+    begin, _ = start
+    (tmp_path / "sitecustomize.py").write_text(SIGNALS_WHEN_TORCH_IS_IMPORTED)
+    variables = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    everything = " ".join(str(int(number)) for number in (*signals.SIGNALS, signal.SIGINT))
+    module, front = [sys.executable, "-m", "dcgan_dist.train"], [sys.executable, "-c", CONSOLE_SCRIPT, "train"]
+    lives = [
+        begin([*module, *OPTIONS, "--run_dir", tmp_path / "module"], **variables, NUMBERS=everything),
+        begin([*front, *OPTIONS, "--run_dir", tmp_path / "front"], **variables, NUMBERS=int(signal.SIGHUP)),
+        begin([*module, *OPTIONS, "--dry_run"], **variables, NUMBERS=int(signal.SIGTERM)),
+    ]
+    errors = [life.communicate(timeout=120)[1] for life in lives]
+    # a dry run has nothing to save, and the script that asked for it must see that it was interrupted
+    assert [life.returncode for life in lives] == [75, 75, -signal.SIGTERM], errors
+    assert errors == [signals.PATIENCE.decode(), "", ""]
+    assert (tmp_path / "module/PREEMPTED").read_text() == "0\nSIGTERM\n"
+    assert (tmp_path / "front/PREEMPTED").read_text() == "0\nSIGHUP\n"
+    for name in ("module", "front"):
+        assert list((tmp_path / name / "checkpoints").iterdir()) == []
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = [Path(sys.executable).parent / "accelerate", "launch", "--config_file", "accelerate_config.yaml"]
+LAUNCHERS = {
+    "torchrun, terminated twice": (TORCHRUN, [signal.SIGTERM, signal.SIGTERM], "SIGTERM", 2),
+    # it has no handler for it, and dies
+    "torchrun, killed by a signal of SLURM": (TORCHRUN, [signal.SIGUSR1], "its launcher ended", 2),
+    "accelerate launch, one rank": (ACCELERATE, [signal.SIGTERM], "its launcher ended", 1),
+}
+
+
+def wait_for(happened, launcher):
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert launcher.poll() is None, launcher.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_signal_to_the_launcher_stops_its_ranks_in_order(start, tmp_path):
+    begin, known = start
+    lives = {}
+    for number, (name, (command, *_)) in enumerate(LAUNCHERS.items()):
+        run = tmp_path / str(number)
+        lives[name] = run, begin([*command, "-m", "dcgan_dist.train", *OPTIONS, "--run_dir", run], OMP_NUM_THREADS=1)
+    for name, (run, launcher) in lives.items():
+        file = run / "metrics.jsonl"
+        wait_for(lambda file=file: file.exists() and file.read_text(), launcher)
+        ranks = psutil.Process(launcher.pid).children(recursive=True)
+        known += ranks
+        for number in LAUNCHERS[name][1]:
+            os.kill(launcher.pid, number)
+    psutil.wait_procs(known, timeout=120)
+    for name, (run, launcher) in lives.items():
+        errors = launcher.communicate(timeout=60)[1]
+        *_, reason, world_size = LAUNCHERS[name]
+        assert (run / "PREEMPTED").exists(), f"{name}: {errors}"
+        images, why = (run / "PREEMPTED").read_text().splitlines()
+        assert why == reason, name
+        assert int(images) == int((run / "checkpoints/latest").read_text()) > 0
+        assert json.loads((run / "environment.json").read_text())["world_size"] == world_size
