@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_when_reporting_ends_the_training_too(start, run_dir
         file.write(json.dumps({"images": 16, "text": "x" * 100_000}) + "\n")
     with no_file_larger_than(metrics.stat().st_size + 10):
         result = start("--images", 32)
-    refused(result, 1, f"{metrics}: cannot be written (File too large); make room and run it again")
+    refused(result, 1, f"{metrics}: cannot be written (File too large); without it no checkpoint is saved. Make room")
     assert start("--images", 32) == (0, "")
     assert [json.loads(line)["images"] for line in metrics.read_text().splitlines()] == [8, 16, 16, 24, 32]
 

@@ -38,10 +38,29 @@ class Saver:
         self._failed: list[SaveError] = []  # by the saves since the last that succeeded
         self._seconds: dict[str, float] = {}
 
-    def save(self, images: int, tensors: Tensors, state: dict[str, Any]) -> None:
-        """Begins a save; the tensors may change when this returns. Raises UserError, see above."""
+    def save(
+        self,
+        images: int,
+        tensors: Tensors,
+        state: dict[str, Any],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begins a save; the tensors may change when this returns. Raises UserError, see above.
+
+        `prepare` writes what must be on disk before; a UserError that it raises is a save that failed.
+        """
         begun = time.perf_counter()
         self._collect()
+        try:
+            prepare()
+        except UserError as error:
+            self._note(SaveError(f"{error}; without it no checkpoint is saved"))
+        else:
+            self._begin(images, tensors, state)
+        spent = time.perf_counter() - begun
+        self._seconds["time/save_seconds"] = self._seconds.get("time/save_seconds", 0.0) + spent
+
+    def _begin(self, images: int, tensors: Tensors, state: dict[str, Any]) -> None:
         if not self._options.blocking:
             # on a GPU the copies are made there, in the order of its work, and the loop does not wait for them
             tensors = {file: {name: v.detach().clone() for name, v in part.items()} for file, part in tensors.items()}
@@ -51,8 +70,6 @@ class Saver:
         self._running = self._thread.submit(self._write, images, tensors, state, ready)
         if self._options.blocking:
             self._collect()
-        spent = time.perf_counter() - begun
-        self._seconds["time/save_seconds"] = self._seconds.get("time/save_seconds", 0.0) + spent
 
     def check(self) -> None:
         """Raises UserError if the newest save has failed by now, see above. Never waits."""
@@ -84,11 +101,14 @@ class Saver:
             self._seconds["save/write_seconds"] = running.result()
             self._failed.clear()
         except SaveError as error:
-            self._failed.append(error)
-            count, most = len(self._failed), self._options.most_failures
-            if count >= most:
-                raise _final(error) from error
-            self._say(f"WARNING: {error}; the run goes on and tries again at the next save (failure {count} of {most})")
+            self._note(error)
+
+    def _note(self, error: SaveError) -> None:
+        self._failed.append(error)
+        count, most = len(self._failed), self._options.most_failures
+        if count >= most:
+            raise _final(error) from error
+        self._say(f"WARNING: {error}; the run goes on and tries again at the next save (failure {count} of {most})")
 
     def _write(self, images: int, tensors: Tensors, state: dict[str, Any], ready: torch.cuda.Event | None) -> float:
         """In the thread. `ready`: what the tensors hold is there only then."""

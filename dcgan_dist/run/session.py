@@ -127,7 +127,10 @@ class Session:
 
     def _record(self, images: int, values: dict[str, float]) -> None:
         values |= self.saver.seconds()
-        self.metrics.append({"images": images, **values})
+        try:
+            self.metrics.append({"images": images, **values})
+        except UserError as error:
+            self.console.say(f"WARNING: {error}; the run goes on, and the line is written when there is room")
         self.saver.check()
 
     def sample(self) -> None:
@@ -143,7 +146,10 @@ class Session:
                 [to_pixels(self.engine.forward(self.state.ema, part), config.model.output) for part in z.split(64)]
             )
         picture = grid(pixels.cpu())
-        save_png(picture, self.folder.sample(images))
+        try:
+            save_png(picture, self.folder.sample(images))
+        except UserError as error:
+            self.console.say(f"WARNING: {error}; the run goes on without this picture")
         self.trackers.picture(images, "samples", picture)
         self.trackers.histogram(images, "samples/pixels", pixels.cpu().numpy())
 
@@ -156,7 +162,10 @@ class Session:
 
     def _begin_save(self) -> None:
         tensors = self.state.tensors() | {"stats": self.stats.state_dict()}
-        self.saver.save(self.state.images, tensors, resume.describe(self.config, self.data, self.state))
+        # a life that goes on from here will not write the lines again that should be in the file by now
+        self.saver.save(
+            self.state.images, tensors, resume.describe(self.config, self.data, self.state), self.metrics.flush
+        )
 
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life, all on disk: says what came of it, in words and by a marker file."""
