@@ -198,6 +198,7 @@ def test_the_next_life_of_the_same_slurm_job_need_not_wait(lease_of, tmp_path, s
     mine.take()
     assert (mine.attempt, said) == (5, [])
     assert (on_disk(tmp_path)["slurm_job"], on_disk(tmp_path)["slurm_restart"]) == ("77", "3")
+    assert '"slurm_job": "77"' in (tmp_path / "owner.json").read_text()  # so slurm/train.sh looks for it
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"attempt": 3}', '{"name": "app"}'])
