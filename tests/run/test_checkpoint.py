@@ -219,6 +219,21 @@ def test_any_flipped_bit_and_any_cut_is_noticed(whole, data):
     assert checkpoint.verify(whole) is None
 
 
+def test_every_single_bit_of_the_manifest_counts(whole):
+    """Also of what no load asks for."""
+    path = whole / "manifest.json"
+    intact = path.read_bytes()
+    try:
+        for place in range(len(intact)):
+            for bit in range(8):
+                damaged = bytearray(intact)
+                damaged[place] ^= 1 << bit
+                path.write_bytes(damaged)
+                assert checkpoint.verify(whole), (place, bit)
+    finally:
+        path.write_bytes(intact)
+
+
 def test_the_files_are_those_that_the_library_writes(folder):
     """Byte for byte, though they are written in pieces; every type that a state may have."""
     values = {f"of {name}": torch.ones(2, 3).to(dtype) for dtype, name in checkpoint.DTYPES.items()}

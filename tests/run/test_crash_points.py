@@ -98,6 +98,9 @@ def test_a_life_that_ends_there_is_followed_by_another(root, point):
     published = checkpoint.POINTS.index(point) >= checkpoint.POINTS.index("renamed")
     assert images == (300 if published else 200)
     assert equal(checkpoint.load(newest), state(images))
+    shown = checkpoint.all_checkpoints(root / "checkpoints")
+    damaged = [path.name for path in shown if checkpoint.verify(path) is not None]
+    assert set(damaged) <= (set() if published else {"000000300"})
     assert (root / "checkpoints" / "latest").read_text() in ("000000200", "000000300")
 
     assert save(root, images + 100) == []
