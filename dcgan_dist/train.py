@@ -83,10 +83,10 @@ def run(config: Config) -> int:
     session = open_session(config, cli.dump(config), world, chosen)
     try:
         code = DONE if train(session) else STOPPED
+        session.finish(code, STOPPED)
     except BaseException:
-        session.trackers.close(exit_code=1)
+        session.abandon()
         raise
-    session.finish(code, STOPPED)
     # a launcher takes any other code for a crash, ends the other ranks and prints a banner; RUN/PREEMPTED says it too
     return DONE if signals.launched() else code
 

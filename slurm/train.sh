@@ -88,7 +88,8 @@ if [[ -e $run_dir/STOP && -z $warned ]]; then
 fi
 # Anything else may come again and again: a crash at the same image, or a time limit shorter than the start. A life that made
 # progress always has a successor; one that did not, only if it was asked to end and did so in order, and then ten times.
-if [[ $(newest) != "$before" ]]; then
+# A checkpoint of another job, which has the run folder and kept this one out, is no progress.
+if [[ $(newest) != "$before" ]] && grep -qs "\"slurm_job\": \"$SLURM_JOB_ID\"" "$run_dir/owner.json"; then
   requeue "ended at checkpoint $(newest) (exit code $code)"
 elif ended PREEMPTED && ((life < 10)); then
   requeue "ended before it made progress"

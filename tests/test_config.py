@@ -103,7 +103,7 @@ RANGES = [
         },
     ),
     (LogConfig, "log.", {"every": 0, "samples_every": 0, "samples": 0}),
-    (CheckpointConfig, "checkpoint.", {"every": 0, "keep": 1}),
+    (CheckpointConfig, "checkpoint.", {"every": 0, "keep": 1, "most_failures": 0}),
     (StopConfig, "stop.", {"after_minutes": float("nan")}),
     (Config, "", {"images": 0, "batch_size": 0, "accumulate": 0, "seed": -1, "world_size": 0, "timeout": 0}),
 ]

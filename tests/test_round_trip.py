@@ -30,6 +30,7 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "accumulate": st.just(1),
     "world_size": st.just(None),
     "timeout": st.integers(1, 2**20),
+    "slow_factor": st.floats(1, 99),
     "reader": st.just("indexed"),
     "classes": st.lists(st.integers(0, 999).map(str)).map(tuple),
     "shards": st.lists(WORDS.map(lambda word: f"./{word}")).map(tuple),

@@ -189,9 +189,13 @@ class CheckpointConfig:
     """Images between two checkpoints; one more is written at the end and at every stop."""
     keep: int = 3
     """Checkpoints kept; older ones are removed after a newer one is complete. At least 2."""
+    blocking: bool = False
+    """Let the training wait until each checkpoint is on disk, which spares the memory of one copy of the networks."""
+    most_failures: int = 3
+    """Saves in a row that may fail, on a full disk for instance, before the run ends; a life's last save may not."""
 
     def __post_init__(self) -> None:
-        check_range("checkpoint.", self, every=1, keep=2)
+        check_range("checkpoint.", self, every=1, keep=2, most_failures=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,11 +31,12 @@ def remove_abandoned(path: Path) -> None:
     prefix = _temporary_prefix(path)
     for found in path.parent.iterdir():
         pid = found.name.removeprefix(prefix).removesuffix(".tmp")
-        if found.name == f"{prefix}{pid}.tmp" and pid.isdecimal() and not _lives(int(pid)):
+        if found.name == f"{prefix}{pid}.tmp" and pid.isdecimal() and not lives(int(pid)):
             found.unlink(missing_ok=True)
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether there is such a process on this host."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

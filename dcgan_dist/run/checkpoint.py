@@ -4,65 +4,187 @@
         netg.safetensors  netd.safetensors  netg_ema.safetensors
         optimizer_g.safetensors  optimizer_d.safetensors  stats.safetensors
         state.json                  counters, loss scales, configuration, data set, order
-        manifest.json               size and sha256 of every file; written last
+        manifest.json               size and sha256 of every file, and its own; written last
     checkpoints/latest              the newest one's name, replaced atomically
+    checkpoints/best                if it is there, the checkpoint that it names is never removed
 
-A save writes into `.tmp-NAME`, syncs every file and the folder to disk, and renames it; only then are old ones removed.
-A load takes the newest folder whose manifest verifies and warns about any newer one that does not.
+A save writes into `.tmp-ATTEMPT-NAME`, syncs every file and the folder to disk, and renames it; only then are old ones
+removed. A load takes the newest folder whose manifest verifies and warns about any newer one that does not.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UserError
+from dcgan_dist.run.lease import Lease
 
-FORMAT = 1
-MANIFEST, SUFFIX = "manifest.json", ".safetensors"
+FORMAT = 2
+MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
+TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")
+# the names of the format, in the order in which the library writes them
+DTYPES = {
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 Tensors = dict[str, dict[str, Tensor]]
 
+# every moment of a save at which the process may be killed and something on the disk is other than before
+POINTS = (
+    "begun",
+    "leftovers removed",
+    "folder made",
+    *(
+        f"{file} {stage}"
+        for file in (*(name + SUFFIX for name in TENSOR_FILES), STATE, MANIFEST)
+        for stage in ("opened", "written", "synced")
+    ),
+    "folder synced",
+    "damaged one moved away",
+    "renamed",
+    "rename synced",
+    "latest opened",
+    "latest written",
+    "latest synced",
+    "latest replaced",
+    "old one moved away",
+    "old one removed",
+)
 
-def save(folder: Path, images: int, tensors: Tensors, state: dict[str, Any], keep: int) -> Path:
-    """Writes a checkpoint, then removes all but the newest `keep`. If it cannot, raises UserError; older ones stay."""
+
+class SaveError(UserError):
+    """The disk did not take a checkpoint; older ones are as they were."""
+
+
+def reach(point: str) -> None:
+    """Called at each of POINTS. Does nothing; tests put something in its place that ends the process."""
+
+
+def save(
+    folder: Path, images: int, tensors: Tensors, state: dict[str, Any], keep: int, lease: Lease | None = None
+) -> Path:
+    """Writes a checkpoint, then removes all but the newest `keep`. Older ones stay if it cannot.
+
+    Raises SaveError when the disk refuses, and UserError when a newer life of the run has taken it over.
+    """
+    lease = lease or Lease(folder)  # of nobody: anyone may publish
     target = folder / f"{images:09d}"
-    temporary = folder / f".tmp-{target.name}"
+    temporary = folder / f".tmp-{lease.attempt}-{target.name}"
+    damaged = _away(target, lease.attempt)
+    reach("begun")
     try:
-        for leftover in folder.glob(".tmp-*"):  # of a life that was killed in the middle of this
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        files = {name + SUFFIX: _serialised(values) for name, values in tensors.items()}
-        files["state.json"] = json.dumps(state, indent=2).encode()
-        for name, data in files.items():
-            _write(temporary / name, data)
-        about = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-        manifest = {"format": FORMAT, "images": images, "files": about}
-        _write(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
-        _sync(temporary)
-        if target.exists():  # a save of the same position that an earlier life left damaged, or this very state
-            shutil.rmtree(target)
+        lease.check()
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder, lease.attempt)
+        temporary.mkdir()
+        reach("folder made")
+        _write_files(temporary, images, tensors, state)
+        lease.check()
+        if target.exists():  # an earlier life went on from an older one, because this one is damaged
+            target.rename(damaged)
+            reach("damaged one moved away")
         temporary.rename(target)
+        reach("renamed")
         _sync(folder)
+        reach("rename synced")
+        lease.check()
+        latest = folder / f".tmp-{lease.attempt}-latest"
+        _write(latest, [target.name.encode()], "latest")
+        latest.replace(folder / "latest")
+        _sync(folder)
+        reach("latest replaced")
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            lease.check()  # a newer life removes what an older one was writing
         free = shutil.disk_usage(folder).free / 1e6 if folder.exists() else 0
-        raise UserError(
+        raise SaveError(
             f"{target}: the checkpoint could not be saved ({error.strerror}; {free:.0f} MB free); older ones are "
-            "untouched. Make room and run the same command again"
+            "untouched"
         ) from error
-    write_atomically(folder / "latest", target.name.encode())
+    finally:
+        for leftover in (temporary, damaged):
+            shutil.rmtree(leftover, ignore_errors=True)
+    _prune(folder, images, keep, lease.attempt)
+    return target
+
+
+def _write_files(folder: Path, images: int, tensors: Tensors, state: dict[str, Any]) -> None:
+    files: dict[str, Iterable[bytes | memoryview]] = {
+        name + SUFFIX: _serialised(values) for name, values in tensors.items()
+    }
+    files[STATE] = [json.dumps(state, indent=2).encode()]
+    about = {name: _write(folder / name, parts, name) for name, parts in files.items()}
+    _write(folder / MANIFEST, [_sealed({"format": FORMAT, "images": images, "files": about})], MANIFEST)
+    _sync(folder)
+    reach("folder synced")
+
+
+def _serialised(values: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """A safetensors file in pieces, byte for byte what the library makes of all in one, which takes two more copies."""
+    names = sorted(values, key=lambda name: (list(DTYPES).index(values[name].dtype), name))
+    header, end = {}, 0
+    for name in names:
+        value, begin = values[name], end
+        end += value.numel() * value.element_size()
+        header[name] = {"dtype": DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        yield values[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _sealed(about: dict[str, Any]) -> bytes:
+    """The manifest's text: what it says, with a checksum of that."""
+    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    return json.dumps(about | {"sha256": digest}, indent=2).encode()
+
+
+def _away(path: Path, attempt: int) -> Path:
+    """Where a checkpoint goes before its files do, so that no half removed one is ever seen."""
+    return path.with_name(f".tmp-{attempt}-old-{path.name}")
+
+
+def _remove_leftovers(folder: Path, attempt: int) -> None:
+    """Of lives that were killed in the middle of this. What a newer life is writing is none."""
+    for leftover in folder.glob(".tmp-*"):
+        number = re.match(r"\.tmp-(\d+)-", leftover.name)
+        if number is None or int(number[1]) <= attempt:
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+    reach("leftovers removed")
+
+
+def _prune(folder: Path, images: int, keep: int, attempt: int) -> None:
     # a checkpoint that was damaged may be newer than the one that this life began from: it must not push this one out
     upto = [path for path in all_checkpoints(folder) if int(path.name) <= images]
-    for old in upto[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
+    kept, old = upto[-keep:], upto[:-keep]
+    # files may have rotted since they were written: besides the new one, another whole one stays
+    while old and not any(verify(path) is None for path in reversed(kept[:-1])):
+        kept.insert(0, old.pop())
+    best = ""
+    with suppress(OSError, ValueError):
+        best = (folder / "best").read_text().strip()
+    for path in old:
+        if path.name != best:
+            with suppress(OSError):  # the next save tries again
+                moved = path.rename(_away(path, attempt))
+                reach("old one moved away")
+                shutil.rmtree(moved)
+                reach("old one removed")
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -98,8 +220,8 @@ def verify(path: Path) -> str | None:
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and state of a checkpoint. Raises UserError when it is not whole."""
     files = _contents(path)
-    state = json.loads(files.pop("state.json"))
-    return {name.removesuffix(SUFFIX): safetensors.torch.load(data) for name, data in files.items()}, state
+    state = _state(path, files.pop(STATE))
+    return {name.removesuffix(SUFFIX): _tensors(path / name, data) for name, data in files.items()}, state
 
 
 def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -107,40 +229,65 @@ def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, An
     files = _contents(path)
     if name + SUFFIX not in files:
         raise UserError(f"{path}: has no {name}{SUFFIX}")
-    return safetensors.torch.load(files[name + SUFFIX]), json.loads(files["state.json"])
+    return _tensors(path / (name + SUFFIX), files[name + SUFFIX]), _state(path, files[STATE])
+
+
+def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: is no safetensors file, although the manifest names it") from error
+
+
+def _state(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        state = json.loads(data)
+        return state | {"images": int(state["images"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / STATE}: is not the state of a run, although the manifest names it") from error
 
 
 def _contents(path: Path) -> dict[str, bytes]:
     """The files that the manifest names, and no others. Raises UserError for the first that is not as it says."""
     files: dict[str, bytes] = {}
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        text = (path / MANIFEST).read_bytes()
+        manifest = json.loads(text)
         if manifest["format"] != FORMAT:
             raise UserError(f"{path}: has format {manifest['format']}, and this version reads {FORMAT}")
+        if _sealed({name: value for name, value in manifest.items() if name != "sha256"}) != text:
+            raise ValueError
         for name, about in manifest["files"].items():
+            if Path(name).name != name:
+                raise ValueError
             data = files[name] = (path / name).read_bytes()
             if len(data) != about["bytes"]:
                 raise UserError(f"{path / name}: has {len(data)} bytes instead of {about['bytes']}")
             if hashlib.sha256(data).hexdigest() != about["sha256"]:
                 raise UserError(f"{path / name}: the checksum is wrong")
-        if "state.json" not in files:
-            raise KeyError("state.json")
+        if STATE not in files:
+            raise KeyError(STATE)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path / MANIFEST}: is not the manifest of a checkpoint") from error
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"{path / MANIFEST}: is damaged, or not the manifest of a checkpoint") from error
     return files
 
 
-def _serialised(values: dict[str, Tensor]) -> bytes:
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in values.items()})
-
-
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, parts: Iterable[bytes | memoryview], name: str) -> dict[str, Any]:
+    """Writes a file and syncs it to disk; returns its size and checksum."""
+    digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
-        file.write(data)
+        reach(f"{name} opened")
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            size += len(part)
+        reach(f"{name} written")
         file.flush()
         os.fsync(file.fileno())
+    reach(f"{name} synced")
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _sync(folder: Path) -> None:

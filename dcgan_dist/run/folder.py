@@ -77,8 +77,8 @@ class RunFolder:
 
     def _foreign(self, path: Path) -> bool:
         """Whether it is nothing that a life leaves that was killed before config.yaml was there."""
-        own = (self.stop, self.save, self.samples, self.checkpoints, self.stacks)
-        return path not in own and not path.name.startswith(f".{self.config.name}.")
+        own = (self.stop, self.save, self.samples, self.checkpoints, self.stacks, self.root / "owner.json")
+        return path not in own and not path.name.startswith((f".{self.config.name}.", ".owner."))
 
     def _remove_markers(self) -> None:
         """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,25 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._waiting = b""
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a line, which is in the file when this returns. Raises UserError when it cannot be written.
+        """Adds a line, which is in the file when this returns. Raises UserError when it cannot be written: see flush.
 
         JSON has no NaN and no infinity: they are written as the strings "NaN", "Infinity" and "-Infinity".
         """
         line = json.dumps({name: _strict(value) for name, value in record.items()}, allow_nan=False)
+        self._waiting += f"{line}\n".encode()
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the lines that could not be written before. Raises UserError when they still cannot, and they wait."""
         try:
-            with self.path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(line + "\n")
+            if self._waiting:
+                _append_whole(self.path, self._waiting)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room and run it again") from error
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self._waiting = b""
 
     def cut_after(self, images: int) -> int:
         """Drops what a resumed run will write again: records of more than `images` images, and torn or foreign lines.
@@ -38,6 +46,21 @@ class MetricsFile:
         if len(kept) < len(lines):
             write_atomically(self.path, b"".join(kept))
         return len(lines) - len(kept)
+
+
+def _append_whole(path: Path, data: bytes) -> None:
+    """All of it or nothing."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        end = os.fstat(file).st_size
+        try:
+            while data:
+                data = data[os.write(file, data) :]
+        except OSError:
+            os.ftruncate(file, end)
+            raise
+    finally:
+        os.close(file)
 
 
 def _strict(value: Any) -> Any:

@@ -117,11 +117,11 @@ def restore(path: Path | None, state: TrainState, stats: Stats, world: World) ->
     tensors, numbers = _shared(path, world)
     try:
         state.load({file: values for file, values in tensors.items() if file != "stats"}, numbers)
+        stats.load_state_dict(tensors["stats"], world.main)
     except (KeyError, RuntimeError) as error:
         problem = UserError(f"{path}: does not fit these networks ({' '.join(str(error).split())})")
         problem.on_all_ranks = True
         raise problem from error
-    stats.load_state_dict(tensors["stats"], world.main)
     return numbers.get("run_seconds", 0.0)  # older versions did not count them
 
 

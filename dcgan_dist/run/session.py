@@ -23,13 +23,15 @@ from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource, sample_latents
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World
-from dcgan_dist.run import checkpoint, resume
+from dcgan_dist.run import resume
 from dcgan_dist.run.clock import Clock
 from dcgan_dist.run.console import Console, human_time
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.grid import grid, save_png
 from dcgan_dist.run.jsonl import MetricsFile
+from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.reading import ReadingReport
+from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.signals import Requests
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.stragglers import Stragglers
@@ -51,6 +53,8 @@ class Session:
     split: Split
     folder: RunFolder
     console: Console
+    lease: Lease
+    saver: Saver
     stats: Stats
     clock: Clock
     requests: Requests
@@ -124,7 +128,7 @@ class Session:
         values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
         if self.arithmetic.scaled:
             values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
-        self.world.from_main(lambda: self.metrics.append({"images": images, **values}))
+        self.world.from_main(lambda: self._record(images, values))
         self.trackers.scalars(images, values)
         self.console.progress(images, values)
         if bad:
@@ -135,6 +139,14 @@ class Session:
             )
             error.on_all_ranks = True  # the numbers are the same on every rank
             raise error
+
+    def _record(self, images: int, values: dict[str, float]) -> None:
+        values |= self.saver.seconds()
+        try:
+            self.metrics.append({"images": images, **values})
+        except UserError as error:
+            self.console.say(f"WARNING: {error}; the run goes on, and the line is written when there is room")
+        self.saver.check()
 
     def sample(self) -> None:
         """The grid of the fixed latents by the average of G, in evaluation mode: no picture depends on the others."""
@@ -149,40 +161,34 @@ class Session:
                 [to_pixels(self.engine.forward(self.state.ema, part), config.model.output) for part in z.split(64)]
             )
         picture = grid(pixels.cpu())
-        save_png(picture, self.folder.sample(images))
+        try:
+            save_png(picture, self.folder.sample(images))
+        except UserError as error:
+            self.console.say(f"WARNING: {error}; the run goes on without this picture")
         self.trackers.picture(images, "samples", picture)
         self.trackers.histogram(images, "samples/pixels", pixels.cpu().numpy())
 
     def save(self) -> None:
-        """A checkpoint of everything, by the main rank; a failure to write it is every rank's."""
+        """A checkpoint of everything, written beside the training; a failure is every rank's, at its next report."""
         if self.state.images == self.first:
             return  # this very state is already there, or follows from the seed
         self.stats.fold(self.world.sum_, self.world.main)
-        self.world.from_main(self._write_checkpoint)
+        self.world.from_main(self._begin_save)
 
-    def _write_checkpoint(self) -> None:
-        tensors = self.state.tensors()
-        for file in ("netg", "netd", "netg_ema"):
-            for name, tensor in tensors[file].items():
-                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                    raise UserError(
-                        f"{file}: {name} is not finite; nothing was saved, the last checkpoint is from before"
-                    )
-        tensors["stats"] = self.stats.state_dict()
-        checkpoint.save(
-            self.folder.checkpoints,
-            self.state.images,
-            tensors,
-            resume.describe(self.config, self.data, self.state) | {"run_seconds": self.seconds()},
-            self.config.checkpoint.keep,
-        )
-        if self.requests.saved():
+    def _begin_save(self) -> None:
+        tensors = self.state.tensors() | {"stats": self.stats.state_dict()}
+        described = resume.describe(self.config, self.data, self.state) | {"run_seconds": self.seconds()}
+        # a life that goes on from here will not write the lines again that should be in the file by now
+        self.saver.save(self.state.images, tensors, described, self.metrics.flush)
+        if self.requests.save_noted and self.saver.wait():
+            self.requests.saved()
             self.console.say(f"saved at {self.state.images:,} images, as {self.folder.save} asked")
 
     def finish(self, exit_code: int, stopped: int) -> None:
-        """The orderly end of this life: says what came of it, in words and by a marker file."""
-        self.reading.tell_damages()
+        """The orderly end of this life, all on disk: says what came of it, in words and by a marker file."""
         self.world.activity.patient += 1  # trackers may take their time
+        self.world.from_main(self.saver.finish)
+        self.reading.tell_damages()
         images, taken = self.state.images, human_time(self.seconds())
         if exit_code == stopped:
             why = self._why_stopped()
@@ -196,8 +202,15 @@ class Session:
         self.trackers.close(exit_code)
         self.console.close()
         self.console.say(last)
+        self.lease.release()
         self.world.barrier()
         self.world.close()
+
+    def abandon(self) -> None:
+        """The end after an error: what runs beside the loop ends with it."""
+        self.saver.close()
+        self.trackers.close(exit_code=1)
+        self.lease.release()
 
     def _why_stopped(self) -> str:
         reasons = self.world.gather(self.requests.reason)

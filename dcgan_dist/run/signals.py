@@ -82,15 +82,19 @@ class Requests:
         self._save_noted = self._age_of_save()
         return self._save_noted is not None
 
-    def saved(self) -> bool:
-        """A checkpoint is on disk: removes the file that asked for it; whether there was one.
+    @property
+    def save_noted(self) -> bool:
+        """Whether a checkpoint was asked for when that was looked at last."""
+        return self._save_noted is not None
+
+    def saved(self) -> None:
+        """The checkpoint that was asked for is on disk: removes the file that asked for it.
 
         A file that was touched again meanwhile stays, for the checkpoint does not hold what came since.
         """
         noted, self._save_noted = self._save_noted, None
         if self._save is not None and noted is not None and noted == self._age_of_save():
             self._save.unlink(missing_ok=True)
-        return noted is not None
 
     def _age_of_save(self) -> int | None:
         try:

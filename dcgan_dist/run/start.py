@@ -17,7 +17,9 @@ from dcgan_dist.run.clock import Clock
 from dcgan_dist.run.console import Console
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
+from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.reading import ReadingReport
+from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.stragglers import Stragglers
@@ -26,11 +28,23 @@ from dcgan_dist.run.trackers import Trackers, open_trackers
 
 def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
     """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
-    requests = signals.take()
     console = Console(enabled=world.main)
+    lease = Lease(config.run_dir, console.say)
+    try:
+        return _open(config, config_yaml, world, chosen, console, lease)
+    except BaseException:
+        lease.release()
+        raise
+
+
+def _open(
+    config: Config, config_yaml: str, world: World, chosen: Arithmetic, console: Console, lease: Lease
+) -> Session:
+    requests = signals.take()
     per_rank = config.per_rank(world.size)
     folder = RunFolder(config.run_dir)
     world.from_main(folder.check)
+    world.from_main(lease.take)  # before anything is looked for that another job may be writing
     ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
     console.say(f"{ranks}; {chosen.name}: {chosen.reason}")
     threads = set_cpu_threads(world)
@@ -39,6 +53,7 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
     data = world.main_first(lambda: open_data(config, console.say))
     found = world.from_main(lambda: resume.find(config, folder, data, console.say))
     facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
+    world.from_main(lambda: lease.take(new=True))
     world.from_main(lambda: folder.prepare(config_yaml, facts))
     watch(world, config, folder.stacks)
     state, engine = create(config, world, chosen)
@@ -72,6 +87,8 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
         split=Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size),
         folder=folder,
         console=console,
+        lease=lease,
+        saver=Saver(folder, config.checkpoint, lease, console.say, world.device),
         stats=stats,
         clock=Clock(world.device, world.activity),
         requests=requests,

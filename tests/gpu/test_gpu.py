@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from dcgan_dist import cli
-from dcgan_dist.config import Config
+from dcgan_dist.config import CheckpointConfig, Config
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.reading.crew import Plan
@@ -40,6 +40,10 @@ from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import World
+from dcgan_dist.run import checkpoint
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.lease import Lease
+from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.stats import Stats
 
 ROOT = Path(__file__).parents[2]
@@ -427,6 +431,23 @@ def test_the_feed_delivers_the_readers_batches_bit_by_bit(tmp_path, device, kind
 
 
 # ---- the whole trainer
+
+
+@pytest.mark.parametrize("device", EVERYWHERE)
+def test_a_save_holds_the_state_of_its_moment(tmp_path, device):
+    """Whatever the loop has queued before, and goes on to queue while a thread writes."""
+    saver = Saver(RunFolder(tmp_path), CheckpointConfig(), Lease(tmp_path), print, device)
+    value = torch.zeros(1000, 1000, device=device)
+    for number in range(3):
+        for _ in range(100):
+            value += 1
+        saver.save(number, {"netg": {"weight": value}}, {"images": number})
+    for _ in range(100):
+        value += 1
+    saver.finish()
+    for number, path in enumerate(checkpoint.all_checkpoints(tmp_path / "checkpoints")):
+        saved = checkpoint.load_network(path, "netg")[0]["weight"]
+        assert torch.equal(saved, torch.full((1000, 1000), 100.0 * (number + 1)))
 
 
 @pytest.mark.parametrize("device", EVERYWHERE)

@@ -3,9 +3,11 @@ import json
 import pickle
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,7 +79,7 @@ def test_a_network_that_is_not_there_is_named(folder):
 def test_the_manifest_has_sizes_and_checksums_of_every_other_file(folder):
     path = save(folder, 12_800)
     manifest = json.loads((path / "manifest.json").read_text())
-    assert (manifest["format"], manifest["images"]) == (1, 12_800)
+    assert (manifest["format"], manifest["images"]) == (2, 12_800)
     assert set(manifest["files"]) == FILES - {"manifest.json"}
     for name, about in manifest["files"].items():
         data = (path / name).read_bytes()
@@ -132,7 +134,7 @@ def cut(path: Path) -> str:
 
 def emptied(path: Path) -> str:
     (path / "manifest.json").write_bytes(b"")
-    return f"{path / 'manifest.json'}: is not the manifest of a checkpoint"
+    return f"{path / 'manifest.json'}: is damaged, or not the manifest of a checkpoint"
 
 
 def without_a_file(path: Path) -> str:
@@ -145,25 +147,37 @@ def flipped(path: Path) -> str:
     return f"{path / 'state.json'}: the checksum is wrong"
 
 
+def rewrite_manifest(path: Path, change: Callable[[dict], object]) -> None:
+    """As somebody would who knows the format: sizes and checksums are right again, the manifest's own too."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]
+    change(manifest["files"])
+    for name, about in manifest["files"].items():
+        data = (path / name).read_bytes()
+        about |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest, indent=2))
+
+
 def of_a_later_format(path: Path) -> str:
-    manifest = json.loads((path / "manifest.json").read_text()) | {"format": 2}
+    manifest = json.loads((path / "manifest.json").read_text()) | {"format": 3}
     (path / "manifest.json").write_text(json.dumps(manifest))
-    return f"{path}: has format 2, and this version reads 1"
+    return f"{path}: has format 3, and this version reads 2"
 
 
 def of_something_else(path: Path) -> str:
     (path / "manifest.json").write_text('{"name": "app", "version": "1.0", "files": ["a", "b"]}')
-    return f"{path / 'manifest.json'}: is not the manifest of a checkpoint"
+    return f"{path / 'manifest.json'}: is damaged, or not the manifest of a checkpoint"
 
 
 def a_list(path: Path) -> str:
-    (path / "manifest.json").write_text('{"format": 1, "files": ["netg.safetensors"]}')
-    return f"{path / 'manifest.json'}: is not the manifest of a checkpoint"
+    (path / "manifest.json").write_text('{"format": 2, "files": ["netg.safetensors"]}')
+    return f"{path / 'manifest.json'}: is damaged, or not the manifest of a checkpoint"
 
 
 def without_a_state(path: Path) -> str:
-    (path / "manifest.json").write_text('{"format": 1, "files": {}}')
-    return f"{path / 'manifest.json'}: is not the manifest of a checkpoint"
+    rewrite_manifest(path, lambda files: files.pop("state.json"))
+    return f"{path / 'manifest.json'}: is damaged, or not the manifest of a checkpoint"
 
 
 DAMAGES = [cut, emptied, without_a_file, flipped, of_a_later_format, of_something_else, a_list, without_a_state]
@@ -186,27 +200,51 @@ def whole(tmp_path_factory):
 
 
 @given(st.data())
-def test_no_flipped_bit_changes_what_is_loaded(whole, data):
-    """Wherever it falls, also in the manifest: either it is noticed, or it changed nothing that is used."""
+def test_any_flipped_bit_and_any_cut_is_noticed(whole, data):
+    """In every file, the manifest too."""
     path = whole / data.draw(st.sampled_from(sorted(FILES)))
     intact = path.read_bytes()
     place, bit = data.draw(st.integers(0, len(intact) - 1)), data.draw(st.integers(0, 7))
     damaged = bytearray(intact)
     damaged[place] ^= 1 << bit
     try:
-        path.write_bytes(damaged)
+        path.write_bytes(damaged if data.draw(st.booleans()) else intact[:place])
         problem = checkpoint.verify(whole)
-        if problem is None:
-            assert path.name == "manifest.json"
-            loaded, state = checkpoint.load(whole)
-            assert state["images"] == 100
-            assert all(
-                torch.equal(value, loaded[f][n]) for f, part in tensors(100).items() for n, value in part.items()
-            )
-        else:
-            assert "\n" not in problem
+        assert problem is not None
+        assert "\n" not in problem
+        with pytest.raises(UserError):
+            checkpoint.load(whole)
     finally:
         path.write_bytes(intact)
+    assert checkpoint.verify(whole) is None
+
+
+def test_every_single_bit_of_the_manifest_counts(whole):
+    """Also of what no load asks for."""
+    path = whole / "manifest.json"
+    intact = path.read_bytes()
+    try:
+        for place in range(len(intact)):
+            for bit in range(8):
+                damaged = bytearray(intact)
+                damaged[place] ^= 1 << bit
+                path.write_bytes(damaged)
+                assert checkpoint.verify(whole), (place, bit)
+    finally:
+        path.write_bytes(intact)
+
+
+def test_the_files_are_those_that_the_library_writes(folder):
+    """Byte for byte, though they are written in pieces; every type that a state may have."""
+    values = {f"of {name}": torch.ones(2, 3).to(dtype) for dtype, name in checkpoint.DTYPES.items()}
+    values |= {"scalar": torch.tensor(7), "empty": torch.zeros(0, 3), "turned": torch.arange(6.0).reshape(2, 3).T}
+    values |= {
+        "odd": torch.ones(3, dtype=torch.uint8),
+        "late": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    }
+    path = checkpoint.save(folder, 1, {"netg": values}, {"images": 1}, 2)
+    contiguous = {name: value.contiguous() for name, value in values.items()}
+    assert (path / "netg.safetensors").read_bytes() == safetensors.torch.save(contiguous)
 
 
 def test_a_save_that_was_killed_leaves_nothing_behind(folder, said):
@@ -226,12 +264,32 @@ def test_other_things_in_the_folder_are_left_alone(folder, said):
     for images in (100, 200, 300):
         save(folder, images, keep=2)
     shutil.copytree(folder / "000000200", folder / "000000200-before-the-crash")
-    (folder / "best").write_text("000000200")
     (folder / "000000999").write_text("not a folder")
     newest = save(folder, 400, keep=2)
     assert checkpoint.find_newest(folder, said.append) == newest
-    others = {"000000200-before-the-crash", "best", "000000999"}
+    others = {"000000200-before-the-crash", "000000999"}
     assert set(names(folder)) == {"000000300", "000000400", "latest"} | others
+
+
+@pytest.mark.parametrize("text", ["000000100", "000000100\n"])
+def test_the_best_one_is_never_removed(folder, text):
+    save(folder, 100)
+    (folder / "best").write_text(text)
+    for images in (200, 300, 400):
+        save(folder, images, keep=2)
+    assert names(folder) == ["000000100", "000000300", "000000400", "best", "latest"]
+
+
+def test_two_whole_ones_stay_even_if_the_newer_of_them_have_rotted(folder, said):
+    """Else one more damaged file would lose the run."""
+    for images in (100, 200, 300, 400):
+        save(folder, images, keep=9)
+    for images in (300, 400):
+        flip(folder / f"{images:09d}" / "netg.safetensors")
+    newest = save(folder, 500, keep=2)
+    assert names(folder) == ["000000200", "000000300", "000000400", "000000500", "latest"]
+    flip(newest / "state.json")
+    assert checkpoint.find_newest(folder, said.append) == folder / "000000200"
 
 
 def test_a_full_disk_is_one_line_and_the_older_ones_stay(folder):
@@ -242,7 +300,7 @@ def test_a_full_disk_is_one_line_and_the_older_ones_stay(folder):
         save(folder, 200, keep=2)
     message = str(error.value)
     assert message.startswith(f"{folder / '000000200'}: the checkpoint could not be saved (File too large; ")
-    assert message.endswith(" MB free); older ones are untouched. Make room and run the same command again")
+    assert message.endswith(" MB free); older ones are untouched")
     assert "\n" not in message
     assert names(folder) == ["000000100", "latest"]
     assert {path: path.read_bytes() for path in older.iterdir()} == before
@@ -264,6 +322,30 @@ class Exploding:
 
     def __reduce__(self):
         return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("resealed", [False, True], ids=["planted alone", "planted with a manifest that fits"])
+@pytest.mark.parametrize("name", ["netg.safetensors", "optimizer_g.safetensors", "state.json", "manifest.json"])
+def test_a_pickle_in_place_of_a_file_is_refused_and_does_not_run(folder, tmp_path, name, resealed):
+    path = save(folder, 100)
+    (path / name).write_bytes(pickle.dumps(Exploding(tmp_path / "trace")))
+    if resealed and name != "manifest.json":
+        rewrite_manifest(path, lambda files: None)
+        assert checkpoint.verify(path) is None
+    with pytest.raises(UserError, match=f"^{path / name}: [^\n]+$"):
+        checkpoint.load(path)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(folder, tmp_path):
+    path = save(folder, 100)
+    (folder / "secret").write_bytes(b"{}")
+    for name in ("../secret", str(folder / "secret")):
+        rewrite_manifest(path, lambda files, name=name: files.update({name: {}}))
+        problem = checkpoint.verify(path)
+        assert problem == f"{path / 'manifest.json'}: is damaged, or not the manifest of a checkpoint"
+        rewrite_manifest(path, lambda files, name=name: files.pop(name))
+    assert checkpoint.verify(path) is None
 
 
 OPENED: list[str] = []

@@ -99,6 +99,36 @@ def test_changed_options_are_named_with_both_values_and_the_flag_that_allows_the
     )
 
 
+CHANGES = [
+    ("model", {"ngf": 3}, "--model.ngf 2 -> 3"),
+    ("model", {"d_norm": "layer"}, "--model.d_norm batch -> layer"),
+    ("loss", {"name": "hinge"}, "--loss.name non_saturating -> hinge"),
+    ("ema", {"half_life": 5}, "--ema.half_life 10000 -> 5"),
+    ("data", {"hflip": True}, "--data.hflip False -> True"),
+    ("data", {"classes": ("1",)}, "--data.classes [] -> ['1']"),
+]
+
+
+@pytest.mark.parametrize(("group", "change", "told"), CHANGES, ids=[told for _, _, told in CHANGES])
+def test_another_architecture_or_training_is_refused_and_stays_on_disk(config, data, group, change, told):
+    path = save(config, data)
+    before = {file: file.read_bytes() for file in path.iterdir()}
+    changed = replace(config, **{group: replace(getattr(config, group), **change)})
+    assert refusal(changed, data).startswith(f"{path} was trained with other options: {told}; go back to them")
+    assert {file: file.read_bytes() for file in path.iterdir()} == before
+
+
+@pytest.mark.parametrize("file", ["netg", "netd", "netg_ema", "optimizer_d", "stats"])
+def test_a_checkpoint_without_one_of_its_parts_is_one_line(config, data, file):
+    state, stats = fresh(config), Stats()
+    tensors = state.tensors() | {"stats": stats.state_dict()}
+    del tensors[file]
+    about = resume.describe(config, data, state)
+    path = checkpoint.save(RunFolder(config.run_dir).checkpoints, 100, tensors, about, keep=9)
+    with pytest.raises(UserError, match=rf"^{path}: does not fit these networks \('{file}'\)$"):
+        resume.restore(path, fresh(config), Stats(), launch(config))
+
+
 def test_allowed_changes_pass_by_name_or_by_group(config, data, said):
     path = save(config, data)
     changed = replace(config, batch_size=64, optimizer=OptimizerConfig(g_lr=1e-3, d_lr=1e-3))

@@ -106,19 +106,21 @@ def test_a_command_that_saves_nothing_ends_by_the_signal_that_came_early():
 
 def test_a_checkpoint_is_asked_for_by_a_file_that_goes_once_it_is_there(requests, tmp_path):
     assert not requests.save_wanted()
-    assert not requests.saved()
     file = tmp_path / "SAVE"
     file.touch()
     assert requests.save_wanted()
+    assert requests.save_noted
     assert file.exists()
-    assert requests.saved()
+    requests.saved()
+    assert not requests.save_noted
     assert not file.exists()
     assert not requests.save_wanted()
 
 
 def test_a_file_that_nobody_has_seen_yet_asks_for_the_next_checkpoint(requests, tmp_path):
     (tmp_path / "SAVE").touch()
-    assert not requests.saved()
+    assert not requests.save_noted
+    requests.saved()
     assert requests.save_wanted()
 
 
@@ -128,7 +130,7 @@ def test_who_asks_again_during_a_save_gets_another_one(requests, tmp_path):
     assert requests.save_wanted()
     later = file.stat().st_mtime_ns + 1_000
     os.utime(file, ns=(later, later))
-    assert requests.saved()
+    requests.saved()
     assert file.exists()
     assert requests.save_wanted()
 

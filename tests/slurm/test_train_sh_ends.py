@@ -25,7 +25,9 @@ STAND_INS = {
     "scontrol": '[[ $1 == requeue ]] && echo "requeued $2" && exit "${REFUSED:-0}"; echo "node1 NodeAddr=10.0.0.1 x"',
 }
 WARNED = "kill -USR1 $PPID; until [[ -e $RUN/STOP ]]; do sleep 0.02; done; "
-SAVE = "mkdir -p $RUN/checkpoints; echo 000000200 >$RUN/checkpoints/latest; "
+OWNER = """echo '{\n  "attempt": 1,\n  "slurm_job": "%d",\n  "slurm_restart": null\n}' >$RUN/owner.json; """
+CHECKPOINT = "mkdir -p $RUN/checkpoints; echo 000000200 >$RUN/checkpoints/latest; "
+SAVE = OWNER % 7 + CHECKPOINT
 ENDS = {
     "complete": ("touch $RUN/DONE", {}, 0, False),
     "warned, saved": (WARNED + SAVE + "touch $RUN/PREEMPTED", {}, 0, True),
@@ -36,6 +38,7 @@ ENDS = {
     "preempted by SIGTERM, saved": (SAVE + "touch $RUN/PREEMPTED", {}, 0, True),
     "crashed after a checkpoint": (SAVE + "exit 9", {}, 0, True),
     "crashed before a checkpoint": ("exit 9", {}, 9, False),
+    "refused, for another job has the run, and saves": (OWNER % 77 + CHECKPOINT + "exit 1", {}, 1, False),
     "ended without a word": ("true", {}, 1, False),
     "stopped by hand": (SAVE + "touch $RUN/STOP $RUN/PREEMPTED", {}, 0, False),
     "refused": ("rm $RUN/config.yaml; touch $RUN/DONE $RUN/PREEMPTED; exit 2", {}, 2, False),

@@ -85,7 +85,7 @@ def metrics(run_dir: Path) -> list[dict[str, float]]:
     """The records of metrics.jsonl, without what depends on the clock."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in record.items() if not name.startswith(("time/", "speed/", "rank/"))}
+        {name: value for name, value in record.items() if not name.startswith(("time/", "speed/", "rank/", "save/"))}
         for record in records
     ]
 

@@ -1,0 +1,191 @@
+"""One job at a time on a run's folder, and a number for each life of the run: its attempt.
+
+    RUN/owner.json      the job that has the run, or had it last; its time of change is the owner's sign of life
+    RUN/.owner.lock     locked by the owner; the lock ends with its process, however it ends
+
+Locks do not reach other hosts on every file system, so an owner on another host is watched for a sign of life. No
+clocks are compared: whether the sign changes is all that counts. An owner that was taken for dead, a node that was cut
+off for example, may come back: before it publishes anything it looks whose run it is (`check`).
+"""
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dcgan_dist.data.storage import lives, write_atomically
+from dcgan_dist.errors import UsageError, UserError
+
+BEAT = 5.0  # seconds between two signs of life
+PATIENCE = 30.0  # seconds without one after which an owner on another host is taken for dead
+GRACE = 3.0  # seconds for a process that is just ending to let go of its lock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """What owner.json holds."""
+
+    attempt: int
+    """1 for a run's first life, and one more for each that follows."""
+    host: str
+    pid: int
+    slurm_job: str | None
+    slurm_restart: str | None
+    since: str
+    """UTC, ISO 8601."""
+    ended: bool = False
+    """It left in order."""
+
+    def __str__(self) -> str:
+        job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
+        restart = f" (restart {self.slurm_restart})" if job and self.slurm_restart else ""
+        return f"host {self.host}, pid {self.pid}{job}{restart}, since {self.since}"
+
+
+class Lease:
+    """The main rank's hold on the run's folder."""
+
+    def __init__(
+        self, root: Path, say: Callable[[str], None] = print, *, beat: float = BEAT, patience: float = PATIENCE
+    ) -> None:
+        """`beat`, `patience`: seconds, see above."""
+        self.owner: Owner | None = None
+        """This life, once it has the run."""
+        self._root, self._file, self._say = root, root / "owner.json", say
+        self._beat_every, self._patience = beat, patience
+        self._descriptors: list[int] = []
+        self._released = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    @property
+    def attempt(self) -> int:
+        """Number of this life of the run; 0 without a lease."""
+        return self.owner.attempt if self.owner else 0
+
+    def take(self, *, new: bool = False) -> None:
+        """Takes the run, unless this life has it. Raises UsageError when another job has it.
+
+        Without a folder nothing happens, until the run is known to be a `new` one: then the folder is made.
+        """
+        if self.owner is not None or not (new or self._root.is_dir()):
+            return
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._take(new)
+        except OSError as error:
+            raise UsageError(f"--run_dir {self._root}: cannot be written ({error.strerror})") from error
+
+    def _take(self, new: bool) -> None:
+        lock = os.open(self._root / ".owner.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        self._descriptors.append(lock)
+        locked = _lock(lock)
+        before = self._read()
+        me = Owner(
+            attempt=before.attempt + 1 if before else 1,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slurm_job=os.environ.get("SLURM_JOB_ID"),
+            slurm_restart=os.environ.get("SLURM_RESTART_COUNT"),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        # somebody may have begun a run, and ended it, since this job found that there was none
+        if (new and before) or self._taken(before, me, locked):
+            self.release()
+            raise UsageError(
+                f"--run_dir {self._root}: another job is training here ({before or 'it has just begun'}); wait for its "
+                f"end, stop it by `touch {self._root / 'STOP'}`, or name another --run_dir"
+            )
+        write_atomically(self._file, json.dumps(asdict(me), indent=2).encode())
+        self.owner = me
+        self._descriptors.append(os.open(self._file, os.O_RDWR))
+        self._beating = threading.Thread(target=self._beat, args=(self._descriptors[-1],), name="lease", daemon=True)
+        self._beating.start()
+
+    def _taken(self, before: Owner | None, me: Owner, locked: bool | None) -> bool:
+        """Whether a job that lives has the run. `locked`: whether the lock was free; None: there are no locks here."""
+        if before and me.slurm_job and before.slurm_job == me.slurm_job and before.slurm_restart != me.slurm_restart:
+            return False  # SLURM has ended the life before; should a part of it come back, it will look before it saves
+        if locked is False:
+            return True
+        if before is None or before.ended:
+            return False
+        if before.host == me.host and (locked or not lives(before.pid)):
+            return False
+        self._say(
+            f"the run's last owner ({before}) did not say that it ended; waiting up to {self._patience:.0f} s for a "
+            "sign of life"
+        )
+        return self._is_beating()
+
+    def check(self) -> None:
+        """Raises UserError when a newer life has the run: what this one would publish is no longer wanted."""
+        found = self._read()
+        if self.owner is not None and found not in (None, self.owner):
+            raise UserError(
+                f"{self._root}: a newer life of this run has taken over (attempt {found.attempt}: {found}); this one, "
+                f"attempt {self.attempt}, saves nothing more and ends"
+            )
+
+    def release(self) -> None:
+        """Lets the next job in at once. Harmless where nothing is held."""
+        self._released.set()
+        if self._beating is not None:
+            self._beating.join()
+        if self.owner is not None and self._read() == self.owner:
+            with suppress(UserError):  # a full disk: the lock says it too
+                write_atomically(self._file, json.dumps(asdict(replace(self.owner, ended=True)), indent=2).encode())
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+        self.owner = None
+
+    def _read(self) -> Owner | None:
+        """None: there is no owner, or the file is nothing that this program wrote."""
+        with suppress(FileNotFoundError, ValueError, TypeError):
+            return Owner(**json.loads(self._file.read_bytes()))
+        return None
+
+    def _beat(self, descriptor: int) -> None:
+        """By the open file, so that a life that lost the run gives no sign in the name of the next owner."""
+        while not self._released.wait(self._beat_every):
+            with suppress(OSError):
+                os.utime(descriptor)
+
+    def _is_beating(self) -> bool:
+        first, end = self._pulse(), time.monotonic() + self._patience
+        while time.monotonic() < end:
+            time.sleep(self._beat_every / 5)
+            if self._pulse() != first:
+                return True
+        return False
+
+    def _pulse(self) -> tuple[int, int] | None:
+        with suppress(OSError), self._file.open("rb") as file:  # NFS asks the server anew only when a file is opened
+            found = os.fstat(file.fileno())
+            return found.st_ino, found.st_mtime_ns
+        return None
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether the lock was free; None where the file system has no locks.
+
+    A lock of this kind belongs to the process alone: one that it forked does not hold it any longer than it lives.
+    """
+    end = time.monotonic() + GRACE
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > end:
+                return False
+        except OSError:
+            return None
+        else:
+            return True
+        time.sleep(0.05)

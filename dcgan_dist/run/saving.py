@@ -1,0 +1,138 @@
+"""Saves beside the training: the loop copies the state where it lies, and a thread writes the copy to disk."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from dcgan_dist.config import CheckpointConfig
+from dcgan_dist.errors import UserError
+from dcgan_dist.run import checkpoint
+from dcgan_dist.run.checkpoint import SaveError, Tensors
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.lease import Lease
+
+
+class Saver:
+    """The saves of one life, on the main rank. One at a time: the next waits for the one before.
+
+    A failed save is told of by the next call of any method but `close`. What the disk refused is a warning until
+    `most_failures` saves in a row were; anything else (numbers that are not finite, a newer life of the run) is raised.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        options: CheckpointConfig,
+        lease: Lease,
+        say: Callable[[str], None],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`say` prints a line; `device` is where the networks lie."""
+        self._folder, self._options, self._lease, self._say = folder.checkpoints, options, lease, say
+        self._device = torch.device(device)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._running: Future[float] | None = None
+        self._failed: list[SaveError] = []  # by the saves since the last that succeeded
+        self._seconds: dict[str, float] = {}
+
+    def save(
+        self,
+        images: int,
+        tensors: Tensors,
+        state: dict[str, Any],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begins a save; the tensors may change when this returns. Raises UserError, see above.
+
+        `prepare` writes what must be on disk before; a UserError that it raises is a save that failed.
+        """
+        begun = time.perf_counter()
+        self._collect()
+        try:
+            prepare()
+        except UserError as error:
+            self._note(SaveError(f"{error}; without it no checkpoint is saved"))
+        else:
+            self._begin(images, tensors, state)
+        spent = time.perf_counter() - begun
+        self._seconds["time/save_seconds"] = self._seconds.get("time/save_seconds", 0.0) + spent
+
+    def _begin(self, images: int, tensors: Tensors, state: dict[str, Any]) -> None:
+        if not self._options.blocking:
+            # on a GPU the copies are made there, in the order of its work, and the loop does not wait for them
+            tensors = {file: {name: v.detach().clone() for name, v in part.items()} for file, part in tensors.items()}
+        ready = torch.cuda.Event() if self._device.type == "cuda" else None
+        if ready:
+            ready.record(torch.cuda.current_stream(self._device))
+        self._running = self._thread.submit(self._write, images, tensors, state, ready)
+        if self._options.blocking:
+            self._collect()
+
+    def wait(self) -> bool:
+        """Waits for the newest save; whether it is on disk. Raises UserError, see above."""
+        self._collect()
+        return not self._failed
+
+    def check(self) -> None:
+        """Raises UserError if the newest save has failed by now, see above. Never waits."""
+        if self._running is not None and self._running.done():
+            self._collect()
+
+    def seconds(self) -> dict[str, float]:
+        """Of the saves since the last call, if there were any: what the loop spent, and the newest took to write."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+    def finish(self) -> None:
+        """Waits until all is on disk. Raises UserError when the newest save isn't, or a newer life has the run."""
+        self._collect()
+        if self._failed:
+            raise _final(self._failed[-1])
+        self._lease.check()
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the thread, whatever becomes of its save: one inside torch would abort a Python that ends."""
+        self._thread.shutdown()
+
+    def _collect(self) -> None:
+        running, self._running = self._running, None
+        if running is None:
+            return
+        try:
+            self._seconds["save/write_seconds"] = running.result()
+            self._failed.clear()
+        except SaveError as error:
+            self._note(error)
+
+    def _note(self, error: SaveError) -> None:
+        self._failed.append(error)
+        count, most = len(self._failed), self._options.most_failures
+        if count >= most:
+            raise _final(error) from error
+        self._say(f"WARNING: {error}; the run goes on and tries again at the next save (failure {count} of {most})")
+
+    def _write(self, images: int, tensors: Tensors, state: dict[str, Any], ready: torch.cuda.Event | None) -> float:
+        """In the thread. `ready`: what the tensors hold is there only then."""
+        begun = time.perf_counter()
+        # a stream of its own: the loop has queued its next iterations in the other
+        with torch.cuda.stream(torch.cuda.Stream(self._device) if ready else None):
+            if ready:
+                ready.wait()
+            _refuse_non_finite(tensors)
+            checkpoint.save(self._folder, images, tensors, state, self._options.keep, self._lease)
+        return time.perf_counter() - begun
+
+
+def _final(error: SaveError) -> UserError:
+    return UserError(f"{error}. Make room and run the same command again")
+
+
+def _refuse_non_finite(tensors: Tensors) -> None:
+    for file, part in tensors.items():
+        for name, tensor in part.items():
+            if file != "stats" and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise UserError(f"{file}: {name} is not finite; nothing was saved, the last checkpoint is from before")

@@ -1,0 +1,198 @@
+"""Saves of whole runs: what is on disk when a run says that it ended, full disks, and two jobs with one folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from support.disk import no_file_larger_than
+from support.shards import write_ours
+
+from dcgan_dist import train
+from dcgan_dist.run import checkpoint, lease
+from dcgan_dist.run.lease import Owner
+
+TINY = (
+    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 48 --precision fp32 "
+    "--data.workers 1 --log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled --checkpoint.every 8"
+)
+
+pytestmark = pytest.mark.usefixtures("as_before")
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def arguments(tmp_path, run_dir):
+    shard = write_ours(tmp_path / "a.tar", 12)
+    return [*TINY.split(), "--run_dir", str(run_dir), "--data.shards", str(shard)]
+
+
+@pytest.fixture
+def start(capsys, arguments):
+    """Runs the command in this process; returns the exit code, standard output and standard error."""
+
+    def start(*options: object) -> tuple[int, str, str]:
+        code = train.main([*arguments, *map(str, options)])
+        return code, *capsys.readouterr()
+
+    return start
+
+
+def largest(path: Path) -> int:
+    return max(file.stat().st_size for file in path.iterdir())
+
+
+@pytest.mark.parametrize("blocking", ["", "--checkpoint.blocking"])
+def test_a_run_says_that_it_is_done_when_all_is_on_disk(start, run_dir, monkeypatch, blocking):
+    done: list[bool] = []
+    monkeypatch.setattr(checkpoint, "reach", lambda point: done.append((run_dir / "DONE").exists()))
+    assert start(*blocking.split())[0] == 0
+    assert set(done) == {False}
+    assert (run_dir / "DONE").exists()
+    newest = checkpoint.all_checkpoints(run_dir / "checkpoints")[-1]
+    assert (newest.name, checkpoint.verify(newest)) == ("000000048", None)
+
+
+def test_the_seconds_of_a_save_are_in_the_reports(start, run_dir):
+    assert start("--checkpoint.every", 24, "--checkpoint.blocking")[0] == 0
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    named = {
+        name: [row["images"] for row in rows if name in row] for name in ("time/save_seconds", "save/write_seconds")
+    }
+    assert list(named.values()) == [[32], [32]]  # of the save at 24; the one at 48 is after the last report
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(start, run_dir, monkeypatch):
+    """The saves at 16 and 24 fail, and those before and after do not."""
+    assert start("--images", 8)[0] == 0
+    limit = largest(run_dir / "checkpoints" / "000000008") - 1
+    saves: list[int] = []
+    true = checkpoint.save
+
+    def save(folder, images, *others):
+        saves.append(images)
+        if images in (16, 24):
+            with no_file_larger_than(limit):
+                return true(folder, images, *others)
+        return true(folder, images, *others)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    code, said, errors = start("--checkpoint.blocking")
+    assert (code, errors) == (0, "")
+    assert saves == [16, 24, 32, 40, 48]
+    warnings = [line for line in said.splitlines() if "WARNING" in line]
+    assert [line.rpartition(" (")[2] for line in warnings] == ["failure 1 of 3)", "failure 2 of 3)"]
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["000000032", "000000040", "000000048", "latest"]
+
+
+def test_reports_and_pictures_wait_for_a_disk_that_is_full_for_a_while(start, run_dir, monkeypatch):
+    """No line of metrics.jsonl is lost, and no checkpoint is there without the lines before it."""
+    metrics = run_dir / "metrics.jsonl"
+    assert start("--images", 8)[0] == 0
+    with metrics.open("a") as file:  # a long run's: larger than the other files that a life begins with
+        file.write(json.dumps({"images": 8, "text": "x" * 300_000}) + "\n")
+    limit = metrics.stat().st_size + 10  # the first bytes of a line fit
+    true, refused = os.write, []
+
+    def write(descriptor, data):
+        if len(refused) == 2:  # the report at 16, and the save at 16
+            return true(descriptor, data)
+        try:
+            with no_file_larger_than(limit):
+                return true(descriptor, data)
+        except OSError as error:
+            refused.append(error)
+            raise
+
+    monkeypatch.setattr(os, "write", write)
+    code, said, errors = start("--images", 32, "--checkpoint.every", 16)
+    assert (code, errors) == (0, "")
+    assert [json.loads(line)["images"] for line in metrics.read_text().splitlines()] == [8, 8, 16, 24, 32]
+    assert f"WARNING: {metrics}: cannot be written (File too large); the run goes on" in said
+    assert not (run_dir / "checkpoints" / "000000016").exists()
+    assert (
+        "without it no checkpoint is saved; the run goes on and tries again at the next save (failure 1 of 3)" in said
+    )
+
+
+def test_a_disk_that_stays_full_ends_the_run(start, run_dir):
+    assert start("--images", 8)[0] == 0
+    with no_file_larger_than(largest(run_dir / "checkpoints" / "000000008") - 1):
+        code, said, errors = start("--images", 800, "--log.samples_every", 8000)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert errors.startswith(f"error: {run_dir / 'checkpoints' / '000000032'}: the checkpoint could not be saved (File")
+    assert said.count("WARNING") == 2
+    assert not (run_dir / "DONE").exists()
+    assert [path.name for path in checkpoint.all_checkpoints(run_dir / "checkpoints")] == ["000000008"]
+
+
+def test_the_last_save_must_not_fail(start, run_dir):
+    assert start("--images", 8)[0] == 0
+    with no_file_larger_than(largest(run_dir / "checkpoints" / "000000008") - 1):
+        code, _, errors = start("--images", 16, "--checkpoint.most_failures", 9)
+    assert code == 1
+    assert "000000016: the checkpoint could not be saved" in errors
+    assert not (run_dir / "DONE").exists()
+
+
+def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(arguments, start, run_dir, monkeypatch):
+    monkeypatch.setattr(lease, "GRACE", 0.2)
+    options = [*arguments, "--images", "1000000", "--log.samples_every", "100000000"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "dcgan_dist.train", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert first.stdout is not None
+        while not (run_dir / "checkpoints" / "latest").exists():
+            assert first.stdout.readline(), first.communicate()
+        before = {path: path.read_bytes() for path in (run_dir / "config.yaml", run_dir / "owner.json")}
+        code, _, errors = start("--images", 56)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert errors.startswith(f"error: --run_dir {run_dir}: another job is training here (host ")
+        assert f", pid {first.pid}, since 20" in errors
+        assert {path: path.read_bytes() for path in before} == before
+        first.send_signal(signal.SIGTERM)
+        _, errors = first.communicate(timeout=60)
+        assert (first.returncode, errors) == (75, "")
+    finally:
+        first.kill()
+        first.communicate()
+    stopped = int((run_dir / "PREEMPTED").read_text())
+    assert (run_dir / "checkpoints" / "latest").read_text() == f"{stopped:09d}"
+    assert start("--images", stopped + 8)[0] == 0
+    assert json.loads((run_dir / "owner.json").read_text())["attempt"] == 2
+
+
+def test_a_life_that_another_has_followed_ends_without_a_word_in_its_name(start, run_dir, monkeypatch):
+    """As a node that was cut off and comes back: the newer life has begun on another one."""
+    newer = Owner(attempt=7, host="node9", pid=5, slurm_job="77", slurm_restart="1", since="now")
+
+    def take_over(point: str) -> None:
+        if point == "folder synced" and (run_dir / "checkpoints" / "000000016").exists():
+            (run_dir / "new").write_text(json.dumps(asdict(newer)))
+            (run_dir / "new").replace(run_dir / "owner.json")
+
+    monkeypatch.setattr(checkpoint, "reach", take_over)
+    code, _, errors = start()
+    assert (code, errors) == (
+        1,
+        f"error: {run_dir}: a newer life of this run has taken over (attempt 7: {newer}); this one, attempt 1, saves "
+        "nothing more and ends\n",
+    )
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["000000008", "000000016", "latest"]
+    assert not (run_dir / "DONE").exists()
+    assert json.loads((run_dir / "owner.json").read_text()) == asdict(newer)
