@@ -4,7 +4,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -129,10 +129,10 @@ class World:
         done: list[tuple[T | None, Exception | None]] = []
         if self.main:
             done.append(_attempt(make))
-        self._wait_patiently()
+        self.wait_patiently()
         if not self.main:
             done.append(_attempt(make))
-        self._wait_patiently()
+        self.wait_patiently()
 
         def finish() -> T:
             result, failure = done[0]
@@ -142,7 +142,7 @@ class World:
 
         return self.everywhere(finish)
 
-    def _wait_patiently(self) -> None:
+    def wait_patiently(self) -> None:
         """Waits for ranks that may be busy with files for hours, as no other collective would."""
         if self.size > 1:
             group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
@@ -179,6 +179,34 @@ class World:
         if self.size > 1 and isinstance(dist.group.WORLD, dist.ProcessGroup):
             _kept.append(dist.group.WORLD)
         self.accelerator.end_training()
+
+
+class Alone(World):
+    """This rank as if it were the only one of its job: what all of them do together can be compared with it."""
+
+    @property
+    def rank(self) -> int:
+        """The first and last."""
+        return 0
+
+    @property
+    def size(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def main(self) -> bool:
+        """Yes."""
+        return True
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network as it is."""
+        return network
+
+    def no_sync(self, network: nn.Module) -> AbstractContextManager:
+        """Gradients always stay on this rank."""
+        del network
+        return nullcontext()
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
@@ -230,6 +258,13 @@ def set_cpu_threads(world: World) -> str | None:
     threads = max(1, cores // world.local_size)
     torch.set_num_threads(threads)
     return f"computing threads per rank: {threads} (cores: {cores}, ranks on this node: {world.local_size})"
+
+
+def nccl_version() -> str | None:
+    """Of the library by which GPUs talk; None: torch has none."""
+    if not dist.is_nccl_available():
+        return None
+    return ".".join(map(str, torch.cuda.nccl.version()))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def rank_lost(error: RuntimeError) -> bool:
