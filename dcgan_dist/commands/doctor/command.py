@@ -24,7 +24,7 @@ from dcgan_dist.parallel.world import World, launch, set_cpu_threads
 from dcgan_dist.run.folder import environment
 
 PROGRAM = "dcgan-dist doctor"
-GROUP_TIMEOUT = 120  # seconds: more than a check may take, for NCCL ends the whole process when it is over
+GROUP_TIMEOUT = 180  # seconds: more than a check may take, for NCCL ends the whole process when it is over
 A_DAY = 86_400.0  # seconds
 
 
@@ -192,6 +192,6 @@ CHECKS: dict[str, Check] = {
     "shared_memory": Check(memory.check_shared_memory, 10),
     "limits": Check(memory.check_limits, 30),
     "wandb": Check(outside.check_wandb, 20),
-    "ranks": Check(ranks.check_ranks, 60, together=True),
-    "equality": Check(ranks.check_equality, 60, together=True),
+    "ranks": Check(ranks.check_ranks, 120, together=True),
+    "equality": Check(ranks.check_equality, 120, together=True),
 }

@@ -14,6 +14,7 @@ from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, size, wa
 from dcgan_dist.data.reading.fetch import MOST_OPEN
 from dcgan_dist.data.reading.layout import bytes_of_batch
 
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 PROCESS = {"cpu": 0.7e9, "cuda": 3.0e9}  # bytes of a rank that has done nothing yet
 GPU_CONTEXT = 1.0e9  # bytes
 BOTH_WAYS = 2  # a layer's output, and its gradient
@@ -72,11 +73,11 @@ def available_memory() -> float:
 def _left_by_groups() -> Iterator[float]:
     """By the control groups that this process is in, which is how SLURM and containers limit memory."""
     with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in OWN_GROUPS.read_text().splitlines():
             _, kinds, name = line.split(":", 2)
             if kinds not in ("", "memory"):
                 continue
-            top = Path("/sys/fs/cgroup") / kinds
+            top = GROUPS / kinds
             most, used = ("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")
             own = top / name.lstrip("/")
             for group in (own, *own.parents):

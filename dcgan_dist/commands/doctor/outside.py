@@ -45,8 +45,13 @@ class Launcher:
     gpus: int
     slurm: Mapping[str, str]
     """Variables of the scheduler."""
-    addresses: Mapping[str, str]
-    """Names of machines that must be known, and why they are not; "": they are."""
+    main_address: str
+    """Where the ranks meet (MASTER_ADDR)."""
+    main_unknown: str
+    """Why its address cannot be found; "": it is known, or not asked for."""
+    own_name: str
+    own_unknown: str
+    """Why this machine does not know its own name; "": it does."""
     busy_port: int | None
     """The port for the ranks to meet at, if another program holds it."""
     lonely: str
@@ -56,7 +61,7 @@ class Launcher:
 def check_launcher(case: Case) -> Finding:
     """The environment that launchers and schedulers set."""
     env = os.environ
-    names = [name for name in (env.get("MASTER_ADDR"), socket.gethostname()) if name]
+    main, own = env.get("MASTER_ADDR", ""), socket.gethostname()
     launched = case.world.size if case.world is not None else 0
     port = env.get("MASTER_PORT", "")
     return judge_launcher(
@@ -64,7 +69,10 @@ def check_launcher(case: Case) -> Finding:
             launched=launched,
             gpus=torch.cuda.device_count(),
             slurm={name: value for name, value in env.items() if name.startswith("SLURM_")},
-            addresses={name: _unknown(name) for name in dict.fromkeys(names)},
+            main_address=main,
+            main_unknown=_unknown(main) if main else "",
+            own_name=own,
+            own_unknown=_unknown(own),
             # the ranks that were launched have it themselves
             busy_port=int(port) if port.isdecimal() and not launched and _busy(int(port)) else None,
             lonely="" if launched else _lonely(env),
@@ -104,26 +112,25 @@ def judge_launcher(facts: Launcher) -> Finding:
         nodes = slurm.get("SLURM_NNODES", "1")
         how += f"; SLURM job {job} on {nodes} node{'s' * (nodes != '1')}"
         if nodes != "1" and not facts.launched:
-            advice = (
-                "srun --ntasks-per-node=1 torchrun .. -m dcgan_dist doctor .. checks all, and the network between them"
-            )
-            problems.append(warn(f"only 1 of {nodes} nodes is checked", advice))
+            advice = "srun torchrun .. -m dcgan_dist doctor .. examines all, and the network between them"
+            problems.append(warn(f"only 1 of {nodes} nodes is examined", advice))
         given = slurm.get("SLURM_GPUS_ON_NODE", "")
-        if given.isdecimal() and int(given) > facts.gpus:
+        if given.isdecimal() and int(given) > facts.gpus and not facts.launched:
             advice = "see the line cuda; srun may need --gpus-per-node as sbatch had it"
             problems.append(fail(f"the job has {given} GPUs here, torch sees {facts.gpus}", advice))
     elif not facts.launched:
         how += ", and no scheduler's job"
-    for name, why in facts.addresses.items():
-        if why:
-            advice = f"add {name} to /etc/hosts or DNS, or give its IP address (MASTER_ADDR, --main_process_ip)"
-            problems.append(fail(f"the host name {name} is not known here ({why})", advice))
+    if facts.main_unknown:
+        advice = "give its IP address instead (MASTER_ADDR, --main_process_ip), or add it to /etc/hosts"
+        problems.append(fail(f"MASTER_ADDR {facts.main_address} is not known here ({facts.main_unknown})", advice))
+    if facts.own_unknown:
+        advice = "add it to /etc/hosts; or name the network by GLOO_SOCKET_IFNAME, where ranks of several nodes talk"
+        problems.append(warn(f"this machine does not know its own name {facts.own_name} ({facts.own_unknown})", advice))
     if facts.busy_port is not None:
         advice = "choose another (--main_process_port, MASTER_PORT)"
         problems.append(fail(f"port {facts.busy_port} (MASTER_PORT) is taken by another program", advice))
     if facts.lonely:
         advice = "unset it, or start with accelerate launch, torchrun or slurm/train.sh"
-        problems.append(
-            fail(f"{facts.lonely} is set, but no RANK: ranks would be waited for that nobody starts", advice)
-        )
+        waiting = "a run would wait for ranks that nobody starts"
+        problems.append(fail(f"{facts.lonely} is set, but no RANK: {waiting}", advice))
     return conclude(how, *problems)

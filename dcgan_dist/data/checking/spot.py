@@ -29,8 +29,8 @@ def spot_check(job: Job, count: int) -> tuple[int, list[Problem]]:
             if found is None:
                 return 0, problems
             index = found[1]
-            last = len(index) - 1
-            numbers = sorted({round(last * place / max(count - 1, 1)) for place in range(min(count, len(index)))})
+            seen = min(count, len(index))
+            numbers = [round((len(index) - 1) * place / max(seen - 1, 1)) for place in range(seen)]
             with io.BufferedReader(Passage(read, size, nothing), BUFFER) as file:
                 for number in numbers:
                     sample = IndexedSample(file, index, number)
