@@ -1,5 +1,6 @@
 """`dcgan-dist COMMAND ...`: picks the door."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 
-    return run_and_report(act, debug="--debug" in arguments)
+    return run_and_report(act, debug="--debug" in arguments, rank=int(os.environ.get("RANK", "0")))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ CASES = {
         outside.judge_wandb(Answer(False, False, "no answer"), True), "FAIL", "no answer", "--wandb.mode offline",
     ),
     "no W&B": (outside.judge_wandb(Answer(False, False, "no answer"), False), "warn", "no answer", "wandb sync"),
-    "alone": (outside.judge_launcher(LAUNCHER), "ok", "this process is alone, and no scheduler's job", ""),
+    "alone": (outside.judge_launcher(LAUNCHER), "ok", "this process is alone; no scheduler's job", ""),
     "launched": (outside.judge_launcher(replace(LAUNCHER, launched=4, slurm=JOB)), "ok", "4 ranks were launched", ""),
     "one of two nodes": (
         outside.judge_launcher(replace(LAUNCHER, slurm=JOB | {"SLURM_NNODES": "2"})), "warn", "only 1 of 2", "srun",
@@ -195,4 +195,4 @@ def test_judgement(finding, mark, found, advice):
 
 def test_several_problems_are_one_line_as_bad_as_the_worst():
     finding = conclude("facts", None, warn("one", "do this"), fail("two", "do that"))
-    assert (finding.mark, finding.found, finding.advice) == ("FAIL", "two; one; facts", "do that; do this")
+    assert (finding.mark, finding.found, finding.advice) == ("FAIL", "two; one; facts", "do that\ndo this")

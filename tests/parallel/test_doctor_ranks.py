@@ -203,6 +203,24 @@ def launched_with_one_bad_node(options):
     return launched(options, 2)
 
 
+def lost():
+    command.GROUP_TIMEOUT = 1
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        return front.main(["doctor", "--only", "ranks"]), said.getvalue()
+
+
+def test_launched_ranks_that_do_not_meet_say_so_in_one_line():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = str(closed.getsockname()[1])
+        for rank, (code, said) in enumerate(run_ranks(2, lost, variables={"MASTER_PORT": port})):
+            assert code == 1
+            where = f"rank {rank}: " if rank else ""
+            assert said.startswith(f"{where}error: the 2 launched ranks do not find each other at 127.0.0.1:{port} (")
+            assert said.count("\n") == 1
+
+
 def silent(options, pipe):
     """Rank 1 never takes part; rank 0 would end its process, whose thread still waits, with an exit code."""
     if os.environ["RANK"] == "1":

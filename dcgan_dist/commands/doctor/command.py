@@ -44,9 +44,7 @@ def main(argv: list[str]) -> int:
     several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     rank = int(os.environ["RANK"]) if several else 0
     own, config = _options(argv, quiet=rank != 0)
-    world = launch(replace(config, timeout=GROUP_TIMEOUT)) if several else None
-    if world is not None:
-        set_cpu_threads(world)
+    world = _join(config) if several else None
     config.per_rank(world.size if world is not None else config.world_size or 1)
     case = Case(config=config, deep=own.deep, world=world)
     names = [name for name in CHECKS if name in own.only and name not in own.skip]
@@ -58,6 +56,21 @@ def main(argv: list[str]) -> int:
             write_atomically(own.json, json.dumps(_results(lines), indent=1).encode() + b"\n")
             print(f"written: {own.json}", flush=True)
     return _end(lines, world)
+
+
+def _join(config: Config) -> World:
+    """The ranks that were launched. Raises UserError when they do not find each other."""
+    try:
+        world = launch(replace(config, timeout=GROUP_TIMEOUT))
+    except RuntimeError as error:
+        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the {os.environ['WORLD_SIZE']} launched ranks do not find each other at {place} ({reason}); give an "
+            "address and a free port that all nodes reach, and see what doctor says on each without a launcher"
+        ) from error
+    set_cpu_threads(world)
+    return world
 
 
 def _options(argv: Sequence[str], quiet: bool) -> tuple[argparse.Namespace, Config]:

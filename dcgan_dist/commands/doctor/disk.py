@@ -113,6 +113,18 @@ def probing(folder: Path, option: str = "--run_dir") -> Iterator[Path]:
         raise FoundError(fail(f"{nearest(folder)} cannot be written ({error.strerror})", advice)) from error
 
 
+@contextlib.contextmanager
+def probing_for(what: str, folder: Path) -> Iterator[Path]:
+    """The same for what is only a part of the question; that the folder cannot be written is said by the line disk."""
+    with contextlib.ExitStack() as stack:
+        try:
+            probe = stack.enter_context(probing(folder))
+        except FoundError as error:
+            found = f"{what} are not known: {error.finding.found}"
+            raise FoundError(warn(found, "see the line disk")) from error
+        yield probe
+
+
 def writable(folder: Path, option: str) -> None:
     """Raises FoundError for a folder that cannot be written."""
     with probing(folder, option) as probe:
@@ -163,7 +175,7 @@ def judge_disk(count: int, seconds: float, same: bool, checkpoint: float) -> Fin
 
 def check_locks(case: Case) -> Finding:
     """Whether a lock on a file keeps other processes out."""
-    with probing(case.config.run_dir) as folder:
+    with probing_for("locks", case.config.run_dir) as folder:
         path = folder / "lock"
         with path.open("w") as file:
             try:
@@ -201,7 +213,7 @@ class Clocks:
 def check_clock(case: Case) -> Finding:
     """The clocks of this machine and of the run's file system."""
     readings = [time.monotonic() for _ in range(1_000)]
-    with probing(case.config.run_dir) as folder:
+    with probing_for("its clocks", case.config.run_dir) as folder:
         before = time.time()
         (folder / "now").touch()
         written, after = (folder / "now").stat().st_mtime, time.time()

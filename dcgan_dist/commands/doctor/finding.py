@@ -14,6 +14,7 @@ class Finding:
     mark: Mark
     found: str
     advice: str = ""
+    """One line for each problem."""
 
 
 def ok(found: str) -> Finding:
@@ -37,7 +38,7 @@ def conclude(found: str, *problems: Finding | None) -> Finding:
     if not there:
         return ok(found)
     texts = [*(p.found for p in there), found]
-    return Finding(there[0].mark, "; ".join(filter(None, texts)), "; ".join(p.advice for p in there))
+    return Finding(there[0].mark, "; ".join(filter(None, texts)), "\n".join(p.advice for p in there))
 
 
 def size(count: float) -> str:

@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -221,7 +221,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def judge_versions(python: str, packages: dict[str, tuple[str | None, str]]) -> Finding:
+def judge_versions(python: str, packages: Mapping[str, tuple[str | None, str]]) -> Finding:
     """`packages`: what is installed, and the least that will do; "": it can be done without."""
     shown = ", ".join(f"{name} {packages[name][0]}" for name in ("torch", "accelerate") if name in packages)
     problems: list[Finding] = []

@@ -181,7 +181,7 @@ def judge_limits(facts: Limits) -> Finding:
     files = "any number of" if facts.files == float("inf") else f"{facts.files:,.0f}"
     needed = FILES_A_SHARD * facts.shards
     return conclude(
-        f"{files} files may be open, {facts.shards:,} shards want to be",
+        f"{files} files may be open" + (f", {facts.shards:,} shards want to be" if facts.shards else ""),
         fail(
             f"no file may be larger than {size(facts.file_size)}, but a checkpoint has one of "
             f"{size(facts.largest_file)}",

@@ -119,7 +119,7 @@ def judge_launcher(facts: Launcher) -> Finding:
             advice = "see the line cuda; srun may need --gpus-per-node as sbatch had it"
             problems.append(fail(f"the job has {given} GPUs here, torch sees {facts.gpus}", advice))
     elif not facts.launched:
-        how += ", and no scheduler's job"
+        how += "; no scheduler's job"
     if facts.main_unknown:
         advice = "give its IP address instead (MASTER_ADDR, --main_process_ip), or add it to /etc/hosts"
         problems.append(fail(f"MASTER_ADDR {facts.main_address} is not known here ({facts.main_unknown})", advice))

@@ -19,7 +19,7 @@ class Line:
     check: str
     found: str
     advice: str
-    """What to do; "" where all is well."""
+    """What to do, a line for each problem; "" where all is well."""
     node: str
     seconds: float
     hung: bool
@@ -31,7 +31,8 @@ def lines_of(line: Line, checks: Iterable[str], node: bool = False) -> list[str]
     width = min(max(shutil.get_terminal_size(fallback=(120, 24)).columns, NARROWEST), WIDEST)
     head = f"{line.mark:<4}  {line.check:<{max(map(len, checks))}}  "
     where = f"{line.node}: " if node else ""
-    parts = [(head, where + line.found), *([(" " * len(head) + "-> ", line.advice)] if line.advice else [])]
+    arrow = " " * len(head) + "-> "
+    parts = [(head, where + line.found), *((arrow, advice) for advice in line.advice.splitlines())]
     lines: list[str] = []
     for first, text in parts:
         lines += textwrap.wrap(
