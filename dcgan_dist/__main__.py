@@ -1,5 +1,6 @@
 """`dcgan-dist COMMAND ...`: picks the door."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -21,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("dcgan_dist.commands.verify", "check shards, near or far; --repair saves what is whole of damaged ones"),
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
     "bench": ("dcgan_dist.commands.bench", "measure this machine: bench loader tells what limits it"),
+    "doctor": (
+        "dcgan_dist.commands.doctor.command",
+        "examine this machine before a long run: what is not fit for it, and what to do about it",
+    ),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
 }
 
@@ -45,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 
-    return run_and_report(act, debug="--debug" in arguments)
+    return run_and_report(act, debug="--debug" in arguments, rank=int(os.environ.get("RANK", "0")))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from dcgan_dist.data.loading import open_data
 from dcgan_dist.errors import run_and_report
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
+from dcgan_dist.parallel.ending import leave, rank_lost
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.watchdog import last_words, stop_watching
-from dcgan_dist.parallel.world import World, launch, leave, rank_lost
+from dcgan_dist.parallel.world import World, launch
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.session import Session

@@ -2,14 +2,13 @@
 
 import os
 import socket
-import sys
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -150,10 +149,10 @@ class World:
         done: list[tuple[T | None, Exception | None]] = []
         if self.main:
             done.append(_attempt(make))
-        self._wait_patiently()
+        self.wait_patiently()
         if not self.main:
             done.append(_attempt(make))
-        self._wait_patiently()
+        self.wait_patiently()
 
         def finish() -> T:
             result, failure = done[0]
@@ -163,7 +162,7 @@ class World:
 
         return self.everywhere(finish)
 
-    def _wait_patiently(self) -> None:
+    def wait_patiently(self) -> None:
         """Waits for ranks that may be busy with files for hours, as no other collective would."""
         if self.size > 1:
             group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
@@ -201,6 +200,34 @@ class World:
         if self.size > 1 and isinstance(dist.group.WORLD, dist.ProcessGroup):
             _kept.append(dist.group.WORLD)
         self.accelerator.end_training()
+
+
+class Alone(World):
+    """This rank as if it were the only one of its job: what all of them do together can be compared with it."""
+
+    @property
+    def rank(self) -> int:
+        """The first and last."""
+        return 0
+
+    @property
+    def size(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def main(self) -> bool:
+        """Yes."""
+        return True
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network as it is."""
+        return network
+
+    def no_sync(self, network: nn.Module) -> AbstractContextManager:
+        """Gradients always stay on this rank."""
+        del network
+        return nullcontext()
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
@@ -245,18 +272,6 @@ def launch(config: Config) -> World:
     return world
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process without Python's tear-down.
-
-    Threads of torch may still be letting go of the last tensors. One that asks for Python's lock during the tear-down
-    is ended in the middle of C++ code, which aborts the whole process (seen with gloo: "terminate called without an
-    active exception"), and a launcher takes a complete run for a failed one.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def set_cpu_threads(world: World) -> str | None:
     """Shares the cores out among the node's CPU ranks, for launchers set one thread each; returns what to say of it."""
     if world.device.type != "cpu":
@@ -267,7 +282,8 @@ def set_cpu_threads(world: World) -> str | None:
     return f"computing threads per rank: {threads} (cores: {cores}, ranks on this node: {world.local_size})"
 
 
-def rank_lost(error: RuntimeError) -> bool:
-    """Whether an error says that another rank went away or does not answer."""
-    signs = ("Connection closed by peer", "Connection reset", "Timed out waiting", "Broken pipe")
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+def nccl_version() -> str | None:
+    """Of the library by which GPUs talk; None: torch has none."""
+    if not dist.is_nccl_available():
+        return None
+    return ".".join(map(str, torch.cuda.nccl.version()))  # pyright: ignore[reportAttributeAccessIssue]

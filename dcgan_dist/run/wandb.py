@@ -5,7 +5,6 @@ the load of CPU and GPU. No code, no command line, no host name, no git state, n
 """
 
 import contextlib
-import netrc
 import os
 import re
 import secrets
@@ -13,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.config import Config, WandbConfig
 from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.run.wandb_key import credentials
 
 if TYPE_CHECKING:
     import wandb
@@ -32,7 +31,6 @@ MODES: dict[str, Mode] = {  # values of WANDB_MODE; the last two are old names
     "run": "online",
     "dryrun": "offline",
 }
-DEFAULT_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # keys are stored under W&B's new host or its old one
 
 # seconds that a missing server may cost; both fit into the grace time of a job that is stopped
 INIT_TIMEOUT = 20.0
@@ -58,27 +56,9 @@ def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str
             if known
             else ("disabled", f"WANDB_MODE={asked} is none of {', '.join(MODES)}")
         )
-    if where := _credentials(env):
-        return "online", where
+    if found := credentials(env):
+        return "online", found.where
     return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
-
-
-def _credentials(env: Mapping[str, str]) -> str | None:
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if env.get(name):
-            return f"{name} is set"
-    base_url = env.get("WANDB_BASE_URL")
-    hosts = (urlsplit(base_url).netloc,) if base_url else DEFAULT_HOSTS
-    home = Path(env.get("HOME", "."))
-    for path in [Path(env["NETRC"])] if env.get("NETRC") else [home / ".netrc", home / "_netrc"]:
-        try:
-            known = netrc.netrc(path).hosts
-        except (OSError, netrc.NetrcParseError):
-            continue
-        for host in hosts:
-            if host in known:
-                return f"{path} has a key for {host}"
-    return None
 
 
 def redact(value: Any) -> Any:

@@ -27,7 +27,8 @@ from support.telling import train_and_tell
 
 from dcgan_dist import train
 from dcgan_dist.parallel import batchnorm
-from dcgan_dist.parallel.world import World, rank_lost
+from dcgan_dist.parallel.ending import rank_lost
+from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint
 
 pytestmark = pytest.mark.dist

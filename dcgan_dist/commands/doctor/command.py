@@ -1,0 +1,210 @@
+"""`dcgan-dist doctor`: examines this machine for this run, and prints what is fine and what is not."""
+
+import argparse
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist import cli
+from dcgan_dist.commands.doctor import disk, hardware, memory, outside, ranks, shards
+from dcgan_dist.commands.doctor.case import Case
+from dcgan_dist.commands.doctor.finding import Finding, FoundError, fail
+from dcgan_dist.commands.doctor.table import Line, lines_of, summary
+from dcgan_dist.config import Config
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.parallel.world import World, launch, set_cpu_threads
+from dcgan_dist.run.folder import environment
+
+PROGRAM = "dcgan-dist doctor"
+GROUP_TIMEOUT = 180  # seconds: more than a check may take, for NCCL ends the whole process when it is over
+A_DAY = 86_400.0  # seconds
+
+
+@dataclass(frozen=True)
+class Check:
+    """One of the things that are looked at."""
+
+    act: Callable[[Case], Finding]
+    seconds: float
+    """After which it counts as failed."""
+    together: bool = False
+    """All ranks take part in it."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; 1 if anything fails. Raises UsageError and UserError."""
+    several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    rank = int(os.environ["RANK"]) if several else 0
+    own, config = _options(argv, quiet=rank != 0)
+    world = _join(config) if several else None
+    config.per_rank(world.size if world is not None else config.world_size or 1)
+    case = Case(config=config, deep=own.deep, world=world)
+    names = [name for name in CHECKS if name in own.only and name not in own.skip]
+    began = time.monotonic()
+    lines = _on_all_ranks(case, names, world) if world is not None else _alone(case, names)
+    if rank == 0:
+        print(summary(lines, time.monotonic() - began), flush=True)
+        if own.json is not None:
+            write_atomically(own.json, json.dumps(_results(lines), indent=1).encode() + b"\n")
+            print(f"written: {own.json}", flush=True)
+    return _end(lines, world)
+
+
+def _join(config: Config) -> World:
+    """The ranks that were launched. Raises UserError when they do not find each other."""
+    try:
+        world = launch(replace(config, timeout=GROUP_TIMEOUT))
+    except RuntimeError as error:
+        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the {os.environ['WORLD_SIZE']} launched ranks do not find each other at {place} ({reason}); give an "
+            "address and a free port that all nodes reach, and see what doctor says on each without a launcher"
+        ) from error
+    set_cpu_threads(world)
+    return world
+
+
+def _options(argv: Sequence[str], quiet: bool) -> tuple[argparse.Namespace, Config]:
+    """This command's own options, and the training's."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [OPTIONS] [TRAINING OPTIONS]",
+        description="Examine this machine for a training with these options: what is fine, what is not, and what to do "
+        "about it. Exit code 0: nothing fails; 1: something does; 2: wrong usage. Under a launcher (accelerate launch "
+        "-m dcgan_dist doctor) its ranks and all their nodes are examined.",
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--only", metavar="NAME,..", type=_names, default=tuple(CHECKS), help=f"of {', '.join(CHECKS)}")
+    parser.add_argument("--skip", metavar="NAME,..", type=_names, default=(), help="leave these out")
+    parser.add_argument("--deep", action="store_true", help="read the shards to their ends, and decode every image")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found there")
+    if "--help" in argv or "-h" in argv:
+        if not quiet:
+            print(parser.format_help() + "\ntraining options:\n")
+        cli.load(["--help"], quiet=quiet)
+    try:
+        own, options = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error).removeprefix("argument ")) from error
+    for option in ("only", "skip"):
+        unknown = [name for name in getattr(own, option) if name not in CHECKS]
+        if unknown:
+            raise UsageError(f"--{option}: there is no check '{unknown[0]}'; there are {', '.join(CHECKS)}")
+    if own.json is not None and (own.json.is_dir() or not own.json.absolute().parent.is_dir()):
+        raise UsageError(f"--json {own.json}: name a file in a folder that exists")
+    return own, cli.load(options, quiet=quiet)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _alone(case: Case, names: Sequence[str]) -> list[Line]:
+    """All checks one after the other, each line as soon as it is known."""
+    lines: list[Line] = []
+    for name in names:
+        line = examine(name, CHECKS[name], case)
+        print("\n".join(lines_of(line, CHECKS)), flush=True)
+        lines.append(line)
+    return lines
+
+
+def _on_all_ranks(case: Case, names: Sequence[str], world: World) -> list[Line]:
+    """What ranks do together first, while all are here; then what every node's first rank finds at its place."""
+    lines: list[Line] = []
+    for name in (name for name in names if CHECKS[name].together):
+        lines.append(examine(name, CHECKS[name], case))
+        if lines[-1].hung:
+            _print(lines)
+            return lines
+    lines = lines if world.main else []
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        lines += [examine(name, CHECKS[name], case) for name in names if not CHECKS[name].together]
+    world.wait_patiently()
+    found = [Line(**line) for each in world.gather([asdict(line) for line in lines]) for line in each]
+    found.sort(key=lambda line: list(CHECKS).index(line.check))
+    if world.main:
+        _print(found)
+    return found
+
+
+def _print(lines: Sequence[Line]) -> None:
+    nodes = len({line.node for line in lines}) > 1
+    print("\n".join(text for line in lines for text in lines_of(line, CHECKS, node=nodes)), flush=True)
+
+
+def examine(name: str, check: Check, case: Case) -> Line:
+    """The finding of one check, whatever happens in it."""
+    box: list[Finding] = []
+    limit = A_DAY if case.deep and name == "shards" else check.seconds
+    thread = threading.Thread(target=lambda: box.append(_finding(check, case)), name=name, daemon=True)
+    began = time.monotonic()
+    thread.start()
+    thread.join(limit)
+    seconds = time.monotonic() - began
+    advice = f"something here does not answer, perhaps a file server or a network; --skip {name} leaves it out"
+    finding = box[0] if box else fail(f"no answer within {limit:g} s", advice)
+    return Line(check=name, node=socket.gethostname(), seconds=seconds, hung=not box, **asdict(finding))
+
+
+def _finding(check: Check, case: Case) -> Finding:
+    try:
+        return check.act(case)
+    except FoundError as found:
+        return found.finding
+    except UserError as error:
+        return fail(" | ".join(str(error).splitlines()), "the training would end with these words: do what they say")
+    except Exception as error:
+        what = " ".join(str(error).split())[:300]
+        return fail(f"the check itself failed: {type(error).__name__}: {what}", "report it, and leave it out by --skip")
+
+
+def _results(lines: Sequence[Line]) -> dict[str, Any]:
+    """For --json. The command is left out, for it can hold secrets."""
+    about = {name: value for name, value in environment().items() if name != "command"}
+    failed = any(line.mark == "FAIL" for line in lines)
+    return {"ok": not failed, "about": about, "checks": [asdict(line) for line in lines]}
+
+
+def _end(lines: Sequence[Line], world: World | None) -> int:
+    code = int(any(line.mark == "FAIL" for line in lines))
+    if world is not None and any(line.hung for line in lines):
+        sys.stdout.flush()
+        os._exit(code)  # a thread that waits for another rank would keep this process
+    if world is not None:
+        world.close()
+    return code
+
+
+CHECKS: dict[str, Check] = {
+    "devices": Check(hardware.check_devices, 20),
+    "cuda": Check(hardware.check_cuda, 20),
+    "precision": Check(hardware.check_precision, 20),
+    "versions": Check(hardware.check_versions, 10),
+    "launcher": Check(outside.check_launcher, 20),
+    "run_dir": Check(disk.check_run_dir, 60),
+    "space": Check(disk.check_space, 20),
+    "inodes": Check(disk.check_inodes, 10),
+    "disk": Check(disk.check_disk, 30),
+    "locks": Check(disk.check_locks, 10),
+    "clock": Check(disk.check_clock, 10),
+    "shards": Check(shards.check_shards, 60),
+    "cache": Check(shards.check_cache, 30),
+    "memory": Check(memory.check_memory, 20),
+    "shared_memory": Check(memory.check_shared_memory, 10),
+    "limits": Check(memory.check_limits, 30),
+    "wandb": Check(outside.check_wandb, 20),
+    "ranks": Check(ranks.check_ranks, 120, together=True),
+    "equality": Check(ranks.check_equality, 120, together=True),
+}

@@ -1,0 +1,250 @@
+"""The run's folder: room, speed, and whether its file system keeps its promises."""
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcgan_dist.commands.doctor.case import FILES, Case, nearest
+from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, ok, size, warn
+from dcgan_dist.run import checkpoint
+from dcgan_dist.run.folder import RunFolder
+
+PROBED = 64e6  # bytes that are written, at most
+CHUNK = 2**20
+PATIENCE = 30.0  # seconds that a checkpoint may take; a job that is stopped has some 90
+SPARE_INODES = 1_000
+SKEW = 2.0  # seconds
+EPOCH = 1_735_689_600.0  # 2025-01-01: no clock that is right shows an earlier time
+SECOND_LOCK = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+
+def check_run_dir(case: Case) -> Finding:
+    """Whether the run's folder is one, and what an earlier life left in it."""
+    folder = RunFolder(case.config.run_dir)
+    folder.check()
+    warnings: list[str] = []
+    found = checkpoint.find_newest(folder.checkpoints, warnings.append)
+    state = "is new" if not folder.root.exists() else "holds no checkpoint yet"
+    if found is not None:
+        state = f"goes on from checkpoint {found.name} ({case.config.resume.source})"
+    few = f"{len(warnings)} newer checkpoint{'s are' if len(warnings) > 1 else ' is'} damaged"
+    bad = warn(few, "they are left out, unless you restore them from a copy")
+    return conclude(f"{case.config.run_dir} {state}", bad if warnings else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """Room for a run. Bytes, but for inodes."""
+
+    free: float
+    """For this user."""
+    checkpoint: float
+    """One."""
+    keep: int
+    """Checkpoints that stay."""
+    held: float
+    """By checkpoints that are there already."""
+    pictures: float
+    """All sample grids, at most."""
+
+
+def check_space(case: Case) -> Finding:
+    """Free room against what the run will write."""
+    folder = RunFolder(case.config.run_dir).checkpoints
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    model, log = case.config.model, case.config.log
+    grids = -(-case.config.images // log.samples_every) + 1
+    return judge_space(
+        Space(
+            free=free_bytes(case.config.run_dir),
+            checkpoint=case.networks.checkpoint,
+            keep=case.config.checkpoint.keep,
+            held=held,
+            pictures=grids * log.samples * model.image_size**2 * model.channels,
+        )
+    )
+
+
+def judge_space(facts: Space) -> Finding:
+    """One checkpoint more than are kept, for the oldest goes when the newest is complete."""
+    most = facts.checkpoint * (facts.keep + 1)
+    needed = max(most - facts.held, 0) + facts.pictures
+    found = (
+        f"{size(facts.free)} free; {facts.keep} + 1 checkpoints of {size(facts.checkpoint)} and pictures need up to "
+    )
+    found += size(needed)
+    advice = "make room, keep fewer checkpoints (--checkpoint.keep 2), or name a --run_dir on another disk"
+    full = fail("too little room", advice) if facts.free < needed else None
+    tight = warn("room for little more than this run", advice) if needed <= facts.free < 2 * needed else None
+    return conclude(found, full, tight)
+
+
+def check_inodes(case: Case) -> Finding:
+    """Numbers of files."""
+    disk = os.statvfs(nearest(case.config.run_dir))
+    config = case.config
+    files = (config.checkpoint.keep + 1) * FILES + config.images // config.log.samples_every
+    return judge_inodes(disk.f_favail if disk.f_files else None, files)
+
+
+def judge_inodes(free: int | None, needed: int) -> Finding:
+    """`free`: None where the file system has no bound of its own."""
+    if free is None:
+        return ok("this file system counts no inodes")
+    few = fail("too few inodes", "remove small files (df -i shows the count), or name a --run_dir on another disk")
+    return conclude(f"{free:,} inodes free, about {needed:,} needed", few if free < needed + SPARE_INODES else None)
+
+
+@contextlib.contextmanager
+def probing(folder: Path, option: str = "--run_dir") -> Iterator[Path]:
+    """A folder of our own where `option` will be written, removed afterwards. Raises FoundError."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=nearest(folder)) as probe:
+            yield Path(probe)
+    except OSError as error:
+        advice = f"give yourself leave and room to write there, or name another folder by {option}"
+        raise FoundError(fail(f"{nearest(folder)} cannot be written ({error.strerror})", advice)) from error
+
+
+@contextlib.contextmanager
+def probing_for(what: str, folder: Path) -> Iterator[Path]:
+    """The same for what is only a part of the question; that the folder cannot be written is said by the line disk."""
+    with contextlib.ExitStack() as stack:
+        try:
+            probe = stack.enter_context(probing(folder))
+        except FoundError as error:
+            found = f"{what} are not known: {error.finding.found}"
+            raise FoundError(warn(found, "see the line disk")) from error
+        yield probe
+
+
+def writable(folder: Path, option: str) -> None:
+    """Raises FoundError for a folder that cannot be written."""
+    with probing(folder, option) as probe:
+        (probe / "empty").touch()
+
+
+def free_bytes(folder: Path) -> int:
+    """For this user, on the disk where a folder is or will be."""
+    disk = os.statvfs(nearest(folder))
+    return disk.f_bavail * disk.f_frsize
+
+
+def check_disk(case: Case) -> Finding:
+    """Writes as a checkpoint is written: a file, to the disk, then its name; and reads it back."""
+    count = int(min(case.networks.largest_file, PROBED))
+    data = os.urandom(min(count, CHUNK))
+    with probing(case.config.run_dir) as folder:
+        began = time.monotonic()
+        with (folder / "written").open("wb") as file:
+            for place in range(0, count, len(data)):
+                file.write(data[: count - place])
+            file.flush()
+            os.fsync(file.fileno())
+        seconds = time.monotonic() - began
+        (folder / "written").rename(folder / "named")
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        read = (folder / "named").read_bytes()
+        same = len(read) == count and read == (data * (count // len(data) + 1))[:count]
+    return judge_disk(count, seconds, same, case.networks.checkpoint)
+
+
+def judge_disk(count: int, seconds: float, same: bool, checkpoint: float) -> Finding:
+    """`count` bytes took so many seconds; `same`: they were read back as they were written."""
+    rate = count / max(seconds, 1e-9)
+    takes = checkpoint / rate
+    other = fail("what was written is not what was read", "this disk or its driver is broken: use another --run_dir")
+    slow = warn("the disk is slow", "a job that is stopped may end before its checkpoint is written: use a faster disk")
+    return conclude(
+        f"{size(count)} written, synced and renamed at {rate / 1e6:,.0f} MB/s; a checkpoint takes {takes:,.1f} s",
+        None if same else other,
+        slow if takes > PATIENCE else None,
+    )
+
+
+def check_locks(case: Case) -> Finding:
+    """Whether a lock on a file keeps other processes out."""
+    with probing_for("locks", case.config.run_dir) as folder:
+        path = folder / "lock"
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                return judge_locks(error.strerror or "no reason given", False)
+            second = subprocess.run([sys.executable, "-S", "-c", SECOND_LOCK, path], capture_output=True, check=False)
+    return judge_locks(None, second.returncode != 0)
+
+
+def judge_locks(refused: str | None, excludes: bool) -> Finding:
+    """`refused`: why there was no lock; `excludes`: a second process did not get it."""
+    advice = "mount the file system with locks (Lustre: -o flock; NFS: without nolock), or use another --run_dir"
+    if refused is not None:
+        return fail(f"files cannot be locked ({refused})", advice)
+    if not excludes:
+        return fail("a lock keeps nobody out: two processes held it at once", advice)
+    return ok("a lock on a file keeps other processes out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """Seconds."""
+
+    now: float
+    """Of the system, since 1970."""
+    ahead: float
+    """The file system's clock before the system's."""
+    monotonic: bool
+    """The clock that durations are measured with never went back."""
+    synchronised: bool | None
+    """By NTP; None: not known."""
+
+
+def check_clock(case: Case) -> Finding:
+    """The clocks of this machine and of the run's file system."""
+    readings = [time.monotonic() for _ in range(1_000)]
+    with probing_for("its clocks", case.config.run_dir) as folder:
+        before = time.time()
+        (folder / "now").touch()
+        written, after = (folder / "now").stat().st_mtime, time.time()
+    return judge_clocks(
+        Clocks(
+            now=after,
+            ahead=written - min(max(written, before), after),
+            monotonic=readings == sorted(readings),
+            synchronised=_synchronised(),
+        )
+    )
+
+
+def _synchronised() -> bool | None:
+    command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {"yes": True, "no": False}.get(done.stdout.strip())
+
+
+def judge_clocks(facts: Clocks) -> Finding:
+    """Whether times on files and in logs mean something."""
+    ntp = {None: "not known", True: "yes", False: "no"}[facts.synchronised]
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(facts.now))
+    set_clock = "set the clock (timedatectl set-ntp true, or chronyd)"
+    return conclude(
+        f"{date}; the run folder's clock differs by {abs(facts.ahead):.1f} s; synchronised by NTP: {ntp}",
+        fail("the clock is years behind: no certificate will be valid", set_clock) if facts.now < EPOCH else None,
+        None if facts.monotonic else fail("the monotonic clock goes back", "this machine cannot measure time"),
+        warn("the file server's clock is another", "synchronise both by NTP") if abs(facts.ahead) > SKEW else None,
+        warn("the clock is not synchronised", set_clock) if facts.synchronised is False else None,
+    )

@@ -1,0 +1,198 @@
+"""Memory, and what the system lets a process have."""
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dcgan_dist.commands.doctor.case import Case
+from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, size, warn
+from dcgan_dist.data.reading.fetch import MOST_OPEN
+from dcgan_dist.data.reading.layout import bytes_of_batch
+
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+PROCESS = {"cpu": 0.7e9, "cuda": 3.0e9}  # bytes of a rank that has done nothing yet
+GPU_CONTEXT = 1.0e9  # bytes
+BOTH_WAYS = 2  # a layer's output, and its gradient
+TIGHT = 0.8  # part of what is there
+SHARED_BY_NCCL = 64e6  # bytes for each rank of this machine
+MESSAGES = 1e6  # bytes of shared memory that locks between processes take
+FILES_A_SHARD = 2  # half of the descriptors are left to other things
+LOCKED_BY_NETWORK = 1e9  # bytes that InfiniBand may want to pin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes."""
+
+    available: float
+    """That this process and its children may still take."""
+    needed: float
+    """By all ranks of this machine, roughly."""
+    ring: float
+    """Of it, batches that are read ahead."""
+    gpu_free: float | None
+    """On the fullest GPU; None: there is none."""
+    gpu_needed: float
+    """By a rank, roughly."""
+
+
+def check_memory(case: Case) -> Finding:
+    """Memory of the machine and of its GPUs."""
+    config, networks, kind = case.config, case.networks, case.device.type
+    ranks = config.world_size or (case.world.size if case.world else case.local_ranks)
+    batch = config.batch_size / config.accumulate / ranks
+    images = -(-config.batch_size // ranks)
+    ring = (config.data.prefetch + 2) * bytes_of_batch(images, config.model.image_size, config.model.channels)
+    half = case.arithmetic.forward is not None
+    training = networks.checkpoint + networks.gradients + BOTH_WAYS * batch * networks.outputs / (2 if half else 1)
+    free = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
+    on_gpu = kind == "cuda"
+    return judge_memory(
+        Memory(
+            available=available_memory(),
+            needed=case.local_ranks * (PROCESS[kind] + ring + (0 if on_gpu else training)),
+            ring=case.local_ranks * ring,
+            gpu_free=min(free) if free else None,
+            gpu_needed=GPU_CONTEXT + training,
+        )
+    )
+
+
+def available_memory() -> float:
+    """Bytes that the system and the job's limits leave."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    numbers = {line.partition(":")[0]: float(line.split()[1]) * 1024 for line in lines}
+    return min([numbers["MemAvailable"], *_left_by_groups()])
+
+
+def _left_by_groups() -> Iterator[float]:
+    """By the control groups that this process is in, which is how SLURM and containers limit memory."""
+    with suppress(OSError):
+        for line in OWN_GROUPS.read_text().splitlines():
+            _, kinds, name = line.split(":", 2)
+            if kinds not in ("", "memory"):
+                continue
+            top = GROUPS / kinds
+            most, used = ("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")
+            own = top / name.lstrip("/")
+            for group in (own, *own.parents):
+                with suppress(OSError, ValueError):  # "max": no limit
+                    limit = float((group / f"memory.{most}").read_text())
+                    yield limit - float((group / f"memory.{used}").read_text())
+                if group == top:
+                    break
+
+
+def judge_memory(facts: Memory) -> Finding:
+    """Whether what is needed is there."""
+    tail = f"about {size(facts.needed)} needed ({size(facts.ring)} of it batches read ahead)"
+    found = f"{size(facts.available)} of memory available, {tail}"
+    less = "fewer ranks here, a smaller --data.prefetch or --batch_size, or a job with more memory (sbatch --mem)"
+    problems = [_tight("memory", facts.needed, facts.available, less)]
+    if facts.gpu_free is not None:
+        found += f"; GPU: {size(facts.gpu_free)} free, about {size(facts.gpu_needed)} needed"
+        less = "a larger --accumulate, a smaller --batch_size, or more GPUs"
+        problems.append(_tight("GPU memory", facts.gpu_needed, facts.gpu_free, less))
+    return conclude(found, *problems)
+
+
+def _tight(what: str, needed: float, there: float, advice: str) -> Finding | None:
+    if needed > there:
+        return fail(f"too little {what}", advice)
+    return warn(f"{what} is tight", advice) if needed > TIGHT * there else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedMemory:
+    """/dev/shm."""
+
+    free: float | None
+    """Bytes; None: there is none."""
+    ranks: int
+    """GPU ranks that will talk through it; 0 or 1: none."""
+
+
+def check_shared_memory(case: Case) -> Finding:
+    """/dev/shm, by which GPUs of one machine may talk."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        free = None
+    return judge_shared_memory(SharedMemory(free=free, ranks=case.local_ranks if case.device.type == "cuda" else 0))
+
+
+def judge_shared_memory(facts: SharedMemory) -> Finding:
+    """The ring of batches is no part of it: it has memory without a name, which counts as the process's own."""
+    more = "enlarge it: docker run --shm-size=1g, or mount -o remount,size=1g /dev/shm"
+    if facts.free is None or facts.free < MESSAGES:
+        what = "there is no /dev/shm" if facts.free is None else f"/dev/shm is full ({size(facts.free)} free)"
+        return fail(f"{what}: decoding processes cannot start", more)
+    needed = SHARED_BY_NCCL * facts.ranks if facts.ranks > 1 else 0
+    small = warn(f"NCCL may want about {size(needed)} for {facts.ranks} ranks", more)
+    return conclude(
+        f"/dev/shm has {size(facts.free)} free; batches do not lie in it", small if facts.free < needed else None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What this process may have (ulimit)."""
+
+    files: float
+    """Open ones that it may allow itself."""
+    shards: int
+    """Open at a time."""
+    file_size: float
+    """Bytes of one file."""
+    largest_file: float
+    """Bytes of the largest one of a checkpoint."""
+    locked: float
+    """Bytes that it may pin."""
+    infiniband: bool
+    """A network that pins memory is there."""
+
+
+def check_limits(case: Case) -> Finding:
+    """Limits of the process. Those of another file system's quota are not known to it."""
+
+    def limit(kind: int, hard: bool = False) -> float:
+        value = resource.getrlimit(kind)[hard]
+        return float("inf") if value == resource.RLIM_INFINITY else value
+
+    return judge_limits(
+        Limits(
+            files=limit(resource.RLIMIT_NOFILE, hard=True),  # the reader raises the soft limit to what it needs
+            shards=min(case.shards, MOST_OPEN),
+            file_size=limit(resource.RLIMIT_FSIZE),
+            largest_file=case.networks.largest_file,
+            locked=limit(resource.RLIMIT_MEMLOCK),
+            infiniband=Path("/dev/infiniband").is_dir(),
+        )
+    )
+
+
+def judge_limits(facts: Limits) -> Finding:
+    """Against what the run needs."""
+    files = "any number of" if facts.files == float("inf") else f"{facts.files:,.0f}"
+    needed = FILES_A_SHARD * facts.shards
+    return conclude(
+        f"{files} files may be open" + (f", {facts.shards:,} shards want to be" if facts.shards else ""),
+        fail(
+            f"no file may be larger than {size(facts.file_size)}, but a checkpoint has one of "
+            f"{size(facts.largest_file)}",
+            "ulimit -f unlimited",
+        )
+        if facts.file_size < facts.largest_file
+        else None,
+        warn("shards will be closed and opened again all the time", f"ulimit -Hn {needed} or more; or larger shards")
+        if facts.files < needed
+        else None,
+        warn(f"only {size(facts.locked)} may be pinned, and InfiniBand is here", "ulimit -l unlimited")
+        if facts.infiniband and facts.locked < LOCKED_BY_NETWORK
+        else None,
+    )

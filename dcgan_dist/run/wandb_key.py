@@ -1,0 +1,89 @@
+"""The key for the W&B server: where it stands, and whether the server takes it. The key itself is never shown."""
+
+import base64
+import http.client
+import json
+import netrc
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+DEFAULT_URL = "https://api.wandb.ai"
+DEFAULT_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # keys are stored under W&B's new host or its old one
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What W&B will log in with."""
+
+    where: str
+    """In words, for people."""
+    key: str | None = field(repr=False)
+    """None: a token in a file, that W&B exchanges for one."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a question to the server."""
+
+    reached: bool
+    accepted: bool
+    what: str
+    """In words."""
+
+
+def credentials(env: Mapping[str, str]) -> Credentials | None:
+    """Those that W&B finds; None: there are none."""
+    for name, is_key in (("WANDB_API_KEY", True), ("WANDB_IDENTITY_TOKEN_FILE", False)):
+        if env.get(name):
+            return Credentials(f"{name} is set", env[name] if is_key else None)
+    base_url = env.get("WANDB_BASE_URL")
+    hosts = (urlsplit(base_url).netloc,) if base_url else DEFAULT_HOSTS
+    home = Path(env.get("HOME", "."))
+    for path in [Path(env["NETRC"])] if env.get("NETRC") else [home / ".netrc", home / "_netrc"]:
+        try:
+            known = netrc.netrc(path).hosts
+        except (OSError, netrc.NetrcParseError):
+            continue
+        for host in hosts:
+            if host in known:
+                return Credentials(f"{path} has a key for {host}", known[host][2])
+    return None
+
+
+def ask_server(timeout: float) -> Answer:
+    """Asks the server whose the key is. `timeout`: seconds that each wait for it may take."""
+    found = credentials(os.environ)
+    url = os.environ.get("WANDB_BASE_URL") or DEFAULT_URL
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    if found is None:
+        return Answer(reached=False, accepted=False, what="there is no API key")
+    if not url.startswith(("https://", "http://")):
+        return Answer(reached=False, accepted=False, what="WANDB_BASE_URL is no http(s) address")
+    question = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url.rstrip('/')}/graphql", data=question, headers=headers)
+    if found.key is not None:  # for this server alone, not for one that it may point to
+        login = base64.b64encode(f"api:{found.key}".encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {login}")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as reply:
+            viewer = (json.load(reply).get("data") or {}).get("viewer")
+    except urllib.error.HTTPError as error:
+        error.close()
+        denied = error.code in (401, 403)
+        what = f"{host} refuses the key" if denied else f"{host} answers with error {error.code}"
+        return Answer(reached=denied, accepted=False, what=what)
+    except TimeoutError:
+        return Answer(reached=False, accepted=False, what=f"{host} does not answer within {timeout:g} s")
+    except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+        reason = getattr(error, "reason", None) or error
+        return Answer(reached=False, accepted=False, what=f"{host} cannot be reached ({reason})")
+    if found.key is None:
+        return Answer(reached=True, accepted=True, what=f"{host} answers; the token was not tried")
+    what = f"{host} takes the key" if viewer else f"{host} does not know the key"
+    return Answer(reached=True, accepted=viewer is not None, what=what)

@@ -1,0 +1,420 @@
+"""`dcgan-dist doctor` on this machine: fine as it is, and not fine in every way that can be had here."""
+
+import fcntl
+import json
+import os
+import resource
+import shlex
+import socket
+import threading
+from itertools import count
+
+import pytest
+import torch
+from support.disk import no_file_larger_than
+from support.fake_wandb import FakeWandb
+from support.http_server import HttpServer
+from support.shards import write_ours
+
+from dcgan_dist import __main__ as front
+from dcgan_dist import cli
+from dcgan_dist.commands.doctor import command, disk, memory, shards
+from dcgan_dist.commands.doctor.case import Case, measure_networks
+from dcgan_dist.commands.doctor.command import CHECKS, Check, examine
+from dcgan_dist.commands.doctor.finding import ok
+from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.gan.networks import layer_table
+from dcgan_dist.gan.state import create_state
+from dcgan_dist.run import checkpoint
+
+LOCAL = [name for name in CHECKS if name not in ("ranks", "equality")]
+TINY = shlex.split("--model.image_size 32 --model.nz 8 --model.ngf 4 --model.ndf 4 --log.no_tensorboard")
+KEY = "0" * 40
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "shards").mkdir()
+    for number in range(3):
+        write_ours(tmp_path / f"shards/{number}.tar", 8, first=8 * number)
+    return tmp_path
+
+
+@pytest.fixture
+def doctor(folder, capsys):
+    """Runs the command on a good configuration with further options: exit code, findings, what was printed."""
+
+    def run(*options, only=None):
+        out = folder / "found.json"
+        given = ["--run_dir", folder / "run", "--data.shards", f"{folder}/shards/*.tar", *TINY, "--json", out]
+        given += ["--only", only] if only else ["--skip", "ranks,equality"]
+        code = front.main(["doctor", *map(str, [*given, *options])])
+        found = {line["check"]: line for line in json.loads(out.read_text())["checks"]}
+        return code, found, capsys.readouterr().out
+
+    return run
+
+
+def one(doctor, name, *options):
+    """Mark, finding and advice of one check."""
+    code, found, printed = doctor(*options, only=name)
+    assert list(found) == [name]
+    line = found[name]
+    assert code == (line["mark"] == "FAIL")
+    assert printed.startswith(f"{line['mark']:<4}  {name} ")
+    assert ("-> " in printed) == (line["mark"] != "ok")
+    return line["mark"], line["found"], line["advice"]
+
+
+def test_this_machine_is_fine(doctor, folder):
+    before = sorted(folder.rglob("*"))
+    code, found, printed = doctor()
+    assert list(found) == LOCAL
+    assert {name: line["found"] for name, line in found.items() if line["mark"] == "FAIL"} == {}
+    assert code == 0
+    lines = printed.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith(("ok ", "warn "))] == LOCAL
+    assert lines[-2].startswith("fit for this run: ")
+    assert lines[-2].endswith(" s")
+    assert sorted(folder.rglob("*")) == sorted([*before, folder / "found.json"])  # no trace, and no run folder yet
+    assert f"24 images in 3 shards, all opened; {3 * shards.SAMPLES} images checked" in found["shards"]["found"]
+
+
+def test_what_is_written_for_programs_holds_no_command(doctor, folder):
+    doctor(only="locks")
+    written = json.loads((folder / "found.json").read_text())
+    assert written["ok"] is True
+    assert {"packages", "machine", "devices"} <= written["about"].keys()
+    assert "command" not in written["about"]
+
+
+def test_names_of_checks_are_names(capsys):
+    assert front.main(["doctor", "--only", "disc"]) == 2
+    assert capsys.readouterr().err.startswith("error: --only: there is no check 'disc'; there are devices, cuda,")
+    assert front.main(["doctor", "--skip", "disk,"]) == 2
+    assert "--skip: there is no check ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--model.image_size 33", "image_size"),
+        ("--json nowhere/a.json", "--json nowhere/a.json: name a file in a folder that exists"),
+        ("--world_size 3", "--batch_size 128 does not divide evenly over 3 ranks"),
+        ("--only", "--only: expected one argument"),
+        ("--nonsense 1", "there is no option --nonsense"),
+    ],
+)
+def test_wrong_usage(options, words, capsys):
+    assert front.main(["doctor", *options.split()]) == 2
+    assert words in capsys.readouterr().err
+
+
+# ---- what a check does, whatever happens in it
+
+
+def test_a_check_that_never_ends_fails_in_its_time():
+    never = threading.Event()
+
+    def wait(case):
+        never.wait()
+        return ok("")
+
+    line = examine("disk", Check(wait, 0.05), Case(Config()))
+    never.set()
+    assert (line.mark, line.found, line.hung) == ("FAIL", "no answer within 0.05 s", True)
+    assert "--skip disk" in line.advice
+
+
+def test_a_check_that_breaks_is_a_line_and_no_traceback(doctor, monkeypatch, capsys):
+    def broken(case):
+        raise ZeroDivisionError("some\nreason")
+
+    monkeypatch.setitem(command.CHECKS, "clock", Check(broken, 10))
+    mark, found, _ = one(doctor, "clock")
+    assert (mark, found) == ("FAIL", "the check itself failed: ZeroDivisionError: some reason")
+    assert capsys.readouterr().err == ""
+
+
+# ---- the run's folder
+
+
+def test_a_folder_that_cannot_be_written(doctor):
+    code, found, printed = doctor("--run_dir", "/proc/runs/new", only="disk,locks,clock")
+    assert code == 1
+    assert [line["mark"] for line in found.values()] == ["FAIL", "warn", "warn"]  # said once
+    assert all("/proc cannot be written (" in line["found"] for line in found.values())
+    assert "--run_dir" in found["disk"]["advice"]
+    assert printed.count("-> see the line disk") == 2
+
+
+def test_a_full_disk(doctor):
+    """The kernel refuses what is larger; the log of the doctor itself is smaller."""
+    with no_file_larger_than(8_000):
+        code, found, _ = doctor(only="disk,limits")
+    assert code == 1
+    assert "cannot be written (File too large)" in found["disk"]["found"]
+    assert found["limits"]["mark"] == "FAIL"
+    assert "no file may be larger than 8.0 kB" in found["limits"]["found"]
+
+
+def test_a_small_disk(doctor, monkeypatch):
+    needed = 4 * measure_networks(cli.load(TINY), torch.float32).checkpoint
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: needed - 1)
+    assert one(doctor, "space", "--images", "1")[0] == "FAIL"
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 10 * needed)
+    assert one(doctor, "space", "--images", "1")[0] == "ok"
+
+
+def test_no_inodes(doctor, monkeypatch):
+    real = os.statvfs
+
+    def full(path):
+        values = list(real(path))
+        values[5:8] = [1_000_000, 5, 5]  # f_files, f_ffree, f_favail
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", full)
+    assert one(doctor, "inodes")[:2] == ("FAIL", "too few inodes; 5 inodes free, about 114 needed")
+
+
+def test_a_folder_of_other_files_is_no_run(doctor, folder):
+    (folder / "run").mkdir()
+    (folder / "run/thesis.tex").touch()
+    mark, found, _ = one(doctor, "run_dir")
+    assert mark == "FAIL"
+    assert "holds other files" in found
+
+
+def test_checkpoints_are_looked_at(doctor, folder):
+    run = folder / "run"
+    for images in (100, 200):
+        checkpoint.save(run / "checkpoints", images, {"netg": {"w": torch.ones(3)}}, {}, 2)
+    assert one(doctor, "run_dir")[:2] == ("ok", f"{run} goes on from checkpoint 000000200 (auto)")
+    damaged = run / "checkpoints/000000200/netg.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    mark, found, _ = one(doctor, "run_dir")
+    assert (mark, found.partition(";")[0]) == ("warn", "1 newer checkpoint is damaged")
+    assert "goes on from checkpoint 000000100" in found
+
+
+def test_a_file_system_without_locks(doctor, monkeypatch):
+    assert one(doctor, "locks")[0] == "ok"
+
+    def refuse(file, how):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert one(doctor, "locks")[:2] == ("FAIL", "files cannot be locked (No locks available)")
+
+
+def test_a_file_system_whose_locks_keep_nobody_out(doctor, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
+    assert one(doctor, "locks")[0] == "FAIL"
+
+
+def test_a_clock_that_is_wrong(doctor, monkeypatch):
+    ticks = count(start=1_000, step=-1)
+    monkeypatch.setattr(disk.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(disk.time, "time", lambda: 5.0)
+    found = disk.check_clock(Case(Config(run_dir=disk.Path("run"))))
+    assert found.mark == "FAIL"
+    assert "the clock is years behind" in found.found
+    assert "the monotonic clock goes back" in found.found
+    assert "the file server's clock is another" in found.found
+
+
+@pytest.mark.parametrize("changes", [{}, {"spectral_norm": True}, {"image_size": 96, "d_norm": "layer", "channels": 1}])
+def test_sizes_are_those_of_real_networks(changes):
+    """A checkpoint's after one step of the optimisers, and the outputs of real layers."""
+    config = Config(model=ModelConfig(**{"image_size": 32, "nz": 8, "ngf": 4, "ndf": 4} | changes))
+    state = create_state(config, torch.device("cpu"), torch.float32, False)
+    for network, optimizer in ((state.netg, state.opt_g), (state.netd, state.opt_d)):
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    tensors = state.tensors()
+    files = [sum(tensor.nbytes for tensor in each.values()) for each in tensors.values()]
+    sizes = measure_networks(config, torch.float32)
+    assert (sizes.checkpoint, sizes.largest_file) == (sum(files), max(files))
+    rows = layer_table(state.netg, torch.zeros(1, 8, 1, 1))
+    model = config.model
+    image = torch.zeros(1, model.channels, model.image_size, model.image_size)
+    numbers = [eval_shape(row) for row in rows] + 2 * [eval_shape(row) for row in layer_table(state.netd, image)]
+    assert sizes.outputs == 4 * sum(numbers)
+
+
+def eval_shape(row):
+    return int(torch.tensor([int(part) for part in row[1].split(" x ")]).prod())
+
+
+# ---- the data
+
+
+def test_one_bit_in_one_shard(doctor, folder):
+    shard = folder / "shards/1.tar"
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    mark, found, advice = one(doctor, "shards")
+    assert mark == "FAIL"
+    assert f"{shard}: 00008" in found
+    assert "--repair" in advice
+
+
+def test_a_cut_shard(doctor, folder):
+    shard = folder / "shards/2.tar"
+    shard.write_bytes(shard.read_bytes()[:5_000])
+    code, found, _ = doctor(only="shards,limits,memory")
+    assert code == 1
+    assert str(shard) in found["shards"]["found"]
+    assert found["limits"]["mark"] == "ok"  # only the line that is to blame says so
+
+
+def test_deep_finds_an_image_that_no_checksum_can(doctor, folder):
+    """It was damaged when it was written, and is not one of those that are looked at."""
+    write_ours(folder / "shards/3.tar", 40, "jpg", first=100)
+    with ShardWriter(folder / "shards/4.tar") as shard:
+        shard.add("bad", "jpg", b"no image")
+    assert one(doctor, "shards")[0] == "ok"
+    mark, found, _ = one(doctor, "shards", "--deep")
+    assert mark == "FAIL"
+    assert "4.tar: bad" in found
+
+
+def test_pipes_are_not_opened(doctor, folder):
+    made = folder / "made"
+    options = ["--data.shards", f"pipe:touch {made}", "--data.reader", "stream", "--data.allow_pipe"]
+    assert one(doctor, "shards", *options)[0] == "warn"
+    assert not made.exists()
+
+
+def test_remote_shards_and_their_cache(doctor, folder):
+    content = (folder / "shards/0.tar").read_bytes()
+    with HttpServer({"0.tar": content}) as server:
+        options = ["--data.shards", server.url("0.tar"), "--data.cache", str(folder / "cache")]
+        code, found, _ = doctor(*options, only="shards,cache")
+        assert (code, found["shards"]["mark"], found["cache"]["mark"]) == (0, "ok", "ok")
+        assert one(doctor, "cache", *options, "--data.cache_bytes", "1000")[0] == "warn"
+        assert one(doctor, "cache", *options, "--data.cache_bytes", "0")[0] == "warn"
+        mark, found, _ = one(doctor, "cache", *options, "--data.cache", "/proc/cache")
+        assert (mark, found.partition("(")[0]) == ("FAIL", "/proc cannot be written ")
+        mark, found, _ = one(doctor, "shards", "--data.shards", server.url("1.tar"))
+        assert mark == "FAIL"
+        assert "1.tar" in found
+
+
+def test_the_embedded_set_is_not_drawn(doctor, folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
+    case = Case(Config())
+    assert shards.check_shards(case).mark == shards.check_cache(case).mark == "ok"
+    assert not (folder / "home").exists()
+
+
+def test_memory_of_this_process_and_of_its_job(doctor, folder, monkeypatch):
+    assert 1e6 < memory.available_memory() < 1e14
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e6)
+    assert one(doctor, "memory")[0] == "FAIL"
+
+
+def test_a_job_s_limit_of_memory(folder, monkeypatch):
+    """Of the group above, which is the tighter one."""
+    groups = folder / "cgroup"
+    (groups / "job/step").mkdir(parents=True)
+    for name, limit, used in (("job", "3000000", "1000000"), ("job/step", "max", "5")):
+        (groups / name / "memory.max").write_text(limit)
+        (groups / name / "memory.current").write_text(used)
+    (folder / "own").write_text("0::/job/step\n")
+    monkeypatch.setattr(memory, "GROUPS", groups)
+    monkeypatch.setattr(memory, "OWN_GROUPS", folder / "own")
+    assert memory.available_memory() == 2e6
+
+
+def test_few_open_files(doctor, monkeypatch):
+    hard = (4, 4)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: hard if kind == resource.RLIMIT_NOFILE else (-1, -1))
+    mark, found, _ = one(doctor, "limits")
+    assert (mark, found) == ("warn", "shards will be closed and opened again all the time; 4 files may be open, 3 "
+                             "shards want to be")  # fmt: skip
+
+
+# ---- outside
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with FakeWandb() as server:
+        for name, value in server.env().items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def test_wandb_answers_and_takes_the_key(server, doctor):
+    mark, found, _ = one(doctor, "wandb")
+    assert (mark, found) == ("ok", f"online: {server.url.removeprefix('http://')} takes the key")
+    assert server.operations == ["Viewer"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("401", "refuses the key"), ("500", "answers with error 500"), ("down", "cannot be reached")],
+)
+def test_wandb_that_is_not_well(fault, words, server, doctor, folder):
+    server.fault = fault
+    mark, found, _ = one(doctor, "wandb")
+    assert mark == "warn"
+    assert words in found
+    code, _, printed = doctor("--wandb.mode", "online", only="wandb")
+    assert code == 1
+    assert KEY not in printed + (folder / "found.json").read_text()
+
+
+def test_wandb_behind_a_closed_port(doctor, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        mark, found, advice = one(doctor, "wandb", "--wandb.mode", "online")
+    assert mark == "FAIL"
+    assert "cannot be reached (" in found
+    assert "--wandb.mode offline" in advice
+
+
+def test_wandb_that_accepts_and_never_answers(doctor, monkeypatch):
+    monkeypatch.setattr("dcgan_dist.commands.doctor.outside.WANDB_TIMEOUT", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        mark, found, _ = one(doctor, "wandb", "--wandb.mode", "online")
+    assert mark == "FAIL"
+    assert "does not answer within 0.2 s" in found
+
+
+def test_wandb_that_is_off_is_not_asked(doctor):
+    assert one(doctor, "wandb", "--wandb.mode", "offline")[:2] == (
+        "ok", "not needed: W&B is offline (--wandb.mode offline)",
+    )  # fmt: skip
+
+
+def test_the_environment_of_a_launcher(doctor, monkeypatch):
+    assert one(doctor, "launcher")[0] == "ok"
+    with socket.socket() as busy:
+        busy.bind(("", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        mark, found, _ = one(doctor, "launcher")
+        assert (mark, found.partition(";")[0]) == ("FAIL", f"port {port} (MASTER_PORT) is taken by another program")
+    assert one(doctor, "launcher")[0] == "ok"
+    monkeypatch.setenv("MASTER_ADDR", "no..name")
+    mark, found, _ = one(doctor, "launcher")
+    assert mark == "FAIL"
+    assert "MASTER_ADDR no..name is not known here" in found
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    mark, found, _ = one(doctor, "launcher")
+    assert (mark, found.partition(":")[0]) == ("FAIL", "WORLD_SIZE=2 is set, but no RANK")

@@ -1,0 +1,198 @@
+"""What the doctor concludes from facts, of machines that the tests do not run on."""
+
+from dataclasses import replace
+
+import pytest
+
+from dcgan_dist.commands.doctor import disk, hardware, memory, outside, ranks, shards
+from dcgan_dist.commands.doctor.finding import conclude, fail, warn
+from dcgan_dist.commands.doctor.talk import Talk
+from dcgan_dist.data.checking.verify import Problem
+from dcgan_dist.parallel.precision import PRECISIONS
+from dcgan_dist.run.wandb_key import Answer
+
+GB = 1e9
+H100 = hardware.Gpu(name="H100", memory=80_000_000_000, free=79_000_000_000, capability=(9, 0))
+A100 = replace(H100, name="A100", capability=(8, 0))
+NODE = hardware.Devices(gpus=(H100,) * 4, nvidia=4, hidden=False, cores=64, all_cores=128, threads=64)
+CUDA = hardware.Cuda(
+    usable=True, nvidia=4, built="13.0", driver="580.1", nccl="2.28.9", kinds=("sm_80", "sm_90"), gpus=NODE.gpus
+)
+SPACE = disk.Space(free=10 * GB, checkpoint=GB, keep=3, held=0, pictures=GB / 2)
+CLOCKS = disk.Clocks(now=1_800_000_000, ahead=0.0, monotonic=True, synchronised=True)
+CACHE = shards.Cache(folder=disk.Path("cache"), shards=8 * GB, limit=10 * GB, free=12 * GB)
+LOOKED = shards.Looked(shards=5, looked=5, samples=20, problems=())
+MEMORY = memory.Memory(available=100 * GB, needed=10 * GB, ring=GB, gpu_free=70 * GB, gpu_needed=10 * GB)
+LIMITS = memory.Limits(files=1024, shards=100, file_size=float("inf"), largest_file=GB, locked=8 * GB, infiniband=True)
+LAUNCHER = outside.Launcher(
+    launched=0, gpus=4, slurm={}, main_address="", main_unknown="", own_name="node1", own_unknown="", busy_port=None,
+    lonely="",
+)  # fmt: skip
+JOB = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "4"}
+TALK = Talk(ranks=4, device="cuda", latency=3e-5, rate=100 * GB, deviation=3e-15, tensor="netg/layers.0.weight")
+BAD = Problem(shard="0.tar", kind="checksum", what="the bytes are others", key="00007", byte=512)
+PACKAGES = {"torch": ("2.14.1+cu130", "2.11"), "accelerate": ("1.10", "1.10.0")}
+
+CASES = {
+    "four GPUs": (hardware.judge_devices(NODE, 4), "ok", "4 x H100 with 80.0 GB, 79.0 GB free", ""),
+    "no GPU": (hardware.judge_devices(replace(NODE, gpus=(), nvidia=0), 1), "ok", "no GPU", ""),
+    "a hidden GPU": (hardware.judge_devices(replace(NODE, gpus=(), hidden=True), 1), "ok", "no GPU", ""),
+    "a GPU that torch does not see": (
+        hardware.judge_devices(replace(NODE, gpus=()), 1), "FAIL", "torch sees none of the 4 NVIDIA GPUs", "line cuda",
+    ),
+    "a GPU that others use": (
+        hardware.judge_devices(replace(NODE, gpus=(H100, replace(H100, free=10**9))), 2), "warn",
+        "others hold 79.0 GB of the memory of a H100", "nvidia-smi",
+    ),
+    "unlike GPUs": (hardware.judge_devices(replace(NODE, gpus=(H100, A100)), 2), "warn", "not alike", "slowest"),
+    "more ranks than cores": (hardware.judge_devices(replace(NODE, cores=2), 4), "warn", "4 ranks share 2", "one core"),
+    "CUDA": (hardware.judge_cuda(CUDA), "ok", "driver 580.1, CUDA 13.0, NCCL 2.28.9", ""),
+    "no CUDA needed": (hardware.judge_cuda(replace(CUDA, usable=False, nvidia=0)), "ok", "not needed", ""),
+    "torch for the CPU": (
+        hardware.judge_cuda(replace(CUDA, usable=False, built=None)), "FAIL", "built without CUDA", "build of torch",
+    ),
+    "an old driver": (
+        hardware.judge_cuda(replace(CUDA, usable=False, driver="470.1")), "FAIL", "cannot use the driver 470.1",
+        "update NVIDIA's driver to one that knows CUDA 13.0",
+    ),
+    "no NCCL": (hardware.judge_cuda(replace(CUDA, nccl=None)), "FAIL", "no NCCL", "with NCCL"),
+    "one GPU without NCCL": (hardware.judge_cuda(replace(CUDA, nccl=None, gpus=(H100,))), "ok", "NCCL none", ""),
+    "a GPU that is too new": (
+        hardware.judge_cuda(replace(CUDA, gpus=(replace(H100, capability=(12, 0)),))), "FAIL",
+        "no programs for a H100 (sm_120)", "serves sm_80, sm_90",
+    ),
+    "a GPU that is too old": (
+        hardware.judge_cuda(replace(CUDA, gpus=(replace(H100, capability=(7, 0)),))), "FAIL", "(sm_70)", "sm_80",
+    ),
+    "a GPU of a served generation": (
+        hardware.judge_cuda(replace(CUDA, gpus=(replace(H100, capability=(8, 9)),))), "ok", "CUDA 13.0", "",
+    ),
+    "a new GPU for which torch compiles": (
+        hardware.judge_cuda(replace(CUDA, kinds=("sm_90", "compute_90"), gpus=(replace(H100, capability=(12, 0)),))),
+        "ok", "CUDA 13.0", "",
+    ),
+    "bf16": (hardware.judge_precision(PRECISIONS["bf16"], True), "ok", "bf16: as asked; the GPU has bf16", ""),
+    "bf16 emulated": (hardware.judge_precision(PRECISIONS["bf16"], False), "warn", "emulated", "--precision fp16"),
+    "bf16 on a CPU": (hardware.judge_precision(PRECISIONS["bf16"], None), "warn", "on a CPU", "--precision auto"),
+    "fp64": (hardware.judge_precision(PRECISIONS["fp64"], True), "warn", "for proofs", "--precision auto"),
+    "versions": (hardware.judge_versions("3.12.1", PACKAGES), "ok", "Python 3.12.1, torch 2.14.1+cu130", ""),
+    "an old Python": (hardware.judge_versions("3.10.9", PACKAGES), "FAIL", "Python 3.10.9", "Python 3.11 or newer"),
+    "an old torch": (
+        hardware.judge_versions("3.11", PACKAGES | {"torch": ("2.9.1", "2.11")}), "FAIL", "torch 2.9.1 is too old",
+        "pip install 'torch>=2.11'",
+    ),
+    "no wandb": (
+        hardware.judge_versions("3.11", PACKAGES | {"wandb": (None, "0.30")}), "FAIL", "wandb is not installed",
+        "pip install 'wandb>=0.30'",
+    ),
+    "no tensorboard": (
+        hardware.judge_versions("3.11", PACKAGES | {"tensorboard": (None, "")}), "warn", "tensorboard is not",
+        "--log.no_tensorboard",
+    ),
+    "nothing known": (hardware.judge_versions("3.11", {}), "warn", "dcgan_dist is not installed", "pip install"),
+    "room": (disk.judge_space(SPACE), "ok", "10.0 GB free; 3 + 1 checkpoints of 1.0 GB and pictures need up to", ""),
+    "no room": (disk.judge_space(replace(SPACE, free=4.4 * GB)), "FAIL", "too little room", "--checkpoint.keep 2"),
+    "room that the checkpoints hold already": (
+        disk.judge_space(replace(SPACE, free=4.4 * GB, held=3 * GB)), "ok", "need up to 1.5 GB", "",
+    ),
+    "little room": (disk.judge_space(replace(SPACE, free=5 * GB)), "warn", "little more", "another disk"),
+    "inodes": (disk.judge_inodes(10_000, 60), "ok", "10,000 inodes free", ""),
+    "no inodes": (disk.judge_inodes(700, 60), "FAIL", "too few inodes", "df -i"),
+    "no count of inodes": (disk.judge_inodes(None, 60), "ok", "counts no inodes", ""),
+    "a disk": (disk.judge_disk(64_000_000, 0.5, True, GB), "ok", "at 128 MB/s; a checkpoint takes 7.8 s", ""),
+    "a slow disk": (disk.judge_disk(64_000_000, 8.0, True, GB), "warn", "the disk is slow", "faster disk"),
+    "a lying disk": (disk.judge_disk(64_000_000, 0.5, False, GB), "FAIL", "is not what was read", "another --run_dir"),
+    "locks": (disk.judge_locks(None, True), "ok", "keeps other processes out", ""),
+    "locks that keep nobody out": (disk.judge_locks(None, False), "FAIL", "two processes held it", "nolock"),
+    "no locks": (disk.judge_locks("No locks available", False), "FAIL", "(No locks available)", "-o flock"),
+    "clocks": (disk.judge_clocks(CLOCKS), "ok", "2027-01-15 08:00 UTC", ""),
+    "unknown NTP": (disk.judge_clocks(replace(CLOCKS, synchronised=None)), "ok", "NTP: not known", ""),
+    "no NTP": (disk.judge_clocks(replace(CLOCKS, synchronised=False)), "warn", "not synchronised", "chronyd"),
+    "a file server of another time": (disk.judge_clocks(replace(CLOCKS, ahead=-60)), "warn", "by 60.0 s", "NTP"),
+    "1970": (disk.judge_clocks(replace(CLOCKS, now=1_000)), "FAIL", "years behind", "set the clock"),
+    "a clock that goes back": (disk.judge_clocks(replace(CLOCKS, monotonic=False)), "FAIL", "goes back", "cannot"),
+    "shards": (shards.judge_shards("9 images", LOOKED), "ok", "9 images, all opened; 20 images checked", ""),
+    "a bad shard": (
+        shards.judge_shards("9 images", replace(LOOKED, problems=(BAD,) * 5)), "FAIL",
+        "0.tar: 00007 at byte 512: the bytes are others | 0.tar", "--repair",
+    ),
+    "no time for all shards": (
+        shards.judge_shards("9 images", replace(LOOKED, looked=3)), "warn", "time for 3 of 5 shards", "verify",
+    ),
+    "shards of another program": (
+        shards.judge_shards("9 images", replace(LOOKED, samples=0)), "warn", "none of the images has", "--deep",
+    ),
+    "a cache": (shards.judge_cache(CACHE), "ok", "8.0 GB of shards; cache may hold 10.0 GB", ""),
+    "a cache for a part": (shards.judge_cache(replace(CACHE, limit=2 * GB)), "warn", "only 25% of the shards", "again"),
+    "a cache on a full disk": (shards.judge_cache(replace(CACHE, free=GB)), "FAIL", "less room", "--data.cache"),
+    "memory": (memory.judge_memory(MEMORY), "ok", "100.0 GB of memory available, about 10.0 GB needed", ""),
+    "too little memory": (memory.judge_memory(replace(MEMORY, available=9 * GB)), "FAIL", "too little memory", "--mem"),
+    "tight memory": (memory.judge_memory(replace(MEMORY, available=11 * GB)), "warn", "memory is tight", "fewer ranks"),
+    "too little on the GPU": (
+        memory.judge_memory(replace(MEMORY, gpu_free=9 * GB)), "FAIL", "too little GPU memory", "--accumulate",
+    ),
+    "shared memory": (memory.judge_shared_memory(memory.SharedMemory(free=GB, ranks=8)), "ok", "1.0 GB free", ""),
+    "Docker's 64 MB": (
+        memory.judge_shared_memory(memory.SharedMemory(free=6.4e7, ranks=2)), "warn", "NCCL may want", "--shm-size",
+    ),
+    "64 MB for the CPU": (memory.judge_shared_memory(memory.SharedMemory(free=6.4e7, ranks=0)), "ok", "64.0 MB", ""),
+    "no shared memory": (
+        memory.judge_shared_memory(memory.SharedMemory(free=None, ranks=0)), "FAIL", "no /dev/shm", "remount",
+    ),
+    "full shared memory": (
+        memory.judge_shared_memory(memory.SharedMemory(free=0, ranks=0)), "FAIL", "/dev/shm is full", "remount",
+    ),
+    "limits": (memory.judge_limits(LIMITS), "ok", "1,024 files may be open, 100 shards want to be", ""),
+    "few open files": (memory.judge_limits(replace(LIMITS, shards=4096)), "warn", "opened again", "ulimit -Hn 8192"),
+    "short files": (memory.judge_limits(replace(LIMITS, file_size=1e6)), "FAIL", "larger than 1.0 MB", "ulimit -f"),
+    "no pinning": (memory.judge_limits(replace(LIMITS, locked=65536)), "warn", "InfiniBand is here", "ulimit -l"),
+    "no pinning needed": (memory.judge_limits(replace(LIMITS, locked=0, infiniband=False)), "ok", "1,024", ""),
+    "W&B": (outside.judge_wandb(Answer(True, True, "host takes the key"), True), "ok", "online: host takes", ""),
+    "a wrong key": (
+        outside.judge_wandb(Answer(True, False, "host refuses the key"), True), "FAIL", "kept offline", "wandb login",
+    ),
+    "no W&B, though asked for": (
+        outside.judge_wandb(Answer(False, False, "no answer"), True), "FAIL", "no answer", "--wandb.mode offline",
+    ),
+    "no W&B": (outside.judge_wandb(Answer(False, False, "no answer"), False), "warn", "no answer", "wandb sync"),
+    "alone": (outside.judge_launcher(LAUNCHER), "ok", "this process is alone; no scheduler's job", ""),
+    "launched": (outside.judge_launcher(replace(LAUNCHER, launched=4, slurm=JOB)), "ok", "4 ranks were launched", ""),
+    "one of two nodes": (
+        outside.judge_launcher(replace(LAUNCHER, slurm=JOB | {"SLURM_NNODES": "2"})), "warn", "only 1 of 2", "srun",
+    ),
+    "GPUs of the job that are not there": (
+        outside.judge_launcher(replace(LAUNCHER, slurm=JOB, gpus=1)), "FAIL", "4 GPUs here, torch sees 1", "cuda",
+    ),
+    "an unknown meeting place": (
+        outside.judge_launcher(replace(LAUNCHER, main_address="node0", main_unknown="no such name")), "FAIL",
+        "MASTER_ADDR node0 is not known here (no such name)", "IP address",
+    ),
+    "an unknown own name": (
+        outside.judge_launcher(replace(LAUNCHER, own_unknown="no such name")), "warn", "node1", "GLOO_SOCKET_IFNAME",
+    ),
+    "a busy port": (outside.judge_launcher(replace(LAUNCHER, busy_port=29500)), "FAIL", "29500", "another"),
+    "half a launcher": (outside.judge_launcher(replace(LAUNCHER, lonely="WORLD_SIZE=2")), "FAIL", "no RANK", "unset"),
+    "ranks": (ranks.judge_ranks(TALK, 10**8), "ok", "4 ranks on GPUs (NCCL): 30 us to add up a number, 100.00", ""),
+    "late ranks": (ranks.judge_ranks(replace(TALK, latency=0.1), 10**8), "warn", "answer late", "CPU cores"),
+    "a slow network": (ranks.judge_ranks(replace(TALK, rate=1e8), 10**8), "warn", "slow", "GLOO_SOCKET_IFNAME"),
+    "equal": (ranks.judge_equality(TALK, "global"), "ok", "3e-15 from the weights of one rank", ""),
+    "unequal": (
+        ranks.judge_equality(replace(TALK, deviation=2e-10), "global"), "FAIL", "worst: netg/layers.0.weight", "report",
+    ),
+    "not a number": (ranks.judge_equality(replace(TALK, deviation=float("nan")), "global"), "FAIL", "nan", "report"),
+    "local statistics": (ranks.judge_equality(TALK, "none"), "warn", "another number of ranks", "global"),
+    "statistics of a node": (ranks.judge_equality(TALK, "node"), "warn", "another number of nodes", "global"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("finding", "mark", "found", "advice"), CASES.values(), ids=CASES)
+def test_judgement(finding, mark, found, advice):
+    assert finding.mark == mark
+    assert found in finding.found
+    assert advice in finding.advice
+    assert bool(finding.advice) == (mark != "ok")
+
+
+def test_several_problems_are_one_line_as_bad_as_the_worst():
+    finding = conclude("facts", None, warn("one", "do this"), fail("two", "do that"))
+    assert (finding.mark, finding.found, finding.advice) == ("FAIL", "two; one; facts", "do that\ndo this")

@@ -1,0 +1,244 @@
+"""The doctor's ranks: that they talk, that several train what one trains, and every way in which they may not."""
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import socket
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from support.ranks import run_ranks
+
+from dcgan_dist import __main__ as front
+from dcgan_dist import cli
+from dcgan_dist.commands.doctor import command, spawn
+from dcgan_dist.commands.doctor import talk as talking
+from dcgan_dist.commands.doctor.case import Case
+from dcgan_dist.commands.doctor.ranks import EQUAL, check_equality, check_ranks
+from dcgan_dist.config import Config
+from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.parallel.world import World, launch
+
+pytestmark = pytest.mark.dist
+
+# what may come in the way of equal weights, as in test_world_equality.py
+TRAININGS = {
+    "default": "",
+    "hinge, spectral norm, 96": "--loss.name hinge --model.spectral_norm --model.image_size 96",
+    "wasserstein": "--loss.name wasserstein --loss.gp_weight 10 --model.d_norm layer --augment color translation",
+    "R1, accumulate": "--loss.r1_gamma 10 --model.d_norm none --accumulate 8 --no_channels_last",
+    "schedule": "--optimizer.d_every 2 --optimizer.g_clip 0.05 --data.hflip --model.output sigmoid --model.channels 1",
+    "local statistics": "--sync_batchnorm none",
+}
+
+
+# ---- started here, as on a machine without a launcher
+
+
+@pytest.fixture(scope="module")
+def printed_and_found(tmp_path_factory):
+    out, printed = tmp_path_factory.mktemp("doctor") / "found.json", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert front.main(["doctor", "--only", "ranks,equality", "--json", str(out)]) == 0
+    return printed.getvalue(), {line["check"]: line for line in json.loads(out.read_text())["checks"]}
+
+
+def test_two_ranks_are_started_and_train_what_one_trains(printed_and_found):
+    printed, found = printed_and_found
+    assert [line["mark"] for line in found.values()] == ["ok", "ok"]
+    assert "2 ranks on the CPU (gloo): " in found["ranks"]["found"]
+    assert "GB/s" in found["ranks"]["found"]
+    assert "2 ranks on the CPU (gloo), 3 iterations in float64: " in found["equality"]["found"]
+    assert found["equality"]["seconds"] < found["ranks"]["seconds"]  # the same ranks served both
+    assert printed.endswith("fit for this run: 2 ok, 0 warn, 0 FAIL, in " + printed.rpartition("in ")[2])
+
+
+PATCHED = """
+import sys
+from dcgan_dist.commands.doctor import rank
+from dcgan_dist.parallel.world import World
+World.wrap = lambda self, network: network
+rank.main()
+"""
+
+
+def started(monkeypatch, program, seconds=60.0):
+    """A case whose ranks are this program instead."""
+    monkeypatch.setattr(spawn, "RANK", (sys.executable, "-c", program))
+    monkeypatch.setattr(spawn, "SECONDS", seconds)
+    return Case(Config())
+
+
+def test_gradients_that_are_not_averaged_fail(monkeypatch):
+    case = started(monkeypatch, PATCHED)
+    assert check_ranks(case).mark == "ok"
+    finding = check_equality(case)
+    assert finding.mark == "FAIL"
+    assert finding.found.startswith("several ranks do not train what one trains (worst: ")
+    assert "do not train on several ranks" in finding.advice
+
+
+def test_a_rank_that_never_answers_is_ended(monkeypatch):
+    case = started(monkeypatch, "import signal; signal.pause()", 0.5)
+    finding = check_ranks(case)
+    assert (finding.mark, finding.found) == ("FAIL", "of 2 ranks, 0 and 1 have not ended within 0.5 s")
+    assert "GLOO_SOCKET_IFNAME" in finding.advice
+    assert check_equality(case).found.startswith("not known, for the ranks failed: of 2 ranks, 0 and 1")
+    assert not [child for child in psutil.Process().children() if "signal.pause" in " ".join(child.cmdline())]
+
+
+def test_a_rank_that_dies_says_why(monkeypatch):
+    program = "import os, signal\nsignal.pause() if os.environ['RANK'] == '0' else exit('no such network')"
+    finding = check_ranks(started(monkeypatch, program))
+    assert (finding.mark, finding.found) == ("FAIL", "rank 1 of 2 failed: no such network")
+
+
+def test_the_ranks_see_nothing_of_another_launcher(monkeypatch):
+    foreign = {"SLURM_PROCID": "3", "MASTER_ADDR": "elsewhere", "ACCELERATE_USE_CPU": "1", "OMPI_COMM_WORLD_RANK": "1"}
+    for name, value in foreign.items():
+        monkeypatch.setenv(name, value)
+    seen = spawn._environment(1, 2, 1234, on_gpu=False)
+    assert seen["MASTER_ADDR"] == "127.0.0.1"
+    assert not {"SLURM_PROCID", "ACCELERATE_USE_CPU", "OMPI_COMM_WORLD_RANK"} & seen.keys()
+    assert (seen["RANK"], seen["WORLD_SIZE"], seen["MASTER_PORT"], seen["CUDA_VISIBLE_DEVICES"]) == (
+        "1",
+        "2",
+        "1234",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "expected"),
+    [(0, None, (2, False)), (1, None, (2, False)), (4, None, (4, True)), (4, 2, (2, True)), (2, 8, (2, True))],
+)
+def test_one_rank_on_each_gpu(gpus, asked, expected, monkeypatch):
+    monkeypatch.setattr(spawn, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: gpus)))
+    assert spawn.local_world(replace(Config(), batch_size=128, world_size=asked)) == expected
+
+
+# ---- launched
+
+
+def deviations(trainings, size):
+    world = launch(Config())
+    assert world.size == size
+    return {
+        name: talking.deviate(talking.small_run(cli.load(shlex.split(options)), size), world)[0]
+        for name, options in trainings.items()
+    }
+
+
+def test_every_training_is_the_same_on_several_ranks():
+    for rank, found in enumerate(run_ranks(3, deviations, TRAININGS, 3)):
+        assert found.keys() == TRAININGS.keys()
+        assert {name: value for name, value in found.items() if not value < EQUAL / 10} == {}, rank
+
+
+BREAKS = {
+    "gradients": lambda: setattr(World, "wrap", lambda self, network: network),
+    "statistics": lambda: setattr(talking, "small_run", _local_statistics),
+    "slices": lambda: setattr(Split, "slices", lambda self, position: [position] * self.micro_batches),
+}
+
+
+def _local_statistics(config, ranks, made=talking.small_run):
+    return replace(made(config, ranks), sync_batchnorm="none")
+
+
+def broken(name):
+    BREAKS[name]()
+    world = launch(Config())
+    return world.size, talking.talk(Config(), world)
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_whatever_goes_wrong_between_ranks_is_found(name):
+    (size, found), (_, same) = run_ranks(2, broken, name)
+    assert (size, found) == (2, same)
+    assert found.deviation > 1e4 * EQUAL
+
+
+def launched(options, nodes):
+    """Exit code and what was printed; every rank thinks it is the first of a node of its own if there are several."""
+    rank = os.environ["RANK"]
+    if nodes > 1:
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        socket.gethostname = lambda: f"node{rank}"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = front.main(["doctor", *options])
+    return code, printed.getvalue()
+
+
+def test_launched_ranks_are_those_that_are_examined(tmp_path):
+    options = ["--run_dir", str(tmp_path / "run"), "--only", "ranks,equality,precision,launcher"]
+    (code, printed), (other_code, nothing) = run_ranks(2, launched, options, 1)
+    assert (code, other_code, nothing) == (0, 0, "")
+    assert [line.split()[1] for line in printed.splitlines() if line[:2] == "ok"] == [
+        "precision", "launcher", "ranks", "equality",
+    ]  # fmt: skip
+    assert "2 ranks were launched" in printed
+    assert printed.count("2 ranks on the CPU (gloo)") == 2
+
+
+def test_every_node_is_examined_and_one_bad_node_fails_all(tmp_path):
+    """On one of them something stands where the run's folder should be."""
+    options = ["--run_dir", str(tmp_path / "run"), "--only", "run_dir,ranks"]
+    (code, printed), (other_code, _) = run_ranks(2, launched_with_one_bad_node, options)
+    assert (code, other_code) == (1, 1)
+    lines = [line for line in printed.splitlines() if "run_dir " in line]
+    assert [line.split()[:3] for line in lines] == [["ok", "run_dir", "node0:"], ["FAIL", "run_dir", "node1:"]]
+    assert "not fit for this run (run_dir): 2 ok, 0 warn, 1 FAIL" in printed
+
+
+def launched_with_one_bad_node(options):
+    if os.environ["RANK"] == "1":
+        options = [*options, "--run_dir", __file__]
+    return launched(options, 2)
+
+
+def lost():
+    command.GROUP_TIMEOUT = 1
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        return front.main(["doctor", "--only", "ranks"]), said.getvalue()
+
+
+def test_launched_ranks_that_do_not_meet_say_so_in_one_line():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = str(closed.getsockname()[1])
+        for rank, (code, said) in enumerate(run_ranks(2, lost, variables={"MASTER_PORT": port})):
+            assert code == 1
+            where = f"rank {rank}: " if rank else ""
+            assert said.startswith(f"{where}error: the 2 launched ranks do not find each other at 127.0.0.1:{port} (")
+            assert said.count("\n") == 1
+
+
+def silent(options, pipe):
+    """Rank 1 never takes part; rank 0 would end its process, whose thread still waits, with an exit code."""
+    if os.environ["RANK"] == "1":
+        return launch(Config(timeout=30)).size, pipe.read_text(), ""
+    command.CHECKS["ranks"] = replace(command.CHECKS["ranks"], seconds=1.0)
+    codes = []
+    command.os._exit = codes.append  # pyright: ignore[reportAttributeAccessIssue]
+    command.World.close = lambda self: None
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        front.main(["doctor", *options])
+    pipe.write_text("over")
+    return 2, codes, printed.getvalue()
+
+
+def test_a_launched_rank_that_never_answers(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (size, codes, printed), other = run_ranks(2, silent, ["--only", "ranks,devices"], tmp_path / "pipe")
+    assert (size, codes, other) == (2, [1], (2, "over", ""))
+    assert "no answer within 1 s" in printed
+    assert "not fit for this run (ranks)" in printed
