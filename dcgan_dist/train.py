@@ -33,7 +33,9 @@ def train(session: Session) -> bool:
     config, state, engine, game, clock = session.config, session.state, session.engine, session.game, session.clock
     inputs = session.inputs()
     while True:
-        done, stop = session.finished(), session.stop_agreed()
+        stop = session.stop_agreed()
+        session.check_health(stop)
+        done = session.finished()
         if session.due(config.log.every):
             session.report()
         if session.due(config.log.samples_every) or (done and state.images > session.first):

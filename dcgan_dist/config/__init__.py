@@ -14,10 +14,14 @@ from dcgan_dist.config.groups import (
     Augmentation,
     Channels,
     CheckpointConfig,
+    CollapseConfig,
+    CollapsePolicy,
     Damaged,
     DataConfig,
     Decay,
     Decode,
+    DivergenceConfig,
+    DivergencePolicy,
     DNorm,
     EmaConfig,
     ImageSize,
@@ -40,6 +44,8 @@ __all__ = [
     "Augmentation",
     "Channels",
     "CheckpointConfig",
+    "CollapseConfig",
+    "CollapsePolicy",
     "Config",
     "ConfigError",
     "DNorm",
@@ -47,6 +53,8 @@ __all__ = [
     "DataConfig",
     "Decay",
     "Decode",
+    "DivergenceConfig",
+    "DivergencePolicy",
     "EmaConfig",
     "ImageSize",
     "Latent",
@@ -103,6 +111,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
 

@@ -13,7 +13,9 @@ from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World, set_cpu_threads
 from dcgan_dist.run import resume
 from dcgan_dist.run.clock import Clock
+from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.console import Console
+from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.reading import ReadingReport
@@ -51,7 +53,18 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
         config, data, local_ranks=world.local_size, pinned=world.device.type == "cuda", say=console.say
     )
     console.begin(state.images, config.images)
-    return Session(
+    recovery = Recovery(
+        config=config,
+        world=world,
+        state=state,
+        stats=stats,
+        folder=folder,
+        metrics=metrics,
+        collapse=CollapseWatch(config, world, state, engine, console.say),
+        trackers=trackers,
+        say=console.say,
+    )
+    session = Session(
         config=config,
         world=world,
         arithmetic=chosen,
@@ -70,9 +83,13 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
         metrics=metrics,
         trackers=trackers,
         reading=ReadingReport(reader, world, console),
+        recovery=recovery,
         first=state.images,
         last_report=(time.monotonic(), state.images),
     )
+    if recovery.goes_back and not found:
+        session.save()
+    return session
 
 
 def _stop_for_good(request: StopRequest, folder: RunFolder) -> None:
