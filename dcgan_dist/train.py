@@ -39,7 +39,9 @@ def train(session: Session) -> bool:
     config, state, engine, game, clock = session.config, session.state, session.engine, session.game, session.clock
     inputs = session.inputs()
     while True:
-        done, wishes = session.finished(), session.agreed()
+        wishes = session.agreed()
+        session.check_health(any(wishes))
+        done = session.finished()
         if session.due(config.log.every):
             session.report()
         if session.due(config.log.samples_every) or (done and state.images > session.first):

@@ -64,7 +64,10 @@ def test_options_of_every_kind():
     ("argv", "words"),
     [
         (["--model.image_siz", "64"], "there is no option --model.image_siz; did you mean --model.image_size?"),
-        (["--lr", "1"], "there is no option --lr; did you mean --optimizer.g_lr or --optimizer.d_lr?"),
+        (
+            ["--lr", "1"],
+            "there is no option --lr; did you mean --optimizer.g_lr or --optimizer.d_lr or --divergence.lr_factor?",
+        ),
         (["--batch", "64"], "there is no option --batch; did you mean --batch_size or --sync_batchnorm?"),
         (["--epochs", "9"], "there is no option --epochs; --help lists them all"),
         (["--debug=yes"], "--debug yes: is a switch and takes no value (in YAML: true or false)"),
@@ -225,7 +228,8 @@ def test_help_is_what_it_was(capsys, monkeypatch):
 def test_help_shows_every_option_in_its_group_with_its_default(capsys, monkeypatch):
     text = help_text([], capsys, monkeypatch)
     groups = [group.name for group in dataclasses.fields(Config) if f" {group.name} options\n" in text]
-    names = ["model", "loss", "optimizer", "ema", "data", "log", "checkpoint", "watchdog", "wandb", "resume", "stop"]
+    watched = ["watchdog", "divergence", "collapse"]
+    names = ["model", "loss", "optimizer", "ema", "data", "log", "checkpoint", *watched, "wandb", "resume", "stop"]
     assert groups == names
     flat = " ".join(text.split())
     for name in cli.NAMES:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 import dcgan_dist
 from dcgan_dist.config import (
     CheckpointConfig,
+    CollapseConfig,
     Config,
     ConfigError,
     DataConfig,
+    DivergenceConfig,
     EmaConfig,
     LogConfig,
     LossConfig,
@@ -71,7 +73,7 @@ def test_every_option_says_what_it_means(group):
 
 def test_every_class_of_options_is_frozen_and_keyword_only():
     groups = list(dataclasses_of(Config()))
-    assert len(groups) == 12
+    assert len(groups) == 14
     for group in groups:
         assert all(item.kw_only for item in fields(group))
         with pytest.raises(FrozenInstanceError):
@@ -105,6 +107,12 @@ RANGES = [
     (LogConfig, "log.", {"every": 0, "samples_every": 0, "samples": 0}),
     (CheckpointConfig, "checkpoint.", {"every": 0, "keep": 1, "most_failures": 0}),
     (StopConfig, "stop.", {"after_minutes": float("nan")}),
+    (DivergenceConfig, "divergence.", {"most_rollbacks": -1}),
+    (
+        CollapseConfig,
+        "collapse.",
+        {"reports": 0, "after": -1, "saturation": -0.1, "pixel_std": -0.1, "ms_ssim": -0.1, "gradient_ratio": -1.0},
+    ),
     (Config, "", {"images": 0, "batch_size": 0, "accumulate": 0, "seed": -1, "world_size": 0, "timeout": 0}),
 ]
 TOO_SMALL = [(group, prefix, name, value) for group, prefix, row in RANGES for name, value in row.items()]
@@ -117,6 +125,8 @@ TOO_LARGE = [
     (OptimizerConfig, "--optimizer.decay_from 1.0: must be less than 1", {"decay_from": 1.0}),
     (OptimizerConfig, "--optimizer.g_clip 0.0: must be more than 0", {"g_clip": 0.0}),
     (OptimizerConfig, "--optimizer.d_clip nan: must be more than 0", {"d_clip": float("nan")}),
+    (DivergenceConfig, "--divergence.lr_factor 1.5: must be more than 0 and at most 1", {"lr_factor": 1.5}),
+    (DivergenceConfig, "--divergence.lr_factor 0.0: must be more than 0 and at most 1", {"lr_factor": 0.0}),
 ]
 
 
@@ -139,7 +149,8 @@ def test_every_number_has_a_range():
     numbers = {name for name, value in flatten(Config()).items() if type(value) in (int, float)}
     numbers |= {"world_size", "data.cache_bytes", "watchdog.seconds", "optimizer.g_clip", "optimizer.d_clip"}
     choices = {"model.image_size", "model.channels"}
-    tested = {f"{prefix}{name}" for _, prefix, name, _ in TOO_SMALL} | {"optimizer.g_clip", "optimizer.d_clip"}
+    tested = {f"{prefix}{name}" for _, prefix, name, _ in TOO_SMALL}
+    tested |= {"optimizer.g_clip", "optimizer.d_clip", "divergence.lr_factor"}
     assert numbers - choices == tested
 
 

@@ -184,14 +184,10 @@ def test_a_disk_that_is_full_when_reporting_ends_the_training_too(start, run_dir
 @pytest.mark.parametrize("options", [["--log.every", 8], ["--log.every", 10_000]], ids=["at a report", "at the end"])
 def test_a_training_that_diverges_says_which_number_did_and_saves_nothing(start, run_dir, options):
     result = start("--optimizer.d_lr", "1e38", "--optimizer.g_lr", "1e38", "--model.d_norm", "none", *options)
-    refused(result, 1, "the last checkpoint is from before")
+    refused(result, 1, "training has diverged: ", "there is no checkpoint yet: lower --optimizer.g_lr and")
     assert not list((run_dir / "checkpoints").iterdir())
-    if options[1] == 8:
-        assert "lower --optimizer.g_lr and --optimizer.d_lr" in result[1]
-        last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
-        assert any(
-            name in result[1] and last[name] in ("NaN", "Infinity", "-Infinity") for name in ("loss/d", "loss/g")
-        )
+    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"NaN", "Infinity", "-Infinity"} & {str(value) for value in last.values()}
 
 
 def test_debug_shows_the_traceback():

@@ -170,7 +170,7 @@ def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(argume
     finally:
         first.kill()
         first.communicate()
-    stopped = int((run_dir / "PREEMPTED").read_text())
+    stopped = int((run_dir / "PREEMPTED").read_text().split()[0])
     assert (run_dir / "checkpoints" / "latest").read_text() == f"{stopped:09d}"
     assert start("--images", stopped + 8)[0] == 0
     assert json.loads((run_dir / "owner.json").read_text())["attempt"] == 2

@@ -14,10 +14,14 @@ from dcgan_dist.config.groups import (
     Augmentation,
     Channels,
     CheckpointConfig,
+    CollapseConfig,
+    CollapsePolicy,
     Damaged,
     DataConfig,
     Decay,
     Decode,
+    DivergenceConfig,
+    DivergencePolicy,
     DNorm,
     EmaConfig,
     ImageSize,
@@ -42,6 +46,8 @@ __all__ = [
     "Augmentation",
     "Channels",
     "CheckpointConfig",
+    "CollapseConfig",
+    "CollapsePolicy",
     "Config",
     "ConfigError",
     "DNorm",
@@ -49,6 +55,8 @@ __all__ = [
     "DataConfig",
     "Decay",
     "Decode",
+    "DivergenceConfig",
+    "DivergencePolicy",
     "EmaConfig",
     "ImageSize",
     "Latent",
@@ -108,6 +116,8 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     stop: StopConfig = field(default_factory=StopConfig)

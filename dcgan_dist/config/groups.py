@@ -19,6 +19,8 @@ ReaderName = Literal["indexed", "stream"]
 Decode = Literal["auto", "threads", "processes"]
 Damaged = Literal["raise", "substitute"]
 Decay = Literal["none", "linear", "cosine"]
+DivergencePolicy = Literal["stop", "rollback"]
+CollapsePolicy = Literal["warn", "rollback"]
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -209,6 +211,45 @@ class WatchdogConfig:
 
     def __post_init__(self) -> None:
         check_range("watchdog.", self, seconds=0, slow_factor=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceConfig:
+    """What happens when a loss, a gradient or a weight is inf or NaN. Looked for before every report and checkpoint."""
+
+    policy: DivergencePolicy = "stop"
+    """stop: end the run, exit code 1. rollback: go on from the newest checkpoint with new noise and augmentation."""
+    lr_factor: float = 1.0
+    """Both learning rates are multiplied by this at every rollback, more than 0, at most 1."""
+    most_rollbacks: int = 3
+    """Rollbacks of a run, for divergence and collapse together; at the next fault it stops."""
+
+    def __post_init__(self) -> None:
+        check_range("divergence.", self, most_rollbacks=0)
+        check(0 < self.lr_factor <= 1, f"--divergence.lr_factor {self.lr_factor}: must be more than 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseConfig:
+    """Signs, in every report, that the game is lost. A sign counts when it shows in several reports in a row."""
+
+    policy: CollapsePolicy = "warn"
+    """warn: say it once an episode, also in W&B. rollback: go on from a checkpoint from before, with new noise."""
+    reports: int = 5
+    """Reports in a row after which a sign counts."""
+    after: int = 20_000
+    """Images before which no sign is counted: an untrained G makes one picture of every latent, too."""
+    saturation: float = 0.99
+    """Sign: mean of D(x) - D(G(z)), probabilities, is more than this; not watched in the wasserstein game."""
+    pixel_std: float = 0.01
+    """Sign: standard deviation of a pixel over G's pictures, as a fraction of the pixel's range, is less than this."""
+    ms_ssim: float = 0.95
+    """Sign: mean MS-SSIM of pairs of G's pictures is more than this; 1: all alike."""
+    gradient_ratio: float = 1000.0
+    """Sign: the norm of one network's gradient is more than this times the other's."""
+
+    def __post_init__(self) -> None:
+        check_range("collapse.", self, reports=1, after=0, saturation=0, pixel_std=0, ms_ssim=0, gradient_ratio=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Everything that training changes: the networks, their optimisers and scalers, the average of G, and how far it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.optim import Adam
 
 from dcgan_dist.config import Config
 from dcgan_dist.gan.networks import NetD, NetG
+from dcgan_dist.gan.watch import Watch
 
 
 @dataclass(kw_only=True)
@@ -24,9 +25,15 @@ class TrainState:
     scaler_g: GradScaler
     """Loss scale of G's gradients, in fp16; does nothing in other precisions. Each network has its own."""
     scaler_d: GradScaler
+    watch_g: Watch
+    watch_d: Watch
     images: int = 0
     """Real images seen by the whole job: the position in the data, the noise and every schedule."""
     iteration: int = 0
+    rollbacks: int = 0
+    """How often training was taken back; part of the key of the noise."""
+    signs: dict[str, list[int]] = field(default_factory=dict)
+    """Signs of collapse: reports in a row that showed one, and the images seen before the first of them."""
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of the state: file name -> tensor name -> tensor."""
@@ -43,6 +50,8 @@ class TrainState:
         return {
             "images": self.images,
             "iteration": self.iteration,
+            "rollbacks": self.rollbacks,
+            "signs": dict(self.signs),
             "scaler_g": self.scaler_g.state_dict(),
             "scaler_d": self.scaler_d.state_dict(),
         }
@@ -58,6 +67,9 @@ class TrainState:
             if numbers[name]:
                 getattr(self, name).load_state_dict(numbers[name])
         self.images, self.iteration = numbers["images"], numbers["iteration"]
+        self.rollbacks, self.signs = numbers.get("rollbacks", 0), dict(numbers.get("signs", {}))
+        for watch in (self.watch_g, self.watch_d):
+            watch.begin_anew()
 
 
 def create_state(config: Config, device: torch.device, dtype: torch.dtype, scaled: bool) -> TrainState:
@@ -76,14 +88,17 @@ def create_state(config: Config, device: torch.device, dtype: torch.dtype, scale
     def adam(network: nn.Module, lr: float) -> Adam:
         return Adam(network.parameters(), lr=lr, betas=(options.beta1, options.beta2), fused=True)
 
+    opt_g, opt_d = adam(netg, options.g_lr), adam(netd, options.d_lr)
     return TrainState(
         netg=netg,
         netd=netd,
         ema=ema,
-        opt_g=adam(netg, options.g_lr),
-        opt_d=adam(netd, options.d_lr),
+        opt_g=opt_g,
+        opt_d=opt_d,
         scaler_g=GradScaler(device.type, enabled=scaled),
         scaler_d=GradScaler(device.type, enabled=scaled),
+        watch_g=Watch(netg, opt_g, scaled),
+        watch_d=Watch(netd, opt_d, scaled),
     )
 
 

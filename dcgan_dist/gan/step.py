@@ -26,6 +26,7 @@ from dcgan_dist.gan.layers import frozen_statistics
 from dcgan_dist.gan.losses import LOSSES, Loss
 from dcgan_dist.gan.regularizers import gradient_penalty, r1_penalty
 from dcgan_dist.gan.state import TrainState
+from dcgan_dist.gan.watch import Watch
 
 Scalars = dict[str, Tensor]
 
@@ -119,8 +120,10 @@ def discriminator_step(
             engine.backward(state.scaler_d.scale(loss / len(real)))
         seen.append({"loss/d": losses, "d/real": logits.sigmoid(), "d/fake": logits_fake.sigmoid()} | penalties)
         seen[-1] |= {"logit/real": logits, "logit/fake": logits_fake}
-    norm = _update(state.opt_d, state.scaler_d, state.netd, game.d_clip)
-    return _join(seen, {"grad_norm/d": norm})
+    norm, norms = _update(state.opt_d, state.scaler_d, state.netd, state.watch_d, game.d_clip)
+    scalars = _join(seen, {"grad_norm/d": norm})
+    state.watch_d.update(state.images, scalars, norms)
+    return scalars
 
 
 def generator_step(
@@ -139,8 +142,10 @@ def generator_step(
             losses = game.loss.g(logits)
             engine.backward(state.scaler_g.scale(losses.mean() / len(noise)))
         seen.append({"loss/g": losses, "d/fake_after": logits.sigmoid()})
-    norm = _update(state.opt_g, state.scaler_g, state.netg, game.g_clip)
-    return _join(seen, {"grad_norm/g": norm})
+    norm, norms = _update(state.opt_g, state.scaler_g, state.netg, state.watch_g, game.g_clip)
+    scalars = _join(seen, {"grad_norm/g": norm})
+    state.watch_g.update(state.images, scalars, norms)
+    return scalars
 
 
 @torch.no_grad()
@@ -167,15 +172,22 @@ def _syncing(engine: Engine, network: nn.Module, last: bool) -> AbstractContextM
     return torch.enable_grad() if last else engine.no_sync(network)
 
 
-def _update(optimizer: Optimizer, scaler: GradScaler, network: nn.Module, clip: float | None) -> Tensor:
-    """Steps the optimiser, unless the scaler finds inf or NaN; returns the gradient's norm before clipping."""
+def _update(
+    optimizer: Optimizer, scaler: GradScaler, network: nn.Module, watch: Watch, clip: float | None
+) -> tuple[Tensor, Tensor]:
+    """Steps the optimiser, unless scaler or watch find inf or NaN; returns the norm of the gradient before clipping,
+    and that of each parameter's.
+    """
     scaler.unscale_(optimizer)
-    norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))  # pyright: ignore[reportPrivateImportUsage]
+    norm = torch.linalg.vector_norm(norms)
+    watch.gradient(norm)
     if clip is not None:
         nn.utils.clip_grads_with_norm_(network.parameters(), clip, norm)
     scaler.step(optimizer)
     scaler.update()
-    return norm
+    return norm, norms
 
 
 def _join(seen: Sequence[Scalars], of_the_update: Scalars | None = None) -> Scalars:

@@ -30,8 +30,12 @@ LATENTS: dict[Latent, Draw] = {"gaussian": keyed.normal, "uniform": _symmetric_u
 class NoiseSource:
     """Draws the noise of this rank's micro-batches."""
 
-    def __init__(self, config: Config, split: Split, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: Config, split: Split, device: torch.device, dtype: torch.dtype, rollbacks: int = 0
+    ) -> None:
+        """`rollbacks`: how often the run was taken back to a checkpoint; each time goes on with numbers of its own."""
         self._config, self._split, self._device, self._dtype = config, split, device, dtype
+        self._again = ("rollback", rollbacks) if rollbacks else ()
 
     def at(self, position: int) -> list[Noise]:
         """The noise of the iteration whose global batch begins at `position`, one for each micro-batch."""
@@ -54,7 +58,7 @@ class NoiseSource:
     def _draw(self, draw: Draw, purpose: str, start: int, each: int) -> Tensor:
         """`each` numbers for every image from position `start` on: (n, each)."""
         count = self._split.per_rank_micro
-        numbers = draw(keyed.key(self._config.seed, purpose), start * each, count * each)
+        numbers = draw(keyed.key(self._config.seed, purpose, *self._again), start * each, count * each)
         drawn = torch.from_numpy(numbers.reshape(count, each)).to(self._dtype)
         if self._device.type != "cuda":
             return drawn

@@ -17,27 +17,20 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.lease import Lease
+from dcgan_dist.run.tensor_file import parsed, serialised
 
 FORMAT = 2
 MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
 TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")
-# the names of the format, in the order in which the library writes them
-DTYPES = {
-    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
-    torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
 Tensors = dict[str, dict[str, Tensor]]
 
 # every moment of a save at which the process may be killed and something on the disk is other than before
@@ -121,28 +114,13 @@ def save(
 
 def _write_files(folder: Path, images: int, tensors: Tensors, state: dict[str, Any]) -> None:
     files: dict[str, Iterable[bytes | memoryview]] = {
-        name + SUFFIX: _serialised(values) for name, values in tensors.items()
+        name + SUFFIX: serialised(values) for name, values in tensors.items()
     }
     files[STATE] = [json.dumps(state, indent=2).encode()]
     about = {name: _write(folder / name, parts, name) for name, parts in files.items()}
     _write(folder / MANIFEST, [_sealed({"format": FORMAT, "images": images, "files": about})], MANIFEST)
     _sync(folder)
     reach("folder synced")
-
-
-def _serialised(values: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A safetensors file in pieces, byte for byte what the library makes of all in one, which takes two more copies."""
-    names = sorted(values, key=lambda name: (list(DTYPES).index(values[name].dtype), name))
-    header, end = {}, 0
-    for name in names:
-        value, begin = values[name], end
-        end += value.numel() * value.element_size()
-        header[name] = {"dtype": DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for name in names:
-        yield values[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _sealed(about: dict[str, Any]) -> bytes:
@@ -180,11 +158,16 @@ def _prune(folder: Path, images: int, keep: int, attempt: int) -> None:
         best = (folder / "best").read_text().strip()
     for path in old:
         if path.name != best:
-            with suppress(OSError):  # the next save tries again
-                moved = path.rename(_away(path, attempt))
-                reach("old one moved away")
-                shutil.rmtree(moved)
-                reach("old one removed")
+            remove(path, attempt)
+
+
+def remove(path: Path, attempt: int) -> None:
+    """Removes a checkpoint, or leaves it whole. `attempt`: the number of this life."""
+    with suppress(OSError):  # the next save tries again
+        moved = path.rename(_away(path, attempt))
+        reach("old one moved away")
+        shutil.rmtree(moved)
+        reach("old one removed")
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -221,7 +204,7 @@ def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and state of a checkpoint. Raises UserError when it is not whole."""
     files = _contents(path)
     state = _state(path, files.pop(STATE))
-    return {name.removesuffix(SUFFIX): _tensors(path / name, data) for name, data in files.items()}, state
+    return {name.removesuffix(SUFFIX): parsed(path / name, data) for name, data in files.items()}, state
 
 
 def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -229,14 +212,7 @@ def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, An
     files = _contents(path)
     if name + SUFFIX not in files:
         raise UserError(f"{path}: has no {name}{SUFFIX}")
-    return _tensors(path / (name + SUFFIX), files[name + SUFFIX]), _state(path, files[STATE])
-
-
-def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load(data)
-    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: is no safetensors file, although the manifest names it") from error
+    return parsed(path / (name + SUFFIX), files[name + SUFFIX]), _state(path, files[STATE])
 
 
 def _state(path: Path, data: bytes) -> dict[str, Any]:

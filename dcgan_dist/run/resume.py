@@ -22,6 +22,7 @@ FREE = (
     "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
     "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
     "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "log", "checkpoint",
+    "divergence.policy", "divergence.lr_factor", "divergence.most_rollbacks", "collapse",
     "watchdog", "wandb", "resume", "stop",
 )  # fmt: skip
 
@@ -83,6 +84,7 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state:
         raise UsageError(f"--resume.allow_changes {unknown[0]}: there is no such option or group of options")
     # a learning rate that falls towards the end depends on where the end is
     fixed = {"images"} if config.optimizer.decay != "none" else set()
+    fixed |= {"divergence.lr_factor"} if state.get("rollbacks") else set()
     changed = changed_options(state["config"], now, tuple(name for name in FREE if name not in fixed) + allowed)
     if changed:
         differences = ", ".join(f"--{name} {state['config'][name]} -> {now[name]}" for name in changed)

@@ -38,6 +38,11 @@ class Saver:
         self._failed: list[SaveError] = []  # by the saves since the last that succeeded
         self._seconds: dict[str, float] = {}
 
+    @property
+    def attempt(self) -> int:
+        """The number of this life of the run."""
+        return self._lease.attempt
+
     def save(
         self,
         images: int,

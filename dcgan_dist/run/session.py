@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,7 @@ from dcgan_dist.parallel.world import World
 from dcgan_dist.run import resume
 from dcgan_dist.run.clock import Clock
 from dcgan_dist.run.console import Console, human_time
+from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.grid import grid, save_png
 from dcgan_dist.run.jsonl import MetricsFile
@@ -63,6 +65,7 @@ class Session:
     trackers: Trackers
     reading: ReadingReport
     stragglers: Stragglers
+    recovery: Recovery
     first: int = 0
     """Images seen where this life began."""
     earlier: float = 0.0
@@ -93,14 +96,30 @@ class Session:
         """Wall time of the run so far, over all its lives."""
         return self.earlier + self.requests.seconds()
 
+    def check_health(self, stop: bool) -> None:
+        """Before anything is reported or kept: takes the state back to a checkpoint, or raises UserError, if training
+        has diverged or collapsed; all ranks alike. `stop`: whether this life ends here.
+        """
+        config, recovery = self.config, self.recovery
+        due = self.due(config.log.every) or self.due(config.checkpoint.every)
+        if (due or stop or self.finished() or recovery.wanted()) and recovery.look(self.report):
+            self.first = self.state.images
+            self.last_report = (time.monotonic(), self.first)
+            self.console.begin(self.first, config.images)
+
     # ---- what an iteration needs
 
     def inputs(self) -> Iterator[tuple[list[Tensor], list[Noise]]]:
         """Real images and noise of one iteration after the other, as micro-batches on the device."""
         config, weights = self.config, self.arithmetic.weights
-        noise = NoiseSource(config, self.split, self.world.device, weights)
-        for batch in on_device(self.reader.batches(self.state.images, self.split), self.world.device):
-            yield self._real(batch), noise.at(self.state.images)
+        while True:
+            rollbacks = self.state.rollbacks
+            noise = NoiseSource(config, self.split, self.world.device, weights, rollbacks)
+            with closing(self.reader.batches(self.state.images, self.split)) as batches:
+                for batch in on_device(batches, self.world.device):
+                    yield self._real(batch), noise.at(self.state.images)
+                    if self.state.rollbacks != rollbacks:
+                        break
 
     def _real(self, batch: Batch) -> list[Tensor]:
         flips = batch.flips if self.config.data.hflip else None
@@ -112,33 +131,28 @@ class Session:
         """Those of the next iteration."""
         options, config = self.config.optimizer, self.config
         factor = lr_factor(options, self.state.images, config.batch_size, config.images)
+        factor *= config.divergence.lr_factor**self.state.rollbacks
         self.state.opt_g.param_groups[0]["lr"] = options.g_lr * factor
         self.state.opt_d.param_groups[0]["lr"] = options.d_lr * factor
 
     # ---- what is done every so often; all ranks call these together
 
     def report(self) -> None:
-        """One line of numbers, everywhere. Raises UserError on every rank when the training has diverged."""
+        """One line of numbers, everywhere."""
         images = self.state.images
         values = self.stats.reduce(self.world.sum_)
-        bad = [name for name in ("loss/d", "loss/g") if not _finite(values.get(name, 0.0))]
         values |= self.clock.read() | self._speed(images) | self.reading.values()
         values |= self.stragglers.values(values)
         values["time/run_hours"] = self.seconds() / 3600
         values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
         if self.arithmetic.scaled:
             values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
+        values |= self.recovery.collapse.look(values, self.trackers)
+        if self.state.rollbacks:
+            values["health/rollbacks"] = float(self.state.rollbacks)
         self.world.from_main(lambda: self._record(images, values))
         self.trackers.scalars(images, values)
         self.console.progress(images, values)
-        if bad:
-            remedy = "lower --optimizer.g_lr and --optimizer.d_lr, or use --precision fp32"
-            error = UserError(
-                f"{' and '.join(bad)} became {values[bad[0]]} in the {self.config.log.every} images before {images}; "
-                f"the last checkpoint is from before: {remedy}"
-            )
-            error.on_all_ranks = True  # the numbers are the same on every rank
-            raise error
 
     def _record(self, images: int, values: dict[str, float]) -> None:
         values |= self.saver.seconds()
@@ -168,9 +182,9 @@ class Session:
         self.trackers.picture(images, "samples", picture)
         self.trackers.histogram(images, "samples/pixels", pixels.cpu().numpy())
 
-    def save(self) -> None:
+    def save(self, anyway: bool = False) -> None:
         """A checkpoint of everything, written beside the training; a failure is every rank's, at its next report."""
-        if self.state.images == self.first:
+        if self.state.images == self.first and not anyway:
             return  # this very state is already there, or follows from the seed
         self.stats.fold(self.world.sum_, self.world.main)
         self.world.from_main(self._begin_save)
@@ -221,7 +235,3 @@ class Session:
         now, (then, before) = time.monotonic(), self.last_report
         self.last_report = (now, images)
         return {"speed/images_per_second": (images - before) / (now - then) if now > then else 0.0}
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0

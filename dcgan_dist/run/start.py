@@ -14,7 +14,9 @@ from dcgan_dist.parallel.watchdog import watch
 from dcgan_dist.parallel.world import World, set_cpu_threads
 from dcgan_dist.run import resume, signals
 from dcgan_dist.run.clock import Clock
+from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.console import Console
+from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Lease
@@ -75,7 +77,20 @@ def _open(
         first=world.local_main,
     )
     console.begin(state.images, config.images)
-    return Session(
+    saver = Saver(folder, config.checkpoint, lease, console.say, world.device)
+    recovery = Recovery(
+        config=config,
+        world=world,
+        state=state,
+        stats=stats,
+        folder=folder,
+        metrics=metrics,
+        saver=saver,
+        collapse=CollapseWatch(config, world, state, engine, console.say),
+        trackers=trackers,
+        say=console.say,
+    )
+    session = Session(
         config=config,
         world=world,
         arithmetic=chosen,
@@ -88,7 +103,7 @@ def _open(
         folder=folder,
         console=console,
         lease=lease,
-        saver=Saver(folder, config.checkpoint, lease, console.say, world.device),
+        saver=saver,
         stats=stats,
         clock=Clock(world.device, world.activity),
         requests=requests,
@@ -97,10 +112,14 @@ def _open(
         trackers=trackers,
         reading=ReadingReport(reader, world, console),
         stragglers=Stragglers(world, console, config.watchdog.slow_factor),
+        recovery=recovery,
         first=state.images,
         earlier=earlier,
         last_report=(time.monotonic(), state.images),
     )
+    if recovery.goes_back and not found:
+        session.save(anyway=True)
+    return session
 
 
 def _stop_for_good(requests: signals.Requests, folder: RunFolder) -> None:

@@ -38,6 +38,9 @@ class TensorBoardTracker:
         if finite.size:
             self._writer.add_histogram(name, finite, images)
 
+    def alert(self, title: str, text: str) -> None:
+        """TensorBoard tells nobody; the console has it."""
+
     def close(self, exit_code: int = 0) -> None:  # noqa: ARG002
         """Writes what is left; TensorBoard knows no exit code."""
         self._writer.close()

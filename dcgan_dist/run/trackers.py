@@ -31,6 +31,10 @@ class Tracker(Protocol):
         """The distribution of numbers of any shape; those that are not finite are left out."""
         ...
 
+    def alert(self, title: str, text: str) -> None:
+        """A warning that a person should hear of."""
+        ...
+
     def close(self, exit_code: int = 0) -> None:
         """The end of this life of the run, with the process's exit code."""
         ...
@@ -66,6 +70,10 @@ class Trackers:
     def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
         """See Tracker."""
         self._each(lambda tracker: tracker.histogram(images, name, values))
+
+    def alert(self, title: str, text: str) -> None:
+        """See Tracker."""
+        self._each(lambda tracker: tracker.alert(title, text))
 
     def close(self, exit_code: int = 0) -> None:
         """See Tracker."""

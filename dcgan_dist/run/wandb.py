@@ -206,6 +206,10 @@ class WandbTracker:
         if images >= self._sent and finite.size:
             self._run.log({"images": images, name: wandb.Histogram(np_histogram=np.histogram(finite, bins=64))})
 
+    def alert(self, title: str, text: str) -> None:
+        """An alert, which W&B sends by mail or Slack as the person has set it up. `title`: less than 64 characters."""
+        self._run.alert(title, text, level="WARN")
+
     def close(self, exit_code: int = 0) -> None:
         """Sends what is left, for a bounded time."""
         if exit_code == STOPPED_ON_REQUEST:

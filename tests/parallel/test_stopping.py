@@ -45,7 +45,7 @@ MOMENTS = {
     "opening shards": (start, "open_data"),
     "building networks": (start, "create"),
     "sampling": (session, "save_png"),
-    "saving": (checkpoint, "_serialised"),
+    "saving": (checkpoint, "serialised"),
 }
 
 

@@ -3,7 +3,6 @@ import json
 import pickle
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,11 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.checkpoints import rewrite_manifest
 from support.disk import no_file_larger_than
 
 from dcgan_dist.errors import UserError
-from dcgan_dist.run import checkpoint
+from dcgan_dist.run import checkpoint, tensor_file
 
 FILES = {"netg.safetensors", "optimizer_g.safetensors", "state.json", "manifest.json"}
 
@@ -147,18 +147,6 @@ def flipped(path: Path) -> str:
     return f"{path / 'state.json'}: the checksum is wrong"
 
 
-def rewrite_manifest(path: Path, change: Callable[[dict], object]) -> None:
-    """As somebody would who knows the format: sizes and checksums are right again, the manifest's own too."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    del manifest["sha256"]
-    change(manifest["files"])
-    for name, about in manifest["files"].items():
-        data = (path / name).read_bytes()
-        about |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest["sha256"] = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(manifest, indent=2))
-
-
 def of_a_later_format(path: Path) -> str:
     manifest = json.loads((path / "manifest.json").read_text()) | {"format": 3}
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -236,7 +224,7 @@ def test_every_single_bit_of_the_manifest_counts(whole):
 
 def test_the_files_are_those_that_the_library_writes(folder):
     """Byte for byte, though they are written in pieces; every type that a state may have."""
-    values = {f"of {name}": torch.ones(2, 3).to(dtype) for dtype, name in checkpoint.DTYPES.items()}
+    values = {f"of {name}": torch.ones(2, 3).to(dtype) for dtype, name in tensor_file.DTYPES.items()}
     values |= {"scalar": torch.tensor(7), "empty": torch.zeros(0, 3), "turned": torch.arange(6.0).reshape(2, 3).T}
     values |= {
         "odd": torch.ones(3, dtype=torch.uint8),

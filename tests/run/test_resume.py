@@ -7,7 +7,17 @@ import pytest
 import torch
 from support.shards import write_ours
 
-from dcgan_dist.config import Config, DataConfig, LogConfig, ModelConfig, OptimizerConfig, ResumeConfig, flatten
+from dcgan_dist.config import (
+    CollapseConfig,
+    Config,
+    DataConfig,
+    DivergenceConfig,
+    LogConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ResumeConfig,
+    flatten,
+)
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.errors import UsageError, UserError
@@ -44,8 +54,9 @@ def fresh(config: Config) -> TrainState:
     return create_state(config, torch.device("cpu"), torch.float32, scaled=False)
 
 
-def save(config: Config, data: Corpus | list[str], images: int = 100) -> Path:
+def save(config: Config, data: Corpus | list[str], images: int = 100, rollbacks: int = 0) -> Path:
     state, stats = fresh(config), Stats()
+    state.rollbacks = rollbacks
     state.images, state.iteration = images, images // 10
     stats.add({"loss/d": torch.arange(4.0)})
     tensors = state.tensors() | {"stats": stats.state_dict()}
@@ -144,6 +155,23 @@ def test_the_end_of_the_run_is_part_of_a_falling_learning_rate(config, data, sai
     longer = replace(config, optimizer=OptimizerConfig(decay="linear"), images=config.images * 2)
     assert "--images 2000000 -> 4000000" in refusal(longer, data)
     assert find(replace(longer, resume=ResumeConfig(allow_changes=("images",))), data, said) == path
+
+
+def test_what_happens_at_a_fault_may_change_but_not_the_rate_that_one_has_left(config, data, said):
+    options = DivergenceConfig(policy="rollback", most_rollbacks=9, lr_factor=0.5)
+    changed = replace(config, divergence=options, collapse=CollapseConfig(policy="rollback", reports=2))
+    path = save(config, data)
+    assert find(changed, data, said) == path
+    save(config, data, 200, rollbacks=1)
+    assert "--divergence.lr_factor 1.0 -> 0.5; go back" in refusal(changed, data)
+
+
+def test_a_checkpoint_from_before_rollbacks_is_read(config):
+    state = fresh(config)
+    state.rollbacks, state.signs = 2, {"health/ms_ssim": [1, 100]}
+    older = {name: value for name, value in state.numbers().items() if name not in ("rollbacks", "signs")}
+    state.load(state.tensors(), older)
+    assert (state.rollbacks, state.signs) == (0, {})
 
 
 def test_a_run_that_began_from_a_path_goes_on_by_the_same_command(config, data, said, tmp_path):

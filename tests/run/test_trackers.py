@@ -26,6 +26,9 @@ class Recorder:
     def histogram(self, images, name, values):
         self.note("histogram", images, name, values.shape)
 
+    def alert(self, title, text):
+        self.note("alert", title, text)
+
     def close(self, exit_code=0):
         self.note("close", exit_code)
 
@@ -34,6 +37,7 @@ def use(trackers):
     trackers.scalars(1, {"loss/d": 0.5})
     trackers.picture(2, "samples", PICTURE)
     trackers.histogram(3, "weights", PICTURE[0])
+    trackers.alert("collapse", "G makes one picture")
     trackers.close(75)
 
 
@@ -41,6 +45,7 @@ ALL = [
     ("scalars", 1, {"loss/d": 0.5}),
     ("picture", 2, "samples", (2, 2, 3)),
     ("histogram", 3, "weights", (2, 3)),
+    ("alert", "collapse", "G makes one picture"),
     ("close", 75),
 ]
 

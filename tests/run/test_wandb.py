@@ -90,6 +90,16 @@ def test_a_run_arrives_whole(config, server, said):
     assert said == ["W&B: online (WANDB_API_KEY is set)", f"W&B: {server.url}/tester/gans/runs/{run.id}"]
 
 
+def test_an_alert_arrives(config, server, said):
+    tracker = start(config, said)
+    tracker.alert("The training may have collapsed", "G makes one picture")
+    tracker.close()
+    (alert,) = the_run(server).alerts
+    assert {name: alert[name] for name in ("title", "text", "severity")} == {
+        "title": "The training may have collapsed", "text": "G makes one picture", "severity": "WARN"
+    }  # fmt: skip
+
+
 def test_images_are_the_x_axis_of_everything(config, server, said):
     tracker = start(config, said)
     tracker.scalars(128, {"loss/d": 0.5})

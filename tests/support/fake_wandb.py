@@ -38,6 +38,7 @@ class Run:
     complete: bool = False
     exit_code: int | None = None
     preempting: bool = False
+    alerts: list[dict[str, Any]] = field(default_factory=list)
     stop_requested: bool = False  # set it to press the stop button
 
     def lines(self, name: str) -> list[str]:
@@ -182,7 +183,13 @@ def _server_info(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]
     return {"viewer": {"id": "u1", "entity": server.entity}, "serverInfo": info}
 
 
+def _alert(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
+    server.runs[variables["runName"]].alerts.append(variables)
+    return {"notifyScriptableRunAlert": {"success": True}}
+
+
 OPERATIONS = {
+    "NotifyScriptableRunAlert": _alert,
     "UpsertBucket": _upsert_bucket,
     "RunResumeStatus": _resume_status,
     "CreateRunFiles": _create_run_files,

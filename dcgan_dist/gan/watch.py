@@ -1,0 +1,86 @@
+"""Losses and gradients that are not finite: found later, without waiting for the device, but harmless at once.
+
+In the update whose gradient is inf or NaN, and in all after it, the optimiser leaves its network and its moments alone;
+the device decides this by itself. Gradients are averages over all ranks, so all ranks decide alike. In fp16 the loss
+scaler skips such updates, and goes on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """The first number of an update that was not finite."""
+
+    images: int
+    """Images seen before the iteration."""
+    in_gradient: bool
+    """Found in a gradient, which is the same on all ranks; otherwise in this rank's loss."""
+    text: str
+    """Which tensor, how much of it is bad, and the range of the rest."""
+
+
+class Watch:
+    """Remembers a network's losses and gradient norms from one look at them to the next: some kB an update."""
+
+    def __init__(self, network: nn.Module, optimizer: Adam, scaled: bool) -> None:
+        """`scaled`: the optimiser is stepped by a loss scaler, which skips updates itself."""
+        parameters = dict(network.named_parameters())
+        self._names = list(parameters)
+        self._updates: list[tuple[int, dict[str, Tensor], Tensor]] = []
+        self._broken = torch.zeros((), device=next(iter(parameters.values())).device)
+        if not scaled:
+            vars(optimizer)["found_inf"] = self._broken  # what a scaler sets: 1 makes the fused kernel do nothing
+
+    def gradient(self, norm: Tensor) -> None:
+        """To be told the norm of the whole gradient before the optimiser steps."""
+        self._broken.logical_or_(norm * 0)  # 0, or NaN, which counts as true
+
+    def update(self, images: int, scalars: Mapping[str, Tensor], norms: Tensor) -> None:
+        """To be told of each update: what it reports (losses are (n,)), and the norm of each parameter's gradient."""
+        losses = {name: values for name, values in scalars.items() if name.startswith("loss/")}
+        self._updates.append((images, losses, norms))
+
+    def look(self) -> Fault | None:
+        """The first fault since the last look; waits for the device."""
+        updates, self._updates = self._updates, []
+        if not updates:
+            return None
+        kept = [norms for _, _, norms in updates] + [torch.cat(list(losses.values())) for _, losses, _ in updates]
+        if bool(torch.cat(kept).isfinite().all()):
+            return None
+        return next(fault for fault in (self._fault(*update) for update in updates) if fault is not None)
+
+    def begin_anew(self) -> None:
+        """After the network was restored: forgets everything."""
+        self._updates = []
+        self._broken.zero_()
+
+    def _fault(self, images: int, losses: dict[str, Tensor], norms: Tensor) -> Fault | None:
+        for name, values in losses.items():
+            problem = not_finite(values)
+            if problem:
+                return Fault(images=images, in_gradient=False, text=f"{name}: {problem}")
+        bad = [k for k, fine in enumerate(norms.isfinite().tolist()) if not fine]
+        if not bad:
+            return None
+        first = bad[-1]  # the gradient comes from the end of the network
+        text = f"the gradient of {self._names[first]}: its norm is {float(norms[first])}"
+        return Fault(
+            images=images, in_gradient=True, text=f"{text} ({len(bad)} of {len(norms)} parameters are affected)"
+        )
+
+
+def not_finite(values: Tensor) -> str:
+    """How many elements are inf or NaN, and the range of the others, in words; empty if none is."""
+    fine = values.detach()[values.isfinite()]
+    bad = values.numel() - fine.numel()
+    if not bad:
+        return ""
+    rest = f", the others lie in [{float(fine.min()):.3g}, {float(fine.max()):.3g}]" if fine.numel() else ""
+    return f"{bad} of {values.numel()} numbers are not finite{rest}"

@@ -1,0 +1,244 @@
+"""A number that is not finite on one rank of two: found by all, saved by none, and survived by going back."""
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.checkpoints import rewrite_manifest
+from support.ranks import run_ranks
+from support.recording import metrics, options
+
+from dcgan_dist import cli
+from dcgan_dist import train as trainer
+from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.errors import UserError
+from dcgan_dist.parallel.noise import NoiseSource
+from dcgan_dist.run import checkpoint
+from dcgan_dist.run.session import Session
+
+pytestmark = pytest.mark.dist
+
+BATCH, AT, SICK = 12, 5, 1  # images of an iteration; the iteration and the rank in which something goes wrong
+CHECKPOINTS = f"--checkpoint.every {2 * BATCH} --checkpoint.keep 9 --precision fp32"
+BACK = f"{CHECKPOINTS} --log.every {BATCH} --divergence.policy rollback --divergence.lr_factor 0.5"
+
+
+def life(given: list[str], world_size: int, fault: str, last_rollback: int = 0, until: int = AT) -> dict[str, Any]:
+    """A training, by the command itself, in which a number is bad on the sick rank; what came of it on this rank.
+
+    `fault`: "NETWORK KIND", or empty. It strikes in iterations AT to `until`, while there were no more than
+    `last_rollback` rollbacks.
+    """
+    found: dict[str, Any] = {"closed": []}
+    _strike(fault, last_rollback, until)
+    really_train = trainer.train
+
+    def noting(session: Session) -> bool:
+        assert session.world.size == world_size
+        really_close = session.trackers.close
+
+        def close(exit_code: int = 0) -> None:
+            found["closed"].append(exit_code)
+            really_close(exit_code)
+
+        session.trackers.close = close
+        try:
+            return really_train(session)
+        except UserError as error:
+            found["error"] = str(error)
+            raise
+        finally:
+            tensors = [tensor for file in session.state.tensors().values() for tensor in file.values()]
+            found["finite"] = all(bool(tensor.isfinite().all()) for tensor in tensors)
+            found["images"] = session.state.images
+
+    trainer.train = noting
+    with contextlib.redirect_stderr(io.StringIO()) as spoken:
+        found["code"] = trainer.main(given)
+    return found | {"spoken": spoken.getvalue()}
+
+
+def _strike(fault: str, last_rollback: int, until: int) -> None:
+    network, _, kind = fault.partition(" ")
+    name = {"d": "discriminator_step", "g": "generator_step", "": "probe"}[network]
+    really_step = getattr(trainer, name)
+
+    def step(state, engine, game, *inputs):
+        here = torch.distributed.get_rank() == SICK if torch.distributed.is_initialized() else True
+        if not (network and here and AT <= state.iteration <= until and state.rollbacks <= last_rollback):
+            return really_step(state, engine, game, *inputs)
+        if kind == "loss":
+            function = {"d": "d_fake", "g": "g"}[network]
+            well = getattr(game.loss, function)
+            spoilt = replace(game.loss, **{function: lambda logits: well(logits) * _one_bad(logits)})
+            return really_step(state, engine, replace(game, loss=spoilt), *inputs)
+        victim = {"d": state.netd, "g": state.netg}[network]
+        victim.requires_grad_(True)
+        parameter = dict(victim.named_parameters())["layers.0.weight"]
+        # in front of DDP's average, where a bad number of this rank's own images would come from
+        handle = parameter.register_hook(lambda gradient: gradient * float(kind))
+        result = really_step(state, engine, game, *inputs)
+        handle.remove()
+        return result
+
+    setattr(trainer, name, step)
+
+
+def _one_bad(logits: torch.Tensor) -> torch.Tensor:
+    return torch.where(torch.arange(len(logits)) == 2, math.nan, 1.0)
+
+
+def digest(run_dir: Path) -> str:
+    """Of all tensors of the newest checkpoint."""
+    checkpoints = run_dir / "checkpoints"
+    files = sorted((checkpoints / (checkpoints / "latest").read_text()).glob("*.safetensors"))
+    assert len(files) == 6
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def numbers(path: Path) -> dict[str, Any]:
+    return json.loads((path / "state.json").read_text())
+
+
+def all_finite(run_dir: Path) -> bool:
+    files = list(run_dir.glob("checkpoints/*/*.safetensors"))
+    assert files
+    return all(bool(tensor.isfinite().all()) for file in files for tensor in load_file(file).values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("d loss", "loss/d: 1 of 6 numbers are not finite, the others lie in [1."),
+        ("g loss", "loss/g: 1 of 6 numbers are not finite, the others lie in [0."),
+        ("d nan", "D: the gradient of layers.0.weight: its norm is nan (1 of "),
+        ("g inf", "G: the gradient of layers.0.weight: its norm is inf (1 of "),
+    ],
+)
+def test_all_ranks_stop_at_one_step_and_nothing_bad_is_kept(fault, what, shards, tmp_path):
+    run_dir = tmp_path / "run"
+    main, sick = run_ranks(2, life, options(shards, run_dir, CHECKPOINTS), 2, fault)
+    assert main["error"] == sick["error"]
+    assert main["error"].startswith(f"training has diverged: {what}")
+    where = " on rank 1" if "loss" in fault else " affected)"
+    assert f"{where} in iteration 5, images 60 to 72, found at 72; the last checkpoint is 000000048: " in main["error"]
+    assert "--divergence.policy rollback" in main["error"]
+    assert main["spoken"] == f"error: {main['error']}\n"
+    assert sick["spoken"] == ""
+    assert [(one["code"], one["images"], one["closed"]) for one in (main, sick)] == [(1, 72, [1])] * 2
+    assert main["finite"]  # weights, moments and the average of G, too, met nothing bad
+    assert sick["finite"]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["000000024", "000000048", "latest"]
+    assert all_finite(run_dir)
+    assert [record["images"] for record in metrics(run_dir)] == [24, 48, 72]  # the bad numbers are shown
+
+
+def resumed_by_hand(run_dir: Path, name: str, target: Path) -> None:
+    """A run's folder with only this checkpoint, as it would be after a rollback to it."""
+    path = target / "checkpoints" / name
+    shutil.copytree(run_dir / "checkpoints" / name, path)
+    shutil.copy(run_dir / "config.yaml", target)
+    state = json.dumps(numbers(path) | {"rollbacks": 1}).encode()
+    (path / "state.json").write_bytes(state)
+    rewrite_manifest(path, lambda files: None)
+    assert checkpoint.verify(path) is None
+
+
+@pytest.fixture(scope="module")
+def taken_back(shards, tmp_path_factory):
+    """The folder of a run of ten iterations that went back once, and what its ranks say."""
+    run_dir = tmp_path_factory.mktemp("back") / "run"
+    return run_dir, run_ranks(2, life, options(shards, run_dir, BACK), 2, "g nan")
+
+
+def test_a_run_that_was_taken_back_completes(taken_back):
+    run_dir, lives = taken_back
+    assert [(one["code"], one["images"], one["closed"]) for one in lives] == [(0, 120, [0])] * 2
+    assert numbers(run_dir / "checkpoints" / "000000120")["rollbacks"] == 1
+    assert numbers(run_dir / "checkpoints" / "000000048")["rollbacks"] == 0
+    assert all_finite(run_dir)
+    records = metrics(run_dir)
+    # what was reported of the iterations behind the checkpoint is gone
+    assert [(r["images"], r.get("health/rollbacks")) for r in records] == [
+        (12, None), (24, None), (36, None), (48, None), (48, 1), (60, 1), (72, 1), (84, 1), (96, 1), (108, 1), (120, 1)
+    ]  # fmt: skip
+    assert records[4]["rollback_from"] == 72
+    assert str(records[4]["rollback_reason"]).startswith("training has diverged: G: the gradient of layers.0.weight")
+    assert [r.get("lr/g") for r in records] == [2e-4] * 4 + [None] + [1e-4] * 6
+
+
+def test_noise_and_augmentation_are_others_after_each_rollback(tmp_path):
+    config = cli.load(options("x", tmp_path, "--augment color --loss.gp_weight 1 --model.d_norm layer"))
+    split = Split(batch=BATCH, micro_batches=1, rank=0, world_size=1)
+    drawn = [NoiseSource(config, split, torch.device("cpu"), torch.float64, back).at(48)[0] for back in (0, 0, 1, 2)]
+    for name in ("z", "mix", "augment_real", "augment_fake", "augment_g"):
+        before, same, once, twice = (getattr(noise, name) for noise in drawn)
+        assert torch.equal(before, same)
+        for one, other in ((before, once), (before, twice), (once, twice)):
+            assert (one == other).sum() == 0
+
+
+def test_it_is_the_run_that_was_resumed_by_hand_with_the_new_key(taken_back, shards, tmp_path):
+    run_dir, _ = taken_back
+    by_hand, undisturbed = tmp_path / "by_hand", tmp_path / "undisturbed"
+    for folder in (by_hand, undisturbed):
+        resumed_by_hand(run_dir, "000000048", folder)
+    shutil.rmtree(undisturbed / "checkpoints")
+    shutil.copytree(run_dir / "checkpoints" / "000000048", undisturbed / "checkpoints" / "000000048")
+    for folder in (by_hand, undisturbed):
+        assert [one["code"] for one in run_ranks(2, life, options(shards, folder, BACK), 2, "")] == [0, 0]
+    assert digest(by_hand) == digest(run_dir)
+    assert digest(undisturbed) != digest(run_dir)
+    assert metrics(by_hand) == metrics(run_dir)[-6:]
+
+
+def test_it_is_the_run_that_was_stopped_after_going_back_and_went_on(taken_back, shards, tmp_path):
+    run_dir, _ = taken_back
+    for iterations in (8, 10):
+        given = options(shards, tmp_path / "two", f"{BACK} --images {BATCH * iterations}")
+        assert [one["code"] for one in run_ranks(2, life, given, 2, "g nan")] == [0, 0]
+        assert numbers(tmp_path / "two" / "checkpoints" / f"{BATCH * iterations:09d}")["rollbacks"] == 1
+    assert digest(tmp_path / "two") == digest(run_dir)
+    assert metrics(tmp_path / "two") == metrics(run_dir)
+
+
+def test_a_fault_behind_the_last_report_is_found_before_the_end(shards, tmp_path):
+    given = options(shards, tmp_path / "run", f"{BACK} --log.every 1000 --checkpoint.every 1000 --images {6 * BATCH}")
+    for one in run_ranks(2, life, given, 2, "d nan"):
+        assert (one["code"], one["images"]) == (0, 6 * BATCH)
+    assert numbers(tmp_path / "run" / "checkpoints" / "000000072")["rollbacks"] == 1
+    assert all_finite(tmp_path / "run")
+
+
+def test_after_the_last_rollback_it_stops(shards, tmp_path):
+    """It goes back to the very beginning where no other checkpoint was due."""
+    given = options(shards, tmp_path / "run", f"{BACK} --checkpoint.every 1000 --divergence.most_rollbacks 2")
+    main, sick = run_ranks(2, life, given, 2, "d loss", 9)
+    assert main["error"] == sick["error"]
+    assert (main["code"], sick["code"]) == (1, 1)
+    assert "the last checkpoint is 000000000: " in main["error"]
+    assert main["error"].endswith("rollbacks so far: 2")
+    assert [r["health/rollbacks"] for r in metrics(tmp_path / "run")] == [1] + [2] * 7  # the first one is of image 0
+    assert all_finite(tmp_path / "run")
+
+
+def test_overflows_in_fp16_are_no_fault_unless_they_never_end(shards, tmp_path):
+    given = options(shards, tmp_path / "some", f"{CHECKPOINTS} --precision fp16")
+    assert [one["code"] for one in run_ranks(2, life, given, 2, "d inf", 0, AT + 1)] == [0, 0]
+    shown = [str(record["grad_norm/d"]) for record in metrics(tmp_path / "some")]
+    assert shown.count("Infinity") == 2  # in iterations 5 and 6
+    given = options(shards, tmp_path / "all", "--precision fp16 --checkpoint.every 10000", iterations=60)
+    (alone,) = run_ranks(1, life, given, 1, "d inf", 0, 1000)
+    assert alone["code"] == 1
+    assert "D: the gradient of layers.0.weight: its norm is inf" in alone["error"]
+    assert 30 * BATCH < alone["images"] < 50 * BATCH  # from a scale of 2^16 to below 1e-4, halved each time
+    assert not list((tmp_path / "all" / "checkpoints").iterdir())
