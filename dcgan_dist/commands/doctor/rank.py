@@ -8,6 +8,7 @@ from pathlib import Path
 from dcgan_dist import cli
 from dcgan_dist.commands.doctor.spawn import SECONDS
 from dcgan_dist.commands.doctor.talk import talk
+from dcgan_dist.parallel.ending import leave
 from dcgan_dist.parallel.world import launch
 
 
@@ -24,3 +25,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)
