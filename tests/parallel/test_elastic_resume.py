@@ -77,6 +77,14 @@ def stopped(shards, folder):
     return folder / "stopped"
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 3)])
+def test_other_changes_of_the_number_of_ranks(before, after, straight, shards, tmp_path):
+    run = tmp_path / "run"
+    train_on(before, options(shards, run, f"{SAVE} --images {STOP}"))
+    train_on(after, options(shards, run, SAVE))
+    assert_equal_in_float64(run, straight[1])
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_two_ranks_go_on_as_any_number(world_size, straight, stopped, shards, tmp_path):
     shutil.copytree(stopped, tmp_path / "run")
