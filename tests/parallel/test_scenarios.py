@@ -109,7 +109,9 @@ def test_a_disk_that_is_full_on_the_main_rank_costs_no_rank_anything_until_the_l
 
 
 def test_a_folder_that_cannot_be_written_ends_all_ranks_before_training(shards):
-    (code, _, errors), (other_code, _, other_errors) = run_ranks(RANKS, train_and_tell, options(shards, "/proc/run"))
+    (code, _, errors), (other_code, _, other_errors) = run_ranks(
+        RANKS, train_and_tell, options(shards, Path("/proc/run"))
+    )
     assert (code, other_code, other_errors) == (2, 2, "")
     assert errors == "error: --run_dir /proc/run: cannot be written (No such file or directory)\n"
 
@@ -155,10 +157,10 @@ def with_a_jumping_clock(given: list[str]) -> int:
     """The wall clock goes an hour back after 24 images, and two hours forward after 48; the steady one does not."""
     true_time, true_rates, jump = time.time, Session.set_learning_rates, 0.0
 
-    def look(life: Session) -> None:
+    def look(self: Session) -> None:
         nonlocal jump
-        jump = {24: -3600.0, 48: 3600.0}.get(life.state.images, jump)
-        true_rates(life)
+        jump = {24: -3600.0, 48: 3600.0}.get(self.state.images, jump)
+        true_rates(self)
 
     time.time = lambda: true_time() + jump
     Session.set_learning_rates = look
