@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
+from safetensors.torch import load_file
 from support.disk import no_file_larger_than
 from support.ranks import run_ranks
 from support.recording import begin, options
@@ -58,6 +59,7 @@ def test_a_damaged_newest_one_is_passed_over_by_all_ranks(run, shards, saved):
     assert whole == same
     assert whole[0] == 24
     damage(run / "checkpoints" / "000000024")
+    assert load_file(run / "checkpoints" / "000000024" / "netd.safetensors")  # of itself the library notices nothing
     (first, second) = run_ranks(RANKS, start, given)
     assert first == second
     assert first[0] == 12

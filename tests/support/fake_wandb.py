@@ -6,7 +6,8 @@
         server.runs["abc123"].history      # [{'_step': 0, 'loss/g': ...}, ...]
 
 It speaks GraphQL (create, resume and query a run), the file stream (history, summary, exit code) and file uploads, and
-keeps all it is told. `server.fault` breaks it: "down" drops connections, an HTTP status such as "500" is its answer.
+keeps all it is told. `server.fault` breaks it: "down" drops connections, an HTTP status such as "500" is its answer,
+"slow" takes every request and answers none while the server is open.
 """
 
 import gzip
@@ -71,6 +72,7 @@ class FakeWandb:
         self.received: list[bytes] = []  # every path and every (unpacked) body, to search for what must not be there
         self.operations: list[str] = []
         self.lock = threading.RLock()
+        self.closed = threading.Event()
         self.http = _Server(self)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
@@ -79,6 +81,7 @@ class FakeWandb:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closed.set()
         self.http.shutdown()
         self.http.server_close()
 
@@ -232,7 +235,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         assert isinstance(self.server, _Server)
         fake = self.server.fake
-        if fake.fault == "down":
+        if fake.fault == "slow":
+            fake.closed.wait()
+        if fake.fault in ("down", "slow"):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
