@@ -76,6 +76,21 @@ class Watch:
         )
 
 
+def first_not_finite(files: Mapping[str, Mapping[str, Tensor]]) -> tuple[str, Tensor] | None:
+    """'FILE: NAME' of the first tensor that holds an inf or NaN, and the tensor; waits for the device once."""
+    named = {
+        f"{file}: {name}": tensor
+        for file, tensors in files.items()
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
+    }
+    if not named:
+        return None
+    norms = torch._foreach_norm(list(named.values()), float("inf"))  # pyright: ignore[reportPrivateImportUsage]
+    fine = torch.stack([norm.double() for norm in norms]).isfinite().tolist()
+    return next((item for item, is_fine in zip(named.items(), fine, strict=True) if not is_fine), None)
+
+
 def not_finite(values: Tensor) -> str:
     """How many elements are inf or NaN, and the range of the others, in words; empty if none is."""
     fine = values.detach()[values.isfinite()]

@@ -15,6 +15,7 @@ from dcgan_dist.parallel.world import World
 from dcgan_dist.run.trackers import Trackers
 
 PICTURES = 32  # of the sample grid's latents
+FOR_VARIETY = "lower --optimizer.g_lr, or try another --seed or --augment color translation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,13 @@ SIGNS = (
         value="health/pixel_std",
         shows=lambda value, config: value < config.pixel_std,
         meaning="pixels differ by only {:.4f} of their range between G's pictures: G makes one picture of every latent",
-        remedy="lower --optimizer.g_lr, or try another --seed or --augment color translation",
+        remedy=FOR_VARIETY,
     ),
     Sign(
         value="health/ms_ssim",
         shows=lambda value, config: value > config.ms_ssim,
         meaning="the MS-SSIM of G's pictures is {:.3f}: they are nearly alike (mode collapse)",
-        remedy="lower --optimizer.g_lr, or try another --seed or --augment color translation",
+        remedy=FOR_VARIETY,
     ),
     Sign(
         value="health/gradient_ratio",

@@ -10,14 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch.amp.grad_scaler import GradScaler
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.state import TrainState
-from dcgan_dist.gan.watch import not_finite
+from dcgan_dist.gan.watch import first_not_finite, not_finite
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.collapse import CollapseWatch
@@ -154,27 +153,13 @@ class Recovery:
             if fault is not None and not _passing(scaler):
                 owner = f"{name}: " if fault.in_gradient else ""
                 found.append((fault.images, loss + fault.in_gradient, owner + fault.text))
-        problem = _bad_tensor(state)
-        if problem:
-            found.append((state.images, AFTERWARDS, problem))
+        bad = first_not_finite(state.tensors())
+        if bad is not None:
+            name, tensor = bad
+            found.append((state.images, AFTERWARDS, f"{name}: {not_finite(tensor)}"))
         return min(found, default=None)
 
 
 def _passing(scaler: GradScaler) -> bool:
     """Whether an overflow is the loss scale's daily work."""
     return scaler.is_enabled() and scaler.get_scale() >= SCALE_FLOOR
-
-
-def _bad_tensor(state: TrainState) -> str | None:
-    """The first tensor of the state that is not finite, in words."""
-    named = {
-        f"{file}: {name}": tensor
-        for file, tensors in state.tensors().items()
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point()
-    }
-    norms = torch._foreach_norm(list(named.values()), float("inf"))  # pyright: ignore[reportPrivateImportUsage]
-    largest = torch.stack([norm.double() for norm in norms])
-    if bool(largest.isfinite().all()):
-        return None
-    return next(f"{name}: {problem}" for name, tensor in named.items() if (problem := not_finite(tensor)))

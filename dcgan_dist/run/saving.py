@@ -9,6 +9,7 @@ import torch
 
 from dcgan_dist.config import CheckpointConfig
 from dcgan_dist.errors import UserError
+from dcgan_dist.gan.watch import first_not_finite
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.checkpoint import SaveError, Tensors
 from dcgan_dist.run.folder import RunFolder
@@ -127,17 +128,12 @@ class Saver:
         with torch.cuda.stream(torch.cuda.Stream(self._device) if ready else None):
             if ready:
                 ready.wait()
-            _refuse_non_finite(tensors)
+            bad = first_not_finite({file: part for file, part in tensors.items() if file != "stats"})
+            if bad is not None:
+                raise UserError(f"{bad[0]} is not finite; nothing was saved, the last checkpoint is from before")
             checkpoint.save(self._folder, images, tensors, state, self._options.keep, self._lease)
         return time.perf_counter() - begun
 
 
 def _final(error: SaveError) -> UserError:
     return UserError(f"{error}. Make room and run the same command again")
-
-
-def _refuse_non_finite(tensors: Tensors) -> None:
-    for file, part in tensors.items():
-        for name, tensor in part.items():
-            if file != "stats" and tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise UserError(f"{file}: {name} is not finite; nothing was saved, the last checkpoint is from before")

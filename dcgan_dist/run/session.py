@@ -96,13 +96,13 @@ class Session:
         """Wall time of the run so far, over all its lives."""
         return self.earlier + self.requests.seconds()
 
-    def check_health(self, stop: bool) -> None:
+    def check_health(self, asked: bool) -> None:
         """Before anything is reported or kept: takes the state back to a checkpoint, or raises UserError, if training
-        has diverged or collapsed; all ranks alike. `stop`: whether this life ends here.
+        has diverged or collapsed; all ranks alike. `asked`: for a stop or a checkpoint, here.
         """
         config, recovery = self.config, self.recovery
         due = self.due(config.log.every) or self.due(config.checkpoint.every)
-        if (due or stop or self.finished() or recovery.wanted()) and recovery.look(self.report):
+        if (due or asked or self.finished() or recovery.wanted()) and recovery.look(self.report):
             self.first = self.state.images
             self.last_report = (time.monotonic(), self.first)
             self.console.begin(self.first, config.images)

@@ -16,8 +16,9 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.gan.networks import NetD, NetG, layer_table
 from dcgan_dist.parallel.precision import Arithmetic, arithmetic
 from dcgan_dist.parallel.world import World
+from dcgan_dist.run.checkpoint import TENSOR_FILES
 
-FILES = 9  # of one checkpoint, with its folder
+FILES = len(TENSOR_FILES) + 3  # of one checkpoint, with its state, its manifest and its folder
 ADAM = 2  # numbers that Adam keeps for each parameter
 
 

@@ -220,8 +220,8 @@ class Fetcher:
         if shard is not None:
             return shard
         file = self.corpus.opener.open(self.corpus.shards[number])
-        shard = OpenShard(file, self.corpus.index(number), self._shape)
-        shard.remote = self.corpus.shards[number].source is not None
+        remote = self.corpus.shards[number].source is not None
+        shard = OpenShard(file, self.corpus.index(number), self._shape, remote)
         if same_file(file, self._thrown_out.get(number)):  # opened just before another thread threw it out
             return self._open_one(number)
         with self._lock:
@@ -233,9 +233,7 @@ class Fetcher:
         """Lets go of remote shards that are by now in the cache, or whose place in it others may need."""
         with self._lock:
             for number, shard in list(self._open.items()):
-                if self.corpus.shards[number].source is not None and (
-                    shard.afar or self._fills - shard.used > LOOK_EVERY
-                ):
+                if shard.remote and (shard.afar or self._fills - shard.used > LOOK_EVERY):
                     del self._open[number]
 
     # ---- damaged images

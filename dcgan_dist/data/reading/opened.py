@@ -25,11 +25,11 @@ class OpenShard:
     Several threads may read at once: what one finds out of an image, another may find out again.
     """
 
-    def __init__(self, file: ShardFile, index: ShardIndex, shape: tuple[int, int]) -> None:
-        """`shape`: height (and width), channels of the batch."""
+    def __init__(self, file: ShardFile, index: ShardIndex, shape: tuple[int, int], remote: bool) -> None:
+        """`shape`: height (and width), channels of the batch. `remote`: the file is far away, or a copy of one."""
         self.file, self.index = file, index
         self.afar = isinstance(file, RangedFile)
-        self.remote = False  # it, or what it is a copy of
+        self.remote = remote
         self.used = 0  # in which call of fill
         self.offset, self.length, self.label = index.offset.data, index.length.data, index.label.data
         self._start, self._checksum = index.start.data, index.checksum.data
