@@ -184,7 +184,8 @@ def _update(
     norm = torch.linalg.vector_norm(norms)
     watch.gradient(norm)
     if clip is not None:
-        nn.utils.clip_grads_with_norm_(network.parameters(), clip, norm)
+        # one that is not finite clips nothing: it would spoil the whole gradient, which the watch still has to look at
+        nn.utils.clip_grads_with_norm_(network.parameters(), clip, norm.nan_to_num(0.0, 0.0))
     scaler.step(optimizer)
     scaler.update()
     return norm, norms

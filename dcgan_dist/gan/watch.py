@@ -30,10 +30,9 @@ class Watch:
 
     def __init__(self, network: nn.Module, optimizer: Adam, scaled: bool) -> None:
         """`scaled`: the optimiser is stepped by a loss scaler, which skips updates itself."""
-        parameters = dict(network.named_parameters())
-        self._names = list(parameters)
+        self._parameters = list(network.named_parameters())
         self._updates: list[tuple[int, dict[str, Tensor], Tensor]] = []
-        self._broken = torch.zeros((), device=next(iter(parameters.values())).device)
+        self._broken = torch.zeros((), device=self._parameters[0][1].device)
         if not scaled:
             vars(optimizer)["found_inf"] = self._broken  # what a scaler sets: 1 makes the fused kernel do nothing
 
@@ -70,10 +69,13 @@ class Watch:
         if not bad:
             return None
         first = bad[-1]  # the gradient comes from the end of the network
-        text = f"the gradient of {self._names[first]}: its norm is {float(norms[first])}"
-        return Fault(
-            images=images, in_gradient=True, text=f"{text} ({len(bad)} of {len(norms)} parameters are affected)"
-        )
+        name, parameter = self._parameters[first]
+        details = f"{len(bad)} of {len(norms)} parameters are affected{_range(norms[norms.isfinite()], 'norms')}"
+        # the numbers themselves are there of the newest update alone; from the bad one on the network stands still
+        newest = not_finite(parameter.grad) if parameter.grad is not None else ""
+        details += f"; as it is now, {newest}" if newest else ""
+        text = f"the gradient of {name}: its norm is {float(norms[first])} ({details})"
+        return Fault(images=images, in_gradient=True, text=text)
 
 
 def first_not_finite(files: Mapping[str, Mapping[str, Tensor]]) -> tuple[str, Tensor] | None:
@@ -95,7 +97,11 @@ def not_finite(values: Tensor) -> str:
     """How many elements are inf or NaN, and the range of the others, in words; empty if none is."""
     fine = values.detach()[values.isfinite()]
     bad = values.numel() - fine.numel()
-    if not bad:
+    return f"{bad} of {values.numel()} numbers are not finite{_range(fine)}" if bad else ""
+
+
+def _range(values: Tensor, of: str = "") -> str:
+    if not values.numel():
         return ""
-    rest = f", the others lie in [{float(fine.min()):.3g}, {float(fine.max()):.3g}]" if fine.numel() else ""
-    return f"{bad} of {values.numel()} numbers are not finite{rest}"
+    what = f"the {of} of the others" if of else "the others"
+    return f", {what} lie in [{float(values.min()):.3g}, {float(values.max()):.3g}]"

@@ -129,10 +129,10 @@ class Recovery:
         if self.world.maximum(int(ours is not None)) == (0,):
             return None
         found = [(*fault[:2], rank, fault[2]) for rank, fault in enumerate(self.world.gather(ours)) if fault]
-        images, place, rank, text = min(found)
-        # gradients are averages over all ranks
-        where = f" on rank {rank}" if place in (D_LOSS, G_LOSS) and self.world.size > 1 else ""
-        return f"{text}{where} {self._when(images)}"
+        images, place, first, text = min(found)
+        count, size = sum(one[:2] == (images, place) for one in found), self.world.size
+        where = f" on rank {first}" if count == 1 else f" on {count} of {size} ranks, the first is rank {first},"
+        return f"{text}{where if count < size else ''} {self._when(images)}"
 
     def _when(self, images: int) -> str:
         if images == self.state.images:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dcgan_dist import cli
 from dcgan_dist import train as trainer
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.errors import UserError
+from dcgan_dist.parallel import agreement
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.session import Session
@@ -28,18 +30,22 @@ from dcgan_dist.run.session import Session
 pytestmark = pytest.mark.dist
 
 BATCH, AT, SICK = 12, 5, 1  # images of an iteration; the iteration and the rank in which something goes wrong
+BUFFER = "layers.1.running_var"  # of a BatchNorm; no gradient tells of it
 CHECKPOINTS = f"--checkpoint.every {2 * BATCH} --checkpoint.keep 9 --precision fp32"
 BACK = f"{CHECKPOINTS} --log.every {BATCH} --divergence.policy rollback --divergence.lr_factor 0.5"
 
 
-def life(given: list[str], world_size: int, fault: str, last_rollback: int = 0, until: int = AT) -> dict[str, Any]:
+def life(
+    given: list[str], world_size: int, fault: str, last_rollback: int = 0, until: int = AT, stop: bool = False
+) -> dict[str, Any]:
     """A training, by the command itself, in which a number is bad on the sick rank; what came of it on this rank.
 
     `fault`: "NETWORK KIND", or empty. It strikes in iterations AT to `until`, while there were no more than
-    `last_rollback` rollbacks.
+    `last_rollback` rollbacks. `stop`: and there the sick rank is asked to stop.
     """
     found: dict[str, Any] = {"closed": []}
-    _strike(fault, last_rollback, until)
+    _strike(fault, last_rollback, until, stop)
+    agreement.PATIENCE = 0.0 if stop else agreement.PATIENCE  # asked in every iteration
     really_train = trainer.train
 
     def noting(session: Session) -> bool:
@@ -67,7 +73,7 @@ def life(given: list[str], world_size: int, fault: str, last_rollback: int = 0, 
     return found | {"spoken": spoken.getvalue()}
 
 
-def _strike(fault: str, last_rollback: int, until: int) -> None:
+def _strike(fault: str, last_rollback: int, until: int, stop: bool) -> None:
     network, _, kind = fault.partition(" ")
     name = {"d": "discriminator_step", "g": "generator_step", "": "probe"}[network]
     really_step = getattr(trainer, name)
@@ -76,12 +82,18 @@ def _strike(fault: str, last_rollback: int, until: int) -> None:
         here = torch.distributed.get_rank() == SICK if torch.distributed.is_initialized() else True
         if not (network and here and AT <= state.iteration <= until and state.rollbacks <= last_rollback):
             return really_step(state, engine, game, *inputs)
+        if stop:
+            signal.raise_signal(signal.SIGTERM)
         if kind == "loss":
             function = {"d": "d_fake", "g": "g"}[network]
             well = getattr(game.loss, function)
             spoilt = replace(game.loss, **{function: lambda logits: well(logits) * _one_bad(logits)})
             return really_step(state, engine, replace(game, loss=spoilt), *inputs)
         victim = {"d": state.netd, "g": state.netg}[network]
+        if kind == "buffer":
+            result = really_step(state, engine, game, *inputs)
+            victim.get_buffer(BUFFER)[1] = math.nan
+            return result
         victim.requires_grad_(True)
         parameter = dict(victim.named_parameters())["layers.0.weight"]
         # in front of DDP's average, where a bad number of this rank's own images would come from
@@ -129,7 +141,7 @@ def test_all_ranks_stop_at_one_step_and_nothing_bad_is_kept(fault, what, shards,
     main, sick = run_ranks(2, life, options(shards, run_dir, CHECKPOINTS), 2, fault)
     assert main["error"] == sick["error"]
     assert main["error"].startswith(f"training has diverged: {what}")
-    where = " on rank 1" if "loss" in fault else " affected)"
+    where = " on rank 1" if "loss" in fault else " numbers are not finite)"
     assert f"{where} in iteration 5, images 60 to 72, found at 72; the last checkpoint is 000000048: " in main["error"]
     assert "--divergence.policy rollback" in main["error"]
     assert main["spoken"] == f"error: {main['error']}\n"
@@ -217,6 +229,33 @@ def test_a_fault_behind_the_last_report_is_found_before_the_end(shards, tmp_path
         assert (one["code"], one["images"]) == (0, 6 * BATCH)
     assert numbers(tmp_path / "run" / "checkpoints" / "000000072")["rollbacks"] == 1
     assert all_finite(tmp_path / "run")
+
+
+def test_a_buffer_that_is_bad_on_one_rank_is_found_and_mended(shards, tmp_path):
+    """No gradient tells of it, and only this rank has it."""
+    given = options(shards, tmp_path / "stopped", CHECKPOINTS)
+    for one in run_ranks(2, life, given, 2, "g buffer"):
+        assert (one["code"], one["images"]) == (1, 72)
+        assert one["error"].startswith(f"training has diverged: netg: {BUFFER}: 1 of 16 numbers are not finite, the ")
+        assert "] on rank 1 at 72 images; the last checkpoint is 000000048: " in one["error"]
+    assert all_finite(tmp_path / "stopped")
+    given = options(shards, tmp_path / "back", BACK)
+    assert [(one["code"], one["finite"]) for one in run_ranks(2, life, given, 2, "g buffer")] == [(0, True)] * 2
+    assert numbers(tmp_path / "back" / "checkpoints" / "000000120")["rollbacks"] == 1
+
+
+@pytest.mark.parametrize(("policy", "code"), [("stop", 1), ("rollback", 0)])
+def test_a_stop_in_a_bad_iteration_keeps_nothing_bad(policy, code, shards, tmp_path):
+    run_dir = tmp_path / "run"
+    given = options(shards, run_dir, f"{BACK} --divergence.policy {policy} --log.every 1000")
+    main, sick = run_ranks(2, life, given, 2, "d nan", 0, AT, True)
+    assert (main["code"], main["images"]) == (sick["code"], sick["images"]) == (code, 72 if code else 48)
+    assert (run_dir / "checkpoints/latest").read_text() == "000000048"
+    assert all_finite(run_dir)
+    preempted = run_dir / "PREEMPTED"
+    assert (preempted.read_text() if preempted.exists() else "") == ("" if code else "48\nrank 1: SIGTERM\n")
+    for one in run_ranks(2, life, given, 2, ""):
+        assert (one["code"], one["images"]) == (0, 120)
 
 
 def test_after_the_last_rollback_it_stops(shards, tmp_path):
