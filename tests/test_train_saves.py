@@ -14,6 +14,7 @@ from support.shards import write_ours
 
 from dcgan_dist import train
 from dcgan_dist.run import checkpoint, lease
+from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.lease import Owner
 
 TINY = (
@@ -176,23 +177,51 @@ def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(argume
     assert json.loads((run_dir / "owner.json").read_text())["attempt"] == 2
 
 
-def test_a_life_that_another_has_followed_ends_without_a_word_in_its_name(start, run_dir, monkeypatch):
-    """As a node that was cut off and comes back: the newer life has begun on another one."""
-    newer = Owner(attempt=7, host="node9", pid=5, slurm_job="77", slurm_restart="1", since="now")
+NEWER = Owner(attempt=7, host="node9", pid=5, slurm_job="77", slurm_restart="1", since="now")
 
-    def take_over(point: str) -> None:
-        if point == "folder synced" and (run_dir / "checkpoints" / "000000016").exists():
-            (run_dir / "new").write_text(json.dumps(asdict(newer)))
-            (run_dir / "new").replace(run_dir / "owner.json")
 
-    monkeypatch.setattr(checkpoint, "reach", take_over)
-    code, _, errors = start()
-    assert (code, errors) == (
-        1,
-        f"error: {run_dir}: a newer life of this run has taken over (attempt 7: {newer}); this one, attempt 1, saves "
-        "nothing more and ends\n",
+def take_over(run_dir: Path) -> None:
+    """As by a life that has begun on another node, while this one was cut off, and comes back."""
+    (run_dir / "new").write_text(json.dumps(asdict(NEWER)))
+    (run_dir / "new").replace(run_dir / "owner.json")
+
+
+def ended_for_the_newer(run_dir: Path) -> tuple[int, str]:
+    """Exit code, and the words on standard error."""
+    return 1, (
+        f"error: {run_dir}: a newer life of this run has taken over (attempt 7: {NEWER}); this one, attempt 1, saves "
+        "nothing more and ends\n"
     )
+
+
+def test_a_life_that_another_has_followed_ends_without_a_word_in_its_name(start, run_dir, monkeypatch):
+    def reach(point: str) -> None:
+        if point == "folder synced" and (run_dir / "checkpoints" / "000000016").exists():
+            take_over(run_dir)
+
+    monkeypatch.setattr(checkpoint, "reach", reach)
+    code, _, errors = start()
+    assert (code, errors) == ended_for_the_newer(run_dir)
     names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert names == ["000000008", "000000016", "latest"]
     assert not (run_dir / "DONE").exists()
-    assert json.loads((run_dir / "owner.json").read_text()) == asdict(newer)
+    assert json.loads((run_dir / "owner.json").read_text()) == asdict(NEWER)
+
+
+def test_a_life_that_another_has_followed_takes_nothing_back(start, run_dir, monkeypatch):
+    """Going back, it would remove what the newer one has saved."""
+
+    def fault(recovery: Recovery) -> str | None:
+        if recovery.state.images < 24:
+            return None
+        recovery.saver.wait()
+        take_over(run_dir)
+        return "something"
+
+    monkeypatch.setattr(Recovery, "_fault", fault)
+    monkeypatch.setattr(checkpoint, "verify", lambda path: None if path.name == "000000008" else "damaged")
+    code, _, errors = start("--divergence.policy", "rollback")
+    assert (code, errors) == ended_for_the_newer(run_dir)
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["000000000", "000000008", "000000016", "latest"]
+    assert (run_dir / "checkpoints" / "latest").read_text() == "000000016"

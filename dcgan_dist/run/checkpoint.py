@@ -108,7 +108,7 @@ def save(
     finally:
         for leftover in (temporary, damaged):
             shutil.rmtree(leftover, ignore_errors=True)
-    _prune(folder, images, keep, lease.attempt)
+    _prune(folder, images, keep, lease)
     return target
 
 
@@ -146,7 +146,7 @@ def _remove_leftovers(folder: Path, attempt: int) -> None:
     reach("leftovers removed")
 
 
-def _prune(folder: Path, images: int, keep: int, attempt: int) -> None:
+def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
     # a checkpoint that was damaged may be newer than the one that this life began from: it must not push this one out
     upto = [path for path in all_checkpoints(folder) if int(path.name) <= images]
     kept, old = upto[-keep:], upto[:-keep]
@@ -158,13 +158,14 @@ def _prune(folder: Path, images: int, keep: int, attempt: int) -> None:
         best = (folder / "best").read_text().strip()
     for path in old:
         if path.name != best:
-            remove(path, attempt)
+            remove(path, lease)
 
 
-def remove(path: Path, attempt: int) -> None:
-    """Removes a checkpoint, or leaves it whole. `attempt`: the number of this life."""
+def remove(path: Path, lease: Lease) -> None:
+    """Removes a checkpoint, or leaves it whole. Raises UserError when a newer life of the run has taken it over."""
     with suppress(OSError):  # the next save tries again
-        moved = path.rename(_away(path, attempt))
+        lease.check()
+        moved = path.rename(_away(path, lease.attempt))
         reach("old one moved away")
         shutil.rmtree(moved)
         reach("old one removed")

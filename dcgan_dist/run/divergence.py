@@ -101,6 +101,7 @@ class Recovery:
 
     def _target(self, before: int) -> Path:
         self.saver.wait()  # or what it writes would come after what is removed here
+        self.saver.lease.check()
         folder = self.folder.checkpoints
         whole = [path for path in checkpoint.all_checkpoints(folder) if checkpoint.verify(path) is None]
         if not whole:
@@ -108,7 +109,7 @@ class Recovery:
         target = [path for path in whole if int(path.name) <= before or path == whole[0]][-1]
         write_atomically(folder / "latest", target.name.encode())
         for path in whole[whole.index(target) + 1 :]:  # a later life must not go on from them
-            checkpoint.remove(path, self.saver.attempt)
+            checkpoint.remove(path, self.saver.lease)
         return target
 
     def _tell(self, path: Path, reason: str, since: int) -> None:

@@ -32,17 +32,12 @@ class Saver:
         device: torch.device | str = "cpu",
     ) -> None:
         """`say` prints a line; `device` is where the networks lie."""
-        self._folder, self._options, self._lease, self._say = folder.checkpoints, options, lease, say
+        self._folder, self._options, self.lease, self._say = folder.checkpoints, options, lease, say
         self._device = torch.device(device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._running: Future[float] | None = None
         self._failed: list[SaveError] = []  # by the saves since the last that succeeded
         self._seconds: dict[str, float] = {}
-
-    @property
-    def attempt(self) -> int:
-        """The number of this life of the run."""
-        return self._lease.attempt
 
     def save(
         self,
@@ -97,7 +92,7 @@ class Saver:
         self._collect()
         if self._failed:
             raise _final(self._failed[-1])
-        self._lease.check()
+        self.lease.check()
         self.close()
 
     def close(self) -> None:
@@ -131,7 +126,7 @@ class Saver:
             bad = first_not_finite({file: part for file, part in tensors.items() if file != "stats"})
             if bad is not None:
                 raise UserError(f"{bad[0]} is not finite; nothing was saved, the last checkpoint is from before")
-            checkpoint.save(self._folder, images, tensors, state, self._options.keep, self._lease)
+            checkpoint.save(self._folder, images, tensors, state, self._options.keep, self.lease)
         return time.perf_counter() - begun
 
 

@@ -199,18 +199,20 @@ def test_checkpoints_are_looked_at(doctor, folder):
     assert "goes on from checkpoint 000000100" in found
 
 
-def test_a_file_system_without_locks(doctor, monkeypatch):
+@pytest.mark.parametrize("kind", ["lockf", "flock"])
+def test_a_file_system_without_locks(kind, doctor, monkeypatch):
     assert one(doctor, "locks")[0] == "ok"
 
     def refuse(file, how):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    assert one(doctor, "locks")[:2] == ("FAIL", "files cannot be locked (No locks available)")
+    monkeypatch.setattr(fcntl, kind, refuse)
+    assert one(doctor, "locks")[:2] == ("FAIL", f"files cannot be locked ({kind}: No locks available)")
 
 
-def test_a_file_system_whose_locks_keep_nobody_out(doctor, monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
+@pytest.mark.parametrize("kind", ["lockf", "flock"])
+def test_a_file_system_whose_locks_keep_nobody_out(kind, doctor, monkeypatch):
+    monkeypatch.setattr(fcntl, kind, lambda file, how: None)
     assert one(doctor, "locks")[0] == "FAIL"
 
 

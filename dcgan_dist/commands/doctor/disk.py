@@ -22,7 +22,8 @@ PATIENCE = 30.0  # seconds that a checkpoint may take; a job that is stopped has
 SPARE_INODES = 1_000
 SKEW = 2.0  # seconds
 EPOCH = 1_735_689_600.0  # 2025-01-01: no clock that is right shows an earlier time
-SECOND_LOCK = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+LOCKS = ("lockf", "flock")  # of a run's folder, which reaches other hosts where the server has locks; of the cache
+SECOND_LOCK = "import fcntl, sys; getattr(fcntl, sys.argv[2])(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 
 
 def check_run_dir(case: Case) -> Finding:
@@ -174,20 +175,23 @@ def judge_disk(count: int, seconds: float, same: bool, checkpoint: float) -> Fin
 
 
 def check_locks(case: Case) -> Finding:
-    """Whether a lock on a file keeps other processes out."""
+    """Whether a lock on a file keeps other processes out, in both ways that are used."""
+    excludes = True
     with probing_for("locks", case.config.run_dir) as folder:
-        path = folder / "lock"
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                return judge_locks(error.strerror or "no reason given", False)
-            second = subprocess.run([sys.executable, "-S", "-c", SECOND_LOCK, path], capture_output=True, check=False)
-    return judge_locks(None, second.returncode != 0)
+        for kind in LOCKS:
+            path = folder / kind
+            with path.open("w") as file:
+                try:
+                    getattr(fcntl, kind)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    return judge_locks(f"{kind}: {error.strerror or 'no reason given'}", False)
+                command = [sys.executable, "-S", "-c", SECOND_LOCK, path, kind]
+                excludes &= subprocess.run(command, capture_output=True, check=False).returncode != 0
+    return judge_locks(None, excludes)
 
 
 def judge_locks(refused: str | None, excludes: bool) -> Finding:
-    """`refused`: why there was no lock; `excludes`: a second process did not get it."""
+    """`refused`: why there was no lock; `excludes`: a second process did not get one that was held."""
     advice = "mount the file system with locks (Lustre: -o flock; NFS: without nolock), or use another --run_dir"
     if refused is not None:
         return fail(f"files cannot be locked ({refused})", advice)
