@@ -13,9 +13,11 @@ from support.disk import no_file_larger_than
 from support.shards import write_ours
 
 from dcgan_dist import train
+from dcgan_dist.parallel.agreement import Wishes
 from dcgan_dist.run import checkpoint, lease
 from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.lease import Owner
+from dcgan_dist.run.session import Session
 
 TINY = (
     "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 48 --precision fp32 "
@@ -189,7 +191,7 @@ def take_over(run_dir: Path) -> None:
 def ended_for_the_newer(run_dir: Path) -> tuple[int, str]:
     """Exit code, and the words on standard error."""
     return 1, (
-        f"error: {run_dir}: a newer life of this run has taken over (attempt 7: {NEWER}); this one, attempt 1, saves "
+        f"error: {run_dir}: a newer life of this run has taken over (attempt 7: {NEWER}); this one, attempt 1, writes "
         "nothing more and ends\n"
     )
 
@@ -225,3 +227,21 @@ def test_a_life_that_another_has_followed_takes_nothing_back(start, run_dir, mon
     names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert names == ["000000000", "000000008", "000000016", "latest"]
     assert (run_dir / "checkpoints" / "latest").read_text() == "000000016"
+
+
+@pytest.mark.parametrize("due", ["--log.every 8", "--log.samples_every 8 --log.every 1000"])
+def test_a_life_that_another_has_followed_reports_nothing_more(due, start, run_dir, monkeypatch):
+    agreed = Session.agreed
+
+    def taken_over(session: Session) -> Wishes:
+        if session.state.images == 24:
+            take_over(run_dir)
+        return agreed(session)
+
+    monkeypatch.setattr(Session, "agreed", taken_over)
+    code, _, errors = start("--checkpoint.every", 1000, *due.split())
+    assert (code, errors) == ended_for_the_newer(run_dir)
+    metrics, samples = run_dir / "metrics.jsonl", run_dir / "samples"
+    reported = [json.loads(line)["images"] for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    assert reported == ([8, 16] if "1000" not in due else [])
+    assert len(list(samples.iterdir())) == (2 if "samples" in due else 0)

@@ -130,7 +130,7 @@ class Lease:
         if self.owner is not None and found not in (None, self.owner):
             raise UserError(
                 f"{self._root}: a newer life of this run has taken over (attempt {found.attempt}: {found}); this one, "
-                f"attempt {self.attempt}, saves nothing more and ends"
+                f"attempt {self.attempt}, writes nothing more and ends"
             )
 
     def release(self) -> None:

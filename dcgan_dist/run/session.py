@@ -155,6 +155,7 @@ class Session:
         self.console.progress(images, values)
 
     def _record(self, images: int, values: dict[str, float]) -> None:
+        self.lease.check()
         values |= self.saver.seconds()
         try:
             self.metrics.append({"images": images, **values})
@@ -167,6 +168,7 @@ class Session:
         self.world.from_main(self._write_samples)
 
     def _write_samples(self) -> None:
+        self.lease.check()
         config, images = self.config, self.state.images
         weights = next(self.state.ema.parameters())
         z = sample_latents(config.model, config.seed, 0, config.log.samples, weights)

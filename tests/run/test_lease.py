@@ -252,7 +252,7 @@ def test_it_publishes_nothing_once_another_has_the_run(lease_of, tmp_path, monke
     with pytest.raises(UserError) as error:
         late.finish()
     assert str(error.value) == (
-        f"{tmp_path}: a newer life of this run has taken over (attempt 2: {new.owner}); this one, attempt 1, saves "
+        f"{tmp_path}: a newer life of this run has taken over (attempt 2: {new.owner}); this one, attempt 1, writes "
         "nothing more and ends"
     )
     late.close()
