@@ -36,17 +36,21 @@ requeue() {
 }
 
 # asks the ranks to save and stop by a file, which, unlike a signal, is heard also when their launchers have just begun
+asked=
 ask_to_stop() {
-  warned=yes
   say "SLURM announces the end of this life"
-  touch "$run_dir/STOP" || true
+  if by_hand; then return 0; fi
+  asked=yes
+  echo "SLURM job $SLURM_JOB_ID, life $life" >"$run_dir/STOP" || true # no other life will obey it
+}
+by_hand() { # whether a person wants no further life
+  [[ -e $run_dir/STOP && -z $asked ]] && ! grep -qs "^SLURM job " "$run_dir/STOP"
 }
 
 mkdir -p "$run_dir"
-if [[ -e $run_dir/config.yaml ]]; then # what an earlier life left; another folder's files are not ours to remove
-  rm -f "$run_dir/STOP" "$run_dir/DONE" "$run_dir/PREEMPTED"
-fi
 before=$(newest)
+stamp() { stat --format='%i %y' "$run_dir/$1" 2>/dev/null || true; }
+done_before=$(stamp DONE) preempted_before=$(stamp PREEMPTED) # of earlier lives
 first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # its address, for there are clusters whose nodes do not know each other by name
 address=$(scontrol show node -o "$first_node" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
@@ -73,8 +77,8 @@ code=0
 wait "$step" || code=$?
 
 # Launchers do not hand on the exit code of a rank: the trainer tells by a file how it ended.
-ended() { ((code == 0)) && [[ -e $run_dir/$1 ]]; }
-if ended DONE; then
+ended() { ((code == 0)) && [[ -e $run_dir/$1 && $(stamp "$1") != "$2" ]]; } # ended MARKER STAMP_BEFORE
+if ended DONE "$done_before"; then
   say "the training is complete"
   exit 0
 fi
@@ -82,8 +86,8 @@ if [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == C* ]]; then # C
   say "cancelled"
   exit 1
 fi
-if [[ -e $run_dir/STOP && -z $warned ]]; then
-  say "stopped by the file $run_dir/STOP"
+if by_hand; then
+  say "not queued again (exit code $code), for there is the file $run_dir/STOP"
   exit "$code"
 fi
 # Anything else may come again and again: a crash at the same image, or a time limit shorter than the start. A life that made
@@ -91,7 +95,7 @@ fi
 # A checkpoint of another job, which has the run folder and kept this one out, is no progress.
 if [[ $(newest) != "$before" ]] && grep -qs "\"slurm_job\": \"$SLURM_JOB_ID\"" "$run_dir/owner.json"; then
   requeue "ended at checkpoint $(newest) (exit code $code)"
-elif ended PREEMPTED && ((life < 10)); then
+elif ended PREEMPTED "$preempted_before" && ((life < 10)); then
   requeue "ended before it made progress"
 fi
 say "failed without progress (exit code $code); not queued again"

@@ -15,6 +15,7 @@ import torch
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError
+from dcgan_dist.run import signals
 
 PACKAGES = (
     "dcgan_dist",
@@ -83,8 +84,10 @@ class RunFolder:
     def _remove_markers(self) -> None:
         """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""
         ends = [marker.stat().st_mtime_ns for marker in (self.done, self.preempted) if marker.exists()]
-        if ends and self.stop.exists() and self.stop.stat().st_mtime_ns <= max(ends):
-            self.stop.unlink()
+        if self.stop.exists():
+            obeyed = bool(ends) and self.stop.stat().st_mtime_ns <= max(ends)
+            if obeyed or not signals.asks_to_stop(self.stop):
+                self.stop.unlink(missing_ok=True)
         for marker in (self.done, self.preempted):
             marker.unlink(missing_ok=True)
 

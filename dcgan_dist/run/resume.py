@@ -56,7 +56,7 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
             )
     if path is None:
         return None
-    _, state = checkpoint.load(path)
+    state = _described(path)
     newer = [
         found.name for found in checkpoint.all_checkpoints(folder.checkpoints) if int(found.name) > state["images"]
     ]
@@ -73,8 +73,21 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
 def _own(folder: RunFolder, source: str, say: Say) -> Path | None:
     """The newest checkpoint of this run, if an earlier life of the very same command, with this --resume, wrote it."""
     path = checkpoint.find_newest(folder.checkpoints, say)
-    same = path is not None and checkpoint.load(path)[1]["config"]["resume.source"] == source
+    same = path is not None and _described(path)["config"].get("resume.source") == source
     return path if same else None
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """A checkpoint's state, which holds what `describe` gave. Raises UserError when it does not."""
+    _, state = checkpoint.load(path)
+    if not (
+        isinstance(state.get("config"), dict) and state.keys() >= {"data_fingerprint", "data_images", "order_version"}
+    ):
+        raise UserError(
+            f"{path / checkpoint.STATE}: does not say how the run was trained; name another checkpoint, or begin anew "
+            "in another --run_dir"
+        )
+    return state
 
 
 def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state: dict[str, Any]) -> None:

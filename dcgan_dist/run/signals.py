@@ -4,6 +4,7 @@ Standard library only: it is imported, and listens, before torch is, which takes
 """
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -16,6 +17,16 @@ PATIENCE = b"\nalready stopping: at the end of this iteration, with a checkpoint
 def launched() -> bool:
     """Whether torchrun or accelerate launch started this process."""
     return bool(os.environ.keys() & {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"})
+
+
+def asks_to_stop(file: Path) -> bool:
+    """Whether the file is there, and not from slurm/train.sh for another life of the run, whose time was over."""
+    try:
+        life = re.match(r"SLURM job (\d+), life (\d+)", file.read_text(errors="replace"))
+    except OSError:
+        return file.exists()
+    env = os.environ
+    return life is None or life.groups() == (env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0"))
 
 
 class Requests:
@@ -69,7 +80,7 @@ class Requests:
 
     def stop_wanted(self) -> bool:
         """Whether a stop was asked for on this rank."""
-        if self._stop is not None and self._stop.exists():
+        if self._stop is not None and asks_to_stop(self._stop):
             self.ask(f"{self._stop} exists")
         elif self._minutes and self.seconds() >= 60 * self._minutes:
             self.ask(f"--stop.after_minutes {self._minutes:g}")

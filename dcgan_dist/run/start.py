@@ -117,8 +117,8 @@ def _open(
         earlier=earlier,
         last_report=(time.monotonic(), state.images),
     )
-    if recovery.goes_back and not found:
-        session.save(anyway=True)
+    if recovery.goes_back and (found is None or found.parent.resolve() != folder.checkpoints.resolve()):
+        session.save(anyway=True)  # there must be one of this run to go back to
     return session
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from dcgan_dist.errors import UsageError
 from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.signals import Requests
 
 
 @pytest.fixture
@@ -45,5 +46,46 @@ def test_a_request_is_removed_once_a_life_has_ended_after_it(folder, marker, ask
 def test_a_request_outlives_a_life_that_crashed(folder):
     folder.prepare("", {})
     folder.stop.touch()
+    folder.prepare("", {})
+    assert folder.stop.exists()
+
+
+@pytest.mark.parametrize(
+    ("job", "restarts", "stays"),
+    [("7", "2", True), ("7", "3", False), ("7", None, False), ("8", "2", False), (None, None, False)],
+)
+def test_the_end_of_the_time_of_a_slurm_job_s_life_ends_no_other_life(folder, monkeypatch, job, restarts, stays):
+    """The life that it was meant for was killed before it could say that it obeyed."""
+    for name, value in (("SLURM_JOB_ID", job), ("SLURM_RESTART_COUNT", restarts)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    folder.prepare("", {})
+    folder.stop.write_text("SLURM job 7, life 2\n")
+    folder.prepare("", {})
+    assert folder.stop.exists() == stays
+
+
+def test_a_running_life_hears_its_own_warning_and_that_of_no_other_job(folder, monkeypatch):
+    """A job that was kept out of the folder may be warned, too."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    folder.prepare("", {})
+    requests = Requests()
+    requests.let_go()
+    requests.watch(folder.stop, None, 0.0)
+    assert not requests.stop_wanted()
+    folder.stop.write_text("SLURM job 8, life 0\n")
+    assert not requests.stop_wanted()
+    folder.stop.write_text("SLURM job 7, life 0\n")
+    assert requests.stop_wanted()
+
+
+def test_the_first_life_of_a_slurm_job_is_number_0(folder, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    folder.prepare("", {})
+    folder.stop.write_text("SLURM job 7, life 0\n")
     folder.prepare("", {})
     assert folder.stop.exists()

@@ -24,7 +24,7 @@ STAND_INS = {
     "squeue": 'echo "${STATE:-RUNNING}"',
     "scontrol": '[[ $1 == requeue ]] && echo "requeued $2" && exit "${REFUSED:-0}"; echo "node1 NodeAddr=10.0.0.1 x"',
 }
-WARNED = "kill -USR1 $PPID; until [[ -e $RUN/STOP ]]; do sleep 0.02; done; "
+WARNED = "kill -USR1 $PPID; until grep -qs 'SLURM job 7' $RUN/STOP; do sleep 0.02; done; "
 OWNER = """echo '{\n  "attempt": 1,\n  "slurm_job": "%d",\n  "slurm_restart": null\n}' >$RUN/owner.json; """
 CHECKPOINT = "mkdir -p $RUN/checkpoints; echo 000000200 >$RUN/checkpoints/latest; "
 SAVE = OWNER % 7 + CHECKPOINT
@@ -41,7 +41,15 @@ ENDS = {
     "refused, for another job has the run, and saves": (OWNER % 77 + CHECKPOINT + "exit 1", {}, 1, False),
     "ended without a word": ("true", {}, 1, False),
     "stopped by hand": (SAVE + "touch $RUN/STOP $RUN/PREEMPTED", {}, 0, False),
-    "refused": ("rm $RUN/config.yaml; touch $RUN/DONE $RUN/PREEMPTED; exit 2", {}, 2, False),
+    "stopped by hand, then warned": ("touch $RUN/STOP; kill -USR1 $PPID; sleep 0.3; " + SAVE, {}, 0, False),
+    "warned after a job that was kept out": (
+        "echo SLURM job 8, life 0 >$RUN/STOP; " + WARNED + SAVE + "touch $RUN/PREEMPTED",
+        {},
+        0,
+        True,
+    ),
+    "stopped by hand, crashed while saving": (SAVE + "touch $RUN/STOP; exit 1", {}, 1, False),
+    "refused": ("exit 2", {}, 2, False),
     "controller away": (SAVE + "touch $RUN/PREEMPTED", {"STATE": " "}, 0, True),
     "cancelled": (SAVE + "touch $RUN/PREEMPTED", {"STATE": "CANCELLED"}, 1, False),
 }
@@ -57,7 +65,7 @@ def life(tmp_path):
         (commands / name).chmod(0o755)
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/latest").write_text("000000100")
-    for marker in ("config.yaml", "STOP", "DONE", "PREEMPTED"):
+    for marker in ("config.yaml", "DONE", "PREEMPTED"):
         (run / marker).touch()  # of an earlier life
     processes = []
 
@@ -93,14 +101,25 @@ def test_it_comes_back_exactly_when_it_should(end, life):
     assert ("requeued 7" in log) == requeued, log
 
 
-def test_files_of_a_folder_that_is_no_run_stay(life):
+def test_it_removes_nothing_from_a_folder_that_another_job_may_have(life):
     run, begin = life
-    (run / "config.yaml").unlink()
+    (run / "STOP").touch()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     run.with_name("run.checked").touch()
     process = begin("exit 2", {})
     log = process.communicate(timeout=20)[0]
     assert process.returncode == 2, log
-    assert {path.name for path in run.iterdir()} == {"checkpoints", "STOP", "DONE", "PREEMPTED"}
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert "not queued again (exit code 2)" in log
+
+
+def test_the_warning_says_whose_life_is_meant(life):
+    run, begin = life
+    run.with_name("run.checked").touch()
+    process = begin(WARNED + "touch $RUN/PREEMPTED", {"SLURM_RESTART_COUNT": "3"})
+    log = process.communicate(timeout=20)[0]
+    assert "requeued 7" in log
+    assert (run / "STOP").read_text() == "SLURM job 7, life 3\n"
 
 
 def test_a_warning_that_comes_while_the_options_are_checked_is_not_lost(life):
