@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcgan_dist import cli
 from dcgan_dist.config import ModelConfig
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.networks import NetG
 from dcgan_dist.parallel.noise import sample_latents
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     options = cli.parse(SampleOptions, argv, "dcgan-dist sample")
     path = find_checkpoint(options.source)
     weights, state = checkpoint.load_network(path, options.network)
-    model = model_config(state)
+    model = model_config(path, state)
     netg = NetG(model).to(device=_device(options.device), dtype=weights["layers.0.weight"].dtype).eval()
     netg.load_state_dict(weights)
     if options.out.suffix.lower() == ".png":
@@ -76,12 +76,16 @@ def find_checkpoint(source: Path) -> Path:
     return found
 
 
-def model_config(state: dict[str, Any]) -> ModelConfig:
-    """The networks that a checkpoint's state.json describes."""
-    options = {
-        name.removeprefix("model."): value for name, value in state["config"].items() if name.startswith("model.")
-    }
-    return ModelConfig(**options)
+def model_config(path: Path, state: dict[str, Any]) -> ModelConfig:
+    """The networks that the state of the checkpoint at `path` describes. Raises UserError when it describes none."""
+    try:
+        options = {
+            name.removeprefix("model."): value for name, value in state["config"].items() if name.startswith("model.")
+        }
+        return ModelConfig(**options)
+    except (AttributeError, KeyError, TypeError) as error:
+        problem = f"describes no networks that this version knows ({' '.join(str(error).split())})"
+        raise UserError(f"{path / checkpoint.STATE}: {problem}; use the version that wrote it") from error
 
 
 def _device(name: str) -> torch.device:

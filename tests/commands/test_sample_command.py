@@ -95,3 +95,12 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
     assert main(["sample", str(run), "--out", str(tmp_path / "a.png")]) == 1
     assert "none of the 1 checkpoints is whole" in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("about", [{}, {"config": None}, {"config": {"model.depth": 3}}])
+def test_a_checkpoint_of_unknown_networks_is_one_line(tmp_path, capsys, about):
+    path = checkpoint.save(tmp_path, 640, {"netg_ema": {"x": torch.zeros(1)}}, {"images": 640} | about, keep=2)
+    assert main(["sample", str(path), "--out", str(tmp_path / "x.png")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}/state.json: describes no networks that this version knows (")
+    assert error.count("\n") == 1

@@ -258,6 +258,17 @@ def test_a_stop_in_a_bad_iteration_keeps_nothing_bad(policy, code, shards, tmp_p
         assert (one["code"], one["images"]) == (0, 120)
 
 
+def test_a_run_that_began_from_a_checkpoint_elsewhere_goes_back_to_it(taken_back, shards, tmp_path):
+    """In its own folder, for the other one may be gone by then."""
+    source, run_dir = taken_back[0] / "checkpoints" / "000000048", tmp_path / "run"
+    given = options(shards, run_dir, f"{BACK} --checkpoint.every 1000 --resume.source {source}")
+    for one in run_ranks(2, life, given, 2, "g nan"):
+        assert (one["code"], one["images"]) == (0, 120)
+    assert [path.name for path in checkpoint.all_checkpoints(run_dir / "checkpoints")] == ["000000048", "000000120"]
+    assert numbers(run_dir / "checkpoints" / "000000120")["rollbacks"] == 1
+    assert all_finite(run_dir)
+
+
 def test_after_the_last_rollback_it_stops(shards, tmp_path):
     """It goes back to the very beginning where no other checkpoint was due."""
     given = options(shards, tmp_path / "run", f"{BACK} --checkpoint.every 1000 --divergence.most_rollbacks 2")

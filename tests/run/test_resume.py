@@ -129,6 +129,16 @@ def test_another_architecture_or_training_is_refused_and_stays_on_disk(config, d
     assert {file: file.read_bytes() for file in path.iterdir()} == before
 
 
+@pytest.mark.parametrize("about", [{}, {"config": []}, {"config": {}, "data_images": 6}])
+@pytest.mark.parametrize("source", ["auto", "somewhere", "the same"])
+def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_one_line(config, data, about, source):
+    """Its manifest fits: somebody wrote both anew."""
+    path = checkpoint.save(RunFolder(config.run_dir).checkpoints, 100, {}, {"images": 100} | about, keep=9)
+    resumed = {"auto": "auto", "somewhere": str(config.run_dir.parent / "x"), "the same": str(path)}[source]
+    with pytest.raises(UserError, match=rf"^{path}/state.json: does not say how the run was trained; name another"):
+        find(replace(config, resume=ResumeConfig(source=resumed)), data, [])
+
+
 @pytest.mark.parametrize("file", ["netg", "netd", "netg_ema", "optimizer_d", "stats"])
 def test_a_checkpoint_without_one_of_its_parts_is_one_line(config, data, file):
     state, stats = fresh(config), Stats()
