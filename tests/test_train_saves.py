@@ -1,5 +1,6 @@
 """Saves of whole runs: what is on disk when a run says that it ended, full disks, and two jobs with one folder."""
 
+import errno
 import json
 import os
 import signal
@@ -245,3 +246,17 @@ def test_a_life_that_another_has_followed_reports_nothing_more(due, start, run_d
     reported = [json.loads(line)["images"] for line in metrics.read_text().splitlines()] if metrics.exists() else []
     assert reported == ([8, 16] if "1000" not in due else [])
     assert len(list(samples.iterdir())) == (2 if "samples" in due else 0)
+
+
+def test_a_disk_that_does_not_answer_a_report_for_a_moment_ends_nothing(start, monkeypatch):
+    really, met = lease.Lease._read, []
+
+    def read(mine: lease.Lease) -> Owner | None:
+        if mine.owner is not None and len(met) < 2:
+            met.append(1)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return really(mine)
+
+    monkeypatch.setattr(lease.Lease, "_read", read)
+    assert start("--checkpoint.every", 1000)[0] == 0
+    assert len(met) == 2

@@ -138,8 +138,8 @@ class Lease:
         self._released.set()
         if self._beating is not None:
             self._beating.join()
-        if self.owner is not None and self._read() == self.owner:
-            with suppress(UserError):  # a full disk: the lock says it too
+        with suppress(OSError, UserError):  # a full disk, or none any more: the lock says it too
+            if self.owner is not None and self._read() == self.owner:
                 write_atomically(self._file, json.dumps(asdict(replace(self.owner, ended=True)), indent=2).encode())
         while self._descriptors:
             os.close(self._descriptors.pop())

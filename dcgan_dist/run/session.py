@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -155,7 +155,7 @@ class Session:
         self.console.progress(images, values)
 
     def _record(self, images: int, values: dict[str, float]) -> None:
-        self.lease.check()
+        self._still_ours()
         values |= self.saver.seconds()
         try:
             self.metrics.append({"images": images, **values})
@@ -163,12 +163,17 @@ class Session:
             self.console.say(f"WARNING: {error}; the run goes on, and the line is written when there is room")
         self.saver.check()
 
+    def _still_ours(self) -> None:
+        """Raises UserError when a newer life has the run. A disk that does not answer is for the next save to judge."""
+        with suppress(OSError):
+            self.lease.check()
+
     def sample(self) -> None:
         """The grid of the fixed latents by the average of G, in evaluation mode: no picture depends on the others."""
         self.world.from_main(self._write_samples)
 
     def _write_samples(self) -> None:
-        self.lease.check()
+        self._still_ours()
         config, images = self.config, self.state.images
         weights = next(self.state.ema.parameters())
         z = sample_latents(config.model, config.seed, 0, config.log.samples, weights)

@@ -23,8 +23,10 @@ def asks_to_stop(file: Path) -> bool:
     """Whether the file is there, and not from slurm/train.sh for another life of the run, whose time was over."""
     try:
         life = re.match(r"SLURM job (\d+), life (\d+)", file.read_text(errors="replace"))
+    except (PermissionError, IsADirectoryError):
+        return True
     except OSError:
-        return file.exists()
+        return False  # it is not there, or the disk does not answer for a moment
     env = os.environ
     return life is None or life.groups() == (env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0"))
 

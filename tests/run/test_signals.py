@@ -1,8 +1,10 @@
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,23 @@ def test_every_signal_that_asks_for_a_stop_is_only_noted(requests, number):
     signal.raise_signal(number)
     assert requests.stop_wanted()
     assert requests.reason == signal.Signals(number).name
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.write_bytes(b"\xff SLURM job 7, life 0")])
+def test_anything_of_that_name_asks_for_a_stop(requests, tmp_path, make):
+    make(tmp_path / "STOP")
+    assert requests.stop_wanted()
+
+
+def test_a_disk_that_does_not_answer_asks_for_nothing(requests, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    (tmp_path / "STOP").touch()
+    with monkeypatch.context() as context:
+        context.setattr(Path, "read_text", fail)
+        assert not requests.stop_wanted()
+    assert requests.stop_wanted()
 
 
 def test_schedulers_and_people_are_heard():
