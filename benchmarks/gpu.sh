@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# What a machine with one GPU shows in ten minutes, without a network: the GPU tests, the speed table, faces being learnt.
+# What a machine with one GPU shows in ten minutes, without a network: the doctor's table, the GPU tests, the speed table, what
+# a checkpoint costs, faces being learnt.
 #
 #   benchmarks/gpu.sh             needs torch >= 2.11 and the packages of pyproject.toml, but no installation of this project
 #   benchmarks/gpu.sh --smoke     the same on a CPU, in a minute, with tiny sizes: tests this script
 #
-# Results in ${OUT:-benchmarks/results/gpu}: tests.txt, step.json, step.txt, faces.png, faces.jsonl, faces.txt, summary.json.
+# Results in ${OUT:-benchmarks/results/gpu}: summary.json, NAME.txt of every part, step.json, saving-cuda.json, doctor.json,
+# faces.png, faces.jsonl.
 # Each part has its own time limit and no part stops the others. Exit code 0: all parts are well; 1: see summary.json.
 # PYTHON names the interpreter, python3 if not set.
 set -uo pipefail
@@ -18,12 +20,14 @@ export XDG_CACHE_HOME=$work/cache OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1
 
 if [[ ${1:-} == --smoke ]]; then
   export CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1
-  tests=(-k "auto or refused or never_waits") limits=(120 120 120)
+  tests=(-k "auto or refused or never_waits") limits=(60 120 120 60 120)
+  saves=(--rounds 1)
   speed=(--sizes 32 --batches 8 --ngf 8 --ndf 8 --rounds 2 --seconds 0.1 --contenders plain fp32 bf16)
   training=(--model.image_size 32 --model.ngf 8 --model.ndf 8 --batch_size 16 --data.faces 128)
   training+=(--log.every 160 --log.samples_every 320 --images 640)
 else
-  tests=(-m gpu) limits=(110 270 175)
+  tests=(-m gpu) limits=(40 115 240 40 130)
+  saves=(--rounds 7)
   speed=(--sizes 64 32 96 128 --batches 128 1024 --rounds 3 --seconds 0.5 --contenders plain plain_ieee fp32 bf16)
   training=(--model.image_size 64 --batch_size 128 --data.faces 30000)
   training+=(--log.every 25600 --log.samples_every 102400 --images 100000000)
@@ -40,11 +44,13 @@ part() {
   echo "== $name: exit code ${code[$name]} after $SECONDS s in all"
 }
 
+part doctor "${limits[0]}" "$python" -m dcgan_dist doctor --run_dir "$work/run" --wandb.mode disabled --json "$out/doctor.json"
 # -W default: a warning that no other machine gives is to be read, not to hide what else the test shows
-part tests "${limits[0]}" "$python" -m pytest -q tests/gpu -W default -p no:cacheprovider "${tests[@]}"
-part step "${limits[1]}" "$python" -m benchmarks.step "${speed[@]}" --out "$out"
+part tests "${limits[1]}" "$python" -m pytest -q tests/gpu -W default -p no:cacheprovider "${tests[@]}"
+part step "${limits[2]}" "$python" -m benchmarks.step "${speed[@]}" --out "$out"
+part saving "${limits[3]}" "$python" -m benchmarks.saving "${saves[@]}" --out "$out"
 # no number of images lasts as long on every GPU: the time limit asks the trainer to stop, which it does with a checkpoint
-part faces "${limits[2]}" "$python" -m dcgan_dist.train --run_dir "$work/run" --wandb.mode disabled --log.no_tensorboard \
+part faces "${limits[4]}" "$python" -m dcgan_dist.train --run_dir "$work/run" --wandb.mode disabled --log.no_tensorboard \
   "${training[@]}"
 [[ ${code[faces]} == 75 ]] && code[faces]=0
 
@@ -54,6 +60,11 @@ if [[ $grid ]] && cp "$grid" "$out/faces.png" && cp "$work/run/metrics.jsonl" "$
 else
   code[faces]=1
 fi
-printf '{"tests": %d, "step": %d, "faces": %d, "seconds": %d}\n' \
-  "${code[tests]}" "${code[step]}" "${code[faces]}" "$SECONDS" | tee "$out/summary.json"
-[[ ${code[tests]} == 0 && ${code[step]} == 0 && ${code[faces]} == 0 ]]
+report=
+bad=0
+for name in doctor tests step saving faces; do
+  report+="\"$name\": ${code[$name]}, "
+  ((code[$name] == 0)) || bad=1
+done
+echo "{$report\"seconds\": $SECONDS}" | tee "$out/summary.json"
+exit "$bad"

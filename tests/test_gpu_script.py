@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
-RESULTS = ["faces.jsonl", "faces.png", "faces.txt", "step.json", "step.txt", "summary.json", "tests.txt"]
+PARTS = ["doctor", "tests", "step", "saving", "faces"]
+RESULTS = {f"{name}.txt" for name in PARTS} | {"doctor.json", "step.json", "saving.json", "faces.jsonl", "faces.png"}
 
 
 def run(out: Path, python: str) -> subprocess.CompletedProcess[str]:
@@ -27,9 +28,11 @@ def run(out: Path, python: str) -> subprocess.CompletedProcess[str]:
 def test_all_parts_leave_their_results(tmp_path):
     done = run(tmp_path / "out", sys.executable)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == RESULTS
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | {"summary.json"}
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert {name: summary[name] for name in ("tests", "step", "faces")} == {"tests": 0, "step": 0, "faces": 0}
+    assert {name: summary[name] for name in PARTS} == dict.fromkeys(PARTS, 0)
+    assert json.loads((tmp_path / "out" / "doctor.json").read_text())["ok"] is True
+    assert json.loads((tmp_path / "out" / "saving.json").read_text())["results"]["medians"]["beside"]["loop"] > 0
     rows = json.loads((tmp_path / "out" / "step.json").read_text())["results"]
     assert [row["contender"] for row in rows] == ["plain", "fp32", "bf16"]
     assert all(row["images_per_second"] > 0 and row["wall_ratio"] > 0 for row in rows)
@@ -43,4 +46,4 @@ def test_a_part_that_fails_stops_no_other_and_shows_in_the_exit_code(tmp_path):
     done = run(tmp_path, "false")
     assert done.returncode == 1
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert {name: summary[name] for name in ("tests", "step", "faces")} == {"tests": 1, "step": 1, "faces": 1}
+    assert {name: summary[name] for name in PARTS} == dict.fromkeys(PARTS, 1)

@@ -389,6 +389,53 @@ def test_in_fp16_only_the_network_whose_gradients_overflow_skips_its_update(devi
     assert all(tensor.isfinite().all() for tensor in loop.tensors().values())
 
 
+@pytest.mark.parametrize("device", EVERYWHERE)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("struck", ["g", "d"])
+def test_an_update_with_a_bad_gradient_and_all_after_it_leave_the_network_alone(device, precision, struck):
+    """Decided by the device itself, for nobody looks until later."""
+    loop = Loop([f"--precision={precision}"], device)
+    loop.iterate()
+    network, watch = {"g": (loop.state.netg, loop.state.watch_g), "d": (loop.state.netd, loop.state.watch_d)}[struck]
+    network.requires_grad_(True)  # D is frozen between its updates
+    before = _learnt(loop)
+    hook = network.get_parameter("layers.0.weight").register_hook(_spoilt)
+    loop.iterate()
+    hook.remove()
+    loop.iterate()
+    after = _learnt(loop)
+    spared = {"g": "d", "d": "g"}[struck]
+    assert all(torch.equal(after[struck][name], value) for name, value in before[struck].items())
+    assert not any(torch.equal(after[spared][name], value) for name, value in before[spared].items())
+    fault = watch.look()
+    assert fault is not None
+    assert (fault.images, fault.in_gradient) == (12, True)
+    assert fault.text.startswith("the gradient of layers.0.weight: its norm is inf (1 of ")
+    watch.begin_anew()
+    loop.iterate()
+    assert not any(torch.equal(value, after[struck][name]) for name, value in _learnt(loop)[struck].items())
+
+
+def _spoilt(gradient: Tensor) -> Tensor:
+    spoilt = gradient.clone()
+    spoilt[0, 0, 0, 0] = torch.inf
+    return spoilt
+
+
+def _learnt(loop: Loop) -> dict[str, dict[str, Tensor]]:
+    """Weights and moments of each network; not what BatchNorm has seen."""
+    tensors = {name: tensor.clone() for name, tensor in loop.tensors().items()}
+    return {
+        short: {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"optimizer_{short}/") or (name.startswith(f"{network}/") and "running" not in name)
+            if "num_batches" not in name
+        }
+        for short, network in (("g", "netg"), ("d", "netd"))
+    }
+
+
 def _scales_and_weights(loop: Loop) -> tuple[dict[str, float], dict[str, Tensor]]:
     state = loop.state
     scales = {"g": state.scaler_g.get_scale(), "d": state.scaler_d.get_scale()}
@@ -477,6 +524,34 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path, device):
     assert facts["device"].startswith(device)
     assert facts["precision"] == ("fp32" if device == "cpu" else arithmetic("auto", torch.device("cuda")).name)
     assert (tmp_path / "auto" / "samples" / "000000024.png").stat().st_size > 100
+
+
+@pytest.mark.parametrize("device", EVERYWHERE)
+def test_a_run_goes_back_to_its_checkpoint_and_completes(tmp_path, device):
+    """One update at such a learning rate leaves nothing that is a number; each time it goes back, the rate falls."""
+    options = [
+        *SMALL,
+        f"--run_dir={tmp_path / 'run'}",
+        "--data.shards",
+        write_shard(tmp_path / "faces.tar", 40),
+        *("--images=240", "--log.every=12", "--checkpoint.every=24", "--log.no_tensorboard", "--log.samples=4"),
+        *("--divergence.policy=rollback", "--divergence.lr_factor=1e-9", "--optimizer.g_lr=1e30", "--precision=fp32"),
+    ]
+    _train(device, options)
+    rows = _metrics(tmp_path / "run")
+    assert rows[-1]["images"] == 240
+    assert 1 <= rows[-1]["health/rollbacks"] <= 3
+    for path in checkpoint.all_checkpoints(tmp_path / "run" / "checkpoints"):
+        assert all(t.isfinite().all() for values in checkpoint.load(path)[0].values() for t in values.values())
+
+
+@pytest.mark.gpu
+def test_the_doctor_finds_this_machine_fit(tmp_path):
+    options = [f"--run_dir={tmp_path / 'run'}", "--wandb.mode=disabled"]
+    command = [sys.executable, "-m", "dcgan_dist", "doctor", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert torch.cuda.get_device_name(0) in done.stdout
 
 
 def _train(device: str, *runs: list[str]) -> None:
