@@ -4,6 +4,13 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
+
+SENT_TO_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+"""What a person, a terminal or SLURM may send to all processes of a program."""
 
 
 def available_cores() -> int:
@@ -17,8 +24,43 @@ def follow_parent() -> None:
     What a person, a terminal or SLURM sends to everybody is the parent's to handle, and when the parent is killed, the
     worker ends instead of waiting for ever. SIGTERM ends it: that is how a pool puts away the rest when one was killed.
     """
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in SENT_TO_ALL - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+class _KilledProcess(SpawnProcess):
+    """A pool puts away the rest when one was killed, by a signal that does not reach these."""
+
+    def terminate(self) -> None:
+        """By one that does."""
+        self.kill()
+
+
+class _KilledProcesses(SpawnContext):
+    Process = _KilledProcess
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Of what is sent to everybody, processes that are started within get nothing; SIGKILL ends them.
+
+    For a parent that heeds it when their work is done. They inherit what is blocked here for a moment, and so are deaf
+    from their first instruction on; here nothing is lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def deaf_pool() -> Iterator[SpawnContext]:
+    """The same for the processes of a pool with this context."""
+    with deaf():
+        resource_tracker.ensure_running()  # of Python's own; it is to be deaf, too, but unblocks some signals here
+        signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
+        yield _KilledProcesses()

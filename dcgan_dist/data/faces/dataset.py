@@ -5,10 +5,10 @@ combination is known exactly: how many kinds of face a generator has lost can be
 """
 
 import io
-import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from dcgan_dist import keyed
 from dcgan_dist.data.codecs import netpbm_header
 from dcgan_dist.data.faces.art import Factors, Jitter, paint
 from dcgan_dist.data.index import ShardWriter, read_index
-from dcgan_dist.data.workers import available_cores, follow_parent
+from dcgan_dist.data.workers import available_cores, deaf_pool, follow_parent
 from dcgan_dist.errors import UserError
 
 VERSION = 1  # of the pictures, part of the shards' names: goes up with every change of the drawing or the distribution
@@ -160,10 +160,12 @@ def _encoded(faces: FaceSet, indices: list[int]) -> Iterator[bytes]:
         for task in tasks:
             yield from _encode_task(task)
         return
-    # spawn: forking a process that has threads, as any that imported torch, can hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent) as pool:
-        for files in pool.map(_encode_task, tasks):
+    with ExitStack() as stack:
+        # spawned, not forked: forking a process that has threads, as any that imported torch, can hang
+        with deaf_pool() as context:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent))
+            painted = pool.map(_encode_task, tasks)  # which starts them
+        for files in painted:
             yield from files
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import mmap
-import signal
 import sys
 from multiprocessing.connection import Connection
 
@@ -17,9 +16,6 @@ from dcgan_dist.errors import UserError
 
 def main(memory: int, connection: int) -> None:
     """Serves until the other side hangs up, or ends in whatever way."""
-    # the trainer's to handle, which hangs up when it ends; SLURM and a closing terminal send them to everybody
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
     with Connection(connection) as parent, contextlib.suppress(EOFError, OSError):
         fetcher, slots, images, shape = parent.recv()
         rows = parent.recv()

@@ -1,0 +1,108 @@
+"""A signal to all processes of a run, as by Ctrl-C in a terminal, by SLURM or by `kill -- -GROUP`: an orderly stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from dcgan_dist.data.faces.dataset import ensure
+
+TINY = (
+    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 100000000 --log.every 8 "
+    "--log.samples 4 --log.samples_every 1000000 --log.no_tensorboard --data.faces 1000 --wandb.mode offline"
+)
+PROCESSES = "--data.decode processes --data.workers 2"
+MOMENTS = {  # options, and the beginning of the line that tells that it is here
+    "two processes draw the embedded faces": ("", "data: drawing them, once, into "),
+    "two processes that decode are started": (PROCESSES, "data: 1,000 images in "),
+    "it trains": (PROCESSES, "0.0 %"),
+}
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator:
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-u", "-m", "dcgan_dist.train", *TINY.split(), "--run_dir", str(tmp_path / "run")]
+        processes.append(
+            subprocess.Popen(
+                [*command, *options.split()],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+                start_new_session=True,
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def drawn(cache: Path) -> list[Path]:
+    """The embedded faces, drawn in this test or before it."""
+    return ensure(cache / "dcgan_dist" / "faces", size=32, channels=3, count=1000, seed=0)
+
+
+def left_over(group: int) -> list[str]:
+    """Commands of a process group that are still there after some seconds."""
+    deadline = time.monotonic() + 10
+    while found := list(commands(group)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def commands(group: int) -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                yield (process / "cmdline").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("two processes draw the embedded faces", signal.SIGTERM),
+        ("two processes draw the embedded faces", signal.SIGHUP),
+        ("two processes that decode are started", signal.SIGTERM),
+        ("it trains", signal.SIGINT),
+    ],
+)
+def test_it_stops_in_order_while(moment, number, start, tmp_path):
+    options, sign = MOMENTS[moment]
+    if "draw" not in moment:
+        drawn(tmp_path / "cache")
+    process = start(options)
+    said = []
+    while not (said and said[-1].startswith(sign)):
+        said.append(process.stdout.readline())
+        assert said[-1], process.communicate()
+        assert said[-1].startswith("0.0 %") <= (sign == "0.0 %"), "".join(said)
+    os.killpg(process.pid, number)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (75, ""), out
+    images, reason = (tmp_path / "run" / "PREEMPTED").read_text().splitlines()
+    assert reason == number.name
+    kept = tmp_path / "run" / "checkpoints" / "latest"
+    assert int(images) == (int(kept.read_text()) if kept.exists() else 0)
+    assert (int(images) > 0) == (sign == "0.0 %")
+    assert f"stopped at {int(images):,} images" in out
+    assert left_over(process.pid) == []
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.tar")}
+    assert drawn(tmp_path / "cache") == list(before) != []
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # whole, and not drawn again
