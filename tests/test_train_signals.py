@@ -28,6 +28,8 @@ MOMENTS = {  # options, and the beginning of the line that tells that it is here
 @pytest.fixture
 def start(tmp_path) -> Iterator:
     processes: list[subprocess.Popen[str]] = []
+    (tmp_path / "tmp").mkdir()
+    folders = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "tmp")}
 
     def start(options: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-u", "-m", "dcgan_dist.train", *TINY.split(), "--run_dir", str(tmp_path / "run")]
@@ -37,7 +39,7 @@ def start(tmp_path) -> Iterator:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+                env=os.environ | folders | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 start_new_session=True,
             )
         )
@@ -103,6 +105,8 @@ def test_it_stops_in_order_while(moment, number, start, tmp_path):
     assert (int(images) > 0) == (sign == "0.0 %")
     assert f"stopped at {int(images):,} images" in out
     assert left_over(process.pid) == []
+    # a cache that torch makes for all programs of this user
+    assert [path.name for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("torchinductor_")] == []
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.tar")}
     assert drawn(tmp_path / "cache") == list(before) != []
     assert {path: path.stat().st_mtime_ns for path in before} == before  # whole, and not drawn again

@@ -1,5 +1,6 @@
 """The end of a rank: how it leaves, and whether another one left before it."""
 
+import atexit
 import os
 import sys
 from typing import NoReturn
@@ -18,8 +19,10 @@ def leave(code: int) -> NoReturn:
 
     Threads of torch may still be letting go of the last tensors. One that asks for Python's lock during the tear-down
     is ended in the middle of C++ code, which aborts the whole process (seen with gloo: "terminate called without an
-    active exception"), and a launcher takes a complete run for a failed one.
+    active exception"), and a launcher takes a complete run for a failed one. What programs put away at their exit, such
+    as W&B's temporary folders, is put away.
     """
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
