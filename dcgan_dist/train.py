@@ -78,7 +78,7 @@ def train(session: Session) -> bool:
 
 def run(config: Config) -> int:
     """One life of a run; returns the exit code."""
-    world = launch(config)
+    world = launch(config, signals.asked())
     if config.dry_run:
         _dry_run(config, world)
         return DONE

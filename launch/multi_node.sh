@@ -17,6 +17,7 @@ here=${RANKS_PER_NODE:-$(gpus)}
 ranks=$((NODES * (here ? here : 1)))
 preflight "$ranks" "$@"
 ((ranks > 1)) || start 1 "$@"
+((NODES == 1)) || echo "waiting for all $NODES machines (the launcher hears no Ctrl-C before they are here, but Ctrl-\\)"
 exec accelerate launch --quiet --config_file "$root/accelerate_config.yaml" --multi_gpu --num_processes "$ranks" \
   --num_machines "$NODES" --machine_rank "$NODE_RANK" --main_process_ip "$MAIN_ADDR" --main_process_port "${MAIN_PORT:-29500}" \
   -m dcgan_dist.train "$@" --world_size "$ranks"

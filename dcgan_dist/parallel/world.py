@@ -20,6 +20,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.activity import Activity
+from dcgan_dist.parallel.meeting import meet
 
 T = TypeVar("T")
 # Process groups until the program ends: were DDP the last to let go of one, it would wait for a thread of gloo while it
@@ -250,16 +251,23 @@ def _shared(error: UserError) -> UserError:
     return error
 
 
-def launch(config: Config) -> World:
-    """Joins the processes that the launcher started. Raises UsageError when they are not as many as configured."""
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="no",  # the engine chooses the precision of every forward pass itself
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout)),
-        ],
-    )
+def launch(config: Config, asked: bool = False) -> World:
+    """Joins the processes that the launcher started. `asked`: this one was asked to stop already.
+
+    Raises UserError when they do not find each other, and UsageError when they are not as many as configured.
+    """
+
+    def join() -> Accelerator:
+        return Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="no",  # the engine chooses the precision of every forward pass itself
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout)),
+            ],
+        )
+
+    accelerator = meet(join, config.timeout, asked)
     activity = Activity(on_gpu=accelerator.device.type == "cuda")
     world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout), activity=activity)
     # a dry run, on one process, tells of the ranks that are meant to be launched

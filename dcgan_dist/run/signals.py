@@ -124,6 +124,11 @@ def listen() -> None:
     _early.append(Requests())
 
 
+def asked() -> bool:
+    """Whether a stop was asked for since `listen`."""
+    return any(requests.reason for requests in _early)
+
+
 def take() -> Requests:
     """What has been asked for since `listen`, or since now."""
     return _early.pop() if _early else Requests()

@@ -34,19 +34,29 @@ def alone(tmp_path_factory):
     return run
 
 
+TORN_DOWN = """
+import atexit, os
+class Last:
+    def __del__(self, abort=os.abort):
+        abort()
+if "LOCAL_RANK" in os.environ:
+    last = Last()
+    atexit.register(lambda: open("put away", "w"))
+"""
+
+
 def test_the_accelerate_config_trains_as_it_stands(alone):
     assert world_size(alone) == 1
 
 
 def test_two_cpu_ranks_train_from_any_folder(alone, tmp_path):
     # threads of torch may abort a process whose Python is torn down: whatever happens there must not spoil a run
-    (tmp_path / "sitecustomize.py").write_text(
-        "import atexit, os\nif 'LOCAL_RANK' in os.environ: atexit.register(os.abort)\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(TORN_DOWN)
     command = (ROOT / "launch/cpu.sh", 2, *OPTIONS, "--run_dir", "run")
     done = call(*command, cwd=tmp_path, PYTHONPATH=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^done: 64 images after \d+ s; pictures in run/samples", done.stdout, re.MULTILINE)
+    assert (tmp_path / "put away").exists()
     assert world_size(tmp_path / "run") == 2
     assert deviation(newest_tensors(tmp_path / "run"), newest_tensors(alone)) < 1e-9
 

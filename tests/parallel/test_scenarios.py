@@ -17,6 +17,7 @@ from support.recording import options
 from support.shards import write_ours
 from support.telling import train_and_tell
 
+from dcgan_dist.parallel import meeting
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.session import Session
 from dcgan_dist.train import main
@@ -186,6 +187,7 @@ def test_jumps_of_the_clock_change_nothing(undisturbed, shards, tmp_path):
 def join_at(port: int, given: list[str]) -> int:
     """The command as ranks that are started by hand: the first one opens the meeting point itself."""
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": str(port)}
+    meeting.MARGIN = 1.0
     return main(given)
 
 
@@ -196,9 +198,14 @@ def test_a_port_that_is_in_use_ends_the_job_before_training(shards, tmp_path):
         launcher = ["torch.distributed.run", "--nproc-per-node", 2, "--master-addr", "127.0.0.1", "--master-port", port]
         train = ["-m", "dcgan_dist.train", *options(shards, tmp_path / "launched")]
         done = call(sys.executable, "-m", *launcher, *train, OMP_NUM_THREADS=1)
-        first, _ = ends_of_ranks(RANKS, join_at, port, options(shards, tmp_path / "by_hand"), stuck=1)
+        # the program that has the port takes calls, and never answers
+        by_hand = ends_of_ranks(RANKS, join_at, port, options(shards, tmp_path / "by_hand", "--timeout 2"))
     assert done.returncode == 1
     assert f"port: {port}" in done.stderr
-    assert (first.code, first.error.count("\n")) == (1, 1), first.error
-    assert f"{port}" in first.error
+    for end, where, why in zip(
+        by_hand, ("error", "rank 1: error"), ("address already in use", "no answer"), strict=True
+    ):
+        assert (end.code, end.error.count("\n")) == (1, 1), end.error
+        assert end.error.startswith(f"{where}: the 2 launched ranks do not find each other at 127.0.0.1:{port} (")
+        assert why in end.error
     assert list(tmp_path.iterdir()) == []

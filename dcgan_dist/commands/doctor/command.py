@@ -60,15 +60,7 @@ def main(argv: list[str]) -> int:
 
 def _join(config: Config) -> World:
     """The ranks that were launched. Raises UserError when they do not find each other."""
-    try:
-        world = launch(replace(config, timeout=GROUP_TIMEOUT))
-    except RuntimeError as error:
-        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the {os.environ['WORLD_SIZE']} launched ranks do not find each other at {place} ({reason}); give an "
-            "address and a free port that all nodes reach, and see what doctor says on each without a launcher"
-        ) from error
+    world = launch(replace(config, timeout=GROUP_TIMEOUT))
     set_cpu_threads(world)
     return world
 

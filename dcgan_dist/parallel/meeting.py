@@ -1,0 +1,68 @@
+"""The ranks of a job meet. Meanwhile the main thread waits in C++, where Python's handlers of signals do not run."""
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from dcgan_dist.errors import UserError
+
+T = TypeVar("T")
+PATIENCE = 10.0  # seconds from a request to stop; less than the 30 after which a launcher kills its ranks
+MARGIN = 10.0  # seconds after torch's own timeout, which does not count while something else answers at the port
+
+
+def meet(join: Callable[[], T], timeout: float, asked: bool = False) -> T:
+    """What `join` returns when all ranks are there.
+
+    `timeout`: the seconds for which torch waits for them; `asked`: this rank was asked to stop already.
+
+    Raises UserError when the ranks do not find each other. A rank that is asked to stop gives the others some seconds,
+    for where all were asked they stop in order afterwards, and ends: nothing has begun.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or threading.current_thread() is not threading.main_thread():
+        return join()
+    signals, noted = socket.socketpair()
+    noted.setblocking(False)
+    before = signal.set_wakeup_fd(noted.fileno(), warn_on_full_buffer=False)
+    met = threading.Event()
+    if asked:
+        noted.send(b"\0")
+    guard = threading.Thread(target=_guard, args=(met, signals, timeout + MARGIN), name="meeting", daemon=True)
+    guard.start()
+    try:
+        return join()
+    except dist.DistError as error:
+        raise UserError(_alone(" ".join(str(error).split())[:200])) from error
+    finally:
+        met.set()
+        signal.set_wakeup_fd(before)
+        noted.close()
+        guard.join()
+        signals.close()
+
+
+def _guard(met: threading.Event, signals: socket.socket, seconds: float) -> None:
+    """Ends the process when it has to. `signals` can be read at a signal, and at the end of the meeting."""
+    asked, _, _ = select.select([signals], [], [], seconds)
+    if met.wait(PATIENCE if asked else 0):
+        return
+    why = f"error: {_alone(f'no answer in {seconds:g} s')}"
+    why = "asked to stop while it waited for the other ranks; nothing had begun" if asked else why
+    sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: {why}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _alone(reason: str) -> str:
+    place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    return (
+        f"the {os.environ['WORLD_SIZE']} launched ranks do not find each other at {place} ({reason}); give an address "
+        "and a free port that all nodes reach; dcgan-dist doctor, without a launcher, tells more on each node"
+    )

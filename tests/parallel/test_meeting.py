@@ -1,0 +1,48 @@
+"""Ranks that wait for others: a request to stop is heard, and ends nothing that could still stop in order."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from support.ranks import ends_of_ranks
+from support.recording import options
+
+from dcgan_dist.parallel import meeting
+from dcgan_dist.run import signals
+from dcgan_dist.train import main
+
+pytestmark = pytest.mark.dist
+
+ASKED = "asked to stop while it waited for the other ranks; nothing had begun\n"
+
+
+def wait_for_the_other(given: list[str], when: str) -> int:
+    """The command on rank 0, which is asked to stop before or while it waits; rank 1 is away, or comes late."""
+    late = when.endswith("late")
+    meeting.PATIENCE = 30.0 if late else 0.5
+    if os.environ["RANK"] == "1":
+        if not late:
+            return 0
+        time.sleep(1.0)
+        return main(given)
+    signals.listen()
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    return main(given)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_rank_that_is_asked_to_stop_does_not_wait_for_one_that_never_comes(when, shards, tmp_path):
+    first, _ = ends_of_ranks(2, wait_for_the_other, options(shards, tmp_path / "run"), when)
+    assert (first.code, first.error) == (1, f"rank 0: {ASKED}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_stops_in_order_with_one_that_comes_late(shards, tmp_path):
+    for end in ends_of_ranks(2, wait_for_the_other, options(shards, tmp_path / "run"), "late"):
+        assert (end.code, end.error) == (0, "")
+    assert (tmp_path / "run" / "PREEMPTED").read_text() == "0\nSIGTERM\n"
