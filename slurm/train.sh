@@ -92,8 +92,11 @@ if by_hand; then
 fi
 # Anything else may come again and again: a crash at the same image, or a time limit shorter than the start. A life that made
 # progress always has a successor; one that did not, only if it was asked to end and did so in order, and then ten times.
-# A checkpoint of another job, which has the run folder and kept this one out, is no progress.
-if [[ $(newest) != "$before" ]] && grep -qs "\"slurm_job\": \"$SLURM_JOB_ID\"" "$run_dir/owner.json"; then
+# A checkpoint is no progress of this life if another has the run: a job that kept this one out, or the next life of this
+# job, which SLURM began elsewhere when it took this node for dead.
+owner=$(cat "$run_dir/owner.json" 2>/dev/null || true)
+restart=${SLURM_RESTART_COUNT:+\"$SLURM_RESTART_COUNT\"}
+if [[ $(newest) != "$before" && $owner == *"\"slurm_job\": \"$SLURM_JOB_ID\""*"\"slurm_restart\": ${restart:-null}"* ]]; then
   requeue "ended at checkpoint $(newest) (exit code $code)"
 elif ended PREEMPTED "$preempted_before" && ((life < 10)); then
   requeue "ended before it made progress"

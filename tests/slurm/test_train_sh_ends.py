@@ -25,9 +25,11 @@ STAND_INS = {
     "scontrol": '[[ $1 == requeue ]] && echo "requeued $2" && exit "${REFUSED:-0}"; echo "node1 NodeAddr=10.0.0.1 x"',
 }
 WARNED = "kill -USR1 $PPID; until grep -qs 'SLURM job 7' $RUN/STOP; do sleep 0.02; done; "
-OWNER = """echo '{\n  "attempt": 1,\n  "slurm_job": "%d",\n  "slurm_restart": null\n}' >$RUN/owner.json; """
+OWNER = (
+    """echo '{\n  "attempt": 1,\n  "slurm_job": "%d",\n  "slurm_restart": %s,\n  "since": "x"\n}' >$RUN/owner.json; """
+)
 CHECKPOINT = "mkdir -p $RUN/checkpoints; echo 000000200 >$RUN/checkpoints/latest; "
-SAVE = OWNER % 7 + CHECKPOINT
+SAVE = OWNER % (7, "null") + CHECKPOINT
 ENDS = {
     "complete": ("touch $RUN/DONE", {}, 0, False),
     "warned, saved": (WARNED + SAVE + "touch $RUN/PREEMPTED", {}, 0, True),
@@ -38,7 +40,19 @@ ENDS = {
     "preempted by SIGTERM, saved": (SAVE + "touch $RUN/PREEMPTED", {}, 0, True),
     "crashed after a checkpoint": (SAVE + "exit 9", {}, 0, True),
     "crashed before a checkpoint": ("exit 9", {}, 9, False),
-    "refused, for another job has the run, and saves": (OWNER % 77 + CHECKPOINT + "exit 1", {}, 1, False),
+    "refused, for another job has the run, and saves": (OWNER % (77, "null") + CHECKPOINT + "exit 1", {}, 1, False),
+    "crashed after a checkpoint of its own": (
+        OWNER % (7, '"3"') + CHECKPOINT + "exit 1",
+        {"SLURM_RESTART_COUNT": "3"},
+        0,
+        True,
+    ),
+    "ended for its next life, which saves": (
+        OWNER % (7, '"3"') + CHECKPOINT + "exit 1",
+        {"SLURM_RESTART_COUNT": "2"},
+        1,
+        False,
+    ),
     "ended without a word": ("true", {}, 1, False),
     "stopped by hand": (SAVE + "touch $RUN/STOP $RUN/PREEMPTED", {}, 0, False),
     "stopped by hand, then warned": ("touch $RUN/STOP; kill -USR1 $PPID; sleep 0.3; " + SAVE, {}, 0, False),
