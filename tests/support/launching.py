@@ -46,10 +46,10 @@ def train_alone(run_dir: Path, *options: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def newest_tensors(run_dir: Path) -> dict[str, Tensor]:
-    """The newest checkpoint's networks, average and optimisers."""
+def newest_tensors(run_dir: Path, images: int | None = None) -> dict[str, Tensor]:
+    """Networks, average and optimisers of the newest checkpoint, or of that with so many images."""
     checkpoints = run_dir / "checkpoints"
-    folder = checkpoints / (checkpoints / "latest").read_text()
+    folder = checkpoints / ((checkpoints / "latest").read_text() if images is None else f"{images:09d}")
     files = [folder / f"{name}.safetensors" for name in ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d")]
     return {f"{file.stem}/{name}": value for file in files for name, value in load_file(file).items()}
 
