@@ -20,7 +20,7 @@ from dcgan_dist.data.loading import open_data
 from dcgan_dist.errors import run_and_report
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
-from dcgan_dist.parallel.ending import leave, rank_lost
+from dcgan_dist.parallel.ending import leave, out_of_memory, rank_lost
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.watchdog import last_words, stop_watching
 from dcgan_dist.parallel.world import World, launch
@@ -117,7 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = sys.argv[1:] if argv is None else argv
 
     def act() -> int:
-        return run(cli.load(options, quiet=rank != 0))
+        try:
+            return run(cli.load(options, quiet=rank != 0))
+        except RuntimeError as error:
+            raise out_of_memory(error) or error from error
 
     try:
         return run_and_report(act, debug="--debug" in options, rank=rank)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from support.disk import no_file_larger_than
 from support.shards import write_ours
 
@@ -260,3 +261,25 @@ def test_a_disk_that_does_not_answer_a_report_for_a_moment_ends_nothing(start, m
     monkeypatch.setattr(lease.Lease, "_read", read)
     assert start("--checkpoint.every", 1000)[0] == 0
     assert len(met) == 2
+
+
+def test_a_checkpoint_that_is_asked_for_and_cannot_be_written_ends_nothing(start, run_dir):
+    """Tried once: it does not use up the failures that a run may have."""
+    run_dir.mkdir()
+    (run_dir / "SAVE").touch()
+    with no_file_larger_than(4000):
+        code, out, _ = start("--checkpoint.every", 1000, "--log.every", 1000, "--log.samples_every", 1000)
+    assert out.count("not saved, although") == 1, out
+    assert code == 1  # the last save of a life must succeed
+    assert "failure 1 of 3" in out
+    assert (run_dir / "SAVE").exists()
+
+
+def test_a_gpu_without_memory_is_one_line(start, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(train, "generate", full)
+    code, _, errors = start()
+    assert (code, errors.count("\n")) == (1, 1)
+    assert errors.startswith("error: CUDA out of memory. Tried to allocate 2.00 GiB. The last checkpoint is untouched")

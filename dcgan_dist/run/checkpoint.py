@@ -100,16 +100,21 @@ def save(
     except OSError as error:
         with suppress(OSError):
             lease.check()  # a newer life removes what an older one was writing
-        free = shutil.disk_usage(folder).free / 1e6 if folder.exists() else 0
         raise SaveError(
-            f"{target}: the checkpoint could not be saved ({error.strerror}; {free:.0f} MB free); older ones are "
-            "untouched"
+            f"{target}: the checkpoint could not be saved ({error.strerror}{_free(folder)}); older ones are untouched"
         ) from error
     finally:
         for leftover in (temporary, damaged):
             shutil.rmtree(leftover, ignore_errors=True)
-    _prune(folder, images, keep, lease)
+    with suppress(OSError):  # a disk that does not answer for a moment: the next save tries again
+        _prune(folder, images, keep, lease)
     return target
+
+
+def _free(folder: Path) -> str:
+    with suppress(OSError):
+        return f"; {shutil.disk_usage(folder).free / 1e6:.0f} MB free"
+    return ""
 
 
 def _write_files(folder: Path, images: int, tensors: Tensors, state: dict[str, Any]) -> None:

@@ -100,6 +100,13 @@ class Recovery:
         self.trackers.alert("Training was taken back to a checkpoint", reason)
 
     def _target(self, before: int) -> Path:
+        try:
+            return self._prepared(before)
+        except OSError as error:
+            raise UserError(f"{self.folder.checkpoints}: cannot go back there ({error.strerror})") from error
+
+    def _prepared(self, before: int) -> Path:
+        """The checkpoint to go back to, which then is the newest."""
         self.saver.wait()  # or what it writes would come after what is removed here
         self.saver.lease.check()
         folder = self.folder.checkpoints

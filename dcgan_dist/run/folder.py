@@ -77,9 +77,9 @@ class RunFolder:
         write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
 
     def _foreign(self, path: Path) -> bool:
-        """Whether it is nothing that a life leaves that was killed before config.yaml was there."""
+        """Whether it is nothing that a life, or a doctor, leaves that was killed before config.yaml was there."""
         own = (self.stop, self.save, self.samples, self.checkpoints, self.stacks, self.root / "owner.json")
-        return path not in own and not path.name.startswith((f".{self.config.name}.", ".owner."))
+        return path not in own and not path.name.startswith((f".{self.config.name}.", ".owner.", ".doctor-"))
 
     def _remove_markers(self) -> None:
         """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""

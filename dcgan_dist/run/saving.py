@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -92,7 +93,8 @@ class Saver:
         self._collect()
         if self._failed:
             raise _final(self._failed[-1])
-        self.lease.check()
+        with suppress(OSError):  # the save itself has looked, when the disk did answer
+            self.lease.check()
         self.close()
 
     def close(self) -> None:

@@ -200,10 +200,15 @@ class Session:
         tensors = self.state.tensors() | {"stats": self.stats.state_dict()}
         described = resume.describe(self.config, self.data, self.state) | {"run_seconds": self.seconds()}
         # a life that goes on from here will not write the lines again that should be in the file by now
-        self.saver.save(self.state.images, tensors, described, self.metrics.flush)
-        if self.requests.save_noted and self.saver.wait():
+        self.saver.save(self.state.images, tensors, described, self.metrics.sync)
+        if not self.requests.save_noted:
+            return
+        if self.saver.wait():
             self.requests.saved()
             self.console.say(f"saved at {self.state.images:,} images, as {self.folder.save} asked")
+        else:
+            self.requests.save_failed()
+            self.console.say(f"not saved, although {self.folder.save} asked; touch it again when there is room")
 
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life, all on disk: says what came of it, in words and by a marker file."""

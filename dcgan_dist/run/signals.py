@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -24,7 +25,10 @@ def asks_to_stop(file: Path) -> bool:
     try:
         life = re.match(r"SLURM job (\d+), life (\d+)", file.read_text(errors="replace"))
     except (PermissionError, IsADirectoryError):
-        return True
+        with suppress(OSError):
+            file.stat()
+            return True  # somebody else's, or a folder
+        return False
     except OSError:
         return False  # it is not there, or the disk does not answer for a moment
     env = os.environ
@@ -48,6 +52,7 @@ class Requests:
         self._stop: Path | None = None
         self._save: Path | None = None
         self._save_noted: int | None = None
+        self._save_failed: int | None = None
         self._minutes = 0.0
         # nohup ignores the end of the terminal, and is to be obeyed
         noted = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
@@ -92,7 +97,8 @@ class Requests:
 
     def save_wanted(self) -> bool:
         """Whether a checkpoint was asked for on this rank."""
-        self._save_noted = self._age_of_save()
+        age = self._age_of_save()
+        self._save_noted = None if age == self._save_failed else age
         return self._save_noted is not None
 
     @property
@@ -107,7 +113,12 @@ class Requests:
         """
         noted, self._save_noted = self._save_noted, None
         if self._save is not None and noted is not None and noted == self._age_of_save():
-            self._save.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._save.unlink()
+
+    def save_failed(self) -> None:
+        """The checkpoint that was asked for could not be written: it is not tried again until it is asked for anew."""
+        self._save_failed, self._save_noted = self._save_noted, None
 
     def _age_of_save(self) -> int | None:
         try:

@@ -39,10 +39,15 @@ def test_a_disk_that_does_not_answer_asks_for_nothing(requests, tmp_path, monkey
     def fail(*_, **__):
         raise OSError(errno.ESTALE, "Stale file handle")
 
+    def deny(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
     (tmp_path / "STOP").touch()
-    with monkeypatch.context() as context:
-        context.setattr(Path, "read_text", fail)
-        assert not requests.stop_wanted()
+    for read, stat in ((fail, Path.stat), (deny, deny)):  # the second: a ticket for the whole folder has run out
+        with monkeypatch.context() as context:
+            context.setattr(Path, "read_text", read)
+            context.setattr(Path, "stat", stat)
+            assert not requests.stop_wanted()
     assert requests.stop_wanted()
 
 

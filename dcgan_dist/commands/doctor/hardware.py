@@ -60,7 +60,7 @@ def devices() -> Devices:
     return Devices(
         gpus=tuple(map(_gpu, range(torch.cuda.device_count()))) if torch.cuda.is_available() else (),
         nvidia=len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdecimal()]),
-        hidden=os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"),
+        hidden=os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles"),
         cores=available_cores(),
         all_cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),

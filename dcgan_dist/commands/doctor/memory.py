@@ -83,9 +83,17 @@ def _left_by_groups() -> Iterator[float]:
             for group in (own, *own.parents):
                 with suppress(OSError, ValueError):  # "max": no limit
                     limit = float((group / f"memory.{most}").read_text())
-                    yield limit - float((group / f"memory.{used}").read_text())
+                    yield limit - float((group / f"memory.{used}").read_text()) + _page_cache(group)
                 if group == top:
                     break
+
+
+def _page_cache(group: Path) -> float:
+    """Bytes of files that are held in memory while nobody else wants it; they count as used."""
+    with suppress(OSError, ValueError):
+        numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return float(numbers.get("total_inactive_file", numbers.get("inactive_file", 0)))
+    return 0.0
 
 
 def judge_memory(facts: Memory) -> Finding:
