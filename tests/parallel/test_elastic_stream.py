@@ -177,7 +177,8 @@ def test_a_training_killed_and_gone_on_with_other_ranks_and_another_batch(shards
         given = options(shards, run_dir, changes, batch=batch)
         acted = (given, world_size, folders[-1], victims, run_dir, chance.uniform(0, 0.4))
         if victims:
-            with pytest.raises(AssertionError, match="died without a word"):
+            # under load a rank that is left may tell first
+            with pytest.raises(AssertionError, match=r"died without a word|by peer"):
                 run_ranks(world_size, train_and_log, *acted)
         else:
             run_ranks(world_size, train_and_log, *acted)
