@@ -120,7 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return run(cli.load(options, quiet=rank != 0))
         except RuntimeError as error:
-            raise out_of_memory(error) or error from error
+            problem = out_of_memory(error)
+            if problem is None:
+                raise
+            raise problem from error
 
     try:
         return run_and_report(act, debug="--debug" in options, rank=rank)

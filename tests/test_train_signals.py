@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.processes import of_group
 
 from dcgan_dist.data.faces.dataset import ensure
 
@@ -57,22 +57,12 @@ def drawn(cache: Path) -> list[Path]:
     return ensure(cache / "dcgan_dist" / "faces", size=32, channels=3, count=1000, seed=0)
 
 
-def left_over(group: int) -> list[str]:
-    """Commands of a process group that are still there after some seconds."""
+def left_over(group: int) -> list:
+    """Processes of a group that are still there after some seconds."""
     deadline = time.monotonic() + 10
-    while found := list(commands(group)):
-        if time.monotonic() > deadline:
-            break
+    while (found := of_group(group)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return found
-
-
-def commands(group: int) -> Iterator[str]:
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state != "Z":
-                yield (process / "cmdline").read_text()
 
 
 @pytest.mark.slow

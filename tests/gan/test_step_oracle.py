@@ -1,11 +1,11 @@
 """The step against the algorithm of the notes and the DCGAN paper, in plain layers and two passes of D, in float64."""
 
 import copy
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from support.engines import plain
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, relu
 
@@ -14,7 +14,7 @@ from dcgan_dist.gan.ema import update_ema
 from dcgan_dist.gan.losses import LOSSES
 from dcgan_dist.gan.networks import NetD
 from dcgan_dist.gan.state import create_state
-from dcgan_dist.gan.step import Engine, Game, Noise, discriminator_step, generate, generator_step, probe
+from dcgan_dist.gan.step import Game, Noise, discriminator_step, generate, generator_step, probe
 
 BATCH, NZ, ITERATIONS = 6, 8, 10
 MODEL = ModelConfig(image_size=32, nz=NZ, ngf=4, ndf=4)
@@ -27,14 +27,7 @@ def config(loss: LossName = "non_saturating", d_norm="batch", **loss_options) ->
 
 def ours(options: Config):
     state = create_state(options, torch.device("cpu"), torch.float64, scaled=False)
-    engine = Engine(
-        g=state.netg,
-        d=state.netd,
-        autocast=nullcontext,
-        backward=torch.Tensor.backward,
-        no_sync=lambda _: nullcontext(),
-    )
-    return state, engine, Game.of(options)
+    return state, plain(state), Game.of(options)
 
 
 def plain_generator() -> nn.Sequential:

@@ -1,14 +1,14 @@
 """A gradient with some bad numbers: it harms nothing, and is told of in numbers."""
 
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
+from support.engines import plain
 
 from dcgan_dist.config import Config, ModelConfig, OptimizerConfig
 from dcgan_dist.gan.state import create_state
-from dcgan_dist.gan.step import Engine, Game, Noise, discriminator_step, generate
+from dcgan_dist.gan.step import Game, Noise, discriminator_step, generate
 
 LAYER = "layers.0.weight"  # 2 x 3 x 4 x 4 numbers
 
@@ -22,13 +22,7 @@ class Play:
         )
         self.state = create_state(config, torch.device("cpu"), torch.float32, scaled=False)
         self._game = Game.of(config)
-        self._engine = Engine(
-            g=self.state.netg,
-            d=self.state.netd,
-            autocast=nullcontext,
-            backward=torch.Tensor.backward,
-            no_sync=lambda _: nullcontext(),
-        )
+        self._engine = plain(self.state)
 
     def update(self, bad: dict[int, float] | None = None) -> None:
         """`bad`: numbers by their places in the gradient of D's first layer."""

@@ -54,9 +54,6 @@ class Job:
         latest = self.run / "checkpoints" / "latest"
         return int(latest.read_text()) if latest.exists() else 0
 
-    def state(self) -> str:
-        return self.cluster.job(self.number)["JobState"]
-
     def goes_back_to_the_queue(self) -> int:
         """Waits for that; what the next life is to begin from."""
         self.cluster.wait(self.number, lambda: self.restarts() == 1, 120)
@@ -142,23 +139,22 @@ def stubborn(cluster: Cluster, folder: Path) -> dict[str, Any]:
 
 def power_cut(cluster: Cluster, folder: Path) -> dict[str, Any]:
     """The second of two nodes dies, which does not run the job's script."""
-    job = Job.begin(cluster, folder, "--nodelist=node3,node4 --nodes=2")
-    job.reaches(EVERY)
-    cluster.call("dcs-node", "kill", "node4")
-    saved = job.goes_back_to_the_queue()
-    images = job.shorten()
-    cluster.call("dcs-node", "start", "node4")
-    return {"job": job, "saved": saved, "images": images, "log": job.ends()}
+    return dies(cluster, folder, "--nodelist=node3,node4 --nodes=2", "node4")
 
 
 def power_cut_of_the_batch_host(cluster: Cluster, folder: Path) -> dict[str, Any]:
     """The node that runs the job's script dies."""
-    job = Job.begin(cluster, folder, "--nodelist=node5")
+    return dies(cluster, folder, "--nodelist=node5", "node5")
+
+
+def dies(cluster: Cluster, folder: Path, sbatch_options: str, node: str) -> dict[str, Any]:
+    """The node does, and is started again when the job waits for it."""
+    job = Job.begin(cluster, folder, sbatch_options)
     job.reaches(EVERY)
-    cluster.call("dcs-node", "kill", "node5")
+    cluster.call("dcs-node", "kill", node)
     saved = job.goes_back_to_the_queue()
     images = job.shorten()
-    cluster.call("dcs-node", "start", "node5")
+    cluster.call("dcs-node", "start", node)
     return {"job": job, "saved": saved, "images": images, "log": job.ends()}
 
 

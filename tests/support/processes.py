@@ -1,6 +1,7 @@
 """Processes that a test looks for among all those that other tests have left."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,16 @@ def decoders(pid=None):
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):  # one that just ends
             found += [child] if "decode_worker" in " ".join(child.cmdline()) else []
+    return found
+
+
+def of_group(group):
+    """The processes of a process group that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # one that just ends
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
     return found
 
 

@@ -8,7 +8,6 @@ import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -160,11 +159,11 @@ def _encoded(faces: FaceSet, indices: list[int]) -> Iterator[bytes]:
         for task in tasks:
             yield from _encode_task(task)
         return
-    with ExitStack() as stack:
-        # spawned, not forked: forking a process that has threads, as any that imported torch, can hang
-        with deaf_pool() as context:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent))
-            painted = pool.map(_encode_task, tasks)  # which starts them
+    # spawned, not forked: forking a process that has threads, as any that imported torch, can hang
+    with deaf_pool() as context:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent)
+        painted = pool.map(_encode_task, tasks)  # which starts them
+    with pool:
         for files in painted:
             yield from files
 
