@@ -7,6 +7,7 @@
         manifest.json               size and sha256 of every file, and its own; written last
     checkpoints/latest              the newest one's name, replaced atomically
     checkpoints/best                if it is there, the checkpoint that it names is never removed
+    checkpoints/000012800-left      the best one, when the run was taken back to before it; no life goes on from it
 
 A save writes into `.tmp-ATTEMPT-NAME`, syncs every file and the folder to disk, and renames it; only then are old ones
 removed. A load takes the newest folder whose manifest verifies and warns about any newer one that does not.
@@ -24,12 +25,13 @@ from typing import Any
 
 from torch import Tensor
 
+from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UserError
+from dcgan_dist.run.checkpoint_manifest import FORMAT, MANIFEST, STATE, contents, sealed
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.tensor_file import parsed, serialised
 
-FORMAT = 2
-MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
+SUFFIX, LEFT = ".safetensors", "-left"
 TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -123,15 +125,9 @@ def _write_files(folder: Path, images: int, tensors: Tensors, state: dict[str, A
     }
     files[STATE] = [json.dumps(state, indent=2).encode()]
     about = {name: _write(folder / name, parts, name) for name, parts in files.items()}
-    _write(folder / MANIFEST, [_sealed({"format": FORMAT, "images": images, "files": about})], MANIFEST)
+    _write(folder / MANIFEST, [sealed({"format": FORMAT, "images": images, "files": about})], MANIFEST)
     _sync(folder)
     reach("folder synced")
-
-
-def _sealed(about: dict[str, Any]) -> bytes:
-    """The manifest's text: what it says, with a checksum of that."""
-    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    return json.dumps(about | {"sha256": digest}, indent=2).encode()
 
 
 def _away(path: Path, attempt: int) -> Path:
@@ -158,12 +154,35 @@ def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
     # files may have rotted since they were written: besides the new one, another whole one stays
     while old and not any(verify(path) is None for path in reversed(kept[:-1])):
         kept.insert(0, old.pop())
-    best = ""
-    with suppress(OSError, ValueError):
-        best = (folder / "best").read_text().strip()
-    for path in old:
+    best = _best(folder)
+    for path in (*old, *folder.glob(f"[0-9]*{LEFT}")):
         if path.name != best:
             remove(path, lease)
+
+
+def _best(folder: Path) -> str:
+    """The name of the best checkpoint; empty where none is named."""
+    with suppress(OSError, ValueError):
+        name = (folder / "best").read_text().strip()
+        return name if (folder / name).exists() else name.removesuffix(LEFT)  # a life was killed before the rename
+    return ""
+
+
+def leave_behind(path: Path, lease: Lease) -> None:
+    """Removes a checkpoint that no later life is to go on from; the best one is kept under another name.
+
+    Raises UserError when a newer life of the run has taken it over.
+    """
+    if path.name != _best(path.parent):
+        remove(path, lease)
+        return
+    lease.check()
+    aside = path.with_name(path.name + LEFT)
+    if aside.exists():
+        remove(aside, lease)  # of an earlier time that the run was here, and no longer the best
+    write_atomically(path.with_name("best"), aside.name.encode())
+    path.rename(aside)
+    _sync(path.parent)
 
 
 def remove(path: Path, lease: Lease) -> None:
@@ -200,7 +219,7 @@ def find_newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, in one line; None if every file is as the manifest says."""
     try:
-        _contents(path)
+        contents(path, wanted=())
     except UserError as error:
         return str(error)
     return None
@@ -208,14 +227,14 @@ def verify(path: Path) -> str | None:
 
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and state of a checkpoint. Raises UserError when it is not whole."""
-    files = _contents(path)
+    files = contents(path)
     state = _state(path, files.pop(STATE))
     return {name.removesuffix(SUFFIX): parsed(path / name, data) for name, data in files.items()}, state
 
 
 def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """One network's tensors, and the checkpoint's state. Raises UserError when the checkpoint is not whole."""
-    files = _contents(path)
+    files = contents(path, wanted=(name + SUFFIX, STATE))
     if name + SUFFIX not in files:
         raise UserError(f"{path}: has no {name}{SUFFIX}")
     return parsed(path / (name + SUFFIX), files[name + SUFFIX]), _state(path, files[STATE])
@@ -227,33 +246,6 @@ def _state(path: Path, data: bytes) -> dict[str, Any]:
         return state | {"images": int(state["images"])}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / STATE}: is not the state of a run, although the manifest names it") from error
-
-
-def _contents(path: Path) -> dict[str, bytes]:
-    """The files that the manifest names, and no others. Raises UserError for the first that is not as it says."""
-    files: dict[str, bytes] = {}
-    try:
-        text = (path / MANIFEST).read_bytes()
-        manifest = json.loads(text)
-        if manifest["format"] != FORMAT:
-            raise UserError(f"{path}: has format {manifest['format']}, and this version reads {FORMAT}")
-        if _sealed({name: value for name, value in manifest.items() if name != "sha256"}) != text:
-            raise ValueError
-        for name, about in manifest["files"].items():
-            if Path(name).name != name:
-                raise ValueError
-            data = files[name] = (path / name).read_bytes()
-            if len(data) != about["bytes"]:
-                raise UserError(f"{path / name}: has {len(data)} bytes instead of {about['bytes']}")
-            if hashlib.sha256(data).hexdigest() != about["sha256"]:
-                raise UserError(f"{path / name}: the checksum is wrong")
-        if STATE not in files:
-            raise KeyError(STATE)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{path / MANIFEST}: is damaged, or not the manifest of a checkpoint") from error
-    return files
 
 
 def _write(path: Path, parts: Iterable[bytes | memoryview], name: str) -> dict[str, Any]:

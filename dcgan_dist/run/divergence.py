@@ -116,7 +116,7 @@ class Recovery:
         target = [path for path in whole if int(path.name) <= before or path == whole[0]][-1]
         write_atomically(folder / "latest", target.name.encode())
         for path in whole[whole.index(target) + 1 :]:  # a later life must not go on from them
-            checkpoint.remove(path, self.saver.lease)
+            checkpoint.leave_behind(path, self.saver.lease)
         return target
 
     def _tell(self, path: Path, reason: str, since: int) -> None:

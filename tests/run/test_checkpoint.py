@@ -3,6 +3,7 @@ import json
 import pickle
 import shutil
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from support.disk import no_file_larger_than
 
 from dcgan_dist.errors import UserError
 from dcgan_dist.run import checkpoint, tensor_file
+from dcgan_dist.run.lease import Lease
 
 FILES = {"netg.safetensors", "optimizer_g.safetensors", "state.json", "manifest.json"}
 
@@ -266,6 +268,56 @@ def test_the_best_one_is_never_removed(folder, text):
     for images in (200, 300, 400):
         save(folder, images, keep=2)
     assert names(folder) == ["000000100", "000000300", "000000400", "best", "latest"]
+
+
+def test_the_best_one_stays_when_the_run_goes_back_to_before_it(folder, said):
+    for images in (100, 200, 300):
+        save(folder, images)
+    (folder / "best").write_text("000000200")
+    for images in (200, 300):
+        checkpoint.leave_behind(folder / f"{images:09d}", Lease(folder))
+    assert names(folder) == ["000000100", "000000200-left", "best", "latest"]
+    assert (folder / "best").read_text() == "000000200-left"
+    assert checkpoint.find_newest(folder, said.append) == folder / "000000100"  # no life goes on from it
+    assert checkpoint.load(folder / "000000200-left")[1]["images"] == 200
+    for images in (150, 200, 250, 300):
+        save(folder, images, keep=2)
+    assert names(folder) == ["000000200-left", "000000250", "000000300", "best", "latest"]
+    (folder / "best").write_text("000000300")  # a better one: the other is let go
+    save(folder, 350, keep=2)
+    assert names(folder) == ["000000300", "000000350", "best", "latest"]
+
+
+def test_a_best_one_that_is_left_behind_again_takes_the_place_of_the_first(folder):
+    for count in (1, 2):
+        save(folder, 100)
+        checkpoint.save(folder, 200, tensors(count), {"images": 200, "config": {}}, keep=3)
+        (folder / "best").write_text("000000200")
+        checkpoint.leave_behind(folder / "000000200", Lease(folder))
+    loaded, _ = checkpoint.load(folder / "000000200-left")
+    assert loaded["netg"]["layers.0.weight"].unique().tolist() == [2.0]
+    assert names(folder) == ["000000100", "000000200-left", "best", "latest"]
+
+
+def test_a_life_that_was_killed_while_it_left_the_best_one_behind_protects_it_still(folder):
+    """`best` has the new name already, the folder has not."""
+    save(folder, 100)
+    (folder / "best").write_text("000000100-left")
+    for images in (200, 300, 400):
+        save(folder, images, keep=2)
+    assert names(folder) == ["000000100", "000000300", "000000400", "best", "latest"]
+    checkpoint.leave_behind(folder / "000000100", Lease(folder))
+    assert names(folder) == ["000000100-left", "000000300", "000000400", "best", "latest"]
+
+
+def test_what_is_only_compared_is_not_held_in_memory(folder):
+    big = {"netg": {"weight": torch.zeros(16_000_000)}}  # 64 MB
+    path = checkpoint.save(folder, 1, big, {"images": 1}, keep=2)
+    tracemalloc.start()
+    assert checkpoint.verify(path) is None
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4e6
 
 
 def test_two_whole_ones_stay_even_if_the_newer_of_them_have_rotted(folder, said):

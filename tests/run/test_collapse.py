@@ -25,7 +25,7 @@ class Alerts:
     name = "alerts"
 
     def __init__(self):
-        self.checkpoints = Path()
+        self.checkpoints, self.best = Path(), ""
         self.texts, self.kept = [], []
 
     def alert(self, title, text):
@@ -33,7 +33,10 @@ class Alerts:
         self.texts.append(text)
         self.kept.append(sorted(path.name for path in self.checkpoints.iterdir()))
 
-    def scalars(self, images, values): ...
+    def scalars(self, images, values):
+        """As soon as it is there, a checkpoint is called the best."""
+        if (self.checkpoints / self.best / "manifest.json").exists():
+            (self.checkpoints / "best").write_text(self.best)
 
     def picture(self, images, name, array): ...
 
@@ -90,7 +93,9 @@ def test_a_g_that_makes_one_picture_is_told_once(trained, alerts):
     assert all("--optimizer." in line for line in told)
 
 
-def test_a_collapsed_run_goes_back_to_before_and_stops_after_the_last_rollback(trained, alerts, tmp_path):
+@pytest.mark.parametrize("best", ["", "000000480"])
+def test_a_collapsed_run_goes_back_to_before_and_stops_after_the_last_rollback(best, trained, alerts, tmp_path):
+    alerts.best = best
     code, text, records = trained(
         *("--images", 1600, "--checkpoint.every", 160, "--checkpoint.keep", 9, "--collapse.policy", "rollback"),
         *("--collapse.after", 320, "--divergence.most_rollbacks", 1, *DEAD),
@@ -105,9 +110,10 @@ def test_a_collapsed_run_goes_back_to_before_and_stops_after_the_last_rollback(t
     assert re.search(f"error: training has collapsed since 320 images {signs}", text)
     # what lay behind the place is gone, for a later life would go on from it; these are of the second attempt
     (went_back,) = (k for k, text in enumerate(alerts.texts) if text.startswith("training has collapsed"))
-    assert alerts.kept[went_back - 1][:-1] == ["000000000", "000000160", "000000320", "000000480"]
-    assert alerts.kept[went_back] == ["000000000", "000000160", "000000320", "latest"]
-    kept = sorted(path for path in checkpoints.iterdir() if path.is_dir())
+    there = ["000000000", "000000160", "000000320"]
+    assert alerts.kept[went_back - 1] == [*there, "000000480", "latest"]
+    assert alerts.kept[went_back] == [*there, *(["000000480-left", "best"] if best else []), "latest"]
+    kept = sorted(path for path in checkpoints.iterdir() if path.is_dir() and path.name.isdecimal())
     assert [path.name for path in kept] == ["000000000", "000000160", "000000320", "000000480", "000000640"]
     states = [json.loads((path / "state.json").read_text()) for path in kept]
     assert [state["rollbacks"] for state in states] == [0, 0, 0, 1, 1]

@@ -1,0 +1,63 @@
+"""A checkpoint's manifest: size and sha256 of every file, and its own; what it does not confirm is not read."""
+
+import hashlib
+import json
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist.errors import UserError
+
+FORMAT = 2
+MANIFEST, STATE = "manifest.json", "state.json"
+
+
+def sealed(about: dict[str, Any]) -> bytes:
+    """The manifest's text: what it says, with a checksum of that."""
+    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    return json.dumps(about | {"sha256": digest}, indent=2).encode()
+
+
+def contents(path: Path, wanted: Container[str] | None = None) -> dict[str, bytes]:
+    """The `wanted` files (None: all) of those that the manifest names; all are compared with it.
+
+    Raises UserError for the first that is not as it says.
+    """
+    files: dict[str, bytes] = {}
+    try:
+        text = (path / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{path}: has format {manifest['format']}, and this version reads {FORMAT}")
+        if sealed({name: value for name, value in manifest.items() if name != "sha256"}) != text:
+            raise ValueError
+        for name, about in manifest["files"].items():
+            if Path(name).name != name:
+                raise ValueError
+            data = _confirmed(path / name, about, wanted is None or name in wanted)
+            if data is not None:
+                files[name] = data
+        if STATE not in manifest["files"]:
+            raise KeyError(STATE)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"{path / MANIFEST}: is damaged, or not the manifest of a checkpoint") from error
+    return files
+
+
+def _confirmed(path: Path, about: dict[str, Any], wanted: bool) -> bytes | None:
+    """A file's content where it is wanted. Raises UserError when it is not as the manifest says."""
+    data = None
+    if wanted:
+        data = path.read_bytes()
+        size, digest = len(data), hashlib.sha256(data)
+    else:  # in pieces: the training beside it may need the memory
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, hashlib.sha256)
+            size = file.tell()
+    if size != about["bytes"]:
+        raise UserError(f"{path}: has {size} bytes instead of {about['bytes']}")
+    if digest.hexdigest() != about["sha256"]:
+        raise UserError(f"{path}: the checksum is wrong")
+    return data
