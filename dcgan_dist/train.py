@@ -20,9 +20,9 @@ from dcgan_dist.data.loading import open_data
 from dcgan_dist.errors import run_and_report
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
-from dcgan_dist.parallel.ending import leave, out_of_memory, rank_lost
+from dcgan_dist.parallel.ending import leave, out_of_memory
 from dcgan_dist.parallel.precision import arithmetic
-from dcgan_dist.parallel.watchdog import last_words, stop_watching
+from dcgan_dist.parallel.watchdog import stop_watching, tell_if_lost
 from dcgan_dist.parallel.world import World, launch
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.plan import layers_text, split_text
@@ -88,7 +88,8 @@ def run(config: Config) -> int:
     try:
         code = DONE if train(session) else STOPPED
         session.finish(code, STOPPED)
-    except BaseException:
+    except BaseException as error:
+        tell_if_lost(error)  # first, for what follows may take longer than a launcher waits
         session.abandon()
         raise
     # a launcher takes any other code for a crash, ends the other ranks and prints a banner; RUN/PREEMPTED says it too
@@ -128,8 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_and_report(act, debug="--debug" in options, rank=rank)
     except RuntimeError as error:
-        if rank_lost(error) and "--debug" not in options:
-            sys.stderr.write(f"rank {rank}: another rank ended or does not answer ({last_words(error)})\n")
+        if tell_if_lost(error) and "--debug" not in options:
             return 1
         raise
     finally:

@@ -18,6 +18,7 @@ from threading import Event, Lock, Thread
 from typing import IO, NoReturn, cast
 
 from dcgan_dist.config import Config
+from dcgan_dist.parallel.ending import rank_lost
 from dcgan_dist.parallel.peers import Peers
 from dcgan_dist.parallel.world import World
 
@@ -27,6 +28,7 @@ GRACE = 5.0  # seconds in which a rank that sees the alarm may end by itself
 OF_TIMEOUT, LONG_OF_TIMEOUT = 0.9, 0.95
 """Of --timeout: limits of an iteration and of what may take long. Less than all, to come before torch's own end."""
 FAILED = 1
+_TOLD = "the other ranks were told"
 
 
 class Watchdog:
@@ -155,9 +157,19 @@ def stop_watching() -> None:
         _watchdogs.pop().stop()
 
 
-def last_words(error: RuntimeError) -> str:
-    """What this rank was doing when it lost another one, who is gone if that can be known, and the error itself."""
-    return _watchdogs[-1].lost(error) if _watchdogs else _short(error)
+def tell_if_lost(error: BaseException) -> bool:
+    """Whether an error says that another rank is gone, or does not answer.
+
+    If so, the first call tells the other ranks, and says what this one was doing, and who is gone if that can be known.
+    """
+    if not (isinstance(error, RuntimeError) and rank_lost(error)):
+        return False
+    if _TOLD not in getattr(error, "__notes__", ()):
+        error.add_note(_TOLD)
+        words = _watchdogs[-1].lost(error) if _watchdogs else _short(error)
+        sys.stderr.write(f"rank {os.environ.get('RANK', '0')}: another rank ended or does not answer ({words})\n")
+        sys.stderr.flush()
+    return True
 
 
 def _short(error: RuntimeError) -> str:

@@ -232,6 +232,11 @@ def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     return {name.removesuffix(SUFFIX): parsed(path / name, data) for name, data in files.items()}, state
 
 
+def load_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's state alone. Raises UserError when the checkpoint is not whole."""
+    return _state(path, contents(path, wanted=(STATE,))[STATE])
+
+
 def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """One network's tensors, and the checkpoint's state. Raises UserError when the checkpoint is not whole."""
     files = contents(path, wanted=(name + SUFFIX, STATE))

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,13 +82,28 @@ class RunFolder:
         own = (self.stop, self.save, self.samples, self.checkpoints, self.stacks, self.root / "owner.json")
         return path not in own and not path.name.startswith((f".{self.config.name}.", ".owner.", ".doctor-"))
 
+    def mark(self, marker: Path, text: str) -> None:
+        """The end of a life, which has obeyed the STOP that is there. Raises UserError."""
+        write_atomically(marker, f"{text}\n{''.join(self._this_stop())}".encode())
+
+    def asks_to_stop(self) -> bool:
+        """Whether the next life is to stop at once: there is a STOP, and no life has obeyed it yet."""
+        obeyed: list[str] = []
+        for marker in (self.done, self.preempted):
+            with suppress(FileNotFoundError):
+                obeyed += marker.read_text(errors="replace").splitlines(keepends=True)
+        return signals.asks_to_stop(self.stop) and not set(obeyed).intersection(self._this_stop())
+
+    def _this_stop(self) -> list[str]:
+        """A line that tells the file STOP from one that is made later; no two clocks are compared."""
+        with suppress(OSError):
+            return [f"STOP of {self.stop.stat().st_mtime_ns}\n"]
+        return []
+
     def _remove_markers(self) -> None:
         """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""
-        ends = [marker.stat().st_mtime_ns for marker in (self.done, self.preempted) if marker.exists()]
-        if self.stop.exists():
-            obeyed = bool(ends) and self.stop.stat().st_mtime_ns <= max(ends)
-            if obeyed or not signals.asks_to_stop(self.stop):
-                self.stop.unlink(missing_ok=True)
+        if not self.asks_to_stop():
+            self.stop.unlink(missing_ok=True)
         for marker in (self.done, self.preempted):
             marker.unlink(missing_ok=True)
 

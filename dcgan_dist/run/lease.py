@@ -87,14 +87,7 @@ class Lease:
         self._descriptors.append(lock)
         locked = _lock(lock)
         before = self._read()
-        me = Owner(
-            attempt=before.attempt + 1 if before else 1,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            slurm_job=os.environ.get("SLURM_JOB_ID"),
-            slurm_restart=os.environ.get("SLURM_RESTART_COUNT"),
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        me = _successor(before)
         # somebody may have begun a run, and ended it, since this job found that there was none
         if (new and before) or self._taken(before, me, locked):
             self.release()
@@ -123,6 +116,21 @@ class Lease:
             "sign of life"
         )
         return self._is_beating()
+
+    def other(self) -> Owner | None:
+        """The job that trains here now, if there seems to be one. Takes nothing; may wait for a sign of life."""
+        before = self._read()
+        if before is None or before.ended:
+            return None
+        locked = None
+        with suppress(OSError):
+            lock = os.open(self._root / ".owner.lock", os.O_RDONLY)
+            try:
+                # shared, and for a moment: a job that begins just now tries for longer than that
+                locked = _lock(lock, fcntl.LOCK_SH, grace=0)
+            finally:
+                os.close(lock)
+        return before if self._taken(before, _successor(before), locked) else None
 
     def check(self) -> None:
         """Raises UserError when a newer life has the run: what this one would publish is no longer wanted."""
@@ -172,15 +180,27 @@ class Lease:
         return None
 
 
-def _lock(descriptor: int) -> bool | None:
+def _successor(before: Owner | None) -> Owner:
+    """This process as the run's next owner."""
+    return Owner(
+        attempt=before.attempt + 1 if before else 1,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
+        slurm_restart=os.environ.get("SLURM_RESTART_COUNT"),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _lock(descriptor: int, kind: int = fcntl.LOCK_EX, grace: float = GRACE) -> bool | None:
     """Whether the lock was free; None where the file system has no locks.
 
     A lock of this kind belongs to the process alone: one that it forked does not hold it any longer than it lives.
     """
-    end = time.monotonic() + GRACE
+    end = time.monotonic() + grace
     while True:
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             if time.monotonic() > end:
                 return False

@@ -79,7 +79,7 @@ def _own(folder: RunFolder, source: str, say: Say) -> Path | None:
 
 def _described(path: Path) -> dict[str, Any]:
     """A checkpoint's state, which holds what `describe` gave. Raises UserError when it does not."""
-    _, state = checkpoint.load(path)
+    state = checkpoint.load_state(path)
     if not (
         isinstance(state.get("config"), dict) and state.keys() >= {"data_fingerprint", "data_images", "order_version"}
     ):

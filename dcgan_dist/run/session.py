@@ -13,7 +13,6 @@ from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.reading.ring import Batch
 from dcgan_dist.data.reading.stream import StreamReader
-from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels, to_range
 from dcgan_dist.gan.schedule import lr_factor
@@ -218,13 +217,13 @@ class Session:
         images, taken = self.state.images, human_time(self.seconds())
         if exit_code == stopped:
             why = self._why_stopped()
-            marker, text = self.folder.preempted, f"{images}\n{why}\n"
+            marker, text = self.folder.preempted, f"{images}\n{why}"
             last = f"stopped at {images:,} images after {taken} ({why}); run the same command again to go on"
         else:
-            marker, text = self.folder.done, f"{images}\n"
+            marker, text = self.folder.done, f"{images}"
             where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
             last = f"done: {images:,} images after {taken}; {where}"
-        self.world.from_main(lambda: write_atomically(marker, text.encode()))
+        self.world.from_main(lambda: self.folder.mark(marker, text))
         self.trackers.close(exit_code)
         self.console.close()
         self.console.say(last)

@@ -13,6 +13,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = b"\nalready stopping: at the end of this iteration, with a checkpoint (Ctrl-\\ ends it at once, without)\n"
+NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ ends it at once; nothing is lost)\n"
 
 
 def launched() -> bool:
@@ -62,7 +63,9 @@ class Requests:
         del frame
         if self.reason and number == signal.SIGINT and not self._told:
             self._told = True
-            os.write(2, PATIENCE)  # not sys.stderr: this may have interrupted a write to it
+            os.write(
+                2, NOT_BEGUN if self._stop is None else PATIENCE
+            )  # not sys.stderr: this may have interrupted a write to it
         self._first_signal = self._first_signal or number
         self.ask(signal.Signals(number).name)
 

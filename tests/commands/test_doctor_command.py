@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import resource
 import shlex
 import socket
@@ -17,7 +18,7 @@ from support.http_server import HttpServer
 from support.shards import write_ours
 
 from dcgan_dist import __main__ as front
-from dcgan_dist import cli
+from dcgan_dist import cli, train
 from dcgan_dist.commands.doctor import command, disk, memory, shards
 from dcgan_dist.commands.doctor.case import Case, measure_networks
 from dcgan_dist.commands.doctor.command import CHECKS, Check, examine
@@ -26,7 +27,7 @@ from dcgan_dist.config import Config, ModelConfig
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.gan.networks import layer_table
 from dcgan_dist.gan.state import create_state
-from dcgan_dist.run import checkpoint
+from dcgan_dist.run.lease import Lease
 
 LOCAL = [name for name in CHECKS if name not in ("ranks", "equality")]
 TINY = shlex.split("--model.image_size 32 --model.nz 8 --model.ngf 4 --model.ndf 4 --log.no_tensorboard")
@@ -187,34 +188,98 @@ def test_a_folder_of_other_files_is_no_run(doctor, folder):
     assert "holds other files" in found
 
 
-def test_checkpoints_are_looked_at(doctor, folder):
-    run = folder / "run"
-    for images in (100, 200):
-        checkpoint.save(run / "checkpoints", images, {"netg": {"w": torch.ones(3)}}, {}, 2)
-    assert one(doctor, "run_dir")[:2] == ("ok", f"{run} goes on from checkpoint 000000200 (auto)")
-    damaged = run / "checkpoints/000000200/netg.safetensors"
+@pytest.fixture
+def trained(folder, as_before, capsys):
+    """The folder of a run with checkpoints at 8 and 16 images."""
+    given = ["--run_dir", folder / "run", "--data.shards", f"{folder}/shards/*.tar", *TINY, "--batch_size", 8]
+    given += ["--images", 16, "--checkpoint.every", 8, "--wandb.mode", "disabled"]
+    assert train.main([*map(str, given)]) == 0
+    capsys.readouterr()
+    return folder / "run"
+
+
+def test_checkpoints_are_looked_at(doctor, trained):
+    again = ("--batch_size", "8")
+    assert one(doctor, "run_dir", *again)[:2] == ("ok", f"{trained} goes on from checkpoint 000000016 (auto)")
+    damaged = trained / "checkpoints/000000016/netg.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    mark, found, _ = one(doctor, "run_dir")
+    mark, found, _ = one(doctor, "run_dir", *again)
     assert (mark, found.partition(";")[0]) == ("warn", "1 newer checkpoint is damaged")
-    assert "goes on from checkpoint 000000100" in found
+    assert "goes on from checkpoint 000000008" in found
 
 
-@pytest.mark.parametrize("kind", ["lockf", "flock"])
-def test_a_file_system_without_locks(kind, doctor, monkeypatch):
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--resume never",
+        "--resume nowhere",
+        "--resume {run}/checkpoints/000000008",
+        "--optimizer.g_lr 1",
+        "--precision bf16",
+        "--data.shards {shards}/0.tar",
+    ],
+)
+def test_what_training_would_refuse_fails_in_the_same_words(options, doctor, trained, folder, capsys):
+    given = ["--batch_size", "8", *options.format(run=trained, shards=folder / "shards").split()]
+    mark, found, advice = one(doctor, "run_dir", *given)
+    assert mark == "FAIL"
+    assert "the training would end with these words" in advice
+    first = ["--run_dir", trained, "--data.shards", f"{folder}/shards/*.tar", *TINY, "--wandb.mode", "disabled"]
+    assert train.main([*map(str, first), *given]) == 2
+    assert capsys.readouterr().err == f"error: {found}\n"
+
+
+def test_a_run_that_another_job_has(doctor, trained, monkeypatch):
+    """On another host, whose sign of life is seen."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "node7")
+        lease = Lease(trained, beat=0.05)
+        lease.take()
+    mark, found, advice = one(doctor, "run_dir", "--batch_size", "8")
+    assert mark == "FAIL"
+    assert f"{trained}: another job is training here (host node7, pid {os.getpid()}, since " in found
+    assert f"touch {trained / 'STOP'}" in advice
+    lease.release()
+    assert one(doctor, "run_dir", "--batch_size", "8")[0] == "ok"
+
+
+def test_a_stop_that_waits_for_the_next_life(doctor, trained):
+    (trained / "STOP").touch()
+    mark, found, advice = one(doctor, "run_dir", "--batch_size", "8")
+    assert (mark, found.partition(";")[0]) == ("warn", "the file STOP is there, and stops the run at once")
+    assert advice == f"remove {trained / 'STOP'}, unless the run is to stop"
+
+
+def test_what_a_killed_doctor_left_is_no_foreign_file(doctor, folder):
+    (folder / "run" / ".doctor-abc").mkdir(parents=True)
+    assert one(doctor, "run_dir")[:2] == ("ok", f"{folder / 'run'} holds no checkpoint yet")
+
+
+def refuse(file, how):
+    raise OSError(37, "No locks available")
+
+
+def test_a_file_system_without_locks(doctor, monkeypatch):
     assert one(doctor, "locks")[0] == "ok"
-
-    def refuse(file, how):
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(fcntl, kind, refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
     assert one(doctor, "locks")[0] == "warn"
-    assert one(doctor, "locks")[1].startswith(f"files cannot be locked ({kind}: No locks available)")
+    assert one(doctor, "locks")[1].startswith("files cannot be locked (No locks available)")
+    monkeypatch.setattr(fcntl, "lockf", lambda file, how: None)
+    assert one(doctor, "locks")[:2] == ("warn", "a lock keeps nobody out: two processes held it at once")
 
 
-@pytest.mark.parametrize("kind", ["lockf", "flock"])
-def test_a_file_system_whose_locks_keep_nobody_out(kind, doctor, monkeypatch):
-    monkeypatch.setattr(fcntl, kind, lambda file, how: None)
-    assert one(doctor, "locks")[0] == "warn"
+def test_a_cache_without_locks(folder, monkeypatch):
+    """The embedded set's; nothing is drawn into it, and nothing is left there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
+    (folder / "home").mkdir()
+    assert shards.check_cache(Case(Config())).mark == "ok"
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
+    assert shards.check_cache(Case(Config())).mark == "warn"
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    finding = shards.check_cache(Case(Config()))
+    assert finding.mark == "FAIL"
+    assert finding.found.startswith("files in the cache cannot be locked (No locks available); ")
+    assert list((folder / "home").iterdir()) == []
 
 
 def test_a_clock_that_is_wrong(doctor, monkeypatch):
@@ -269,10 +334,11 @@ def test_one_bit_in_one_shard(doctor, folder):
 def test_a_cut_shard(doctor, folder):
     shard = folder / "shards/2.tar"
     shard.write_bytes(shard.read_bytes()[:5_000])
-    code, found, _ = doctor(only="shards,limits,memory")
+    code, found, _ = doctor(only="run_dir,shards,cache,limits,memory")
     assert code == 1
     assert str(shard) in found["shards"]["found"]
-    assert found["limits"]["mark"] == "ok"  # only the line that is to blame says so
+    assert [line["check"] for line in found.values() if line["mark"] == "FAIL"] == ["shards"]  # it is to blame
+    assert found["cache"]["advice"] == "see the line shards"
 
 
 def test_deep_finds_an_image_that_no_checksum_can(doctor, folder):
@@ -321,6 +387,33 @@ def test_memory_of_this_process_and_of_its_job(doctor, folder, monkeypatch):
     assert one(doctor, "memory")[0] == "FAIL"
 
 
+def test_memory_that_ranks_and_the_copy_of_a_save_need(doctor, folder):
+    def needed(*options: str) -> float:
+        found = one(doctor, "memory", "--precision", "fp32", *options)[1]
+        number, unit = re.search(r"about ([0-9.]+) (.B) needed", found).groups()  # pyright: ignore
+        return float(number) * {"MB": 1e6, "GB": 1e9}[unit]
+
+    big = ("--model.ngf", "256", "--model.ndf", "256", "--model.image_size", "64", "--batch_size", "8")
+    copy = measure_networks(cli.load([*TINY, *big]), torch.float32).checkpoint
+    assert copy > 5e8
+    assert needed(*big) - needed(*big, "--checkpoint.blocking") == pytest.approx(copy, abs=2e8)
+    one_rank, four = needed("--world_size", "1"), needed("--world_size", "4")  # without a launcher: all of them here
+    assert four - one_rank == pytest.approx(3 * memory.PROCESS["cpu"], rel=0.1)
+
+
+def test_of_the_gpus_only_those_count_that_ranks_will_have(monkeypatch):
+    free = [40e9, 39e9, 1e9, 0.5e9]  # two are somebody else's
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[number], 80e9))
+
+    def gpu(world_size):
+        case = Case(Config(world_size=world_size, precision="fp32"))
+        return re.search(r"GPU: ([0-9.]+ .B) free", memory.check_memory(case).found)[1]  # pyright: ignore
+
+    assert [gpu(1), gpu(2), gpu(4), gpu(None)] == ["40.0 GB", "39.0 GB", "500.0 MB", "500.0 MB"]
+
+
 def test_a_job_s_limit_of_memory(folder, monkeypatch):
     """Of the group above, which is the tighter one."""
     groups = folder / "cgroup"
@@ -332,14 +425,30 @@ def test_a_job_s_limit_of_memory(folder, monkeypatch):
     monkeypatch.setattr(memory, "GROUPS", groups)
     monkeypatch.setattr(memory, "OWN_GROUPS", folder / "own")
     assert memory.available_memory() == 2e6
+    # files that were read lie in memory while nobody else wants it, and count as used
+    (groups / "job/memory.stat").write_text("anon 100000\ninactive_file 900000\nactive_file 5\n")
+    assert memory.available_memory() == 2.9e6
+
+
+def test_a_job_s_limit_of_memory_by_older_groups(folder, monkeypatch):
+    group = folder / "cgroup/memory/job"
+    group.mkdir(parents=True)
+    for name, text in (
+        ("limit_in_bytes", "3000000"), ("usage_in_bytes", "1000000"), ("stat", "cache 5\ntotal_inactive_file 700000\n")
+    ):  # fmt: skip
+        (group / f"memory.{name}").write_text(text)
+    (folder / "own").write_text("4:cpu:/else\n3:memory:/job\n")
+    monkeypatch.setattr(memory, "GROUPS", folder / "cgroup")
+    monkeypatch.setattr(memory, "OWN_GROUPS", folder / "own")
+    assert memory.available_memory() == 2.7e6
 
 
 def test_few_open_files(doctor, monkeypatch):
     hard = (4, 4)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: hard if kind == resource.RLIMIT_NOFILE else (-1, -1))
     mark, found, _ = one(doctor, "limits")
-    assert (mark, found) == ("warn", "shards will be closed and opened again all the time; 4 files may be open, 3 "
-                             "shards want to be")  # fmt: skip
+    assert (mark, found) == ("warn", "shards will be closed and opened again all the time; 4 files may be open; "
+                             "open at a time: 3 shards")  # fmt: skip
 
 
 # ---- outside

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dcgan_dist.commands.doctor import disk, hardware, memory, outside, ranks, shards
+from dcgan_dist.commands.doctor import disk, hardware, locks, memory, outside, ranks, shards
 from dcgan_dist.commands.doctor.finding import conclude, fail, warn
 from dcgan_dist.commands.doctor.talk import Talk
 from dcgan_dist.data.checking.verify import Problem
@@ -101,10 +101,21 @@ CASES = {
     "no count of inodes": (disk.judge_inodes(None, 60), "ok", "counts no inodes", ""),
     "a disk": (disk.judge_disk(64_000_000, 0.5, True, GB), "ok", "at 128 MB/s; a checkpoint takes 7.8 s", ""),
     "a slow disk": (disk.judge_disk(64_000_000, 8.0, True, GB), "warn", "the disk is slow", "faster disk"),
+    "a disk that takes nearly as long as launchers wait": (
+        disk.judge_disk(64_000_000, 1.4, True, GB), "warn", "a checkpoint takes 21.9 s", "kills its ranks 30 s later",
+    ),
     "a lying disk": (disk.judge_disk(64_000_000, 0.5, False, GB), "FAIL", "is not what was read", "another --run_dir"),
-    "locks": (disk.judge_locks(None, True), "ok", "keeps other processes out", ""),
-    "locks that keep nobody out": (disk.judge_locks(None, False), "warn", "two processes held it", "nolock"),
-    "no locks": (disk.judge_locks("No locks available", False), "warn", "(No locks available)", "-o flock"),
+    "locks": (locks.judge_locks(None, True), "ok", "keeps other processes out", ""),
+    "locks that keep nobody out": (locks.judge_locks(None, False), "warn", "two processes held it", "nolock"),
+    "no locks": (locks.judge_locks("No locks available", False), "warn", "(No locks available)", "-o flock"),
+    "a cache without locks": (
+        shards.judge_cache(CACHE, locks.judge_cache_locks("No locks available", False)), "FAIL",
+        "files in the cache cannot be locked (No locks available)", "--data.cache",
+    ),
+    "a cache whose locks keep nobody out": (
+        shards.judge_cache(CACHE, locks.judge_cache_locks(None, False)), "warn", "keeps nobody out", "-o flock",
+    ),
+    "a cache with locks": (shards.judge_cache(CACHE, locks.judge_cache_locks(None, True)), "ok", "8.0 GB of", ""),
     "clocks": (disk.judge_clocks(CLOCKS), "ok", "2027-01-15 08:00 UTC", ""),
     "unknown NTP": (disk.judge_clocks(replace(CLOCKS, synchronised=None)), "ok", "NTP: not known", ""),
     "no NTP": (disk.judge_clocks(replace(CLOCKS, synchronised=False)), "warn", "not synchronised", "chronyd"),
@@ -142,7 +153,7 @@ CASES = {
     "full shared memory": (
         memory.judge_shared_memory(memory.SharedMemory(free=0, ranks=0)), "FAIL", "/dev/shm is full", "remount",
     ),
-    "limits": (memory.judge_limits(LIMITS), "ok", "1,024 files may be open, 100 shards want to be", ""),
+    "limits": (memory.judge_limits(LIMITS), "ok", "1,024 files may be open; open at a time: 100 shards", ""),
     "few open files": (memory.judge_limits(replace(LIMITS, shards=4096)), "warn", "opened again", "ulimit -Hn 8192"),
     "short files": (memory.judge_limits(replace(LIMITS, file_size=1e6)), "FAIL", "larger than 1.0 MB", "ulimit -f"),
     "no pinning": (memory.judge_limits(replace(LIMITS, locked=65536)), "warn", "InfiniBand is here", "ulimit -l"),

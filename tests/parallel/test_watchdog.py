@@ -30,6 +30,7 @@ from dcgan_dist.parallel import batchnorm
 from dcgan_dist.parallel.ending import rank_lost
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint
+from dcgan_dist.run.saving import Saver
 
 pytestmark = pytest.mark.dist
 
@@ -133,6 +134,33 @@ def test_a_killed_rank_ends_the_others_at_once(shards, tmp_path):
     newest = checkpoint.find_newest(tmp_path / "run" / "checkpoints", pytest.fail)
     assert newest is not None
     assert newest.name == "000000048"
+
+
+def train_with_a_slow_disk(given):
+    """The main rank tells when it begins to wait for a save that takes long."""
+    really_save, really_close = checkpoint.save, Saver.close
+
+    def save(*args):
+        path = really_save(*args)
+        time.sleep(4)
+        return path
+
+    def close(saver):
+        sys.stderr.write("waits for the disk\n")
+        really_close(saver)
+
+    with mock.patch.object(checkpoint, "save", save), mock.patch.object(Saver, "close", close):
+        return train_with(given, is_killed, 2)
+
+
+def test_a_lost_rank_is_told_before_the_disk_is_waited_for(shards, tmp_path):
+    """A launcher kills what is left half a minute after the first rank ended."""
+    ends = ends_of_ranks(2, train_with_a_slow_disk, options(shards, tmp_path / "run", "--checkpoint.every 48"))
+    assert [end.code for end in ends] == [1, -signal.SIGKILL]
+    told, waits = ends[0].error.splitlines()
+    assert told.startswith(f"rank 0: another rank ended or does not answer ({PLACE}")
+    assert waits == "waits for the disk"
+    assert ends[0].at - ends[1].at > 2
 
 
 def test_a_killed_decoder_ends_all_ranks_by_its_name(tmp_path):

@@ -150,6 +150,34 @@ def test_a_second_job_is_refused_and_told_who_has_the_run(lease_of, tmp_path, sa
     assert (mine.attempt, said) == (2, [])
 
 
+def test_who_only_looks_sees_what_who_takes_would_be_refused_for(lease_of, tmp_path):
+    assert lease_of().other() is None
+    with holder(tmp_path) as owner:
+        seen = lease_of().other()
+        assert seen is not None
+        assert (seen.pid, seen.ended) == (owner.pid, False)
+        owner.communicate("")
+        before = on_disk(tmp_path)
+        assert lease_of().other() is None  # it has ended
+        assert on_disk(tmp_path) == before
+    with holder(tmp_path) as owner:
+        assert lease_of().other() is not None  # the looks of before have taken nothing
+        die(owner)
+        assert lease_of().other() is None
+    (tmp_path / "owner.json").unlink()
+    with holder(tmp_path, host="node7", locks="no locks") as owner:
+        assert str(lease_of().other()).startswith(f"host node7, pid {owner.pid}, since ")
+        die(owner)
+        assert lease_of(patience=10 * BEAT).other() is None
+
+
+def test_the_next_life_of_the_same_slurm_job_sees_nobody(lease_of, tmp_path, monkeypatch):
+    write_owner(tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    assert lease_of().other() is None
+
+
 def test_a_dead_owner_on_this_host_is_followed_at_once(lease_of, tmp_path, said):
     with holder(tmp_path) as other:
         die(other)

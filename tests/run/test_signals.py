@@ -81,12 +81,18 @@ def test_another_part_of_the_program_asks_for_a_stop(requests):
     assert (requests.stop_wanted(), requests.reason) == (True, "stopped in W&B")
 
 
+@pytest.mark.parametrize("begun", [True, False])
 @pytest.mark.parametrize(("numbers", "answers"), [([2], 0), ([2, 2], 1), ([2, 2, 2], 1), ([15, 2], 1), ([2, 15], 0)])
-def test_a_person_who_presses_ctrl_c_again_is_answered_once(numbers, answers, capfd):
+def test_a_person_who_presses_ctrl_c_again_is_answered_once(numbers, answers, begun, capfd, tmp_path):
+    """Before the first iteration there is nothing to save."""
     requests = Requests()
+    if begun:
+        requests.watch(tmp_path / "STOP", None, 0.0)
     for number in numbers:
         signal.raise_signal(number)
-    assert capfd.readouterr().err == answers * signals.PATIENCE.decode()
+    spoken = capfd.readouterr().err
+    assert spoken == answers * (signals.PATIENCE if begun else signals.NOT_BEGUN).decode()
+    assert ("with a checkpoint" in spoken) == bool(begun and answers)
     assert requests.reason == signal.Signals(numbers[0]).name
 
 

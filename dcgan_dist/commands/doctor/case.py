@@ -42,8 +42,8 @@ class Case:
         """Ranks that will share this machine, as far as that is known: those launched, or asked for, or one a GPU."""
         if self.world is not None:
             return self.world.local_size
-        most = max(1, torch.cuda.device_count())
-        return min(self.config.world_size or most, most) if most > 1 else 1
+        gpus = torch.cuda.device_count()
+        return min(self.config.world_size or gpus, gpus) if gpus else self.config.world_size or 1
 
     @cached_property
     def arithmetic(self) -> Arithmetic:

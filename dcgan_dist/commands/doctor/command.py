@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist import cli
-from dcgan_dist.commands.doctor import disk, hardware, memory, outside, ranks, shards
+from dcgan_dist.commands.doctor import disk, hardware, locks, memory, outside, ranks, run_folder, shards
 from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, fail
 from dcgan_dist.commands.doctor.table import Line, lines_of, summary
@@ -185,11 +185,11 @@ CHECKS: dict[str, Check] = {
     "precision": Check(hardware.check_precision, 20),
     "versions": Check(hardware.check_versions, 10),
     "launcher": Check(outside.check_launcher, 20),
-    "run_dir": Check(disk.check_run_dir, 60),
+    "run_dir": Check(run_folder.check_run_dir, 60),
     "space": Check(disk.check_space, 20),
     "inodes": Check(disk.check_inodes, 10),
     "disk": Check(disk.check_disk, 30),
-    "locks": Check(disk.check_locks, 10),
+    "locks": Check(locks.check_locks, 10),
     "clock": Check(disk.check_clock, 10),
     "shards": Check(shards.check_shards, 60),
     "cache": Check(shards.check_cache, 30),

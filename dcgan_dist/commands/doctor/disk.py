@@ -1,10 +1,9 @@
-"""The run's folder: room, speed, and whether its file system keeps its promises."""
+"""The disk of the run's folder: room, speed, and clocks."""
 
 import contextlib
-import fcntl
+import errno
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,31 +12,14 @@ from pathlib import Path
 
 from dcgan_dist.commands.doctor.case import FILES, Case, nearest
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, ok, size, warn
-from dcgan_dist.run import checkpoint
 from dcgan_dist.run.folder import RunFolder
 
 PROBED = 64e6  # bytes that are written, at most
 CHUNK = 2**20
-PATIENCE = 30.0  # seconds that a checkpoint may take; a job that is stopped has some 90
+PATIENCE = 20.0  # seconds that a checkpoint may take; a launcher that is stopped kills its ranks after 30
 SPARE_INODES = 1_000
 SKEW = 2.0  # seconds
 EPOCH = 1_735_689_600.0  # 2025-01-01: no clock that is right shows an earlier time
-LOCKS = ("lockf", "flock")  # of a run's folder, which reaches other hosts where the server has locks; of the cache
-SECOND_LOCK = "import fcntl, sys; getattr(fcntl, sys.argv[2])(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-
-
-def check_run_dir(case: Case) -> Finding:
-    """Whether the run's folder is one, and what an earlier life left in it."""
-    folder = RunFolder(case.config.run_dir)
-    folder.check()
-    warnings: list[str] = []
-    found = checkpoint.find_newest(folder.checkpoints, warnings.append)
-    state = "is new" if not folder.root.exists() else "holds no checkpoint yet"
-    if found is not None:
-        state = f"goes on from checkpoint {found.name} ({case.config.resume.source})"
-    few = f"{len(warnings)} newer checkpoint{'s are' if len(warnings) > 1 else ' is'} damaged"
-    bad = warn(few, "they are left out, unless you restore them from a copy")
-    return conclude(f"{case.config.run_dir} {state}", bad if warnings else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +92,10 @@ def probing(folder: Path, option: str = "--run_dir") -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=nearest(folder)) as probe:
             yield Path(probe)
     except OSError as error:
-        advice = f"give yourself leave and room to write there, or name another folder by {option}"
+        lacks = {errno.EFBIG: "raise ulimit -f", errno.ENOSPC: "make room there", errno.EDQUOT: "make room there"}
+        advice = (
+            f"{lacks.get(error.errno or 0, 'give yourself leave to write there')}, or name another folder by {option}"
+        )
         raise FoundError(fail(f"{nearest(folder)} cannot be written ({error.strerror})", advice)) from error
 
 
@@ -124,12 +109,6 @@ def probing_for(what: str, folder: Path) -> Iterator[Path]:
             found = f"{what} are not known: {error.finding.found}"
             raise FoundError(warn(found, "see the line disk")) from error
         yield probe
-
-
-def writable(folder: Path, option: str) -> None:
-    """Raises FoundError for a folder that cannot be written."""
-    with probing(folder, option) as probe:
-        (probe / "empty").touch()
 
 
 def free_bytes(folder: Path) -> int:
@@ -166,38 +145,13 @@ def judge_disk(count: int, seconds: float, same: bool, checkpoint: float) -> Fin
     rate = count / max(seconds, 1e-9)
     takes = checkpoint / rate
     other = fail("what was written is not what was read", "this disk or its driver is broken: use another --run_dir")
-    slow = warn("the disk is slow", "a job that is stopped may end before its checkpoint is written: use a faster disk")
+    advice = "a launcher that gets a signal kills its ranks 30 s later, perhaps before their checkpoint is written: "
+    slow = warn("the disk is slow", f"{advice}stop by touch RUN/STOP, or use a faster disk")
     return conclude(
         f"{size(count)} written, synced and renamed at {rate / 1e6:,.0f} MB/s; a checkpoint takes {takes:,.1f} s",
         None if same else other,
         slow if takes > PATIENCE else None,
     )
-
-
-def check_locks(case: Case) -> Finding:
-    """Whether a lock on a file keeps other processes out, in both ways that are used."""
-    excludes = True
-    with probing_for("locks", case.config.run_dir) as folder:
-        for kind in LOCKS:
-            path = folder / kind
-            with path.open("w") as file:
-                try:
-                    getattr(fcntl, kind)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    return judge_locks(f"{kind}: {error.strerror or 'no reason given'}", False)
-                command = [sys.executable, "-S", "-c", SECOND_LOCK, path, kind]
-                excludes &= subprocess.run(command, capture_output=True, check=False).returncode != 0
-    return judge_locks(None, excludes)
-
-
-def judge_locks(refused: str | None, excludes: bool) -> Finding:
-    """`refused`: why there was no lock; `excludes`: a second process did not get one that was held."""
-    advice = "mount the file system with locks (Lustre: -o flock; NFS: without nolock), or use another --run_dir"
-    if refused is not None:
-        return warn(f"files cannot be locked ({refused}); a second job is seen by its signs of life alone", advice)
-    if not excludes:
-        return warn("a lock keeps nobody out: two processes held it at once", advice)
-    return ok("a lock on a file keeps other processes out")
 
 
 @dataclass(frozen=True, kw_only=True)

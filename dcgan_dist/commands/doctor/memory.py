@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, size, warn
+from dcgan_dist.commands.doctor.finding import Finding, conclude, counted, fail, size, warn
 from dcgan_dist.data.reading.fetch import MOST_OPEN
 from dcgan_dist.data.reading.layout import bytes_of_batch
 
@@ -36,29 +36,31 @@ class Memory:
     ring: float
     """Of it, batches that are read ahead."""
     gpu_free: float | None
-    """On the fullest GPU; None: there is none."""
+    """On the fullest GPU of those that a rank will have; None: there is none."""
     gpu_needed: float
-    """By a rank, roughly."""
+    """By the main rank, roughly."""
 
 
 def check_memory(case: Case) -> Finding:
     """Memory of the machine and of its GPUs."""
     config, networks, kind = case.config, case.networks, case.device.type
     ranks = config.world_size or (case.world.size if case.world else case.local_ranks)
+    copy = 0 if config.checkpoint.blocking else networks.checkpoint  # by the main rank, while it is written
     batch = config.batch_size / config.accumulate / ranks
     images = -(-config.batch_size // ranks)
     ring = (config.data.prefetch + 2) * bytes_of_batch(images, config.model.image_size, config.model.channels)
     half = case.arithmetic.forward is not None
     training = networks.checkpoint + networks.gradients + BOTH_WAYS * batch * networks.outputs / (2 if half else 1)
-    free = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
+    used = min(case.local_ranks, torch.cuda.device_count())
+    free = [torch.cuda.mem_get_info(number)[0] for number in range(used)]
     on_gpu = kind == "cuda"
     return judge_memory(
         Memory(
             available=available_memory(),
-            needed=case.local_ranks * (PROCESS[kind] + ring + (0 if on_gpu else training)),
+            needed=case.local_ranks * (PROCESS[kind] + ring + (0 if on_gpu else training)) + (0 if on_gpu else copy),
             ring=case.local_ranks * ring,
             gpu_free=min(free) if free else None,
-            gpu_needed=GPU_CONTEXT + training,
+            gpu_needed=GPU_CONTEXT + training + copy,
         )
     )
 
@@ -104,7 +106,7 @@ def judge_memory(facts: Memory) -> Finding:
     problems = [_tight("memory", facts.needed, facts.available, less)]
     if facts.gpu_free is not None:
         found += f"; GPU: {size(facts.gpu_free)} free, about {size(facts.gpu_needed)} needed"
-        less = "a larger --accumulate, a smaller --batch_size, or more GPUs"
+        less = "a larger --accumulate, a smaller --batch_size, more GPUs, or --checkpoint.blocking"
         problems.append(_tight("GPU memory", facts.gpu_needed, facts.gpu_free, less))
     return conclude(found, *problems)
 
@@ -189,7 +191,7 @@ def judge_limits(facts: Limits) -> Finding:
     files = "any number of" if facts.files == float("inf") else f"{facts.files:,.0f}"
     needed = FILES_A_SHARD * facts.shards
     return conclude(
-        f"{files} files may be open" + (f", {facts.shards:,} shards want to be" if facts.shards else ""),
+        f"{files} files may be open" + (f"; open at a time: {counted(facts.shards, 'shard')}" if facts.shards else ""),
         fail(
             f"no file may be larger than {size(facts.file_size)}, but a checkpoint has one of "
             f"{size(facts.largest_file)}",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.disk import free_bytes, writable
-from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, size, warn
+from dcgan_dist.commands.doctor.disk import free_bytes, probing
+from dcgan_dist.commands.doctor.finding import Finding, conclude, counted, fail, ok, size, warn
+from dcgan_dist.commands.doctor.locks import judge_cache_locks, try_lock
 from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.checklist import make_checklist
 from dcgan_dist.data.checking.spot import spot_check
@@ -17,6 +18,7 @@ from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.pool import over_processes
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.storage import cache_folder
+from dcgan_dist.errors import UserError
 
 SAMPLES = 4  # of each shard
 SECONDS = 15.0  # for all of them
@@ -47,7 +49,9 @@ def check_shards(case: Case) -> Finding:
         folder = cache_folder() / "faces"
         return ok(f"no --data.shards: the embedded set of {config.faces:,} cartoon faces, kept in {folder}")
     names = [shard.name for shard in data.shards] if isinstance(data, Corpus) else data
-    found = f"{data.size:,} images in {len(names):,} shards" if isinstance(data, Corpus) else f"{len(names):,} sources"
+    found = counted(len(names), "shard" if isinstance(data, Corpus) else "source")
+    if isinstance(data, Corpus):
+        found = f"{counted(data.size, 'image')} in {found}"
     if any(name.startswith("pipe:") for name in names):
         return warn(f"{found} to be streamed", "what comes out of a pipe cannot be checked; a failing one ends the run")
     patterns = names if isinstance(data, list) else list(config.shards)
@@ -80,13 +84,14 @@ def look(patterns: list[str], remote: Remote, deep: bool) -> Looked:
 def judge_shards(found: str, facts: Looked) -> Finding:
     """`found`: what all of them hold."""
     how = "checked and decoded" if facts.deep else "checked as a sample of them"
-    found = f"{found}, all opened; {facts.samples:,} images {how}"
+    checked = f"{counted(facts.samples, 'image')} {how}" if facts.samples else "no image checked"
+    found = f"{found}, all opened; {checked}"
     bad = None
     if facts.problems:
         more = len(facts.problems) - SHOWN
         listed = " | ".join(map(str, facts.problems[:SHOWN])) + (f" | and {more:,} more" if more > 0 else "")
         bad = fail(listed, MEND)
-    part = f"there was time for {facts.looked:,} of {facts.shards:,} shards"
+    part = f"there was time for {facts.looked:,} of {counted(facts.shards, 'shard')}"
     slow = warn(part, "dcgan-dist verify SHARDS checks all") if facts.looked < facts.shards else None
     unchecked = warn(
         "none of the images has a checksum: the shards are of another program",
@@ -110,31 +115,42 @@ class Cache:
 
 def check_cache(case: Case) -> Finding:
     """Room and leave to write where shards from afar are kept, or the embedded set."""
-    if not isinstance(case.data, Corpus):
+    try:
+        data = case.data
+    except UserError:
+        return warn("not known, for the shards cannot be opened", "see the line shards")
+    if not isinstance(data, Corpus):
         folder = cache_folder()
-        if case.data is None:
-            writable(folder, "XDG_CACHE_HOME")
-            return ok(f"{folder} can be written")
+        if data is None:
+            return conclude(f"{folder} can be written", _unlockable(folder, "XDG_CACHE_HOME"))
         return ok("not needed: streamed sources are not kept")
-    far = [shard.source for shard in case.data.shards if shard.source is not None]
-    plan = case.data.opener.plan
+    far = [shard.source for shard in data.shards if shard.source is not None]
+    plan = data.opener.plan
     if not far:
         return ok("not needed: all shards are plain local files")
     total = sum(source.size if isinstance(source, RemoteStat) else Path(source).stat().st_size for source in far)
     if plan is None:
         advice = "let it have room: leave --data.cache_bytes 0 out"
         return warn(f"none, so that {size(total)} of remote images come by ranges, in every epoch", advice)
-    writable(plan.folder, "--data.cache")
+    unlockable = _unlockable(plan.folder, "--data.cache")
     held = sum(path.stat().st_size for path in plan.folder.iterdir()) if plan.folder.is_dir() else 0
-    return judge_cache(Cache(folder=plan.folder, shards=total, limit=plan.limit, free=free_bytes(plan.folder) + held))
+    facts = Cache(folder=plan.folder, shards=total, limit=plan.limit, free=free_bytes(plan.folder) + held)
+    return judge_cache(facts, unlockable)
 
 
-def judge_cache(facts: Cache) -> Finding:
-    """Whether the shards, or at least as many as were allowed, fit."""
+def _unlockable(folder: Path, option: str) -> Finding | None:
+    """None: it can be written and locked. Raises FoundError for a folder that cannot be written."""
+    with probing(folder, option) as probe:
+        return judge_cache_locks(*try_lock(probe, "flock"))
+
+
+def judge_cache(facts: Cache, unlockable: Finding | None = None) -> Finding:
+    """Whether the shards, or at least as many as were allowed, fit. `unlockable`: what is wrong with its locks."""
     part = f"only {min(facts.limit, facts.free) / facts.shards:.0%} of the shards fit" if facts.shards else ""
     wanted = min(facts.limit, facts.shards)
     return conclude(
         f"{size(facts.shards)} of shards; {facts.folder} may hold {size(facts.limit)}, its disk {size(facts.free)}",
+        unlockable,
         fail("the disk has less room than the cache may take", "lower --data.cache_bytes, or name another --data.cache")
         if facts.free < wanted
         else None,

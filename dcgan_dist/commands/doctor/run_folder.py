@@ -1,0 +1,39 @@
+"""The run's folder: whether this run may have it, and what an earlier life left in it."""
+
+from dataclasses import replace
+
+from dcgan_dist.commands.doctor.case import Case
+from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, warn
+from dcgan_dist.errors import UserError
+from dcgan_dist.run import resume
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.lease import Lease
+
+
+def check_run_dir(case: Case) -> Finding:
+    """Looks as a life does that begins, and takes nothing. Raises UserError where that life would."""
+    folder = RunFolder(case.config.run_dir)
+    folder.check()
+    owner = Lease(folder.root, lambda _: None).other()
+    if owner is not None:
+        advice = f"wait for its end, stop it by `touch {folder.stop}`, or name another --run_dir"
+        return fail(f"{folder.root}: another job is training here ({owner})", advice)
+    said: list[str] = []
+    config = replace(case.config, precision=case.arithmetic.name)
+    try:
+        data = case.data or []  # the embedded set is not drawn for this
+    except UserError:
+        data = []  # see the line shards
+    found = resume.find(config, folder, data, said.append)
+    state = "is new" if not folder.root.exists() else "holds no checkpoint yet"
+    if found is not None:
+        inside = found.parent.resolve() == folder.checkpoints.resolve()
+        state = f"goes on from checkpoint {found.name if inside else found} ({config.resume.source})"
+    damaged = sum(line.startswith("WARNING") for line in said)
+    few = f"{damaged} newer checkpoint{'s are' if damaged > 1 else ' is'} damaged"
+    stop = f"remove {folder.stop}, unless the run is to stop"
+    return conclude(
+        f"{folder.root} {state}",
+        warn(few, "they are left out, unless you restore them from a copy") if damaged else None,
+        warn("the file STOP is there, and stops the run at once", stop) if folder.asks_to_stop() else None,
+    )
