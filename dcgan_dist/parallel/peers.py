@@ -29,7 +29,7 @@ class Peers:
         self._rank, self._size = world.rank, world.size
         self._store: Store | None = None
         if world.size > 1 and "MASTER_ADDR" in os.environ:
-            self._store = self._ask(_connect, None)
+            self._store = self._ask(lambda: connect("watchdog"), None)
         self._ask(lambda: self._known().set(f"host/{self._rank}", socket.gethostname()), None)
 
     def raise_alarm(self, kind: Alarm) -> bool:
@@ -98,8 +98,9 @@ class Peers:
         return answers[0] if answers else otherwise
 
 
-def _connect() -> Store:
+def connect(purpose: str) -> Store:
+    """The launcher's store, by a connection and with names of its own. Raises RuntimeError when it does not answer."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=PATIENCE))
     # a launcher that starts the ranks again keeps its store, and with it the alarm of their earlier life
-    return PrefixStore(f"dcgan_dist/watchdog/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return PrefixStore(f"dcgan_dist/{purpose}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

@@ -7,6 +7,7 @@ import os
 import shlex
 import socket
 import sys
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from support.ranks import run_ranks
 
 from dcgan_dist import __main__ as front
 from dcgan_dist import cli
-from dcgan_dist.commands.doctor import command, spawn
+from dcgan_dist.commands.doctor import command, exchange, spawn
 from dcgan_dist.commands.doctor import talk as talking
 from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.ranks import EQUAL, check_equality, check_ranks
@@ -164,13 +165,13 @@ def test_whatever_goes_wrong_between_ranks_is_found(name):
     assert found.deviation > 1e4 * EQUAL
 
 
-def launched(options, nodes):
+def launched(options, nodes, printed=None):
     """Exit code and what was printed; every rank thinks it is the first of a node of its own if there are several."""
     rank = os.environ["RANK"]
     if nodes > 1:
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
         socket.gethostname = lambda: f"node{rank}"
-    printed = io.StringIO()
+    printed = printed or io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = front.main(["doctor", *options])
     return code, printed.getvalue()
@@ -225,7 +226,7 @@ def silent(options, pipe):
     """Rank 1 never takes part; rank 0 would end its process, whose thread still waits, with an exit code."""
     if os.environ["RANK"] == "1":
         return launch(Config(timeout=30)).size, pipe.read_text(), ""
-    command.CHECKS["ranks"] = replace(command.CHECKS["ranks"], seconds=1.0)
+    _in_a_hurry()
     codes = []
     command.os._exit = codes.append  # pyright: ignore[reportAttributeAccessIssue]
     command.World.close = lambda self: None
@@ -240,5 +241,55 @@ def test_a_launched_rank_that_never_answers(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (size, codes, printed), other = run_ranks(2, silent, ["--only", "ranks,devices"], tmp_path / "pipe")
     assert (size, codes, other) == (2, [1], (2, "over", ""))
+    assert "ok    devices " in printed
+    assert "FAIL  ranks " in printed
+    assert "rank 1 has not said within 2 s what it found" in " ".join(printed.split())
     assert "no answer within 1 s" in printed
     assert "not fit for this run (ranks)" in printed
+
+
+def _in_a_hurry():
+    command.MARGIN, exchange.LINGER = 1.0, 0.5
+    for name in ("ranks", "devices"):
+        command.CHECKS[name] = replace(command.CHECKS[name], seconds=1.0)
+
+
+def cannot_talk(options, kind):
+    """Rank 1's sums over all ranks fail, or never end, as where NCCL finds no way to the others."""
+    command.CHECKS["ranks"] = replace(command.CHECKS["ranks"], seconds=3.0)
+
+    def sum_(world, tensor):
+        if world.rank == 1 and kind == "fails":
+            raise RuntimeError("NCCL error: unhandled system error\nsocketStartConnect: no route to host")
+        threading.Event().wait()
+
+    World.sum_ = sum_
+    codes = []
+
+    def leave(code):
+        codes.append(code)
+        raise SystemExit
+
+    command.os._exit = leave  # pyright: ignore[reportAttributeAccessIssue]
+    printed = io.StringIO()
+    with contextlib.suppress(SystemExit):
+        launched(options, 2, printed)
+    return codes, printed.getvalue(), os.environ["WORLD_SIZE"]
+
+
+@pytest.mark.parametrize("kind", ["fails", "hangs"])
+def test_ranks_that_cannot_talk_still_print_what_they_found(kind, tmp_path):
+    options = ["--run_dir", str(tmp_path / "run"), "--only", "run_dir,ranks,equality"]
+    (codes, printed, size), (other_codes, nothing, _) = run_ranks(2, cannot_talk, options, kind)
+    assert (codes, other_codes, nothing, size) == ([1], [1], "", "2")
+    lines = printed.splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith("ok ")] == [
+        ["ok", "run_dir", "node0:"], ["ok", "run_dir", "node1:"]
+    ]  # fmt: skip
+    text = " ".join(printed.split())
+    where = "node0: " if kind == "fails" else ""  # both say the same
+    assert f"FAIL ranks {where}no answer within 3 s" in text
+    assert "NCCL_SOCKET_IFNAME" in text
+    theirs = "FAIL ranks node1: rank 1: NCCL error: unhandled system error socketStartConnect: no route to host"
+    assert (theirs in text) == (kind == "fails")
+    assert "not fit for this run (ranks): 2 ok, 0 warn, " in text

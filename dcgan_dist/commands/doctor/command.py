@@ -15,6 +15,7 @@ from typing import Any
 from dcgan_dist import cli
 from dcgan_dist.commands.doctor import disk, hardware, locks, memory, outside, ranks, run_folder, shards
 from dcgan_dist.commands.doctor.case import Case
+from dcgan_dist.commands.doctor.exchange import Exchange
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, fail
 from dcgan_dist.commands.doctor.table import Line, lines_of, summary
 from dcgan_dist.config import Config
@@ -24,6 +25,7 @@ from dcgan_dist.parallel.world import World, launch, set_cpu_threads
 from dcgan_dist.run.folder import environment
 
 PROGRAM = "dcgan-dist doctor"
+MARGIN = 30.0  # seconds that one rank may be later than another
 GROUP_TIMEOUT = 180  # seconds: more than a check may take, for NCCL ends the whole process when it is over
 A_DAY = 86_400.0  # seconds
 
@@ -113,25 +115,44 @@ def _alone(case: Case, names: Sequence[str]) -> list[Line]:
 
 
 def _on_all_ranks(case: Case, names: Sequence[str], world: World) -> list[Line]:
-    """What ranks do together first, while all are here; then what every node's first rank finds at its place."""
-    lines: list[Line] = []
+    """What every node's first rank finds at its place; then, when all are back, what the ranks do together.
+
+    The same lines on all ranks. The main rank prints them.
+    """
+    exchange, lines = Exchange(world), []
+    alone = [name for name in names if not CHECKS[name].together]
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        lines = [examine(name, CHECKS[name], case) for name in alone]
+    limit = MARGIN + sum(_limit(name, CHECKS[name], case) for name in alone)
+    found = [line for each in exchange.gather("nodes", lines, limit) for line in each]
+    found.sort(key=lambda line: list(CHECKS).index(line.check))
+    _print(found, world)
+    lines = []
     for name in (name for name in names if CHECKS[name].together):
         lines.append(examine(name, CHECKS[name], case))
         if lines[-1].hung:
-            _print(lines)
-            return lines
-    lines = lines if world.main else []
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        lines += [examine(name, CHECKS[name], case) for name in names if not CHECKS[name].together]
-    world.wait_patiently()
-    found = [Line(**line) for each in world.gather([asdict(line) for line in lines]) for line in each]
-    found.sort(key=lambda line: list(CHECKS).index(line.check))
-    if world.main:
-        _print(found)
-    return found
+            break
+    together = _merged(exchange.gather("ranks", lines, MARGIN + sum(CHECKS[line.check].seconds for line in lines)))
+    _print(together, world)
+    exchange.end()
+    return found + together
 
 
-def _print(lines: Sequence[Line]) -> None:
+def _merged(lines: list[list[Line]]) -> list[Line]:
+    """What the main rank says, for all say the same; but where others say what is wrong in other words, these too."""
+    main, *others = lines
+    merged, said = list(main), {line.found for line in main}
+    for rank, each in enumerate(others, 1):
+        first = next((line for line in each if line.mark == "FAIL"), None)
+        if first is not None and first.found not in said:
+            said.add(first.found)
+            merged.append(replace(first, found=f"rank {rank}: {first.found}"))
+    return merged
+
+
+def _print(lines: Sequence[Line], world: World) -> None:
+    if not (world.main and lines):
+        return
     nodes = len({line.node for line in lines}) > 1
     print("\n".join(text for line in lines for text in lines_of(line, CHECKS, node=nodes)), flush=True)
 
@@ -139,15 +160,20 @@ def _print(lines: Sequence[Line]) -> None:
 def examine(name: str, check: Check, case: Case) -> Line:
     """The finding of one check, whatever happens in it."""
     box: list[Finding] = []
-    limit = A_DAY if case.deep and name == "shards" else check.seconds
+    limit = _limit(name, check, case)
     thread = threading.Thread(target=lambda: box.append(_finding(check, case)), name=name, daemon=True)
     began = time.monotonic()
     thread.start()
     thread.join(limit)
     seconds = time.monotonic() - began
     advice = f"something here does not answer, perhaps a file server or a network; --skip {name} leaves it out"
+    advice = f"the ranks wait for each other: {ranks.NETWORK}" if check.together else advice
     finding = box[0] if box else fail(f"no answer within {limit:g} s", advice)
     return Line(check=name, node=socket.gethostname(), seconds=seconds, hung=not box, **asdict(finding))
+
+
+def _limit(name: str, check: Check, case: Case) -> float:
+    return A_DAY if case.deep and name == "shards" else check.seconds
 
 
 def _finding(check: Check, case: Case) -> Finding:
@@ -171,9 +197,9 @@ def _results(lines: Sequence[Line]) -> dict[str, Any]:
 
 def _end(lines: Sequence[Line], world: World | None) -> int:
     code = int(any(line.mark == "FAIL" for line in lines))
-    if world is not None and any(line.hung for line in lines):
+    if world is not None and any(line.mark == "FAIL" and CHECKS[line.check].together for line in lines):
         sys.stdout.flush()
-        os._exit(code)  # a thread that waits for another rank would keep this process
+        os._exit(code)  # a thread that waits for another rank, or the end of their group, would keep this process
     if world is not None:
         world.close()
     return code
