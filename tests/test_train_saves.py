@@ -18,7 +18,9 @@ from dcgan_dist import train
 from dcgan_dist.parallel.agreement import Wishes
 from dcgan_dist.run import checkpoint, lease
 from dcgan_dist.run.divergence import Recovery
+from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Owner
+from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.session import Session
 
 TINY = (
@@ -229,6 +231,55 @@ def test_a_life_that_another_has_followed_takes_nothing_back(start, run_dir, mon
     names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert names == ["000000000", "000000008", "000000016", "latest"]
     assert (run_dir / "checkpoints" / "latest").read_text() == "000000016"
+
+
+def test_the_reports_are_on_disk_before_the_checkpoint_that_relies_on_them(start, run_dir, monkeypatch):
+    order: list[str] = []
+    sync, begin = MetricsFile.sync, Saver._begin
+
+    def synced(metrics: MetricsFile) -> None:
+        sync(metrics)
+        order.append(f"reports to {json.loads(metrics.path.read_text().splitlines()[-1])['images']}")
+
+    def begun(saver: Saver, images: int, *rest) -> None:
+        order.append(f"checkpoint of {images}")
+        begin(saver, images, *rest)
+
+    monkeypatch.setattr(MetricsFile, "sync", synced)
+    monkeypatch.setattr(Saver, "_begin", begun)
+    assert start("--images", 16)[0] == 0
+    assert order == ["reports to 8", "checkpoint of 8", "reports to 16", "checkpoint of 16"]
+
+
+def stale(*_: object) -> None:
+    raise OSError(errno.ESTALE, "Stale file handle")
+
+
+def test_a_disk_that_does_not_answer_while_old_ones_are_removed_ends_nothing(start, run_dir, monkeypatch):
+    really, met = checkpoint._prune, []
+
+    def prune(folder: Path, images: int, keep: int, lease: lease.Lease) -> None:
+        met.append(images)
+        if images in (24, 32):
+            stale()
+        really(folder, images, keep, lease)
+
+    monkeypatch.setattr(checkpoint, "_prune", prune)
+    code, out, errors = start("--checkpoint.keep", 2, "--images", 40)
+    assert (code, errors, "WARNING" in out) == (0, "", False)
+    assert met == [8, 16, 24, 32, 40]
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["000000032", "000000040", "latest"]  # removed by the next save
+
+
+def test_a_disk_that_does_not_answer_while_a_run_goes_back_is_one_line(start, run_dir, monkeypatch):
+    monkeypatch.setattr(Recovery, "_fault", lambda mine: "something" if mine.state.images == 24 else None)
+    monkeypatch.setattr("dcgan_dist.run.divergence.write_atomically", stale)
+    code, _, errors = start("--divergence.policy", "rollback", "--log.every", 24)
+    checkpoints = run_dir / "checkpoints"
+    assert (code, errors) == (1, f"error: {checkpoints}: cannot go back there (Stale file handle)\n")
+    assert all(checkpoint.verify(path) is None for path in checkpoint.all_checkpoints(checkpoints))
+    assert checkpoint.find_newest(checkpoints, pytest.fail) == checkpoints / "000000016"
 
 
 @pytest.mark.parametrize("due", ["--log.every 8", "--log.samples_every 8 --log.every 1000"])

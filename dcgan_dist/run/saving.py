@@ -133,4 +133,4 @@ class Saver:
 
 
 def _final(error: SaveError) -> UserError:
-    return UserError(f"{error}. Make room and run the same command again")
+    return UserError(f"{error}. Mend that and run the same command again")

@@ -19,7 +19,7 @@ from support.shards import write_ours
 
 from dcgan_dist import __main__ as front
 from dcgan_dist import cli, train
-from dcgan_dist.commands.doctor import command, disk, memory, shards
+from dcgan_dist.commands.doctor import command, disk, hardware, memory, shards
 from dcgan_dist.commands.doctor.case import Case, measure_networks
 from dcgan_dist.commands.doctor.command import CHECKS, Check, examine
 from dcgan_dist.commands.doctor.finding import ok
@@ -315,6 +315,18 @@ def test_sizes_are_those_of_real_networks(changes):
 
 def eval_shape(row):
     return int(torch.tensor([int(part) for part in row[1].split(" x ")]).prod())
+
+
+@pytest.mark.parametrize(
+    ("named", "hidden"), [(None, False), ("0", False), ("0,1", False), ("", True), ("-1", True), ("NoDevFiles", True)]
+)
+def test_gpus_that_are_hidden_on_purpose(named, hidden, monkeypatch):
+    """By SLURM, too, for a job without GPUs: NoDevFiles."""
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert hardware.devices().hidden == hidden
 
 
 # ---- the data

@@ -1,8 +1,11 @@
 import json
 import math
+import os
 
 import pytest
+from support.disk import no_file_larger_than
 
+from dcgan_dist.errors import UserError
 from dcgan_dist.run.jsonl import MetricsFile
 
 
@@ -28,6 +31,24 @@ def test_numbers_that_json_lacks_are_strings(tmp_path):
     assert record == {"images": 1, "a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 1e300, "note": None}
     assert math.isnan(float(record["a"]))
     assert float(record["c"]) == -math.inf
+
+
+def test_what_is_synced_is_on_disk_with_all_lines(tmp_path, monkeypatch):
+    """A checkpoint relies on it: the life that goes on from there does not write them again."""
+    file, synced = MetricsFile(tmp_path / "metrics.jsonl"), []
+    really = os.fsync
+
+    def fsync(descriptor):
+        really(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, file.path.read_text()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file.append({"images": 1})
+    with no_file_larger_than(14), pytest.raises(UserError, match="cannot be written"):
+        file.append({"images": 2})
+    assert synced == []
+    file.sync()
+    assert synced == [(file.path.stat().st_ino, '{"images": 1}\n{"images": 2}\n')]
 
 
 @pytest.mark.parametrize(
