@@ -9,7 +9,7 @@ from support.cluster import Cluster
 from support.launching import ROOT, environment
 
 SCRIPTS = ROOT / "tests/support/slurm"
-NODES = 7  # as many as test_train_sh_faults.py breaks at the same time
+NODES = 9  # as many as test_train_sh_faults.py breaks at the same time
 
 
 @pytest.fixture(scope="session")

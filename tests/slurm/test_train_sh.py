@@ -23,31 +23,6 @@ def test_two_nodes_of_two_ranks_train_to_the_weights_of_one_process(slurm, tmp_p
     assert deviation(newest_tensors(run), newest_tensors(tmp_path / "alone")) < 1e-9
 
 
-def test_a_job_comes_back_after_its_time_limit_and_ends_with_the_same_weights(slurm, tmp_path):
-    """SLURM warns within half a minute of the limit being set; till then huge grids of samples slow the run down."""
-    run, file = tmp_path / "run", tmp_path / "length.yaml"
-    file.write_text("images: 1000000\nlog: {samples: 4000, samples_every: 16, every: 16}\n")
-    time = "--nodes=2 --time=10 --signal=B:USR1@60"
-    job = slurm.train(time, *TINY, "--config", file, "--run_dir", run, RANKS_PER_NODE=2)
-    slurm.wait(job, lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text())
-    minutes = int(slurm.call("squeue", "--noheader", f"--jobs={job}", "--format=%M").split(":")[0])
-    slurm.call("scontrol", "update", f"job={job}", f"TimeLimit={minutes + 2}")
-    slurm.wait(job, lambda: (run / "PREEMPTED").exists())
-    reached = int((run / "PREEMPTED").read_text().split()[0])
-    assert 0 < reached < 16 * 400
-    file.write_text(f"images: {reached + 160}\n")
-    slurm.wait(job, lambda: slurm.job(job)["JobState"] == "PENDING")
-    slurm.call("scontrol", "update", f"job={job}", "TimeLimit=10")
-    fields = slurm.end(job)
-    log = slurm.log(job)
-    assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), log
-    assert f"newest checkpoint: {reached:09d}" in log
-    assert f"resuming from {run}/checkpoints/{reached:09d}" in log
-
-    train_alone(tmp_path / "alone", "--images", reached + 160)
-    assert deviation(newest_tensors(run), newest_tensors(tmp_path / "alone")) < 1e-9
-
-
 def test_wrong_options_end_a_job_at_once_in_one_line(slurm, tmp_path):
     run = tmp_path / "run"
     typo = slurm.train("--nodes=1", *TINY, "--run_dir", run, "--image", 320)

@@ -1,4 +1,4 @@
-"""What may befall a job on a real SLURM: preemption, a node's power cut, its cable. Nothing but time is lost.
+"""What may befall a job on a real SLURM: its time limit, preemption, a node's power cut, its cable. Only time is lost.
 
 Nearly all of it is waiting, for grace times and for SLURM to notice: all stories begin at once, on nodes of their own.
 """
@@ -37,14 +37,14 @@ class Job:
     number: str
 
     @classmethod
-    def begin(cls, cluster: Cluster, folder: Path, sbatch_options: str) -> "Job":
+    def begin(cls, cluster: Cluster, folder: Path, sbatch_options: str, ranks: int = 1) -> "Job":
         """Submits it. Huge grids of samples slow it down, so that few images need to be trained again to compare."""
         folder.mkdir()
         length, run = folder / "length.yaml", folder / "run"
         length.write_text("images: 1000000\nlog: {samples: 2000, samples_every: 16, every: 16}\n")
         often = ["--checkpoint.every", EVERY, "--checkpoint.keep", 999]
         options = [*TINY, *often, "--config", length, "--run_dir", run]
-        return cls(cluster, run, cluster.train(f"--time=20 {sbatch_options}", *options))
+        return cls(cluster, run, cluster.train(f"--time=20 {sbatch_options}", *options, RANKS_PER_NODE=ranks))
 
     def reaches(self, images: int) -> None:
         """Waits for a checkpoint."""
@@ -90,7 +90,10 @@ class Job:
 
 @contextmanager
 def deaf(rank: int) -> Iterator[None]:
-    """It does not run, for before it ends a job SLURM wakes up what sleeps."""
+    """It does not run, for before it ends a job SLURM wakes up what sleeps; at the end it is killed.
+
+    That is SLURM's work, where cgroups tell it what belongs to a job. Here it loses sight of ranks without launcher.
+    """
     over = threading.Event()
 
     def hold() -> None:
@@ -103,6 +106,8 @@ def deaf(rank: int) -> Iterator[None]:
     yield
     over.set()
     thread.join()
+    with suppress(ProcessLookupError):
+        os.kill(rank, signal.SIGKILL)
 
 
 def want_urgently(cluster: Cluster, node: str) -> None:
@@ -111,6 +116,21 @@ def want_urgently(cluster: Cluster, node: str) -> None:
 
 
 # ---- the stories; each returns its job, its log, and what is to be compared
+
+
+def time_is_over(cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """SLURM warns the two nodes of two ranks within half a minute of the limit being set."""
+    job = Job.begin(cluster, folder, "--nodelist=node8,node9 --nodes=2 --time=10 --signal=B:USR1@60", ranks=2)
+    job.reaches(EVERY)
+    minutes = int(cluster.call("squeue", "--noheader", f"--jobs={job.number}", "--format=%M").split(":")[0])
+    cluster.call("scontrol", "update", f"job={job.number}", f"TimeLimit={minutes + 2}")
+    cluster.wait(job.number, lambda: (job.run / "PREEMPTED").exists())
+    asked = int((job.run / "PREEMPTED").read_text().split()[0])
+    images = job.shorten()
+    saved = job.goes_back_to_the_queue()
+    cluster.wait(job.number, lambda: cluster.job(job.number)["JobState"] == "PENDING")
+    cluster.call("scontrol", "update", f"job={job.number}", "TimeLimit=10")
+    return {"job": job, "saved": saved, "asked": asked, "images": images, "log": job.ends()}
 
 
 def preempted(cluster: Cluster, folder: Path) -> dict[str, Any]:
@@ -160,7 +180,7 @@ def dies(cluster: Cluster, folder: Path, sbatch_options: str, node: str) -> dict
 
 def cable(cluster: Cluster, folder: Path) -> dict[str, Any]:
     """A node is cut off and frozen. When it wakes up, another has the job, but it could still write to the disk."""
-    job = Job.begin(cluster, folder, "--exclude=node[1-5]")
+    job = Job.begin(cluster, folder, "--exclude=node[1-5,8-9]")
     job.reaches(EVERY)
     node = cluster.job(job.number)["BatchHost"]
     (rank,) = job.ranks()
@@ -176,7 +196,7 @@ def cable(cluster: Cluster, folder: Path) -> dict[str, Any]:
     return {"job": job, "saved": saved, "images": images, "log": cluster.log(job.number)}
 
 
-STORIES = (preempted, stubborn, power_cut, power_cut_of_the_batch_host, cable)
+STORIES = (time_is_over, preempted, stubborn, power_cut, power_cut_of_the_batch_host, cable)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +225,13 @@ def assert_nothing_happened(story: dict[str, Any], undisturbed: Callable[[int], 
     records = [json.loads(line)["images"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert records == sorted(set(records))
     assert [record for record in records if record <= story["saved"]] == list(range(16, story["saved"] + 1, 16))
+
+
+def test_a_job_comes_back_after_its_time_limit(told, undisturbed):
+    story = told["time_is_over"].result()
+    assert story["saved"] == story["asked"]
+    assert f"newest checkpoint: {story['saved']:09d}" in story["log"]
+    assert_nothing_happened(story, undisturbed)
 
 
 def test_a_preempted_job_saves_makes_way_and_comes_back(told, undisturbed):
