@@ -263,7 +263,7 @@ def cannot_talk(options, kind):
             raise RuntimeError("NCCL error: unhandled system error\nsocketStartConnect: no route to host")
         threading.Event().wait()
 
-    World.sum_ = sum_
+    World.sum_ = sum_  # pyright: ignore[reportAttributeAccessIssue]
     codes = []
 
     def leave(code):
