@@ -1,16 +1,18 @@
 """A training on two ranks that is killed again and again, each time started by the same command, until it is done.
 
-    python -m benchmarks.soak        two minutes on 2 cores; prints JSON and writes results/soak.json
+    python -m benchmarks.soak        three minutes on 2 cores; prints JSON and writes results/soak.json
 
-One row for each fault. `seconds_to_end`: from the fault until no process of the job is left. `images_again`: reported
-by the killed life and computed once more by the next one, for they came after the last checkpoint.
-`seconds_to_go_on`: from the next start of the command until it reports new images. At the end the run is compared with
-one that nothing disturbed; `images_lost` and `images_twice` count reports that its metrics.jsonl lacks or repeats.
+One row for each fault, and a table by kinds. `seconds_to_end`: from the fault until no process of the job is left.
+`images_again`: reported by the killed life and computed once more by the next one, for they came after the last
+checkpoint. `seconds_to_go_on`: from the next start of the command until it reports new images. At the end the run is
+compared with one that nothing disturbed; `images_lost` and `images_twice` count reports that its metrics.jsonl lacks or
+repeats.
 """
 
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -48,6 +50,8 @@ FAULTS = (
     "SIGSTOP of a rank",
     "SIGTERM of the launcher",
     "SIGKILL of a rank",
+    "SIGKILL of launcher and ranks",
+    "the file STOP",
 )
 PATIENCE = 120  # seconds for anything that is waited for
 CLOCKED = ("time/", "speed/", "rank/", "save/", "data/")  # what no two lives report alike
@@ -131,9 +135,14 @@ class Job:
     def strike(self, launcher: subprocess.Popen[bytes], fault: str, rank: int) -> None:
         """Lets the fault happen, and waits until the whole job is gone."""
         ranks = self.ranks(launcher)
-        number = signal.Signals[fault.partition(" ")[0]]
-        (psutil.Process(launcher.pid) if "launcher" in fault else ranks[rank]).send_signal(number)
-        if number == signal.SIGSTOP:
+        if fault == "the file STOP":
+            (self.run / "STOP").touch()
+        else:
+            whole = psutil.Process(launcher.pid)
+            victims = [whole, *ranks] if "and ranks" in fault else [whole] if "launcher" in fault else [ranks[rank]]
+            for victim in victims:
+                victim.send_signal(signal.Signals[fault.partition(" ")[0]])
+        if fault == "SIGSTOP of a rank":
             psutil.wait_procs([ranks[1 - rank]], timeout=PATIENCE)
             ranks[rank].resume()  # else the launcher waits 30 s for it
         launcher.wait(PATIENCE)
@@ -145,7 +154,7 @@ class Job:
 def disturb(job: Job, fault: str, chance: random.Random) -> dict[str, Any]:
     """One life with its fault, at a random moment and on a random rank."""
     victim, reports = chance.randrange(RANKS), chance.randint(1, 7)
-    row: dict[str, Any] = {"fault": fault} | ({} if "launcher" in fault else {"rank": victim})
+    row: dict[str, Any] = {"fault": fault} | ({"rank": victim} if fault.endswith("of a rank") else {})
     old, begun = set(job.lines()), time.monotonic()
     launcher = job.start()
 
@@ -216,13 +225,23 @@ def complete(job: Job, straight: Job) -> float:
     return seconds
 
 
-def soak(folder: Path, seed: int) -> dict[str, Any]:
+def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the faults of each kind cost at most."""
+    costs = ("images_again", "seconds_to_end", "seconds_to_go_on")
+    table = []
+    for kind in dict.fromkeys(row["fault"] for row in faults):
+        rows = [row for row in faults if row["fault"] == kind]
+        table.append({"fault": kind, "injected": len(rows)} | {cost: max(row[cost] for row in rows) for cost in costs})
+    return table
+
+
+def soak(folder: Path, seed: int, count: int) -> dict[str, Any]:
     """The whole of it; what came of each fault, and of the run."""
     write_shard(folder / "shard.tar")
     chance, memory = random.Random(seed), set(MEMORY.iterdir())
     straight, job = Job(folder, "straight"), Job(folder, "run")
     faults = []
-    for fault in FAULTS:
+    for fault in itertools.islice(itertools.cycle(FAULTS), count):
         faults.append(disturb(job, fault, chance))
         print(f"  {fault:<32} at {faults[-1]['images']:,} images", file=sys.stderr, flush=True)
     went_on = complete(job, straight)
@@ -237,6 +256,7 @@ def soak(folder: Path, seed: int) -> dict[str, Any]:
         "seed": seed,
         "steps": STEPS,
         "faults": faults,
+        "by_kind": by_kind(faults),
         "survived": len(faults),
         "images_lost": REPORT * len(set(wanted) - told.keys()),
         "images_twice": REPORT * sum(count - 1 for count in told.values()),
@@ -250,10 +270,11 @@ def soak(folder: Path, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", type=int, default=2 * len(FAULTS), help="how many, of each kind in turn")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for soak.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = soak(Path(folder), options.seed)
+        results = soak(Path(folder), options.seed, options.faults)
     print(json.dumps(results, indent=2))
     save(options.out, "soak", "benchmarks.soak", results)
 

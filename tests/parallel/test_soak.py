@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.soak", "--seed", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.soak", "--seed", "1", "--faults", "7", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -23,5 +23,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(tmp_pa
     assert found["survived"] == len(faults) == 7
     assert faults.count("SIGKILL of a rank") >= 4
     assert {"SIGKILL of the launcher", "SIGSTOP of a rank", "SIGTERM of the launcher"} < set(faults)
+    assert sum(row["injected"] for row in found["by_kind"]) == 7
     asked = next(row for row in found["faults"] if row["fault"] == "SIGTERM of the launcher")
     assert asked["images_again"] == 0  # it saved before it left
