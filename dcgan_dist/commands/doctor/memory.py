@@ -31,8 +31,10 @@ class Memory:
 
     available: float
     """That this process and its children may still take."""
+    ranks: int
+    """That will share this machine."""
     needed: float
-    """By all ranks of this machine, roughly."""
+    """By all of them, roughly."""
     ring: float
     """Of it, batches that are read ahead."""
     gpu_free: float | None
@@ -57,6 +59,7 @@ def check_memory(case: Case) -> Finding:
     return judge_memory(
         Memory(
             available=available_memory(),
+            ranks=case.local_ranks,
             needed=case.local_ranks * (PROCESS[kind] + ring + (0 if on_gpu else training)) + (0 if on_gpu else copy),
             ring=case.local_ranks * ring,
             gpu_free=min(free) if free else None,
@@ -100,8 +103,8 @@ def _page_cache(group: Path) -> float:
 
 def judge_memory(facts: Memory) -> Finding:
     """Whether what is needed is there."""
-    tail = f"about {size(facts.needed)} needed ({size(facts.ring)} of it batches read ahead)"
-    found = f"{size(facts.available)} of memory available, {tail}"
+    found = f"{size(facts.available)} of memory available, about {size(facts.needed)} needed by "
+    found += f"{counted(facts.ranks, 'rank')} here ({size(facts.ring)} of it batches read ahead)"
     less = "fewer ranks here, a smaller --data.prefetch or --batch_size, or a job with more memory (sbatch --mem)"
     problems = [_tight("memory", facts.needed, facts.available, less)]
     if facts.gpu_free is not None:
