@@ -98,9 +98,9 @@ class Peers:
         return answers[0] if answers else otherwise
 
 
-def connect(purpose: str) -> Store:
+def connect(purpose: str, seconds: float = PATIENCE) -> Store:
     """The launcher's store, by a connection and with names of its own. Raises RuntimeError when it does not answer."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=PATIENCE))
+    store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds))
     # a launcher that starts the ranks again keeps its store, and with it the alarm of their earlier life
     return PrefixStore(f"dcgan_dist/{purpose}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

@@ -43,6 +43,7 @@ class Watchdog:
         self._long = max(self._limit, LONG_OF_TIMEOUT * config.timeout) if world.size > 1 else math.inf
         self._over, self._last_word = Event(), Lock()
         self._thread: Thread | None = None
+        self._lost_at = math.inf
         if self._limit:
             self._path = folder / f"rank-{world.rank}.txt"
             self._file = _open(self._path)
@@ -74,6 +75,7 @@ class Watchdog:
         """The main thread's last words when a collective failed: what this rank was doing, and who is gone."""
         if not self._last_word.acquire(blocking=False):
             time.sleep(2 * GRACE)  # the watchdog is ending this process
+        self._lost_at = time.monotonic()
         hang, details = "imed out" in str(error), [str(self._activity)]
         gone: list[str] = []
         if self._thread is not None:
@@ -91,7 +93,10 @@ class Watchdog:
             if progress != seen:
                 seen, since = progress, now
             idle, alarm = now - since, self._peers.alarm()
-            if idle > (self._long if self._activity.patient else self._limit):
+            if now - self._lost_at > self._long:
+                self._write_stacks()
+                self._end(f"has lost another rank, and does not end ({self._activity})")
+            elif idle > (self._long if self._activity.patient else self._limit):
                 self._give_up(f"no progress for {idle:.1f} s")
             elif alarm == "hang":
                 self._give_up("ends, for another rank hangs")

@@ -154,32 +154,39 @@ def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
     # files may have rotted since they were written: besides the new one, another whole one stays
     while old and not any(verify(path) is None for path in reversed(kept[:-1])):
         kept.insert(0, old.pop())
-    best = _best(folder)
+    best = best_name(folder)
     for path in (*old, *folder.glob(f"[0-9]*{LEFT}")):
         if path.name != best:
             remove(path, lease)
 
 
-def _best(folder: Path) -> str:
-    """The name of the best checkpoint; empty where none is named."""
-    with suppress(OSError, ValueError):
-        name = (folder / "best").read_text().strip()
-        return name if (folder / name).exists() else name.removesuffix(LEFT)  # a life was killed before the rename
-    return ""
+def best_name(folder: Path) -> str:
+    """The name of the best checkpoint; empty where none is named. Raises OSError when the disk does not answer."""
+    try:
+        name = (folder / "best").read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+    if not re.fullmatch(rf"\d+({LEFT})?", name):
+        return ""
+    try:
+        (folder / name).stat()
+    except FileNotFoundError:
+        return name.removesuffix(LEFT)  # a life was killed before the rename
+    return name
 
 
 def leave_behind(path: Path, lease: Lease) -> None:
     """Removes a checkpoint that no later life is to go on from; the best one is kept under another name.
 
-    Raises UserError when a newer life of the run has taken it over.
+    Raises UserError when a newer life of the run has taken it over, and OSError when the best one cannot be kept.
     """
-    if path.name != _best(path.parent):
+    if path.name != best_name(path.parent):
         remove(path, lease)
         return
     lease.check()
     aside = path.with_name(path.name + LEFT)
     if aside.exists():
-        remove(aside, lease)  # of an earlier time that the run was here, and no longer the best
+        _remove(aside, lease)  # of an earlier time that the run was here, and no longer the best
     write_atomically(path.with_name("best"), aside.name.encode())
     path.rename(aside)
     _sync(path.parent)
@@ -188,11 +195,15 @@ def leave_behind(path: Path, lease: Lease) -> None:
 def remove(path: Path, lease: Lease) -> None:
     """Removes a checkpoint, or leaves it whole. Raises UserError when a newer life of the run has taken it over."""
     with suppress(OSError):  # the next save tries again
-        lease.check()
-        moved = path.rename(_away(path, lease.attempt))
-        reach("old one moved away")
-        shutil.rmtree(moved)
-        reach("old one removed")
+        _remove(path, lease)
+
+
+def _remove(path: Path, lease: Lease) -> None:
+    lease.check()
+    moved = path.rename(_away(path, lease.attempt))
+    reach("old one moved away")
+    shutil.rmtree(moved)
+    reach("old one removed")
 
 
 def all_checkpoints(folder: Path) -> list[Path]:

@@ -88,11 +88,14 @@ class RunFolder:
 
     def asks_to_stop(self) -> bool:
         """Whether the next life is to stop at once: there is a STOP, and no life has obeyed it yet."""
-        obeyed: list[str] = []
+        return signals.asks_to_stop(self.stop) and not self._was_obeyed(self._this_stop())
+
+    def _was_obeyed(self, stop: list[str]) -> bool:
+        lines: list[str] = []
         for marker in (self.done, self.preempted):
-            with suppress(FileNotFoundError):
-                obeyed += marker.read_text(errors="replace").splitlines(keepends=True)
-        return signals.asks_to_stop(self.stop) and not set(obeyed).intersection(self._this_stop())
+            with suppress(OSError):
+                lines += marker.read_text(errors="replace").splitlines(keepends=True)
+        return not set(stop).isdisjoint(lines)
 
     def _this_stop(self) -> list[str]:
         """A line that tells the file STOP from one that is made later; no two clocks are compared."""
@@ -102,7 +105,9 @@ class RunFolder:
 
     def _remove_markers(self) -> None:
         """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""
-        if not self.asks_to_stop():
+        stop = self._this_stop()
+        stale = self._was_obeyed(stop) or signals.is_for_another_life(self.stop)
+        if stale and stop == self._this_stop():  # none that came meanwhile
             self.stop.unlink(missing_ok=True)
         for marker in (self.done, self.preempted):
             marker.unlink(missing_ok=True)

@@ -118,8 +118,14 @@ class Lease:
         return self._is_beating()
 
     def other(self) -> Owner | None:
-        """The job that trains here now, if there seems to be one. Takes nothing; may wait for a sign of life."""
-        before = self._read()
+        """The job that trains here now, if there seems to be one. Takes nothing; may wait for a sign of life.
+
+        Raises UsageError when the folder cannot be read.
+        """
+        try:
+            before = self._read()
+        except OSError as error:
+            raise UsageError(f"--run_dir {self._root}: cannot be read ({error.strerror})") from error
         if before is None or before.ended:
             return None
         locked = None

@@ -40,7 +40,17 @@ def describe(config: Config, data: Corpus | list[str], state: TrainState) -> dic
 
 
 def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) -> Path | None:
-    """The checkpoint to go on from, checked against configuration and data; None to begin anew. For the main rank."""
+    """The checkpoint to go on from, checked against configuration and data; None to begin anew. For the main rank.
+
+    Raises UsageError when they do not fit, and UserError when there is no whole one, or the disk does not answer.
+    """
+    try:
+        return _find(config, folder, data, say)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder.checkpoints}: cannot be read ({error.strerror})") from error
+
+
+def _find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) -> Path | None:
     source = config.resume.source
     if source in ("auto", "never"):
         path = checkpoint.find_newest(folder.checkpoints, say)
@@ -110,16 +120,21 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state:
         and "data.shards" not in allowed
         and state["data_fingerprint"] not in (None, data.fingerprint)
     ):
-        raise UsageError(
-            f"{path} was trained on another data set ({state['data_images']:,} images, now {data.size:,}, or other "
-            "ones or in another order of shards); go back to it, allow it by --resume.allow_changes data.shards, or "
-            "name a new --run_dir"
-        )
+        raise other_data(path, state, data.size)
     if state["order_version"] != order.VERSION:
         raise UsageError(
             f"{path} counts images in order {state['order_version']}, this version in {order.VERSION}; use the version "
             "that wrote it"
         )
+
+
+def other_data(path: Path, state: dict[str, Any], images: int) -> UsageError:
+    """The refusal of a checkpoint that was trained on other data than these `images`."""
+    return UsageError(
+        f"{path} was trained on another data set ({state['data_images']:,} images, now {images:,}, or other "
+        "ones or in another order of shards); go back to it, allow it by --resume.allow_changes data.shards, or "
+        "name a new --run_dir"
+    )
 
 
 def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> float:

@@ -24,7 +24,7 @@ def launched() -> bool:
 def asks_to_stop(file: Path) -> bool:
     """Whether the file is there, and not from slurm/train.sh for another life of the run, whose time was over."""
     try:
-        life = re.match(r"SLURM job (\d+), life (\d+)", file.read_text(errors="replace"))
+        return not _for_another_life(file.read_text(errors="replace"))
     except (PermissionError, IsADirectoryError):
         with suppress(OSError):
             file.stat()
@@ -32,8 +32,19 @@ def asks_to_stop(file: Path) -> bool:
         return False
     except OSError:
         return False  # it is not there, or the disk does not answer for a moment
+
+
+def is_for_another_life(file: Path) -> bool:
+    """Whether the file is there, and from slurm/train.sh for another life of the run, whose time was over."""
+    with suppress(OSError):
+        return _for_another_life(file.read_text(errors="replace"))
+    return False
+
+
+def _for_another_life(text: str) -> bool:
+    life = re.match(r"SLURM job (\d+), life (\d+)", text)
     env = os.environ
-    return life is None or life.groups() == (env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0"))
+    return life is not None and life.groups() != (env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0"))
 
 
 class Requests:

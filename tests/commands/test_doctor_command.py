@@ -27,6 +27,7 @@ from dcgan_dist.config import Config, ModelConfig
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.gan.networks import layer_table
 from dcgan_dist.gan.state import create_state
+from dcgan_dist.run import checkpoint
 from dcgan_dist.run.lease import Lease
 
 LOCAL = [name for name in CHECKS if name not in ("ranks", "equality")]
@@ -227,6 +228,44 @@ def test_what_training_would_refuse_fails_in_the_same_words(options, doctor, tra
     first = ["--run_dir", trained, "--data.shards", f"{folder}/shards/*.tar", *TINY, "--wandb.mode", "disabled"]
     assert train.main([*map(str, first), *given]) == 2
     assert capsys.readouterr().err == f"error: {found}\n"
+
+
+def test_shards_that_are_left_out_by_mistake_are_missed(trained, capsys):
+    """The embedded set would be trained on; it is not drawn to find that out."""
+    given = ["--run_dir", trained, *TINY, "--wandb.mode", "disabled", "--batch_size", 8]
+    given += ["--data.faces", 64, "--resume.allow_changes", "data.faces"]
+    assert front.main(["doctor", "--only", "run_dir", *map(str, given)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert train.main([*map(str, given)]) == 2
+    refused = capsys.readouterr().err.removeprefix("error: ").strip()
+    assert "was trained on another data set (24 images, now 64, or" in refused
+    assert f"FAIL run_dir {refused} -> " in said
+
+
+def test_a_disk_that_does_not_answer_is_what_training_would_say(doctor, trained, monkeypatch):
+    def stale(*_):
+        raise OSError(116, "Stale file handle", "the folder")
+
+    monkeypatch.setattr(checkpoint, "all_checkpoints", stale)
+    mark, found, _ = one(doctor, "run_dir", "--batch_size", "8")
+    assert (mark, found) == ("FAIL", "the folder: cannot be read (Stale file handle)")
+    monkeypatch.setattr(Lease, "_read", stale)
+    mark, found, _ = one(doctor, "run_dir", "--batch_size", "8")
+    assert (mark, found) == ("FAIL", f"--run_dir {trained}: cannot be read (Stale file handle)")
+
+
+def test_the_best_checkpoint_makes_no_room(doctor, trained):
+    checkpoints = trained / "checkpoints"
+
+    def held():
+        return disk.check_space(Case(cli.load([*TINY, "--run_dir", str(trained), "--checkpoint.keep", "99"])))
+
+    before = held().found
+    (checkpoints / "best").write_text("000000008")
+    with_best = held().found
+    (checkpoints / "000000008").rename(checkpoints / "000000008-left")
+    (checkpoints / "best").write_text("000000008-left")
+    assert before != with_best == held().found
 
 
 def test_a_run_that_another_job_has(doctor, trained, monkeypatch):

@@ -22,7 +22,10 @@ SPACE = disk.Space(free=10 * GB, checkpoint=GB, keep=3, held=0, pictures=GB / 2)
 CLOCKS = disk.Clocks(now=1_800_000_000, ahead=0.0, monotonic=True, synchronised=True)
 CACHE = shards.Cache(folder=disk.Path("cache"), shards=8 * GB, limit=10 * GB, free=12 * GB)
 LOOKED = shards.Looked(shards=5, looked=5, samples=20, problems=())
-MEMORY = memory.Memory(available=100 * GB, ranks=4, needed=10 * GB, ring=GB, gpu_free=70 * GB, gpu_needed=10 * GB)
+MEMORY = memory.Memory(
+    available=100 * GB, ranks=4, surely=True, needed=10 * GB, alone=3 * GB, ring=GB, gpu_free=70 * GB,
+    gpu_needed=10 * GB,
+)  # fmt: skip
 LIMITS = memory.Limits(files=1024, shards=100, file_size=float("inf"), largest_file=GB, locked=8 * GB, infiniband=True)
 LAUNCHER = outside.Launcher(
     launched=0, gpus=4, slurm={}, main_address="", main_unknown="", own_name="node1", own_unknown="", busy_port=None,
@@ -138,6 +141,13 @@ CASES = {
     "a cache on a full disk": (shards.judge_cache(replace(CACHE, free=GB)), "FAIL", "less room", "--data.cache"),
     "memory": (memory.judge_memory(MEMORY), "ok", "available, about 10.0 GB needed by 4 ranks here", ""),
     "too little memory": (memory.judge_memory(replace(MEMORY, available=9 * GB)), "FAIL", "too little memory", "--mem"),
+    "too little for ranks that may be meant for several machines": (
+        memory.judge_memory(replace(MEMORY, available=9 * GB, surely=False)), "warn", "if all 4 ranks run here",
+        "under its launcher",
+    ),
+    "too little even for one of them": (
+        memory.judge_memory(replace(MEMORY, available=2 * GB, surely=False)), "FAIL", "too little memory", "--mem",
+    ),
     "tight memory": (memory.judge_memory(replace(MEMORY, available=11 * GB)), "warn", "memory is tight", "fewer ranks"),
     "too little on the GPU": (
         memory.judge_memory(replace(MEMORY, gpu_free=9 * GB)), "FAIL", "too little GPU memory", "--accumulate",

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,25 +10,6 @@ import pytest
 
 from dcgan_dist.parallel import peers as module
 from dcgan_dist.parallel.peers import Peers
-
-STORE = """
-from torch.distributed import TCPStore
-store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-print(store.port, flush=True)
-input()
-"""
-
-
-@pytest.fixture
-def store(monkeypatch):
-    """A process that holds the store, as a launcher does, or rank 0 where there is none."""
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", STORE], **pipes) as process:
-        assert process.stdout is not None
-        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-        monkeypatch.setenv("MASTER_PORT", process.stdout.readline().strip())
-        yield process
-        process.kill()
 
 
 def peer(rank, size=3):

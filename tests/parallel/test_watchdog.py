@@ -136,17 +136,19 @@ def test_a_killed_rank_ends_the_others_at_once(shards, tmp_path):
     assert newest.name == "000000048"
 
 
-def train_with_a_slow_disk(given):
-    """The main rank tells when it begins to wait for a save that takes long."""
-    really_save, really_close = checkpoint.save, Saver.close
+def train_with_a_slow_disk(given, answers):
+    """The main rank tells when it begins to wait for a save, which takes as long as that, or for ever."""
+    really_save, really_close, waits = checkpoint.save, Saver.close, threading.Event()
 
     def save(*args):
         path = really_save(*args)
-        time.sleep(4)
+        waits.wait()
+        threading.Event().wait(1 if answers else None)
         return path
 
     def close(saver):
         sys.stderr.write("waits for the disk\n")
+        waits.set()
         really_close(saver)
 
     with mock.patch.object(checkpoint, "save", save), mock.patch.object(Saver, "close", close):
@@ -155,12 +157,22 @@ def train_with_a_slow_disk(given):
 
 def test_a_lost_rank_is_told_before_the_disk_is_waited_for(shards, tmp_path):
     """A launcher kills what is left half a minute after the first rank ended."""
-    ends = ends_of_ranks(2, train_with_a_slow_disk, options(shards, tmp_path / "run", "--checkpoint.every 48"))
+    given = options(shards, tmp_path / "run", "--checkpoint.every 48")
+    ends = ends_of_ranks(2, train_with_a_slow_disk, given, True)
     assert [end.code for end in ends] == [1, -signal.SIGKILL]
     told, waits = ends[0].error.splitlines()
     assert told.startswith(f"rank 0: another rank ended or does not answer ({PLACE}")
     assert waits == "waits for the disk"
-    assert ends[0].at - ends[1].at > 2
+
+
+def test_a_rank_that_lost_another_does_not_wait_for_ever_for_its_disk(shards, tmp_path):
+    given = options(shards, tmp_path / "run", "--checkpoint.every 48 --watchdog.seconds 2 --timeout 4")
+    ends = ends_of_ranks(2, train_with_a_slow_disk, given, False)
+    assert [end.code for end in ends] == [1, -signal.SIGKILL]
+    _, waits, ended = ends[0].error.splitlines()
+    assert waits == "waits for the disk"
+    assert ended.startswith(f"rank 0: has lost another rank, and does not end ({PLACE}")
+    assert "in close\n" in stacks(tmp_path / "run", 0)
 
 
 def test_a_killed_decoder_ends_all_ranks_by_its_name(tmp_path):

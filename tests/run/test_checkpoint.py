@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import pickle
@@ -308,6 +309,56 @@ def test_a_life_that_was_killed_while_it_left_the_best_one_behind_protects_it_st
     assert names(folder) == ["000000100", "000000300", "000000400", "best", "latest"]
     checkpoint.leave_behind(folder / "000000100", Lease(folder))
     assert names(folder) == ["000000100-left", "000000300", "000000400", "best", "latest"]
+
+
+def test_a_disk_that_does_not_say_which_is_the_best_loses_none(folder, monkeypatch):
+    """For a moment, in which old ones would be removed: that is left to the next save."""
+    save(folder, 100)
+    (folder / "best").write_text("000000100")
+    read = Path.read_text
+
+    def stale(path, *given, **more):
+        if path.name == "best":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path, *given, **more)
+
+    with monkeypatch.context() as moment:
+        moment.setattr(Path, "read_text", stale)
+        for images in (200, 300, 400):
+            save(folder, images, keep=2)
+        with pytest.raises(OSError, match="Stale"):
+            checkpoint.leave_behind(folder / "000000100", Lease(folder))
+    assert names(folder) == ["000000100", "000000200", "000000300", "000000400", "best", "latest"]
+    save(folder, 500, keep=2)
+    assert names(folder) == ["000000100", "000000400", "000000500", "best", "latest"]
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"no such", b"../000000100", b"000000999", b"x" * 5000])
+def test_what_names_no_checkpoint_protects_none(folder, text):
+    save(folder, 100)
+    (folder / "best").write_bytes(text)
+    for images in (200, 300):
+        save(folder, images, keep=2)
+    assert names(folder) == ["000000200", "000000300", "best", "latest"]
+
+
+def test_where_the_best_one_cannot_be_kept_nothing_changes(folder, monkeypatch):
+    """An older one that was left behind is in the way, and does not go."""
+    save(folder, 100)
+    save(folder, 200)
+    (folder / "000000200-left").mkdir()
+    (folder / "best").write_text("000000200")
+
+    def refuse(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as moment:
+        moment.setattr(checkpoint.shutil, "rmtree", refuse)
+        moment.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="Stale"):
+            checkpoint.leave_behind(folder / "000000200", Lease(folder))
+    assert (folder / "best").read_text() == "000000200"
+    assert checkpoint.verify(folder / "000000200") is None
 
 
 def test_what_is_only_compared_is_not_held_in_memory(folder):

@@ -1,5 +1,6 @@
 """The file RUN/STOP over several lives: each request stops exactly one of them."""
 
+import errno
 import os
 
 import pytest
@@ -56,6 +57,35 @@ def test_a_request_from_between_two_lives_stops_the_next(folder, marker, before,
     folder.stop.touch()
     os.utime(folder.stop, (date, date))
     folder.prepare("", {})
+    assert folder.stop.exists()
+
+
+def test_a_request_that_comes_while_the_life_begins_is_not_removed(folder, monkeypatch):
+    folder.prepare("", {})
+    folder.stop.touch()
+    folder.mark(folder.preempted, "1280")
+    really = folder._was_obeyed
+
+    def look(stop):
+        obeyed = really(stop)
+        os.utime(folder.stop, (5, 5))  # somebody touches it anew
+        return obeyed
+
+    monkeypatch.setattr(folder, "_was_obeyed", look)
+    folder.prepare("", {})
+    assert folder.stop.exists()
+
+
+def test_a_disk_that_does_not_answer_for_a_moment_removes_no_request(folder, monkeypatch):
+    folder.prepare("", {})
+    folder.stop.touch()
+
+    def stale(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as moment:
+        moment.setattr(type(folder.stop), "read_text", stale)
+        folder._remove_markers()
     assert folder.stop.exists()
 
 

@@ -51,12 +51,15 @@ def main(argv: list[str]) -> int:
     case = Case(config=config, deep=own.deep, world=world)
     names = [name for name in CHECKS if name in own.only and name not in own.skip]
     began = time.monotonic()
-    lines = _on_all_ranks(case, names, world) if world is not None else _alone(case, names)
+    exchange = Exchange(world) if world is not None else None
+    lines = _on_all_ranks(case, names, exchange, rank == 0) if exchange is not None else _alone(case, names)
     if rank == 0:
         print(summary(lines, time.monotonic() - began), flush=True)
         if own.json is not None:
             write_atomically(own.json, json.dumps(_results(lines), indent=1).encode() + b"\n")
             print(f"written: {own.json}", flush=True)
+    if exchange is not None:
+        exchange.end()
     return _end(lines, world)
 
 
@@ -64,6 +67,7 @@ def _join(config: Config) -> World:
     """The ranks that were launched. Raises UserError when they do not find each other."""
     world = launch(replace(config, timeout=GROUP_TIMEOUT))
     set_cpu_threads(world)
+    _ = world.local_size  # which all ranks may have to find out together
     return world
 
 
@@ -114,27 +118,29 @@ def _alone(case: Case, names: Sequence[str]) -> list[Line]:
     return lines
 
 
-def _on_all_ranks(case: Case, names: Sequence[str], world: World) -> list[Line]:
+def _on_all_ranks(case: Case, names: Sequence[str], exchange: Exchange, main: bool) -> list[Line]:
     """What every node's first rank finds at its place; then, when all are back, what the ranks do together.
 
     The same lines on all ranks. The main rank prints them.
     """
-    exchange, lines = Exchange(world), []
+    lines: list[Line] = []
     alone = [name for name in names if not CHECKS[name].together]
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         lines = [examine(name, CHECKS[name], case) for name in alone]
     limit = MARGIN + sum(_limit(name, CHECKS[name], case) for name in alone)
     found = [line for each in exchange.gather("nodes", lines, limit) for line in each]
     found.sort(key=lambda line: list(CHECKS).index(line.check))
-    _print(found, world)
-    lines = []
+    _print(found, main)
+    if any(line.hung and CHECKS[line.check].together for line in found):
+        return found  # a rank is missing
+    lines, began = [], time.monotonic()
     for name in (name for name in names if CHECKS[name].together):
         lines.append(examine(name, CHECKS[name], case))
         if lines[-1].hung:
             break
-    together = _merged(exchange.gather("ranks", lines, MARGIN + sum(CHECKS[line.check].seconds for line in lines)))
-    _print(together, world)
-    exchange.end()
+    left = sum(CHECKS[line.check].seconds for line in lines) - (time.monotonic() - began)
+    together = _merged(exchange.gather("ranks", lines, MARGIN + max(left, 0)))
+    _print(together, main)
     return found + together
 
 
@@ -150,8 +156,8 @@ def _merged(lines: list[list[Line]]) -> list[Line]:
     return merged
 
 
-def _print(lines: Sequence[Line], world: World) -> None:
-    if not (world.main and lines):
+def _print(lines: Sequence[Line], main: bool) -> None:
+    if not (main and lines):
         return
     nodes = len({line.node for line in lines}) > 1
     print("\n".join(text for line in lines for text in lines_of(line, CHECKS, node=nodes)), flush=True)
@@ -211,13 +217,13 @@ CHECKS: dict[str, Check] = {
     "precision": Check(hardware.check_precision, 20),
     "versions": Check(hardware.check_versions, 10),
     "launcher": Check(outside.check_launcher, 20),
-    "run_dir": Check(run_folder.check_run_dir, 60),
     "space": Check(disk.check_space, 20),
     "inodes": Check(disk.check_inodes, 10),
     "disk": Check(disk.check_disk, 30),
     "locks": Check(locks.check_locks, 10),
     "clock": Check(disk.check_clock, 10),
     "shards": Check(shards.check_shards, 60),
+    "run_dir": Check(run_folder.check_run_dir, 120),  # the shards are open by now
     "cache": Check(shards.check_cache, 30),
     "memory": Check(memory.check_memory, 20),
     "shared_memory": Check(memory.check_shared_memory, 10),

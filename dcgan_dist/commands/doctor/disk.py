@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dcgan_dist.commands.doctor.case import FILES, Case, nearest
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, ok, size, warn
+from dcgan_dist.run import checkpoint
 from dcgan_dist.run.folder import RunFolder
 
 PROBED = 64e6  # bytes that are written, at most
@@ -33,7 +34,7 @@ class Space:
     keep: int
     """Checkpoints that stay."""
     held: float
-    """By checkpoints that are there already."""
+    """By checkpoints that are there already, and make way for others."""
     pictures: float
     """All sample grids, at most."""
 
@@ -41,7 +42,13 @@ class Space:
 def check_space(case: Case) -> Finding:
     """Free room against what the run will write."""
     folder = RunFolder(case.config.run_dir).checkpoints
-    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    best = checkpoint.best_name(folder)  # which never makes way
+    held = sum(
+        file.stat().st_size
+        for path in checkpoint.all_checkpoints(folder)
+        if path.name != best
+        for file in path.iterdir()
+    )
     model, log = case.config.model, case.config.log
     grids = -(-case.config.images // log.samples_every) + 1
     return judge_space(

@@ -33,8 +33,12 @@ class Memory:
     """That this process and its children may still take."""
     ranks: int
     """That will share this machine."""
+    surely: bool
+    """All of them: they were launched, or have their GPUs. Else they may be meant for several machines."""
     needed: float
     """By all of them, roughly."""
+    alone: float
+    """By the main rank alone."""
     ring: float
     """Of it, batches that are read ahead."""
     gpu_free: float | None
@@ -46,6 +50,7 @@ class Memory:
 def check_memory(case: Case) -> Finding:
     """Memory of the machine and of its GPUs."""
     config, networks, kind = case.config, case.networks, case.device.type
+    on_gpu = kind == "cuda"
     ranks = config.world_size or (case.world.size if case.world else case.local_ranks)
     copy = 0 if config.checkpoint.blocking else networks.checkpoint  # by the main rank, while it is written
     batch = config.batch_size / config.accumulate / ranks
@@ -54,13 +59,16 @@ def check_memory(case: Case) -> Finding:
     half = case.arithmetic.forward is not None
     training = networks.checkpoint + networks.gradients + BOTH_WAYS * batch * networks.outputs / (2 if half else 1)
     used = min(case.local_ranks, torch.cuda.device_count())
+    rank = PROCESS[kind] + ring + (0 if on_gpu else training)
+    copies = 0 if on_gpu else copy
     free = [torch.cuda.mem_get_info(number)[0] for number in range(used)]
-    on_gpu = kind == "cuda"
     return judge_memory(
         Memory(
             available=available_memory(),
             ranks=case.local_ranks,
-            needed=case.local_ranks * (PROCESS[kind] + ring + (0 if on_gpu else training)) + (0 if on_gpu else copy),
+            surely=on_gpu or case.world is not None,
+            needed=case.local_ranks * rank + copies,
+            alone=rank + copies,
             ring=case.local_ranks * ring,
             gpu_free=min(free) if free else None,
             gpu_needed=GPU_CONTEXT + training + copy,
@@ -106,7 +114,10 @@ def judge_memory(facts: Memory) -> Finding:
     found = f"{size(facts.available)} of memory available, about {size(facts.needed)} needed by "
     found += f"{counted(facts.ranks, 'rank')} here ({size(facts.ring)} of it batches read ahead)"
     less = "fewer ranks here, a smaller --data.prefetch or --batch_size, or a job with more memory (sbatch --mem)"
-    problems = [_tight("memory", facts.needed, facts.available, less)]
+    problems: list[Finding | None] = [_tight("memory", facts.needed, facts.available, less)]
+    if facts.alone <= facts.available < facts.needed and not facts.surely:
+        part = f"too little memory, if all {facts.ranks} ranks run here"
+        problems = [warn(part, f"under its launcher the doctor examines every machine; {less}")]
     if facts.gpu_free is not None:
         found += f"; GPU: {size(facts.gpu_free)} free, about {size(facts.gpu_needed)} needed"
         less = "a larger --accumulate, a smaller --batch_size, more GPUs, or --checkpoint.blocking"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, warn
 from dcgan_dist.errors import UserError
-from dcgan_dist.run import resume
+from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.lease import Lease
 
@@ -21,10 +21,14 @@ def check_run_dir(case: Case) -> Finding:
     said: list[str] = []
     config = replace(case.config, precision=case.arithmetic.name)
     try:
-        data = case.data or []  # the embedded set is not drawn for this
+        data = case.data or []  # the embedded set is not drawn for this: see below
     except UserError:
         data = []  # see the line shards
     found = resume.find(config, folder, data, said.append)
+    if found is not None and not (config.data.shards or "data.shards" in config.resume.allow_changes):
+        trained = checkpoint.load_state(found)
+        if trained["config"].get("data.shards"):
+            raise resume.other_data(found, trained, config.data.faces)
     state = "is new" if not folder.root.exists() else "holds no checkpoint yet"
     if found is not None:
         inside = found.parent.resolve() == folder.checkpoints.resolve()
