@@ -78,7 +78,8 @@ def started(monkeypatch, program, seconds=60.0):
 
 def test_gradients_that_are_not_averaged_fail(monkeypatch):
     case = started(monkeypatch, PATCHED)
-    assert check_ranks(case).mark == "ok"
+    finding = check_ranks(case)
+    assert finding.mark == "ok", finding
     finding = check_equality(case)
     assert finding.mark == "FAIL"
     assert finding.found.startswith("several ranks do not train what one trains (worst: ")

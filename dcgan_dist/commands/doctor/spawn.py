@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
@@ -38,7 +38,7 @@ def run_locally(config: Config, ranks: int, on_gpu: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         options, out = Path(folder) / "config.yaml", Path(folder) / "answer.json"
         options.write_text(cli.dump(config))
-        port = _free_port()
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # its port is nobody else's
         processes: list[subprocess.Popen[str]] = []
         logs = [Path(folder) / f"{rank}.log" for rank in range(ranks)]
         try:
@@ -47,7 +47,7 @@ def run_locally(config: Config, ranks: int, on_gpu: bool) -> dict[str, Any]:
                     processes.append(
                         subprocess.Popen(
                             [*RANK, options, out],
-                            env=_environment(rank, ranks, port, on_gpu),
+                            env=_environment(rank, ranks, store.port, on_gpu),
                             stdout=file,
                             stderr=subprocess.STDOUT,
                             text=True,
@@ -80,12 +80,6 @@ def _wait(processes: list[subprocess.Popen[str]], logs: list[Path]) -> None:
         time.sleep(LOOK_EVERY)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _environment(rank: int, ranks: int, port: int, on_gpu: bool) -> dict[str, str]:
     """What torchrun sets; of other launchers' variables, none."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
@@ -100,5 +94,7 @@ def _environment(rank: int, ranks: int, port: int, on_gpu: bool) -> dict[str, st
             "LOCAL_WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # rank 0 makes none of its own
+            "TORCHELASTIC_RESTART_COUNT": "0",
         }
     )
