@@ -74,9 +74,8 @@ class Requests:
         del frame
         if self.reason and number == signal.SIGINT and not self._told:
             self._told = True
-            os.write(
-                2, NOT_BEGUN if self._stop is None else PATIENCE
-            )  # not sys.stderr: this may have interrupted a write to it
+            answer = NOT_BEGUN if self._stop is None else PATIENCE
+            os.write(2, answer)  # not sys.stderr: this may have interrupted a write to it
         self._first_signal = self._first_signal or number
         self.ask(signal.Signals(number).name)
 
