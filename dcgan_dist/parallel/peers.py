@@ -98,6 +98,11 @@ class Peers:
         return answers[0] if answers else otherwise
 
 
+def host() -> TCPStore:
+    """A store for ranks on this machine, for as long as this is held; at a port that is nobody else's."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
 def connect(purpose: str, seconds: float = PATIENCE) -> Store:
     """The launcher's store, by a connection and with names of its own. Raises RuntimeError when it does not answer."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
+from dcgan_dist.parallel.peers import host
 
 RANK = (sys.executable, "-m", "dcgan_dist.commands.doctor.rank")
 SECONDS = 100.0  # until all ranks must have ended; from a cold file server torch alone takes a minute
@@ -38,7 +38,7 @@ def run_locally(config: Config, ranks: int, on_gpu: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         options, out = Path(folder) / "config.yaml", Path(folder) / "answer.json"
         options.write_text(cli.dump(config))
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # its port is nobody else's
+        store = host()
         processes: list[subprocess.Popen[str]] = []
         logs = [Path(folder) / f"{rank}.log" for rank in range(ranks)]
         try:
