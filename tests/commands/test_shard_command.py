@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from support.processes import children
 
 from dcgan_dist.commands import progress, shard
 from dcgan_dist.data.index import read_index
@@ -205,8 +206,7 @@ def test_no_process_outlives_a_killed_command(images, tmp_path):
         started: list[psutil.Process] = []
         while len(started) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
-            children = psutil.Process(process.pid).children()
-            started = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            started = children("spawn_main", process.pid)
         process.kill()
         assert len(started) == 2
         assert psutil.wait_procs(started, timeout=60)[1] == []

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.processes import children
 from support.shards import encoded
 from torchvision.datasets import FakeData
 from webdataset.compat import WebDataset
@@ -384,9 +384,8 @@ def test_a_killed_process_is_one_line(tmp_path):
         os.mkfifo(folder / colour / "endless.png")  # whoever reads it waits, so that there is time to be killed
 
     def kill(_done, _total):
-        for child in psutil.Process().children():
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
+        for child in children("spawn_main"):
+            child.kill()
 
     with pytest.raises(UserError, match="killed, perhaps for want of memory"):
         pack(folder, tmp_path / "out", kill, shard_size=12, processes=2)

@@ -11,9 +11,9 @@ import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
-import psutil
 import pytest
 from support.launching import ROOT, call
+from support.processes import children
 from support.ranks import run_ranks
 
 from dcgan_dist import __main__ as front
@@ -92,7 +92,7 @@ def test_a_rank_that_never_answers_is_ended(monkeypatch):
     assert (finding.mark, finding.found) == ("FAIL", "of 2 ranks, 0 and 1 have not ended within 0.5 s")
     assert "GLOO_SOCKET_IFNAME" in finding.advice
     assert check_equality(case).found.startswith("not known, for the ranks failed: of 2 ranks, 0 and 1")
-    assert not [child for child in psutil.Process().children() if "signal.pause" in " ".join(child.cmdline())]
+    assert children("signal.pause") == []
 
 
 def test_a_rank_that_dies_says_why(monkeypatch):

@@ -9,10 +9,15 @@ import psutil
 
 def decoders(pid=None):
     """The decoding processes of a process; tests that ran before may have left others."""
+    return children("decode_worker", pid)
+
+
+def children(word, pid=None, recursive=False):
+    """Those of a process that have not ended, and whose command has this word."""
     found = []
-    for child in psutil.Process(pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # one that just ends
-            found += [child] if "decode_worker" in " ".join(child.cmdline()) else []
+    for child in psutil.Process(pid).children(recursive):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that just ends, or has and was not waited for
+            found += [child] if word in " ".join(child.cmdline()) else []
     return found
 
 
