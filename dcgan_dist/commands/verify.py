@@ -11,6 +11,7 @@ import tyro
 
 from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress
+from dcgan_dist.commands.words import counted
 from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
@@ -106,21 +107,17 @@ def _saved(saved: Sequence[Repaired]) -> list[str]:
 def _summary(reports: Sequence[ShardReport], problems: Sequence[Problem], seconds: float, deep: bool) -> str:
     size = sum(report.bytes for report in reports)
     rate = size / 1e6 / max(seconds, 1e-9)
-    text = f"{_many(len(reports), 'shard')}, {_many(sum(report.samples for report in reports), 'sample')}"
+    text = f"{counted(len(reports), 'shard')}, {counted(sum(report.samples for report in reports), 'sample')}"
     bad = len({problem.shard for problem in problems})
-    verdict = f"{_many(bad, 'bad shard')} ({_many(len(problems), 'problem')})" if problems else "all whole"
+    verdict = f"{counted(bad, 'bad shard')} ({counted(len(problems), 'problem')})" if problems else "all whole"
     text = f"{verdict}: {text}, {size / 1e6:,.1f} MB ({rate:,.0f} MB/s)"
     plain = sum(not report.checked and not report.problems for report in reports)
     if plain:
         how = "headers and images were checked" if deep else "only headers were checked; --deep decodes the images"
-        text += f"\nmade by other programs, without checksums: {_many(plain, 'shard')}; {how}"
+        text += f"\nmade by other programs, without checksums: {counted(plain, 'shard')}; {how}"
     if deep and not problems:
         text += f"\n{_sizes(reports)}"
     return text
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _sizes(reports: Sequence[ShardReport]) -> str:

@@ -80,22 +80,33 @@ class Peers:
         return self._store
 
     def _ask(self, call: Callable[[], T], otherwise: T) -> T:
-        """In a thread of its own, for a store whose process is stopped keeps whoever asks it for ever."""
-        answers: list[T] = []
-
-        def ask() -> None:
-            try:
-                answers.append(call())
-            except (RuntimeError, OSError):  # the store has gone, or never was
-                self._store = None
-                answers.append(otherwise)
-
-        thread = Thread(target=ask, name="watchdog asks", daemon=True)
-        thread.start()
-        thread.join(PATIENCE)
-        if not answers:
+        try:
+            return ask(call, PATIENCE)
+        except (RuntimeError, OSError):  # the store has gone, or never was
             self._store = None
-        return answers[0] if answers else otherwise
+            return otherwise
+
+
+def ask(call: Callable[[], T], seconds: float) -> T:
+    """What a store answers, in a thread of its own: a store whose process is stopped keeps whoever asks it for ever.
+
+    Raises the RuntimeError or OSError of the call, or TimeoutError.
+    """
+    answers: list[T] = []
+    errors: list[Exception] = []
+
+    def act() -> None:
+        try:
+            answers.append(call())
+        except (RuntimeError, OSError) as error:
+            errors.append(error)
+
+    thread = Thread(target=act, name="asks the store", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if answers:
+        return answers[0]
+    raise errors[0] if errors else TimeoutError(f"no answer within {seconds:g} s")
 
 
 def host() -> TCPStore:

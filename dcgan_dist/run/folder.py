@@ -84,24 +84,24 @@ class RunFolder:
 
     def mark(self, marker: Path, text: str) -> None:
         """The end of a life, which has obeyed the STOP that is there. Raises UserError."""
-        write_atomically(marker, f"{text}\n{''.join(self._this_stop())}".encode())
+        write_atomically(marker, f"{text}\n{self._this_stop()}".encode())
 
     def asks_to_stop(self) -> bool:
         """Whether the next life is to stop at once: there is a STOP, and no life has obeyed it yet."""
         return signals.asks_to_stop(self.stop) and not self._was_obeyed(self._this_stop())
 
-    def _was_obeyed(self, stop: list[str]) -> bool:
+    def _was_obeyed(self, stop: str) -> bool:
         lines: list[str] = []
         for marker in (self.done, self.preempted):
             with suppress(OSError):
                 lines += marker.read_text(errors="replace").splitlines(keepends=True)
-        return not set(stop).isdisjoint(lines)
+        return stop in lines
 
-    def _this_stop(self) -> list[str]:
-        """A line that tells the file STOP from one that is made later; no two clocks are compared."""
+    def _this_stop(self) -> str:
+        """A line that tells the file STOP from one that is made later, empty without one; no clocks are compared."""
         with suppress(OSError):
-            return [f"STOP of {self.stop.stat().st_mtime_ns}\n"]
-        return []
+            return f"STOP of {self.stop.stat().st_mtime_ns}\n"
+        return ""
 
     def _remove_markers(self) -> None:
         """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""

@@ -69,6 +69,11 @@ class Lease:
         """Number of this life of the run; 0 without a lease."""
         return self.owner.attempt if self.owner else 0
 
+    @property
+    def way_out(self) -> str:
+        """What to do when another job has the run."""
+        return f"wait for its end, stop it by `touch {self._root / 'STOP'}`, or name another --run_dir"
+
     def take(self, *, new: bool = False) -> None:
         """Takes the run, unless this life has it. Raises UsageError when another job has it.
 
@@ -91,10 +96,8 @@ class Lease:
         # somebody may have begun a run, and ended it, since this job found that there was none
         if (new and before) or self._taken(before, me, locked):
             self.release()
-            raise UsageError(
-                f"--run_dir {self._root}: another job is training here ({before or 'it has just begun'}); wait for its "
-                f"end, stop it by `touch {self._root / 'STOP'}`, or name another --run_dir"
-            )
+            who = before or "it has just begun"
+            raise UsageError(f"--run_dir {self._root}: another job is training here ({who}); {self.way_out}")
         write_atomically(self._file, json.dumps(asdict(me), indent=2).encode())
         self.owner = me
         self._descriptors.append(os.open(self._file, os.O_RDWR))

@@ -172,8 +172,10 @@ def examine(name: str, check: Check, case: Case) -> Line:
     thread.start()
     thread.join(limit)
     seconds = time.monotonic() - began
-    advice = f"something here does not answer, perhaps a file server or a network; --skip {name} leaves it out"
-    advice = f"the ranks wait for each other: {ranks.NETWORK}" if check.together else advice
+    if check.together:
+        advice = f"the ranks wait for each other: {ranks.NETWORK}"
+    else:
+        advice = f"something here does not answer, perhaps a file server or a network; --skip {name} leaves it out"
     finding = box[0] if box else fail(f"no answer within {limit:g} s", advice)
     return Line(check=name, node=socket.gethostname(), seconds=seconds, hung=not box, **asdict(finding))
 

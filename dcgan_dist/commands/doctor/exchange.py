@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from threading import Thread
 from typing import TypeVar
 
 from dcgan_dist.commands.doctor.table import Line
 from dcgan_dist.errors import UserError
-from dcgan_dist.parallel.peers import connect
+from dcgan_dist.parallel.peers import ask, connect
 from dcgan_dist.parallel.world import World
 
 T = TypeVar("T")
@@ -62,23 +61,12 @@ class Exchange:
 
 
 def _ask(call: Callable[[], T]) -> T:
-    """In a thread of its own, for a store whose process is stopped keeps whoever asks it for ever."""
-    answers: list[T] = []
-    errors: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            answers.append(call())
-        except (RuntimeError, OSError) as error:
-            errors.append(error)
-
-    thread = Thread(target=ask, name="doctor asks", daemon=True)
-    thread.start()
-    thread.join(ANSWER)
-    if answers:
-        return answers[0]
-    why = " ".join(str(errors[0]).split())[:200] if errors else f"no answer within {ANSWER:g} s"
-    raise UserError(f"the launcher's store is gone: its process, or that of rank 0, has ended or hangs ({why})")
+    try:
+        return ask(call, ANSWER)
+    except (RuntimeError, OSError) as error:
+        why = " ".join(str(error).split())[:200]
+        problem = f"the launcher's store is gone: its process, or that of rank 0, has ended or hangs ({why})"
+        raise UserError(problem) from error
 
 
 def _silent(rank: int, seconds: float) -> Line:

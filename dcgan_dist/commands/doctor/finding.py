@@ -41,11 +41,6 @@ def conclude(found: str, *problems: Finding | None) -> Finding:
     return Finding(there[0].mark, "; ".join(filter(None, texts)), "\n".join(p.advice for p in there))
 
 
-def counted(count: int, noun: str) -> str:
-    """A number of things."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def size(count: float) -> str:
     """Bytes for people."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):

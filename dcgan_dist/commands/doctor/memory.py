@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.finding import Finding, conclude, counted, fail, size, warn
+from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, size, warn
+from dcgan_dist.commands.words import counted
 from dcgan_dist.data.reading.fetch import MOST_OPEN
 from dcgan_dist.data.reading.layout import bytes_of_batch
 

@@ -14,10 +14,10 @@ def check_run_dir(case: Case) -> Finding:
     """Looks as a life does that begins, and takes nothing. Raises UserError where that life would."""
     folder = RunFolder(case.config.run_dir)
     folder.check()
-    owner = Lease(folder.root, lambda _: None).other()
+    lease = Lease(folder.root, lambda _: None)
+    owner = lease.other()
     if owner is not None:
-        advice = f"wait for its end, stop it by `touch {folder.stop}`, or name another --run_dir"
-        return fail(f"{folder.root}: another job is training here ({owner})", advice)
+        return fail(f"{folder.root}: another job is training here ({owner})", lease.way_out)
     said: list[str] = []
     config = replace(case.config, precision=case.arithmetic.name)
     try:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.disk import free_bytes, probing
-from dcgan_dist.commands.doctor.finding import Finding, conclude, counted, fail, ok, size, warn
+from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, size, warn
 from dcgan_dist.commands.doctor.locks import judge_cache_locks, try_lock
+from dcgan_dist.commands.words import counted
 from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.checklist import make_checklist
 from dcgan_dist.data.checking.spot import spot_check
