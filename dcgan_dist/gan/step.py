@@ -7,6 +7,10 @@
 Under gradient accumulation D takes its K micro-batches and steps, then G takes its K and steps; G's images are then
 made twice instead of keeping K graphs. Each micro-batch counts 1/K.
 
+Spectral normalisation advances its power iteration once for each forward pass of D in training mode: once for real and
+fake together, once for each penalty, once in G's update. Two separate passes of D would advance it once more, so with
+--model.spectral_norm the two forms agree only up to how far the power iteration has converged.
+
 How a network is run on several processes, in which precision, and how a loss is differentiated, comes from outside
 (Engine).
 """

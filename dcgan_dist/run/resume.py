@@ -115,17 +115,18 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state:
             f"{path} was trained with other options: {differences}; go back to them, allow them by "
             f"--resume.allow_changes {' '.join(changed)}, or name a new --run_dir"
         )
+    if isinstance(data, Corpus) and state["order_version"] != order.VERSION:
+        raise UsageError(
+            f"{path} was trained in version {state['order_version']} of the order of images, and this is version "
+            f"{order.VERSION}: images would be repeated and left out; go on with the release of dcgan_dist that wrote "
+            "it, or name a new --run_dir"
+        )
     if (
         isinstance(data, Corpus)
         and "data.shards" not in allowed
         and state["data_fingerprint"] not in (None, data.fingerprint)
     ):
         raise other_data(path, state, data.size)
-    if state["order_version"] != order.VERSION:
-        raise UsageError(
-            f"{path} counts images in order {state['order_version']}, this version in {order.VERSION}; use the version "
-            "that wrote it"
-        )
 
 
 def other_data(path: Path, state: dict[str, Any], images: int) -> UsageError:

@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,10 +17,18 @@ from hypothesis import strategies as st
 
 from dcgan_dist import keyed
 from dcgan_dist.data import order
-from dcgan_dist.data.order import BLOCK, LANES, Order, rank_slices
+from dcgan_dist.data.order import BLOCK, LANES, SHUFFLED, Order, rank_slices
 
 WORLDS = [*range(1, 65), 96, 127, 128, 255, 256, 512, 777, 1000, 1024, 2048, 4096]
 LENGTHS = st.lists(st.integers(0, 700), min_size=1, max_size=12).filter(any)
+LIMITS = [SHUFFLED, 0]  # the second: small sets take the order of large ones, so that both can be tested on them
+EITHER = pytest.mark.parametrize("limit", LIMITS, ids=["shuffled", "in lanes"])
+
+
+def make(lengths, seed, limit):
+    """An order that is one permutation up to `limit` samples."""
+    with mock.patch.object(order, "SHUFFLED", limit):
+        return Order(lengths, seed)
 
 
 def ragged(shards, seed):
@@ -44,9 +53,10 @@ def assert_epochs(samples, size):
         assert times.sum() == len(epoch)
 
 
+@EITHER
 @pytest.mark.parametrize("world_size", WORLDS)
-def test_every_world_takes_each_sample_once_per_epoch(world_size):
-    stream = Order(ragged(1 + world_size % 3, world_size), seed=world_size)
+def test_every_world_takes_each_sample_once_per_epoch(world_size, limit):
+    stream = make(ragged(1 + world_size % 3, world_size), world_size, limit)
     per_rank = 1 + world_size % 3
     batch = per_rank * world_size
     steps = -(-2 * stream.size // batch) + 1
@@ -56,28 +66,36 @@ def test_every_world_takes_each_sample_once_per_epoch(world_size):
     assert_epochs(samples, stream.size)
 
 
+@EITHER
 @given(LENGTHS, st.integers(0, 2**63), st.integers(0, 5))
-def test_every_epoch_is_a_permutation(lengths, seed, epoch):
-    stream = Order(lengths, seed)
+def test_every_epoch_is_a_permutation(limit, lengths, seed, epoch):
+    stream = make(lengths, seed, limit)
     assert_epochs(stream.samples(epoch * stream.size, 2 * stream.size), stream.size)
 
 
+@EITHER
 @pytest.mark.parametrize("size", [1, 2, 3, 63, 64, 65, 127, 128, 4_097])
-def test_small_sets_and_edges_of_blocks_and_lanes(size):
-    assert_epochs(Order([size], 7).samples(0, 3 * size), size)
-    assert_epochs(Order([1] * size, 7).samples(0, 3 * size), size)
+def test_small_sets_and_edges_of_blocks_and_lanes(size, limit):
+    assert_epochs(make([size], 7, limit).samples(0, 3 * size), size)
+    assert_epochs(make([1] * size, 7, limit).samples(0, 3 * size), size)
+
+
+def test_the_largest_set_that_is_shuffled_and_the_next():
+    for size in (SHUFFLED, SHUFFLED + 1):
+        assert_epochs(Order([size // 3, size - size // 3], 0).samples(0, size), size)
 
 
 def test_lanes_of_several_windows():
     """As many samples as make lanes of 1 and 2 windows, and some more and one less."""
     for windows in (1, 2):
         for size in (LANES * order.WINDOW * windows + extra for extra in (-1, 0, LANES // 2)):
-            assert_epochs(Order([size // 3, size - size // 3], 0).samples(0, size), size)
+            assert_epochs(make([size // 3, size - size // 3], 0, 0).samples(0, size), size)
 
 
-def test_epochs_and_seeds_differ():
-    stream, size = Order([500, 300], 1), 800
-    epochs = [stream.samples(epoch * size, size) for epoch in range(4)] + [Order([500, 300], 2).samples(0, size)]
+@EITHER
+def test_epochs_and_seeds_differ(limit):
+    stream, size = make([500, 300], 1, limit), 800
+    epochs = [stream.samples(epoch * size, size) for epoch in range(4)] + [make([500, 300], 2, limit).samples(0, size)]
     agree = [(first == second).mean() for first, second in pairwise(epochs)]
     assert max(agree) < 0.05
 
@@ -107,18 +125,19 @@ STAGES = st.lists(
 )
 
 
+@EITHER
 @settings(max_examples=50)
 @given(LENGTHS, st.integers(0, 2**32), STAGES)
-def test_nothing_is_lost_or_repeated_when_the_world_and_the_batch_change(lengths, seed, stages):
+def test_nothing_is_lost_or_repeated_when_the_world_and_the_batch_change(limit, lengths, seed, stages):
     """A run that goes through several lives: (ranks, micro-batches, images per rank and micro-batch, steps)."""
     size, position, samples = sum(lengths), 0, []
     for world_size, micro_batches, per_rank, steps in stages:
-        stream, batch = Order(lengths, seed), world_size * micro_batches * per_rank
+        stream, batch = make(lengths, seed, limit), world_size * micro_batches * per_rank
         for _ in range(steps):
             step = taken(stream, position, batch, micro_batches, world_size)
             samples += sorted(step.ravel().tolist())
             position += batch
-    whole = Order(lengths, seed).samples(0, position)
+    whole = make(lengths, seed, limit).samples(0, position)
     for start in range(0, position, size):
         epoch = whole[start : start + size]
         assert len(set(epoch.tolist())) == len(epoch)
@@ -137,10 +156,11 @@ def test_every_world_sees_the_same_images_in_each_step_and_micro_batch(micro_bat
             assert np.array_equal(micro, wanted)
 
 
+@EITHER
 @given(LENGTHS, st.integers(0, 3_000), st.integers(0, 500), st.integers(0, 200))
-def test_any_slice_is_the_slice_of_the_whole(lengths, start, skip, count):
-    whole = Order(lengths, 11).samples(start, skip + count)
-    assert np.array_equal(Order(lengths, 11).samples(start + skip, count), whole[skip:])
+def test_any_slice_is_the_slice_of_the_whole(limit, lengths, start, skip, count):
+    whole = make(lengths, 11, limit).samples(start, skip + count)
+    assert np.array_equal(make(lengths, 11, limit).samples(start + skip, count), whole[skip:])
 
 
 @pytest.fixture
@@ -157,7 +177,7 @@ def test_the_work_of_a_seek_does_not_grow_with_the_position(permuted):
     size, blocks = sum(lengths), 100 * -(-2_000 // BLOCK)
     for start in [0, size // 2, 10 * size, 10**9, 10**15 + size // 2]:
         permuted.clear()
-        Order(lengths, 1).samples(start, 256)
+        make(lengths, 1, 0).samples(start, 256)
         work.append(sum(permuted))
     # the blocks of one epoch, and for each lane the one or two windows that the samples lie in
     assert max(work) <= blocks + 2 * LANES * 1.5 * order.WINDOW
@@ -168,7 +188,7 @@ def test_a_reader_that_goes_on_permutes_every_window_once(permuted, ranks):
     """Also the reader of a rank that takes a part of every batch, while another thread looks ahead."""
     lengths, batch = [2_000] * 100, 510
     size, blocks = sum(lengths), 100 * -(-2_000 // BLOCK)
-    stream, steps = Order(lengths, 1), 3 * size // 2 // batch
+    stream, steps = make(lengths, 1, 0), 3 * size // 2 // batch
     for start in range(10**9, 10**9 + steps * batch, batch):
         stream.samples(start, batch // ranks)
     # the epochs that were met and, of the lanes, no more than the samples that were passed and a window at each end
@@ -180,6 +200,15 @@ def test_a_reader_that_goes_on_permutes_every_window_once(permuted, ranks):
     permuted.clear()
     stream.samples(start, batch // ranks)
     assert permuted == []
+
+
+def test_a_shuffled_set_is_permuted_once_an_epoch(permuted):
+    """Also while another thread looks ahead into the next epoch."""
+    stream, size = Order([700, 300], 1), 1_000
+    for start in range(0, 3 * size, 100):
+        stream.samples(start, 150)
+        stream.first_uses(start + 500, 600)
+    assert permuted == [size] * 4
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +278,10 @@ def test_golden_flips():
         assert digest(found, "u1") == flips["flips"]
 
 
+@EITHER
 @given(LENGTHS, st.integers(0, 20_000), st.integers(0, 3_000))
-def test_the_first_uses_of_shards(lengths, start, count):
-    stream = Order(lengths, 2)
+def test_the_first_uses_of_shards(limit, lengths, start, count):
+    stream = make(lengths, 2, limit)
     ends = np.cumsum(lengths).tolist()
     wanted: dict[int, int] = {}
     for position, sample in enumerate(stream.samples(start, count).tolist(), start):
@@ -260,11 +290,12 @@ def test_the_first_uses_of_shards(lengths, start, count):
     assert list(zip(shards.tolist(), positions.tolist(), strict=True)) == list(wanted.items())
 
 
-def test_threads_take_what_one_alone_would():
+@EITHER
+def test_threads_take_what_one_alone_would(limit):
     """Several readers at different places, and one that looks ahead: none disturbs another's tables."""
     lengths, starts = ragged(9, 1), [0, 10**6, 5_000, 10**12]
-    wanted = [Order(lengths, 3).samples(start, 6_000) for start in starts]
-    stream = Order(lengths, 3)
+    wanted = [make(lengths, 3, limit).samples(start, 6_000) for start in starts]
+    stream = make(lengths, 3, limit)
 
     def read(start):
         parts = []
@@ -301,7 +332,7 @@ def test_data_sorted_by_class_are_mixed_nearly_as_well_as_by_a_perfect_shuffle()
     classes = np.arange(size) * 100 // size
     perfect = total_variation(np.random.default_rng(0).permutation(classes), batch)
     for seed in range(5):
-        stream = Order([2_000] * 500, seed)
+        stream = make([2_000] * 500, seed, 0)
         for epoch in (0, seed):
             ours = total_variation(classes[stream.samples(epoch * size, size)], batch)
             assert ours < 1.15 * perfect
@@ -311,7 +342,72 @@ def test_data_sorted_by_class_are_mixed_nearly_as_well_as_by_a_perfect_shuffle()
 
 def test_a_lane_walks_through_its_blocks_one_after_the_other():
     """Disks are read in runs: the 2,083 samples of a lane's window come from no more blocks than hold as many."""
-    lane = Order([2_000] * 200, 0).samples(0, 2_083 * LANES)[::LANES]
+    lane = make([2_000] * 200, 0, 0).samples(0, 2_083 * LANES)[::LANES]
     shard, within = np.divmod(lane, 2_000)
     blocks = set(zip(shard.tolist(), (within // BLOCK).tolist(), strict=True))
     assert len(blocks) <= 2_083 / (2_000 / -(-2_000 // BLOCK)) + 4
+
+
+def uniform(size, epochs):
+    """The samples of epochs that numpy shuffles."""
+    noise = np.random.default_rng(size)
+    return np.stack([noise.permutation(size) for _ in range(epochs)])
+
+
+def meetings(epochs, batch):
+    """How many pairs of samples that lie close to each other in the shards share a batch."""
+    size, count = epochs.shape[1], 0
+    for row in epochs:
+        number = np.empty(size, dtype=np.int64)
+        number[row] = np.arange(size) // batch
+        count += sum(int((number[apart:] == number[:-apart]).sum()) for apart in range(1, 1 + min(size // 8 + 1, 64)))
+    return count
+
+
+def commonest(epochs, batch):
+    """Times that a sample meets the one it meets most often, mean over some samples."""
+    size = epochs.shape[1]
+    number = np.empty_like(epochs)
+    np.put_along_axis(number, epochs, np.broadcast_to(np.arange(size) // batch, epochs.shape), 1)
+    together = [(number == number[:, [sample]]).sum(0) for sample in range(0, size, max(1, size // 32))]
+    return np.mean([np.sort(row)[-2] if size > 1 else 0 for row in together])
+
+
+def classes_met(epochs, batch, classes):
+    """Mean number of classes in a batch of samples that lie sorted by class; a batch may end in the next epoch."""
+    size = epochs.shape[1]
+    stream = (epochs * classes // size).ravel()
+    batches = stream[: len(stream) // batch * batch].reshape(-1, batch)
+    ordered = np.sort(batches, axis=1)
+    return 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1).mean()
+
+
+SIZES = [1, 2, 3, 5, 10, 63, 64, 65, 100, 389, 1_000, 4_095, 4_096, 4_097, 10_000, 131_073, 1_000_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_batches_are_mixed_as_by_a_uniform_shuffle(size):
+    """Whatever the size and the batch: who meets whom, how often, and how many of 10 and of 1,000 classes."""
+    epochs = min(2_000, max(2, 40_000 // size))
+    shards = [size] if size < 20 else [size // 3, size // 5, size - size // 3 - size // 5]
+    stream = Order(shards, 3)
+    ours = stream.samples(0, epochs * size).reshape(epochs, size)
+    fair = uniform(size, epochs)
+    for batch in (1, 2, 7, 16, 64, 100, 256, 1_024):
+        if batch < size:
+            expected = meetings(fair, batch)
+            assert abs(meetings(ours, batch) - expected) <= 0.1 * expected + 8 * np.sqrt(expected) + 8
+            if size <= 10_000:
+                assert 1 / 1.1 <= (1 + commonest(ours, batch)) / (1 + commonest(fair, batch)) <= 1.1
+        if batch * 20 <= epochs * size:
+            for classes in (10, 1_000):
+                assert 1 / 1.1 <= classes_met(ours, batch, classes) / classes_met(fair, batch, classes) <= 1.1
+
+
+def test_the_measures_of_mixing_notice_file_order():
+    """Each of them fails for what version 1 did with 64 images: the same batches in every epoch."""
+    epochs = np.tile(np.arange(64), (600, 1))
+    fair = uniform(64, 600)
+    assert meetings(epochs, 16) > 2 * meetings(fair, 16)
+    assert commonest(epochs, 16) > 2 * commonest(fair, 16)
+    assert classes_met(epochs, 16, 10) < 0.5 * classes_met(fair, 16, 10)

@@ -205,6 +205,27 @@ def test_probe_leaves_no_trace():
     assert not all(torch.equal(value, before[name]) for name, value in state.netd.state_dict().items())
 
 
+@pytest.mark.parametrize(("penalties", "passes"), [({}, 2), ({"r1_gamma": 1.0}, 3)])
+def test_the_power_iteration_advances_once_for_real_and_fake_together(penalties, passes):
+    """And once for each penalty and in G's update, as gan/step.py says."""
+    model = replace(MODEL, spectral_norm=True, d_norm="layer")
+    options = replace(config(), model=model, loss=replace(config().loss, **penalties))
+    state, engine, game = ours(options)
+    real, z, _ = batch(0)
+    advanced = copy.deepcopy(state.netd)
+    for _ in range(passes):
+        with torch.no_grad():
+            advanced(real)  # the iteration depends on the weights alone, not on what passes through them
+    state.opt_d.param_groups[0]["lr"] = state.opt_g.param_groups[0]["lr"] = 0.0
+    noise = [Noise(z=z)]
+    fake = generate(engine, noise, g_due=True)
+    discriminator_step(state, engine, game, [real], fake, noise)
+    generator_step(state, engine, game, fake, noise)
+    vectors = {name: value for name, value in advanced.state_dict().items() if name.endswith(("._u", "._v"))}
+    assert vectors
+    assert all(torch.equal(state.netd.state_dict()[name], value) for name, value in vectors.items())
+
+
 @pytest.mark.parametrize("micro_batches", [1, 2, 3])
 def test_accumulated_step_counts_and_statistics(micro_batches):
     """One optimiser step for each network; G's running statistics see each micro-batch once, though made twice."""

@@ -245,13 +245,18 @@ def test_a_stream_goes_on_without_a_check_of_its_data(config, said):
     assert find(streamed, ["other.tar"], said) == path
 
 
-def test_positions_of_another_order_are_refused(config, data, monkeypatch):
+def test_a_run_of_another_version_of_the_order_is_refused(config, data, monkeypatch):
+    """Also where the data look different to that version; --resume.allow_changes allows other data, not this."""
     path = save(config, data)
     monkeypatch.setattr(order, "VERSION", order.VERSION + 1)
-    assert refusal(config, data) == (
-        f"{path} counts images in order {order.VERSION - 1}, this version in {order.VERSION}; use the version that "
-        "wrote it"
-    )
+    monkeypatch.setattr(Corpus, "fingerprint", "0" * 16)
+    allowed = replace(config, resume=replace(config.resume, allow_changes=("data.shards",)))
+    for now in (config, allowed):
+        assert refusal(now, data) == (
+            f"{path} was trained in version {order.VERSION - 1} of the order of images, and this is version "
+            f"{order.VERSION}: images would be repeated and left out; go on with the release of dcgan_dist that wrote "
+            "it, or name a new --run_dir"
+        )
 
 
 def test_never_refuses_a_folder_that_has_a_checkpoint(config, data):
