@@ -22,6 +22,7 @@ from dcgan_dist.data.index import (
     BLOCK,
     IMAGE_SUFFIXES,
     NO_LABEL,
+    NO_SUMS,
     SKIPPED,
     ShardIndex,
     arrays_to_bytes,
@@ -41,18 +42,20 @@ MAGIC_AT = 257  # in a tar header
 # `00003.cls` would be read as `0003.cls`
 MAGICS = (MAGIC, bytes(len(MAGIC)))
 CHECKSUM_BYTES = 8  # in front of a kept index
-KEPT = "dcgan_dist/3"  # goes up with the arrays and with what is taken for a sample
+SAMPLED_IMAGES, SAMPLED_BYTES = 256, 4096  # of each, that tell one tar from another with the same names and lengths
+KEPT = "dcgan_dist/4"  # goes up with the arrays and with what is taken for a sample
 
 Members = dict[str, tarfile.TarInfo]
 
 
 def foreign_index(path: Path) -> ShardIndex:
-    """The index of a tar that carries none, from the cache if this very file (size, time) was walked before.
+    """The index of a tar that carries none, from the cache if this very file (size, times) was walked before.
 
     Raises UserError when the file is no tar, is cut or damaged, or holds no images.
     """
     stat = path.stat()
-    identity = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    # the time of change too: `cp -p` of another tar keeps the time of modification
+    identity = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}\n{stat.st_ctime_ns}"
     index = kept_index(identity, str(path))
     if index is None:
         index = walk(path)
@@ -81,7 +84,7 @@ def _kept(identity: str) -> Path:
 
 
 def walk(path: Path) -> ShardIndex:
-    """Builds the index of a tar from its headers; reads no image data."""
+    """Builds the index of a tar from its headers; of the image data it reads a small sample, for the fingerprint."""
     rows: list[tuple[str, str, int, int, int]] = []  # key, suffix, offset, length, label
     with path.open("rb") as file:
         for key, members in _samples(path, file):
@@ -90,6 +93,7 @@ def walk(path: Path) -> ShardIndex:
                 image, label = members[suffix], members.get("cls")
                 _check_usable(path, image, label)
                 rows.append((key, suffix, image.offset_data, image.size, _label(file, label)))
+        sampled = _sample_bytes(file, [(row[2], row[3]) for row in rows])
     if not rows:
         raise UserError(f"{path}: holds no images ({', '.join('.' + suffix for suffix in IMAGE_SUFFIXES)})")
     suffixes = tuple(sorted({row[1] for row in rows}))
@@ -102,8 +106,20 @@ def walk(path: Path) -> ShardIndex:
         label=np.array([row[4] for row in rows], dtype=np.int64),
         key_text=join_keys([row[0] for row in rows]),
         start=np.zeros(0, dtype=np.int64),
-        checksum=np.zeros(0, dtype=np.uint64),
+        checksum=NO_SUMS,
+        sampled=np.array([sampled], dtype=np.uint64),
     )
+
+
+def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
+    """xxh3-64 of the middle of images (offset, length) that are spread over the tar; headers are often all alike."""
+    digest = xxhash.xxh3_64()
+    for place in np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLED_IMAGES)).astype(int)).tolist():
+        offset, length = images[place]
+        part = min(length, SAMPLED_BYTES)
+        file.seek(offset + (length - part) // 2)
+        digest.update(file.read(part))
+    return digest.intdigest()
 
 
 def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, Members]]:

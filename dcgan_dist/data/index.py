@@ -6,9 +6,8 @@
     __index__                                   arrays (safetensors), zeros, FOOTER, ending with its 512-byte block
     two zero blocks                             tar's end mark
 
-`tar`, webdataset and image viewers see an ordinary tar: webdataset skips names of the form `__x__`. The footer stands
-at a fixed distance from the end: one read of some bytes opens a shard of any size (how many images, and which), and a
-cut or foreign file is known at once; the arrays are read when the first image of the shard is.
+webdataset skips names of the form `__x__`. The footer stands at a fixed distance from the end: one read of some bytes
+opens a shard of any size, and a cut or foreign file is known at once; the arrays are read with the first image.
 """
 
 import json
@@ -21,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
@@ -41,15 +39,14 @@ TAIL = FOOTER.size + len(END_MARK)
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm")
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 NO_LABEL = -1
+NO_SUMS = np.zeros(0, dtype=np.uint64)
 
-
-Read = Callable[[int, int], bytes]
-"""Offset and length -> bytes of one file; fewer where the file ends."""
+Read = Callable[[int, int], bytes]  # offset and length -> bytes of one file; fewer where the file ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """Where the n images of one tar lie. All arrays have n entries, but for the last two."""
+    """Where the n images of one tar lie. The arrays have n entries, but for the last three."""
 
     name: str  # path or URL
     suffixes: tuple[str, ...]  # the image suffixes that occur
@@ -60,6 +57,7 @@ class ShardIndex:
     key_text: bytes  # the keys, joined by newlines
     start: NDArray[np.int64]  # n + 1: first byte of every sample with its tar headers, and the end of the last; or none
     checksum: NDArray[np.uint64]  # xxh3-64 of the bytes of every sample, start[i] to start[i + 1]; or none
+    sampled: NDArray[np.uint64]  # one xxh3-64 of bytes of many images, where there are no checksums; or none
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -67,8 +65,7 @@ class ShardIndex:
     @property
     def nbytes(self) -> int:
         """Of memory."""
-        arrays = (self.suffix, self.offset, self.length, self.label, self.start, self.checksum)
-        return len(self.key_text) + sum(array.nbytes for array in arrays)
+        return len(self.key_text) + sum(array.nbytes for array in vars(self).values() if isinstance(array, np.ndarray))
 
     @property
     def checked(self) -> bool:
@@ -82,13 +79,17 @@ class ShardIndex:
 
     @cached_property
     def fingerprint(self) -> int:
-        """64 bits that change when a sample is added, removed, renamed, reordered or (with checksums) replaced."""
-        return xxhash.xxh3_64_intdigest(self.key_text + self.length.tobytes() + self.checksum.tobytes())
+        """64 bits that change when a sample is added, removed, renamed, reordered, replaced or labelled otherwise.
+
+        Without checksums, a replacement is noticed only where bytes of the image are among those sampled.
+        """
+        content = self.checksum if self.checked else np.append(self.label, self.sampled.view(np.int64))
+        return xxhash.xxh3_64_intdigest(self.key_text + self.length.tobytes() + content.tobytes())
 
     def describe(self, member: int) -> str:
         """'shard.tar: KEY.jpg at byte 1536', for messages."""
-        name = f"{self.keys[member]}.{self.suffixes[self.suffix[member]]}"
-        return f"{self.name}: {name} at byte {self.offset[member]}"
+        suffix = self.suffixes[self.suffix[member]]
+        return f"{self.name}: {self.keys[member]}.{suffix} at byte {self.offset[member]}"
 
 
 def corpus_fingerprint(shards: Iterable[int]) -> str:
@@ -103,10 +104,8 @@ class Footer:
     start: int
     length: int
     checksum: int
-    count: int
-    """Number of samples."""
-    fingerprint: int
-    """That of the ShardIndex."""
+    count: int  # of samples
+    fingerprint: int  # that of the ShardIndex
 
     @property
     def file_size(self) -> int:
@@ -136,6 +135,7 @@ def arrays_to_bytes(index: ShardIndex) -> bytes:
         "start": index.start,
         "checksum": index.checksum,
     }
+    arrays |= {} if index.checked else {"sampled": index.sampled}
     return safetensors.numpy.save(arrays, metadata={"dcgan_dist": json.dumps({"suffixes": list(index.suffixes)})})
 
 
@@ -153,6 +153,7 @@ def index_from_bytes(name: str, blob: bytes) -> ShardIndex:
         key_text=arrays["keys"].tobytes(),
         start=arrays["start"],
         checksum=arrays["checksum"],
+        sampled=arrays.get("sampled", NO_SUMS),
     )
 
 
@@ -190,8 +191,7 @@ def read_index(path: Path) -> ShardIndex | None:
         with path.open("rb") as file:
 
             def read(offset: int, length: int) -> bytes:
-                file.seek(offset)
-                return file.read(length)
+                return os.pread(file.fileno(), length, offset)
 
             footer = read_footer(str(path), os.fstat(file.fileno()).st_size, read)
             return None if footer is None else load_index(str(path), footer, read)
@@ -202,9 +202,9 @@ def read_index(path: Path) -> ShardIndex | None:
 class ShardWriter:
     """Writes one shard: `with ShardWriter(path) as shard: shard.add(key, "jpg", data, label)`.
 
-    The file appears under its name only when it is complete and on disk; leaving by an exception leaves nothing. The
-    bytes depend on the samples alone: no times, no owners. Afterwards `size` (bytes), `checksum` (xxh3-128 of the file,
-    hexadecimal) and `fingerprint` (of the index) say what was written.
+    The file appears under its name only when it is complete and on disk; leaving by an exception leaves nothing. Its
+    bytes depend on the samples alone. Afterwards `size` (bytes), `checksum` (xxh3-128 of the file, hexadecimal) and
+    `fingerprint` (of the index) say what was written.
     """
 
     size: int
@@ -248,9 +248,8 @@ class ShardWriter:
         self._sample.reset()
 
     def _write(self, data: bytes) -> None:
-        self._sample.update(data)
-        self._whole.update(data)
-        self._file.write(data)
+        for write in (self._sample.update, self._whole.update, self._file.write):
+            write(data)
 
     def _member(self, name: str, data: bytes) -> int:
         """Writes a tar member and returns the offset of its data."""
@@ -274,11 +273,12 @@ class ShardWriter:
             key_text=join_keys(list(self._keys)),
             start=np.array(self._starts, dtype=np.int64),
             checksum=np.array(self._checksums, dtype=np.uint64),
+            sampled=NO_SUMS,
         )
         blob = arrays_to_bytes(index)
         about = (self._file.tell() + BLOCK, len(blob), xxhash.xxh3_64_intdigest(blob), len(index), index.fingerprint)
         footer = FOOTER.pack(MAGIC, *about, 0)[:-8]
-        footer += struct.pack("<Q", xxhash.xxh3_64_intdigest(footer))
+        footer += xxhash.xxh3_64_intdigest(footer).to_bytes(8, "little")
         self._member("__index__", blob + bytes(-(len(blob) + len(footer)) % BLOCK) + footer)
         self._write(END_MARK)
         self.size, self.checksum = self._file.tell(), self._whole.hexdigest()
@@ -286,9 +286,7 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._finish()

@@ -296,8 +296,37 @@ def test_our_shards_need_no_walk(tmp_path, walks):
     assert walks == [tmp_path / "other.tar"]
 
 
-def test_no_image_data_are_read(tmp_path, monkeypatch):
-    """A walk costs the headers, whatever the images weigh."""
+def test_a_tar_that_another_replaces_with_its_times_is_walked_again(tmp_path, walks):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1")])
+    stat = path.stat()
+    before = foreign_index(path)
+    other = write_tar(tmp_path / "other.tar", [("b.jpg", b"2")])
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert foreign_index(path).keys == ["b"] != before.keys
+
+
+CONTENT = [
+    (f"{number}.{suffix}", data) for number in range(300) for suffix, data in (("ppm", bytes(50)), ("cls", b"3"))
+]
+
+
+@pytest.mark.parametrize("changed", [0, 1, 299, 598], ids=["first image", "first label", "a label", "last image"])
+def test_the_fingerprint_tells_tars_with_the_same_names_and_lengths_apart(tmp_path, changed):
+    """By labels and by bytes in the middle of images; what a run is trained on must not change without a word."""
+    other = list(CONTENT)
+    name, data = other[changed]
+    other[changed] = name, b"4" if len(data) == 1 else bytes(25) + b"1" + bytes(24)
+    paths = [write_tar(tmp_path / f"{n}.tar", members) for n, members in enumerate((CONTENT, other, CONTENT))]
+    indexes = [walk(path) for path in paths]
+    assert indexes[0].fingerprint == indexes[2].fingerprint != indexes[1].fingerprint
+    kept = [foreign_index(path) for path in paths + paths]
+    assert [index.fingerprint for index in kept] == [index.fingerprint for index in indexes] * 2
+
+
+def test_hardly_any_image_data_are_read(tmp_path, monkeypatch):
+    """A walk costs the headers and a small sample for the fingerprint, whatever the images weigh."""
     read = []
 
     class Counted(io.FileIO):
@@ -309,4 +338,4 @@ def test_no_image_data_are_read(tmp_path, monkeypatch):
     path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", bytes(200_000)) for number in range(20)])
     monkeypatch.setattr(Path, "open", lambda self, mode: Counted(self, mode))
     assert len(walk(path)) == 20
-    assert sum(read) < 20 * 2_000 + 3 * 10_240
+    assert sum(read) < 20 * (2_000 + 4_096) + 3 * 10_240
