@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dcgan_dist import cli
 from dcgan_dist.config import DataConfig
 from dcgan_dist.data.checking.census import Census, Looks, Picture, count, look, pictures, spread
 from dcgan_dist.data.checking.checklist import shard_names
+from dcgan_dist.data.classes import names_in
 from dcgan_dist.data.codecs import to_rgb_or_grey
 from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.index import NO_LABEL
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
         write_atomically(options.json, (json.dumps(as_dict(census, looks, manifest), indent=1) + "\n").encode())
     if options.count:
         drawn = spread(corpus.size, options.count, options.seed)
-        save_png(contact_sheet(pictures(corpus, drawn)), options.out)
+        save_png(contact_sheet(pictures(corpus, drawn), names_in(manifest, names)), options.out)
         print(f"contact sheet: {len(drawn)} images in {options.out}")
     return 0
 
@@ -180,16 +181,16 @@ def as_dict(census: Census, looks: Looks, manifest: Manifest | None) -> dict[str
     }
 
 
-def contact_sheet(drawn: Iterable[Picture]) -> NDArray[np.uint8]:
-    """The pictures in a grid, each with its label, or its key where it has none; (H, W, 3)."""
-    tiles = [(_tile(picture.image), _caption(picture)) for picture in drawn]
+def contact_sheet(drawn: Iterable[Picture], names: Mapping[int, str]) -> NDArray[np.uint8]:
+    """The pictures in a grid, each with the name of its class, its label, or its key where it has none; (H, W, 3)."""
+    tiles = [(_tile(picture.image), _caption(picture, names)) for picture in drawn]
     width, height = (max(tile.size[side] for tile, _ in tiles) for side in (0, 1))
     framed = [np.asarray(_framed(tile, caption, width, height)) for tile, caption in tiles]
     return grid(np.stack(framed).transpose(0, 3, 1, 2))
 
 
-def _caption(picture: Picture) -> str:
-    return picture.key if picture.label == NO_LABEL else str(picture.label)
+def _caption(picture: Picture, names: Mapping[int, str]) -> str:
+    return picture.key if picture.label == NO_LABEL else names.get(picture.label, str(picture.label))
 
 
 def _tile(image: Image.Image | UserError) -> Image.Image:

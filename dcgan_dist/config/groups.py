@@ -127,7 +127,7 @@ class DataConfig:
     reader: ReaderName = "indexed"
     """indexed: exact order and resume. stream: webdataset's pipeline, also for pipes; no exact resume."""
     classes: tuple[str, ...] = ()
-    """Labels of the images to train on, as in 3,7; absent: all images, labelled or not."""
+    """Labels or names of the classes to train on, as in 3,7 or cat,dog; absent: all images, labelled or not."""
     hflip: bool = False
     """Mirror every other image at random (on the device)."""
     decode: Decode = "auto"
@@ -155,15 +155,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_range("data.", self, workers=0, prefetch=1, most_damaged=0, cache_bytes=0, timeout=1, retries=0, faces=64)
-        self.class_numbers()
-
-    def class_numbers(self) -> tuple[int, ...]:
-        """The numbers in `classes`, which may be parted by commas."""
-        words = [word for text in self.classes for word in text.split(",") if word.strip()]
-        bad = [word for word in words if not word.strip().isdecimal()]
-        right = not bad and bool(words) == bool(self.classes)  # an empty word must not stand for all classes
-        check(right, f"--data.classes {bad[0] if bad else ''}: must be numbers of classes, as in 3,7")
-        return tuple(sorted({int(word) for word in words}))
+        empty = not any(word.strip() for text in self.classes for word in text.split(","))
+        # an empty word must not stand for all classes
+        check(not (self.classes and empty), "--data.classes: names no class; write labels or names, as in 3,7")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcgan_dist.config import Config, DataConfig
+from dcgan_dist.data.classes import class_names, classes_text, find_labels
 from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
 from dcgan_dist.data.faces import dataset as faces
-from dcgan_dist.data.opening import CachePlan, Opener
+from dcgan_dist.data.opening import CachePlan, Opener, Shard
 from dcgan_dist.data.reading.ahead import to_stderr
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
@@ -42,11 +43,19 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
     count = len(corpus.shards)
     say(f"data: {corpus.size:,} images in {count:,} shard{'s' * (count > 1)}, all checked")
     _say_where(corpus, say)
-    classes = config.data.class_numbers()
-    if classes:
-        corpus = corpus.of_classes(classes)
-        say(f"data: {corpus.size:,} images of the classes {', '.join(map(str, classes))}")
+    names = class_names([_address(shard) for shard in corpus.shards], corpus.opener.remote, say)
+    if config.data.classes:
+        labels = find_labels(config.data.classes, names)
+        corpus = corpus.of_classes(labels)
+        say(f"data: {corpus.size:,} images of the classes {classes_text(names, labels)}")
+    elif names:
+        say(f"data: classes {classes_text(names)}")
     return corpus
+
+
+def _address(shard: Shard) -> str:
+    """With the secrets that the name for people lacks."""
+    return shard.source.url if isinstance(shard.source, RemoteStat) else shard.name
 
 
 def make_opener(data: DataConfig) -> Opener:

@@ -11,6 +11,7 @@ from support.manifests import manifest_of
 from support.shards import encoded, picture, write_ours, write_tar
 
 from dcgan_dist.commands import inspect
+from dcgan_dist.data.checking.census import Picture
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.manifest import manifest_json
 from dcgan_dist.errors import UsageError, UserError
@@ -92,6 +93,14 @@ def test_the_sheet_shows_the_images_and_their_labels(folder, capsys):
     known = [np.asarray(picture(number)).repeat(2, axis=0).repeat(2, axis=1) for number in range(40)]
     found = [next(n for n, other in enumerate(known) if np.array_equal(tile, other)) for tile in shown]
     assert [number // 10 for number in found] == [0, 1, 2, 3]
+
+
+def test_the_sheet_shows_the_names_of_classes():
+    def sheet(key, label, names):
+        return inspect.contact_sheet([Picture(key, label, Image.new("RGB", (32, 32)))], names).tobytes()
+
+    assert sheet("key", 3, {3: "cat"}) == sheet("cat", -1, {}) != sheet("key", 3, {})
+    assert sheet("key", 3, {8: "cat"}) == sheet("3", -1, {})
 
 
 def test_another_seed_shows_other_images(folder, capsys):

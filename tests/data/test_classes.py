@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import shlex
 import zipfile
 from functools import cache
@@ -18,12 +19,16 @@ from support.shards import write_tar
 from dcgan_dist import cli, train
 from dcgan_dist.commands import shard
 from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.data.classes import classes_text, find_labels
 from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.loading import open_data
+from dcgan_dist.data.manifest import load_manifest
 from dcgan_dist.data.reading.crew import Plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.sources.base import renumbered
 from dcgan_dist.errors import UsageError
 
 SIZE = 32
@@ -202,6 +207,111 @@ def test_any_choice_is_what_a_list_gives(tmp_path_factory, data, lengths, ranks)
     assert [sorted(epoch) for epoch in epochs(chosen, ranks)] == [wanted] * 2
 
 
+# ---- names
+
+NAMED = {
+    "numbers": (["8", "10", "9"], {8: "8", 9: "9", 10: "10"}, "8, 9, 10"),
+    "zeros in front": (["007", "8"], {7: "007", 8: "8"}, "7 = 007, 8"),
+    "one is a name": (["10", "9", "x"], {0: "10", 1: "9", 2: "x"}, "0 = 10, 1 = 9, 2 = x"),
+    "too long for a label": (["9" * 19, "2"], {0: "2", 1: "9" * 19}, f"0 = 2, 1 = {'9' * 19}"),
+    "below 0": (["-1", "2"], {0: "-1", 1: "2"}, "0 = -1, 1 = 2"),
+    "no ASCII": (["²", "٣"], {0: "²", 1: "٣"}, "0 = ², 1 = ٣"),
+}
+
+
+@pytest.mark.parametrize(("folders", "classes", "line"), NAMED.values(), ids=NAMED)
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_whole_numbers_keep_their_number(tmp_path, capsys, kind, folders, classes, line):
+    members = [(f"{name}/1.ppm", flat(number)) for number, name in enumerate(folders)]
+    if kind == "folder":
+        for name, data in members:
+            path = tmp_path / "in" / name
+            path.parent.mkdir(parents=True)
+            path.write_bytes(data)
+    elif kind == "zip":
+        with zipfile.ZipFile(tmp_path / "in.zip", "w") as file:
+            for name, data in members:
+                file.writestr(name, data)
+    else:
+        write_tar(tmp_path / "in.tar", members)
+    shards = shards_of(next(tmp_path.iterdir()), tmp_path / "out", "--store", "keep")
+    assert f"classes: {line}\n" in capsys.readouterr().err
+    assert {each.label: each.name for each in load_manifest(tmp_path / "out" / "manifest.json").classes} == classes
+    said: list[str] = []
+    corpus = open_data(Config(data=DataConfig(shards=(shards,))), said.append)
+    assert isinstance(corpus, Corpus)
+    assert dict(epochs(corpus)[0]) == {
+        n: label for n, name in enumerate(folders) for label in classes if classes[label] == name
+    }
+    assert said[1:] == [f"data: classes {line}"]
+
+
+def test_names_that_are_the_same_number_are_refused(tmp_path, capsys):
+    for name in "7", "007":
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "1.ppm").write_bytes(flat(1))
+    with pytest.raises(UsageError, match=r"in: the classes '007' and '7' are the same number; rename one of them$"):
+        shards_of(tmp_path / "in", tmp_path / "out", "--store", "keep")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_come_with_names(tmp_path):
+    """The classes of an ImageFolder are sorted as texts; those of a set whose names are words keep their labels."""
+    for name in map(str, range(12)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "in" / name / "1.png")
+    source = find_source("torchvision:ImageFolder", tmp_path / "in")
+    assert source.items().classes == {number: str(number) for number in range(12)}
+    with source.open() as load:
+        assert [load(item)[1] for item in source.items().images] == [0, 1, 10, 11, *range(2, 10)]
+    assert renumbered(["dog", "cat"]) == [0, 1]
+    assert renumbered(["1", "01"]) == [0, 1]
+
+
+MANY = {number: f"class {number}" for number in range(1_000)}
+OLD = {0: "0", 1: "1", 2: "10", 3: "2"}  # as earlier versions numbered folders
+TWO = {134: "crane", 517: "crane", 7: "tench, Tinca tinca", 0: "a"}
+CHOSEN = [
+    (["cat", "2"], {0: "ant", 1: "bee", 2: "cat"}, [2]),
+    (["bee,ant"], {0: "ant", 1: "bee", 2: "cat"}, [0, 1]),
+    (["tench, Tinca tinca", "a"], TWO, [0, 7]),
+    (["label:134", "7"], TWO, [7, 134]),
+    (["007"], {7: "007"}, [7]),
+    (["0, label:10"], OLD, [0, 10]),
+    (["10"], OLD, "10: can mean several labels; write label:2 or label:10; there are 0, 1, 2 = 10, 3 = 2"),
+    (["crane"], TWO, "crane: can mean several labels; write label:134 or label:517; there are 134 = crane, "),
+    (["a,dog"], TWO, "dog: no class has this name; there are 134 = crane, "),
+    (["label:x"], {}, "label:x: no class has this name; no manifest.json beside the shards has names"),
+    (["z"], MANY, "z: no class has this name; there are 0 = class 0, 1 = class 1, "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("texts", "classes", "wanted"), CHOSEN)
+def test_classes_by_name(texts, classes, wanted):
+    if isinstance(wanted, list):
+        assert find_labels(texts, classes) == wanted
+    else:
+        with pytest.raises(UsageError, match=f"^--data.classes {re.escape(wanted)}"):
+            find_labels(texts, classes)
+
+
+def test_long_names_do_not_fill_the_line():
+    assert classes_text({0: "a\nb", 1: "x" * 99}) == f"0 = a b, 1 = {'x' * 40}.."
+    assert classes_text(MANY) == ", ".join(f"{n} = class {n}" for n in range(20)) + " .. (1,000 classes)"
+
+
+def test_training_by_name_says_what_it_is(source, tmp_path, capsys):
+    shards = shards_of(source, tmp_path / "out", "--store", "keep")
+    said: list[str] = []
+    corpus = open_data(Config(data=DataConfig(shards=(shards,), classes=("cat,ant",))), said.append)
+    assert isinstance(corpus, Corpus)
+    assert sorted(epochs(corpus)[0]) == [pair for pair in ALL_OF_SOURCE if pair[1] != 1]
+    assert said[-1] == f"data: {corpus.size} images of the classes 0 = ant, 2 = cat"
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    open_data(Config(data=DataConfig(shards=(shards,))), said.append)
+    assert said[-1].startswith("classes: without names, for ")
+
+
 # ---- what is refused, by the command itself
 
 TINY = shlex.split(
@@ -224,12 +334,12 @@ def start(tmp_path, corpus, capsys, as_before):
 REFUSED = {
     "no such class": (["--data.classes", "3,12"], "12: no image has this label; there are 0, 1, 2, 3, 4, 5, 6, 7, 8"),
     "far too large": (["--data.classes", "1" + 25 * "0"], "0: no image has this label; there are 0, 1, 2, 3"),
-    "a name": (["--data.classes", "cat"], "cat: must be numbers of classes, as in 3,7"),
-    "a part of a number": (["--data.classes", "1,2.5"], "2.5: must be numbers of classes"),
-    "no decimal digit": (["--data.classes", "²"], "²: must be numbers of classes"),
-    "below 0": (["--data.classes=-1"], "-1: must be numbers of classes"),
-    "an empty word": (["--data.classes", ""], ": must be numbers of classes"),
-    "a comma": (["--data.classes", ","], ": must be numbers of classes"),
+    "a name": (["--data.classes", "cat"], "cat: no class has this name; no manifest.json beside the shards has names"),
+    "a part of a number": (["--data.classes", "1,2.5"], "2.5: no class has this name"),
+    "no decimal digit": (["--data.classes", "²"], "²: no class has this name"),
+    "below 0": (["--data.classes=-1"], "-1: no class has this name"),
+    "an empty word": (["--data.classes", ""], ": names no class; write labels or names, as in 3,7"),
+    "a comma": (["--data.classes", ","], ": names no class"),
     "nothing": (["--data.classes"], "names no classes; leave the option out"),
     "nothing behind =": (["--data.classes="], "names no classes; leave the option out"),
     "a stream": (["--data.classes", "3", "--data.reader", "stream"], " needs --data.reader indexed"),

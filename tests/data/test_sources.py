@@ -66,9 +66,9 @@ def labels_another_way(names):
     folders = [PurePosixPath(name).parent.parts for name in names]
     level = next((level for level, found in enumerate(zip(*folders, strict=False)) if len(set(found)) > 1), None)
     if level is None:
-        return [None] * len(names), ()
+        return [None] * len(names), {}
     classes = sorted({folder[level] for folder in folders})
-    return [classes.index(folder[level]) for folder in folders], tuple(classes)
+    return [classes.index(folder[level]) for folder in folders], dict(enumerate(classes))
 
 
 @settings(max_examples=60)
@@ -109,7 +109,7 @@ def test_class_names_of_a_data_set(tmp_path):
             pets = type("Pets", (list,), {"classes": [("tench", "Tinca tinca"), "dog"]})
             return pets([("image", 1)])
 
-    assert Pets("Pets", (), tmp_path, download=False).items().classes == ("tench, Tinca tinca", "dog")
+    assert Pets("Pets", (), tmp_path, download=False).items().classes == {0: "tench, Tinca tinca", 1: "dog"}
 
 
 def test_a_data_set_that_cannot_be_downloaded(tmp_path, monkeypatch):
@@ -247,7 +247,7 @@ def test_a_folder_under_several_names_counts_under_each(tmp_path):
     (folder / "z" / "back").symlink_to(folder)
     images, _, classes = find_source(str(folder)).items()
     assert [item.name for item in images] == ["a/1.png", "a/2.png", "z/1.png", "z/2.png"]
-    assert classes == ("a", "z")
+    assert classes == {0: "a", 1: "z"}
 
 
 def test_errors_of_a_data_set_are_one_line(monkeypatch, tmp_path):

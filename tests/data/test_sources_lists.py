@@ -44,7 +44,7 @@ def rows(separator, form="{name}{separator}{kind}\n"):
 def test_the_same_pictures_as_the_folders(pictures, tmp_path, name, text):
     source = one(pictures, name, text)
     assert given(source, tmp_path / "spool") == BY_NAME
-    assert source.items().classes == ("a", "b", "c")
+    assert source.items().classes == {0: "a", 1: "b", 2: "c"}
     assert [source.where(item) for item in source.items().images] == [f"{pictures}/{name}" for name in NAMES]
 
 
@@ -57,16 +57,18 @@ def test_absolute_paths_in_another_order_and_no_labels(pictures, tmp_path):
     ):
         source = one(tmp_path / "lists", name, "\n".join(lines))
         assert given(source, tmp_path / "spool") == [(data, None) for data, _ in reversed(BY_NAME)]
-        assert source.items().classes == ()
+        assert source.items().classes == {}
 
 
 @pytest.mark.parametrize(
     ("texts", "labels", "classes"),
     [
-        (["3", "0", "-5", ""], [3, 0, None, None], ()),
-        (["3", "10", "x", ""], [1, 0, 2, None], ("10", "3", "x")),
-        (["1" * 19, "2"], [0, 1], ("1" * 19, "2")),
-        (["é", "z", "b c"], [2, 1, 0], ("b c", "z", "é")),
+        (["3", "0", "-5", ""], [3, 0, None, None], {0: "0", 3: "3"}),
+        (["10", "9", "007"], [10, 9, 7], {7: "007", 9: "9", 10: "10"}),
+        (["3", "10", "x", ""], [1, 0, 2, None], {0: "10", 1: "3", 2: "x"}),
+        (["1" * 19, "2"], [0, 1], {0: "1" * 19, 1: "2"}),
+        (["٣", "2"], [1, 0], {0: "2", 1: "٣"}),
+        (["é", "z", "b c"], [2, 1, 0], {0: "b c", 1: "z", 2: "é"}),
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
@@ -81,7 +83,7 @@ def test_labels(tmp_path, texts, labels, classes, ending):
 
 def test_integers_in_json(tmp_path):
     source = one(tmp_path, "a.jsonl", '{"file": "a", "label": 4}\n{"file": "b", "label": 2}\n')
-    assert source.items() == ([Item("a", 4), Item("b", 2)], 0, ())
+    assert source.items() == ([Item("a", 4), Item("b", 2)], 0, {2: "2", 4: "4"})
 
 
 CELLS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
@@ -99,7 +101,7 @@ def test_whatever_is_written_is_read(tmp_path_factory, pairs):
     classes = sorted({label.strip() for _, label in pairs} - {""}, key=str.encode)
     wanted = [Item(name, classes.index(label.strip()) if label.strip() else None) for name, label in pairs]
     for ending in "csv", "tsv", "jsonl":
-        assert find_source(str(folder / f"a.{ending}")).items() == (wanted, 0, tuple(classes))
+        assert find_source(str(folder / f"a.{ending}")).items() == (wanted, 0, dict(enumerate(classes)))
 
 
 def test_columns_by_name(pictures, tmp_path):

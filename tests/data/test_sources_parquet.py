@@ -69,7 +69,7 @@ def test_a_folder_in_hugging_faces_layout(tmp_path):
     make_folder(tmp_path / "in", {"README.md": b"#", ".gitattributes": b""})
     source = ready(find_source(str(tmp_path / "in")), tmp_path / "spool")
     images, left_out, classes = source.items()
-    assert (len(images), left_out, classes) == (9, 0, ("a", "b", "c"))
+    assert (len(images), left_out, classes) == (9, 0, {0: "a", 1: "b", 2: "c"})
     assert given(source, tmp_path / "spool") == BY_NAME
     assert images[5].name.startswith("train-00002-of-00003-000000001.")
     assert source.where(images[5]) == f"{tmp_path}/in/data/train-00002-of-00003.parquet: row 1"
@@ -78,7 +78,7 @@ def test_a_folder_in_hugging_faces_layout(tmp_path):
 def test_class_names_of_a_column_of_another_name(tmp_path):
     table = with_classes(pa.table({"image": FILES, "kind": LABELS, "number": range(9)}), "kind", ["x", "y", "z"])
     source = ready(one(tmp_path / "a.parquet", table), tmp_path / "spool")
-    assert source.items().classes == ("x", "y", "z")
+    assert source.items().classes == {0: "x", 1: "y", 2: "z"}
     assert source.items().images.labels.tolist() == LABELS
 
 
@@ -86,7 +86,7 @@ def test_class_names_of_a_column_of_another_name(tmp_path):
 def test_metadata_of_another_kind_says_nothing(tmp_path, text):
     table = hugging_face().replace_schema_metadata({"huggingface": text})
     source = ready(one(tmp_path / "a.parquet", table), tmp_path / "spool")
-    assert (source.items().classes, source.items().images.labels.tolist()) == ((), LABELS)
+    assert (source.items().classes, source.items().images.labels.tolist()) == ({}, LABELS)
 
 
 def test_rows_without_image_are_named(tmp_path):
@@ -109,7 +109,7 @@ def test_remote(tmp_path):
         assert given(source, tmp_path / "spool") == BY_NAME
         downloads = len(server.log)
         again = ready(source, tmp_path / "spool")  # the class names are kept as well
-        assert again.items().classes == ("a", "b", "c")
+        assert again.items().classes == {0: "a", 1: "b", 2: "c"}
         assert len(server.log) == downloads + 2  # what version it is
         assert again.where(again.items().images[8]) == f"{server.url('b.parquet')}: row 3"
     assert {path.suffix for path in (tmp_path / "spool").iterdir()} == {".tar", ".json", ".lock"}
@@ -146,6 +146,13 @@ def test_columns_that_are_not_there(tmp_path, columns, options, message):
     with pytest.raises(UsageError, match=rf"^{tmp_path}/a\.parquet: {message}") as refused:
         ready(source, tmp_path / "spool").items()
     assert "\n" not in str(refused.value)
+
+
+def test_whole_numbers_as_names_keep_their_number(tmp_path):
+    """Hugging Face's imagefolder numbers the folders 1, 10 and 2 so."""
+    source = ready(one(tmp_path / "a.parquet", hugging_face(names=("1", "10", "2"))), tmp_path / "spool")
+    assert source.items().classes == {1: "1", 2: "2", 10: "10"}
+    assert source.items().images.labels.tolist() == [[1, 10, 2][label] for label in LABELS]
 
 
 def test_classes_that_differ(tmp_path):

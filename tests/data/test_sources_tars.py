@@ -48,7 +48,7 @@ def test_local_and_remote(tmp_path, ending):
         assert given(source, tmp_path / "remote") == BY_NAME
         copied = ready(source, tmp_path / "remote")
         assert copied.where(copied.items().images[0]) == f"{server.url(f'a{ending}')}: a/2.png at byte 512"
-    assert copied.items().classes == ("a", "b", "c")
+    assert copied.items().classes == {0: "a", 1: "b", 2: "c"}
     left = [path.suffix for path in (tmp_path / "remote").iterdir()]
     assert Counter(left) == {".tar": 1, ".lock": 1}
 
@@ -68,7 +68,7 @@ def test_our_own_shards_keep_order_keys_and_labels(tmp_path):
         write_ours(tmp_path / f"s{number}.tar", 5, "png", first=5 * number, size=8, label=lambda seed: seed * 7 % 4)
     images, left_out, classes = find_source(f"{tmp_path}/s*.tar").items()
     assert [Path(item.name.partition("#")[0]).stem for item in images] == [f"{seed:05}" for seed in range(15)]
-    assert (images.labels.tolist(), left_out, classes) == ([seed * 7 % 4 for seed in range(15)], 0, ())
+    assert (images.labels.tolist(), left_out, classes) == ([seed * 7 % 4 for seed in range(15)], 0, {})
     wanted = [(encoded(seed, "png", 8), seed * 7 % 4) for seed in range(15)]
     assert given(find_source(f"{tmp_path}/s*.tar"), tmp_path) == wanted
 
@@ -99,11 +99,12 @@ def test_the_grouping_is_webdatasets(tmp_path):
 @pytest.mark.parametrize(
     ("names", "labels", "classes"),
     [
-        (["./b/1.png", "./a/2.png", "a/x/3.png"], [1, 0, 0], ("a", "b")),
-        (["1.png", "a/2.png"], [None, None], ()),
-        (["a/2.png", "b/1.png", "b/1.cls"], [None, 0], ()),
+        (["./b/1.png", "./a/2.png", "a/x/3.png"], [1, 0, 0], {0: "a", 1: "b"}),
+        (["8/1.png", "10/2.png", "09/3.png"], [8, 10, 9], {8: "8", 9: "09", 10: "10"}),
+        (["1.png", "a/2.png"], [None, None], {}),
+        (["a/2.png", "b/1.png", "b/1.cls"], [None, 0], {}),
     ],
-    ids=["folders", "some outside", "members before folders"],
+    ids=["folders", "numbers", "some outside", "members before folders"],
 )
 def test_labels(tmp_path, names, labels, classes):
     source = one(tmp_path, "a.tar", tar_bytes([(name, b"0") for name in names]))
@@ -234,9 +235,9 @@ def shards(tmp_path):
 def test_the_manifest_beside_shards_names_their_classes(shards, tmp_path):
     folder = shards[0].parent
     for source in folder, shards[1], f"{folder}/s{{0,1}}.tar":
-        assert items(find_source(str(source)), tmp_path).classes == ("cat", "dog")
+        assert items(find_source(str(source)), tmp_path).classes == {0: "cat", 1: "dog"}
     with HttpServer({path.name: path.read_bytes() for path in folder.iterdir()}) as server:
-        assert items(find_source(server.url("s{0..1}.tar")), tmp_path).classes == ("cat", "dog")
+        assert items(find_source(server.url("s{0..1}.tar")), tmp_path).classes == {0: "cat", 1: "dog"}
 
 
 def test_a_manifest_that_says_nothing_of_the_classes(shards, tmp_path):
@@ -246,14 +247,14 @@ def test_a_manifest_that_says_nothing_of_the_classes(shards, tmp_path):
     def classes():
         return ready(find_source(str(folder)), tmp_path / "spool", said.append).items().classes
 
-    for names in (), ("cat", None), (None, "dog"):
-        changed = manifest_of(shards, names or ("cat", "dog"))
-        changed = changed if names else replace(changed, classes=(), unlabelled=8)
-        (folder / "manifest.json").write_bytes(manifest_json(changed))
-        assert classes() == ()
+    (folder / "manifest.json").write_bytes(manifest_json(manifest_of(shards, (None, "dog"))))
+    assert classes() == {1: "dog"}
+    changed = replace(manifest_of(shards, ("cat", "dog")), classes=(), unlabelled=8)
+    (folder / "manifest.json").write_bytes(manifest_json(changed))
+    assert classes() == {}
     (folder / "manifest.json").write_bytes(manifest_json(manifest_of(shards[:1], ("cat", "dog"))))
-    assert (classes(), said) == ((), [])  # the manifest is not that of all these shards
+    assert (classes(), said) == ({}, [])  # the manifest is not that of all these shards
     (folder / "manifest.json").write_text("another program's")
-    assert classes() == ()
+    assert classes() == {}
     assert len(said) == 1
     assert re.fullmatch(r"classes: without names, for .*manifest\.json: is no manifest of shards .*", said[0])

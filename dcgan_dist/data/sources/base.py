@@ -4,10 +4,12 @@ A source may hold 100 million images, so their names lie in one piece of memory,
 """
 
 import io
+import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, overload
 
 import numpy as np
@@ -21,6 +23,7 @@ IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".gif", ".tif", ".tiff"
 )  # fmt: skip
 ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it
+WHOLE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)  # a label has 64 bits
 
 
 class Item(NamedTuple):
@@ -101,7 +104,7 @@ class Items(NamedTuple):
 
     images: Images
     left_out: int  # files that are hidden or have another extension
-    classes: tuple[str, ...] = ()  # name of every label, where names are known
+    classes: Mapping[int, str] = MappingProxyType({})  # names of labels, where they are known
 
 
 Loaded = tuple[bytes | Image.Image, int | None]  # the file's bytes or the picture, and the label
@@ -149,7 +152,7 @@ def images_among(names: Iterable[str], source: Path) -> Items:
     if not images:
         known = " ".join(IMAGE_EXTENSIONS)
         raise UsageError(f"{source}: no images in it ({others:,} other files; images end with {known})")
-    labels, classes = folder_labels(images)
+    labels, classes = folder_labels(images, str(source))
     return Items(images.with_labels(labels), others, classes)
 
 
@@ -168,8 +171,8 @@ def folders_of(name: str) -> list[str]:
     return [part for part in name.split("/")[:-1] if part not in ("", ".")]
 
 
-def folder_labels(images: Images) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels that count the folders of the first level at which the paths differ, and the folders' names.
+def folder_labels(images: Images, source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Labels by the folders of the first level at which the paths differ, and the folders' names; see number_names.
 
     No labels where some image lies above that level.
     """
@@ -184,8 +187,8 @@ def folder_labels(images: Images) -> tuple[NDArray[np.int64], tuple[str, ...]]:
             shared = shared[: _in_common(shared, folders)]
     level = len(shared or ())
     if shortest == level:
-        return np.full(len(images), NO_LABEL, dtype=np.int64), ()
-    return number_names(folders_of(name)[level] for name in images.names())
+        return np.full(len(images), NO_LABEL, dtype=np.int64), {}
+    return number_names((folders_of(name)[level] for name in images.names()), source)
 
 
 def _in_common(first: list[str], second: list[str]) -> int:
@@ -193,11 +196,32 @@ def _in_common(first: list[str], second: list[str]) -> int:
     return next(differing, min(len(first), len(second)))
 
 
-def number_names(names: Iterable[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The number of every name among the sorted distinct names, and these."""
+def number_names(names: Iterable[str], source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """The label of every name, and the name of every label.
+
+    Names that are all whole numbers keep their number; otherwise the sorted names are numbered from 0. Raises
+    UsageError, which says `source`, when two names are the same number.
+    """
     seen: dict[str, int] = {}
     found = np.fromiter((seen.setdefault(name, len(seen)) for name in names), dtype=np.int64)
-    classes = sorted(seen, key=lambda name: name.encode(*ENCODING))
-    number = np.empty(len(classes), dtype=np.int64)
-    number[[seen[name] for name in classes]] = np.arange(len(classes))
-    return number[found], tuple(classes)
+    ranked = sorted(seen, key=lambda name: name.encode(*ENCODING))
+    classes: dict[int, str] = {}
+    label = np.empty(len(ranked), dtype=np.int64)
+    for number, name in zip(whole_numbers(ranked) or range(len(ranked)), ranked, strict=True):
+        if number in classes:
+            problem = f"the classes '{classes[number]}' and '{name}' are the same number; rename one of them"
+            raise UsageError(f"{source}: {problem}")
+        classes[number] = name
+        label[seen[name]] = number
+    return label[found], dict(sorted(classes.items()))
+
+
+def whole_numbers(names: Sequence[str]) -> list[int] | None:
+    """The numbers that some names are; None when one of them is no whole number that can be a label."""
+    return [int(name) for name in names] if all(map(WHOLE_NUMBER.fullmatch, names)) else None
+
+
+def renumbered(names: Sequence[str]) -> list[int]:
+    """The labels that a data set's labels 0, 1, .. get, of which it gives the names: their number, or the same."""
+    numbers = whole_numbers(names)
+    return numbers if numbers is not None and len(set(numbers)) == len(names) else list(range(len(names)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcgan_dist.data.index import NO_LABEL
 from dcgan_dist.data.sources.base import ENCODING, Images, Item, Items, Load, Loaded, Report, number_names
@@ -28,7 +29,7 @@ _Row = tuple[int, Any, Any]  # line, path, label
 class ListSource:
     """The files that a list names, in its order; their paths are absolute, or seen from the list's folder.
 
-    Labels that are not all integers become the numbers of the sorted distinct names; a negative one is none.
+    For labels see number_names; among integers a negative one is none.
     """
 
     path: Path
@@ -56,7 +57,7 @@ class ListSource:
         images = Images.of(names())
         if not images:
             raise UsageError(f"{self.path}: no images in it")
-        values, classes = _values(list(texts))
+        values, classes = _values(list(texts), str(self.path))
         labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # NO_LABEL is also the last place
         return Items(images.with_labels(labels), 0, classes)
 
@@ -163,8 +164,12 @@ def _place(names: Sequence[str], wanted: str | None, known: Sequence[str]) -> in
     return next((lower.index(name) for name in known if name in lower), None)
 
 
-def _values(texts: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
-    """The label of every text, and the labels' names where they are names."""
-    if not all(map(INTEGER.fullmatch, texts)):
-        return number_names(texts)
-    return np.maximum(np.array([int(text) for text in texts], dtype=np.int64), NO_LABEL), ()
+def _values(texts: Sequence[str], source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """The label of every text, and the labels' names."""
+    integers = all(map(INTEGER.fullmatch, texts))
+    given = np.array([not (integers and text.startswith("-")) for text in texts], dtype=bool)
+    values = np.full(len(texts), NO_LABEL, dtype=np.int64)
+    values[given], classes = number_names(
+        (text for text, is_given in zip(texts, given, strict=True) if is_given), source
+    )
+    return values, classes

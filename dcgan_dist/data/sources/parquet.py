@@ -9,7 +9,7 @@ from typing import Any
 
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.remote.fill import Source, Wanted
-from dcgan_dist.data.sources.base import Report
+from dcgan_dist.data.sources.base import Report, renumbered
 from dcgan_dist.data.sources.names import shown
 from dcgan_dist.data.sources.spool import Unprepared, here, spool
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
@@ -20,6 +20,7 @@ IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
 LABEL_NAMES = ("label", "labels", "class", "cls", "target", "fine_label")
 TOGETHER = 64  # rows in memory
 BUFFER = 2**20  # bytes of a column that are read at a time
+COPIES = 2  # goes up with what a copy holds of the same file
 LARGEST_LABEL = 10**18  # a .cls member has 18 digits
 
 
@@ -34,25 +35,27 @@ class ParquetSource(Unprepared):
     def prepared(self, folder: Path, report: Report) -> TarSource:
         """The same images in tars. Raises UsageError when a file has no such columns."""
         _pyarrow()
-        settings = json.dumps([self.image_column, self.label_column])
+        settings = json.dumps([self.image_column, self.label_column, COPIES])
         copies = spool(self.names, folder, self._convert, settings, report)
         classes = [tuple(json.loads(_class_file(copy).read_bytes())) for copy in copies]
         for name, found in zip(self.names, classes, strict=True):
             if found != classes[0]:
                 raise UsageError(f"{shown(name)}: its classes are others than those of {shown(self.names[0])}")
         tars = tuple(Tar(copy, shown(name), rows=True) for copy, name in zip(copies, self.names, strict=True))
-        return TarSource(tars, classes[0])
+        return TarSource(tars, dict(sorted(zip(renumbered(classes[0]), classes[0], strict=True))))
 
     def _convert(self, source: Source, wanted: Wanted, target: Path) -> None:
         name = wanted.shown
         with here(source, target) as file, _opened(file, name) as table:
             image = _image_column(table.schema_arrow, self.image_column, name)
             label = _label_column(table.schema_arrow, self.label_column, name)
-            write_atomically(_class_file(target), json.dumps(_class_names(table.schema_arrow, label)).encode())
+            classes = _class_names(table.schema_arrow, label)
+            write_atomically(_class_file(target), json.dumps(classes).encode())
+            labels = dict(enumerate(renumbered(classes)))
             with ShardWriter(target) as shard:
                 for number, (data, found) in enumerate(_rows(table, image, label, name)):
                     # the suffix says nothing: the bytes are looked at when the image is loaded
-                    shard.add(ROW.format(number), "jpg", data, found)
+                    shard.add(ROW.format(number), "jpg", data, None if found is None else labels.get(found, found))
 
 
 def _class_file(copy: Path) -> Path:

@@ -7,20 +7,20 @@ xxh3-64. They are checked when the image is loaded, for a damaged one must not g
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import xxhash
 
+from dcgan_dist.data.classes import class_names
 from dcgan_dist.data.foreign import foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
-from dcgan_dist.data.manifest import find_manifest
-from dcgan_dist.data.remote.client import Remote, base_name, is_remote
+from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Source, Wanted, fill
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
 from dcgan_dist.data.sources.names import ending, shown, stem
@@ -44,14 +44,14 @@ class Tar:
 
 @dataclass(frozen=True)
 class TarSource:
-    """All images in tars, in their order. Labels are those of .cls members, or, without any, the folders' numbers."""
+    """All images in tars, in their order. Labels are those of .cls members, or, without any, those of the folders."""
 
     tars: tuple[Tar, ...]
-    classes: tuple[str, ...] = ()
+    classes: Mapping[int, str] = field(default_factory=dict[int, str])
 
     def prepared(self, folder: Path, report: Report) -> "TarSource":  # noqa: ARG002
         """The same tars, with the names of the classes that the manifest beside them has."""
-        return replace(self, classes=_class_names([tar.name for tar in self.tars], report))
+        return replace(self, classes=class_names([tar.name for tar in self.tars], Remote(), report))
 
     def items(self) -> Items:
         """All images in the tars. Raises UserError when one is damaged."""
@@ -68,7 +68,7 @@ class TarSource:
         images = images.with_labels(np.concatenate(labels))
         if self.classes or (images.labels != NO_LABEL).any():
             return Items(images, 0, self.classes)
-        numbers, classes = folder_labels(images)
+        numbers, classes = folder_labels(images, self.tars[0].name)
         return Items(images.with_labels(numbers), 0, classes)
 
     def _indexes(self) -> Iterator[ShardIndex]:
@@ -186,20 +186,7 @@ class PackedTarSource(Unprepared):
         packed = [name for name in self.names if not _plain(name)]
         copies = dict(zip(packed, spool(packed, folder, _unpack, "", report), strict=True))
         tars = tuple(Tar(copies.get(name, Path(name)), shown(name)) for name in self.names)
-        return TarSource(tars, _class_names(self.names, report))
-
-
-def _class_names(names: Sequence[str], report: Report) -> tuple[str, ...]:
-    """The names of the labels 0, 1, .. by the manifest.json beside the shards that it names; none without it."""
-    try:
-        manifest = find_manifest(names, Remote())
-    except UserError as error:  # damaged, or another program's
-        report(f"classes: without names, for {error}")
-        return ()
-    if manifest is None or not {base_name(name) for name in names} <= {shard.name for shard in manifest.shards}:
-        return ()
-    classes = [entry.name for entry in manifest.classes if entry.name is not None]
-    return tuple(classes) if [entry.label for entry in manifest.classes] == list(range(len(classes))) else ()
+        return TarSource(tars, class_names(self.names, Remote(), report))
 
 
 def _unpack(source: Source, wanted: Wanted, target: Path) -> None:

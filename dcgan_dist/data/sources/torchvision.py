@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report
+from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, renumbered
 from dcgan_dist.errors import UsageError, UserError
 
 TORCHVISION = "torchvision:"
@@ -38,7 +38,8 @@ class TorchvisionSource:
             raise UsageError(f"{TORCHVISION}{self.name}: no images in it")
         width = len(str(count - 1))
         images = Images.of(f"{number:0{width}}" for number in range(count))
-        return Items(images, 0, tuple(map(_class_name, getattr(data_set, "classes", ()))))
+        names = _class_names(data_set)
+        return Items(images, 0, dict(sorted(zip(renumbered(names), names, strict=True))))
 
     def where(self, item: Item) -> str:
         """The data set with its options, and the number in it."""
@@ -67,6 +68,7 @@ class TorchvisionSource:
     def open(self) -> Iterator[Load]:
         """A function that asks the data set for one image."""
         data_set = self._opened(download=False)  # items has downloaded; processes must not unpack over one another
+        labels = dict(enumerate(renumbered(_class_names(data_set))))
 
         def load(item: Item) -> Loaded:
             try:
@@ -78,14 +80,15 @@ class TorchvisionSource:
                 raise UserError(f"{self.where(item)}: cannot be read ({error})") from error
             if not isinstance(image, Image.Image):
                 raise UsageError(f"{TORCHVISION}{self.name}: yields {type(image).__name__}, not images")
-            return image, label if type(label) is int and label >= 0 else None
+            return image, labels.get(label, label) if type(label) is int and label >= 0 else None
 
         yield load
 
 
-def _class_name(name: Any) -> str:
-    """ImageNet's are tuples of words for the same thing."""
-    return ", ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+def _class_names(data_set: Any) -> list[str]:
+    """Those of ImageNet are tuples of words for the same thing."""
+    names = getattr(data_set, "classes", ())
+    return [", ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in names]
 
 
 def _data_set_class(name: str) -> Callable[..., Any]:

@@ -183,9 +183,8 @@ def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, d
 
 
 def _classes(plan: Plan, totals: Totals) -> tuple[ClassEntry, ...]:
-    names = dict(enumerate(plan.classes))
-    labels = sorted(names.keys() | totals.labels.keys())
-    return tuple(ClassEntry(label=n, name=names.get(n), samples=totals.labels[n]) for n in labels)
+    labels = sorted(plan.classes.keys() | totals.labels.keys())
+    return tuple(ClassEntry(label=n, name=plan.classes.get(n), samples=totals.labels[n]) for n in labels)
 
 
 def _duplicates(staging: Staging, plan: Plan, totals: Totals) -> tuple[list[str], int | None]:

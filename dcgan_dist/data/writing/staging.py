@@ -15,7 +15,7 @@ Another plan has another folder, so that old and new never mix, whichever of sev
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -46,8 +46,8 @@ class Plan:
     """Other files in the source."""
     dropped: int
     """Duplicates that are not packed."""
-    classes: tuple[str, ...]
-    """Names of the labels 0, 1, ..; empty: they have none."""
+    classes: Mapping[int, str]
+    """Names of labels; empty: they have none."""
     options: dict[str, Any]
     """Those that decide what the shards hold."""
 
@@ -81,8 +81,10 @@ class Staging:
         """The plan that write_plan has kept. Raises UserError when it is damaged."""
         try:
             tree = json.loads((self.folder / PLAN).read_bytes())
-            return Plan(**tree | {"classes": tuple(tree["classes"])})
-        except (ValueError, TypeError, KeyError) as error:
+            classes = tree["classes"]  # a list: of version 0.1
+            named = enumerate(classes) if isinstance(classes, list) else classes.items()
+            return Plan(**tree | {"classes": {int(label): str(name) for label, name in named}})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.folder / PLAN}: is damaged; run the parts again") from error
 
     def write_parts(self, count: int) -> None:

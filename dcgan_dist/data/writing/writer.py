@@ -18,6 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from dcgan_dist import keyed
+from dcgan_dist.data.classes import classes_text
 from dcgan_dist.data.pool import run_jobs
 from dcgan_dist.data.sources import Images, Source
 from dcgan_dist.data.storage import write_atomically
@@ -84,6 +85,8 @@ def write_shards(
     refuse_old(out, packing.overwrite, [path for staging in stagings(out) for path in staging.published.values()])
     source = source.prepared(out / PARTIAL / SPOOL, watch.say)
     images, left_out, classes = source.items()
+    if classes:
+        watch.say(f"classes: {classes_text(classes)}")
     with _inside(out), locked(out, shared=part is not None):
         identity = _identity(source, images, packing)
         refuse_old(out, packing.overwrite, Staging(out, out / PARTIAL / identity).published.values())
@@ -96,7 +99,7 @@ def write_shards(
                     shards=-(-(len(images) - len(dropped)) // packing.shard_size),
                     left_out=left_out,
                     dropped=len(dropped),
-                    classes=classes,
+                    classes=dict(classes),
                     options=packing.content(),
                 )
                 staging.write_plan(plan)

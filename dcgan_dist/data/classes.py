@@ -1,0 +1,69 @@
+"""Classes of images: their labels, and the names that the manifest.json beside some shards gives them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from dcgan_dist.data.manifest import Manifest, find_manifest
+from dcgan_dist.data.remote.client import Remote, base_name
+from dcgan_dist.errors import UsageError, UserError
+
+LISTED = 20  # classes in a line
+LONGEST = 40  # characters of a name in a line
+LABEL = "label:"  # in front of a number that is also the name of another class
+
+
+def class_names(shards: Sequence[str], remote: Remote, say: Callable[[str], None]) -> dict[int, str]:
+    """The names of labels by the manifest.json beside some shards; none without it, and none if it does not name them.
+
+    A manifest that cannot be read is said.
+    """
+    try:
+        return names_in(find_manifest(shards, remote), shards)
+    except UserError as error:  # damaged, or another program's
+        say(f"classes: without names, for {error}")
+        return {}
+
+
+def names_in(manifest: Manifest | None, shards: Sequence[str]) -> dict[int, str]:
+    """The names of labels by a manifest; none if it is not that of these shards."""
+    if manifest is None or not {base_name(name) for name in shards} <= {shard.name for shard in manifest.shards}:
+        return {}
+    return {entry.label: entry.name for entry in manifest.classes if entry.name is not None}
+
+
+def classes_text(classes: Mapping[int, str], labels: Sequence[int] | None = None) -> str:
+    """Labels, all or some, with the names of those that have one, for a line: '0 = cat, 1 = dog .. (1,000 classes)'."""
+    shown = list(classes) if labels is None else labels
+    text = ", ".join(_text(label, classes.get(label, "")) for label in shown[:LISTED])
+    return text if len(shown) <= LISTED else f"{text} .. ({len(shown):,} classes)"
+
+
+def _text(label: int, name: str) -> str:
+    plain = " ".join(name.split())
+    short = plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}.."
+    return str(label) if short in ("", str(label)) else f"{label} = {short}"
+
+
+def find_labels(texts: Sequence[str], classes: Mapping[int, str]) -> list[int]:
+    """The labels that --data.classes names by numbers and names, which may be parted by commas.
+
+    Raises UsageError for a name that is not known, and for what can mean several labels.
+    """
+    named: dict[str, list[int]] = {}
+    for label, name in classes.items():
+        named.setdefault(name.strip(), []).append(label)
+    words = [word for text in texts for word in ([text] if text.strip() in named else text.split(",")) if word.strip()]
+    return sorted({_find_label(word.strip(), named, classes) for word in words})
+
+
+def _find_label(word: str, named: Mapping[str, list[int]], classes: Mapping[int, str]) -> int:
+    found = set(named.get(word, ()))
+    number = word if found else word.removeprefix(LABEL)
+    if number.isdecimal():
+        found.add(int(number))
+    if len(found) == 1:
+        return found.pop()
+    have = f"there are {classes_text(classes)}" if classes else "no manifest.json beside the shards has names"
+    problem = f"no class has this name; {have}"
+    if found:
+        problem = f"can mean several labels; write {' or '.join(f'{LABEL}{label}' for label in sorted(found))}; {have}"
+    raise UsageError(f"--data.classes {word}: {problem}")
