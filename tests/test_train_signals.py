@@ -1,6 +1,8 @@
 """A signal to all processes of a run, as by Ctrl-C in a terminal, by SLURM or by `kill -- -GROUP`: an orderly stop."""
 
+import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from support.processes import of_group
 
@@ -22,6 +25,10 @@ MOMENTS = {  # options, and the beginning of the line that tells that it is here
     "two processes draw the embedded faces": ("", "data: drawing them, once, into "),
     "two processes that decode are started": (PROCESSES, "data: 1,000 images in "),
     "it trains": (PROCESSES, "0.0 %"),
+    "it trains from a pipe": (
+        "--data.shards 'pipe:sleep 0.2; cat {shard}' --data.reader stream --data.allow_pipe --data.prefetch 1",
+        "0.0 %",
+    ),
 }
 
 
@@ -35,7 +42,7 @@ def start(tmp_path) -> Iterator:
         command = [sys.executable, "-u", "-m", "dcgan_dist.train", *TINY.split(), "--run_dir", str(tmp_path / "run")]
         processes.append(
             subprocess.Popen(
-                [*command, *options.split()],
+                [*command, *shlex.split(options)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -73,19 +80,23 @@ def left_over(group: int) -> list:
         ("two processes draw the embedded faces", signal.SIGHUP),
         ("two processes that decode are started", signal.SIGTERM),
         ("it trains", signal.SIGINT),
+        ("it trains from a pipe", signal.SIGTERM),
     ],
 )
 def test_it_stops_in_order_while(moment, number, start, tmp_path):
     options, sign = MOMENTS[moment]
-    if "draw" not in moment:
-        drawn(tmp_path / "cache")
-    process = start(options)
+    shard = None if "draw" in moment else drawn(tmp_path / "cache")[0]
+    process = start(options.format(shard=shard))
     said = []
     while not (said and said[-1].startswith(sign)):
         said.append(process.stdout.readline())
         assert said[-1], process.communicate()
         assert said[-1].startswith("0.0 %") <= (sign == "0.0 %"), "".join(said)
+    everything = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, number)
+    for child in everything:  # as SLURM does, whatever their group
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (75, ""), out
     images, reason = (tmp_path / "run" / "PREEMPTED").read_text().splitlines()

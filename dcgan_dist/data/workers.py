@@ -1,13 +1,16 @@
 """Processes that share out work on this machine."""
 
+import atexit
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
 
 SENT_TO_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 """What a person, a terminal or SLURM may send to all processes of a program."""
@@ -64,3 +67,36 @@ def deaf_pool() -> Iterator[SpawnContext]:
         resource_tracker.ensure_running()  # of Python's own; it is to be deaf, too, but unblocks some signals here
         signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
         yield _KilledProcesses()
+
+
+_programs: set[subprocess.Popen] = set()
+
+
+@contextmanager
+def deaf_program(command: str | list[str], **settings: Any) -> Iterator[subprocess.Popen]:
+    """A program that gets nothing of what is sent to everybody; `command`, `settings`: those of `subprocess.Popen`.
+
+    It has a process group of its own, which is killed where the context, or this process, ends before the program.
+    """
+    with deaf():
+        program = subprocess.Popen(command, process_group=0, **settings)
+    _programs.add(program)
+    try:
+        yield program
+    finally:
+        _kill(program)
+        _programs.discard(program)
+        program.wait()
+
+
+@atexit.register
+def end_programs() -> None:
+    """Kills all that `deaf_program` runs, also for threads that wait for their output."""
+    for program in list(_programs):
+        _kill(program)
+
+
+def _kill(program: subprocess.Popen) -> None:
+    if program.returncode is None:  # else its number may be another's by now
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)

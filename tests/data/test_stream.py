@@ -197,7 +197,7 @@ def test_more_ranks_than_images_are_refused(tmp_path):
         contents(make_reader([path]), 1, splits[3])
 
 
-@pytest.mark.parametrize("kind", ["{path}", "pipe:cat {path}"])
+@pytest.mark.parametrize("kind", ["{path}", "pipe:cat {path}", "pipe:cat {path}; sleep 1000"])
 def test_nothing_is_left_of_a_stream_that_is_closed_early(tmp_path, kind):
     path = write_ours(tmp_path / "many.tar", 400)
 

@@ -4,6 +4,8 @@ Same batches in shape and type as the indexed reader, and as many; but what a ra
 an epoch is a pass over a rank's shards, and a resumed run begins the stream anew.
 """
 
+import signal
+import subprocess
 import tarfile
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -13,8 +15,8 @@ from random import Random
 from typing import Any
 
 from webdataset.filters import shuffle
-from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys
+from webdataset.utils import enforce_security  # pyright: ignore[reportAttributeAccessIssue]
 
 from dcgan_dist.data.codecs import decode_into
 from dcgan_dist.data.foreign import tar_members
@@ -23,9 +25,11 @@ from dcgan_dist.data.order import flips
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.ring import Batch, empty_batch, read_ahead
+from dcgan_dist.data.workers import deaf_program, end_programs
 from dcgan_dist.errors import UsageError, UserError
 
 SHUFFLE_BUFFER = 2_000  # samples
+ENDED_WELL = (0, -signal.SIGPIPE, 128 + signal.SIGPIPE)  # exit codes of a command whose output was read to the end mark
 
 Sample = tuple[str, bytes, int, str]  # suffix, bytes and label of an image, and what it is called in messages
 
@@ -39,6 +43,8 @@ class StreamReader:
         """`shape`: height (and width), channels. Raises UsageError for a URL, UserError for a missing file."""
         for url in urls:
             if url.startswith("pipe:"):
+                if enforce_security:
+                    raise UsageError(f"--data.shards {url}: WDS_SECURE forbids commands; unset it")
                 continue
             if "://" in url:
                 problem = "not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe"
@@ -67,9 +73,12 @@ class StreamReader:
                 batch.read.bytes += len(data)
 
         with closing(read_ahead(fill, slots)) as batches:
-            for batch in batches:
-                self.counters.add(batch.read)
-                yield batch
+            try:
+                for batch in batches:
+                    self.counters.add(batch.read)
+                    yield batch
+            finally:
+                end_programs()  # or the thread would wait for what a command has yet to write
 
     def _samples(self, position: int, split: Split) -> Iterator[Sample]:
         """This rank's images, epoch after epoch."""
@@ -93,14 +102,18 @@ def tar_images(url: str) -> Iterator[Sample]:
     """The images of one tar, by webdataset. Raises UserError when it cannot be read."""
     try:
         if url.startswith("pipe:"):
-            pipe: Any = gopen(url)
-            yield from _in_tar(url, pipe)
-            pipe.close()  # at whose end the command's exit code is known
+            # deaf: a signal for all processes would cut the tar, and with it the iteration that ends in a checkpoint
+            with deaf_program(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE) as command:
+                assert command.stdout is not None
+                with command.stdout as stream:
+                    yield from _in_tar(url, stream)
+                if command.wait() not in ENDED_WELL:
+                    raise UserError(f"{url}: cannot be read (the command failed)")
         else:
             with Path(url).open("rb") as file:
                 yield from _in_tar(url, file)
     except OSError as error:
-        raise UserError(f"{url}: cannot be read ({error.strerror or 'the command failed'})") from error
+        raise UserError(f"{url}: cannot be read ({error.strerror})") from error
     except (ValueError, tarfile.TarError) as error:
         # webdataset appends other things to the arguments
         raise UserError(f"{url}: no readable tar, or cut ({_one_line(error.args[0])})") from error
