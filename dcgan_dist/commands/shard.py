@@ -11,6 +11,7 @@ import tyro
 from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress, to_stderr
 from dcgan_dist.config import ImageSize
+from dcgan_dist.data.formats import in_words
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
 from dcgan_dist.data.writing.publish import BAD, DUPLICATES
@@ -91,7 +92,7 @@ def _text(summary: Summary) -> str:
         rate = summary.written / max(summary.seconds, 1e-9)
         lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)")
     if summary.left_out:
-        lines.append(f"left out: {summary.left_out:,} other files (hidden, or not named like images)")
+        lines.append(f"left out: {in_words(summary.left_out, 'other files')}")
     if summary.duplicates:
         lines.append(_duplicates(summary))
     if summary.skipped:

@@ -6,12 +6,14 @@ Colour profiles are ignored, as everywhere in the field; of animations and multi
 import io
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dcgan_dist.data.formats import FORMATS, JPEG_SUFFIXES
 from dcgan_dist.data.jpeg import decode_jpeg, plain_size
 from dcgan_dist.errors import UserError
 
@@ -21,7 +23,6 @@ Store = Literal["jpg", "png", "webp", "ppm"]
 Colour = tuple[int, int, int]
 Size = tuple[int, int]  # width, height
 
-FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
 WHITE: Colour = (255, 255, 255)
 FULL_CHROMA_FROM = 90  # JPEG quality
 
@@ -36,7 +37,7 @@ def open_image(data: bytes, where: str) -> Image.Image:
     Image.MAX_IMAGE_PIXELS pixels.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_formats())
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return _open_jpeg(image, data)
         image.load()
@@ -44,12 +45,19 @@ def open_image(data: bytes, where: str) -> Image.Image:
         raise UserError(f"{where}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from error
     except UnidentifiedImageError as error:
         begin = f"begins with {data[:12]!r}" if data else "is empty"
-        raise UserError(f"{where}: no image that can be read ({', '.join(FORMATS)}); the file {begin}") from error
+        raise UserError(f"{where}: no image that can be read ({', '.join(_formats())}); the file {begin}") from error
     except Exception as error:  # on damaged input Pillow's decoders raise errors of any kind
         raise UserError(f"{where}: a damaged image ({error})") from error
     if image.mode == "LAB":
         raise UserError(f"{where}: the colours are LAB; convert it to RGB first")
     return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those that this machine's Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _open_jpeg(image: Image.Image, data: bytes) -> Image.Image:
@@ -160,7 +168,7 @@ def decode_into(data: bytes, suffix: str, out: NDArray[np.uint8], where: str) ->
     JPEG and netpbm images of that very size go straight into the buffer, JPEG without the GIL; anything else is turned
     upright, laid over white, and fitted by `crop`. Raises UserError with `where` in front; never delivers a part.
     """
-    done = _jpeg_into(data, out, where) if suffix in ("jpg", "jpeg") else _netpbm_into(data, out)
+    done = _jpeg_into(data, out, where) if suffix in JPEG_SUFFIXES else _netpbm_into(data, out)
     if not done:
         size, _, channels = out.shape
         image = fit(to_rgb_or_grey(open_image(data, where), channels), size)

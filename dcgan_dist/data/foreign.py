@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import xxhash
 
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
 from dcgan_dist.data.index import (
     BLOCK,
-    IMAGE_SUFFIXES,
     NO_LABEL,
     NO_SUMS,
     SKIPPED,
@@ -95,7 +95,7 @@ def walk(path: Path) -> ShardIndex:
                 rows.append((key, suffix, image.offset_data, image.size, _label(file, label)))
         sampled = _sample_bytes(file, [(row[2], row[3]) for row in rows])
     if not rows:
-        raise UserError(f"{path}: holds no images ({', '.join('.' + suffix for suffix in IMAGE_SUFFIXES)})")
+        raise UserError(f"{path}: holds no images")
     suffixes = tuple(sorted({row[1] for row in rows}))
     return ShardIndex(
         name=str(path),

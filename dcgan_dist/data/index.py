@@ -1,6 +1,6 @@
 """The shard format: a plain WebDataset tar whose last member `__index__` says where every image lies.
 
-    KEY.jpg | KEY.jpeg | KEY.png | KEY.webp     the encoded image, as it was
+    KEY.jpg, KEY.png and so on                  the encoded image, as it was; see formats.py for all suffixes
     KEY.ppm | KEY.pgm                           pixels at training size, so that the tar itself is an array
     KEY.cls                                     the label, where there is one
     __index__                                   arrays (safetensors), zeros, FOOTER, ending with its 512-byte block
@@ -27,6 +27,7 @@ import safetensors.numpy
 import xxhash
 from numpy.typing import NDArray
 
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
 from dcgan_dist.data.storage import remove_abandoned, temporary_path
 from dcgan_dist.errors import UserError
 
@@ -36,7 +37,6 @@ END_MARK = bytes(2 * BLOCK)
 FOOTER = struct.Struct("<8sQQQQQQ")
 MAGIC = b"DCGANIX2"  # ends with the version; shards of version 1 are read as tars of other programs
 TAIL = FOOTER.size + len(END_MARK)
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm")
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 NO_LABEL = -1
 NO_SUMS = np.zeros(0, dtype=np.uint64)

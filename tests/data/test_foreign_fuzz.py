@@ -167,7 +167,7 @@ def test_any_archive_gives_the_samples_of_webdataset(path, rows, blocks):
         elif wanted:
             assert found == wanted
         elif rows:
-            assert found == f"{path}: holds no images (.jpg, .jpeg, .png, .webp, .ppm, .pgm)"
+            assert found == f"{path}: holds no images"
 
 
 @settings(max_examples=400)

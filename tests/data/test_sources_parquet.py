@@ -69,7 +69,7 @@ def test_a_folder_in_hugging_faces_layout(tmp_path):
     make_folder(tmp_path / "in", {"README.md": b"#", ".gitattributes": b""})
     source = ready(find_source(str(tmp_path / "in")), tmp_path / "spool")
     images, left_out, classes = source.items()
-    assert (len(images), left_out, classes) == (9, 0, {0: "a", 1: "b", 2: "c"})
+    assert (len(images), left_out, classes) == (9, {}, {0: "a", 1: "b", 2: "c"})
     assert given(source, tmp_path / "spool") == BY_NAME
     assert images[5].name.startswith("train-00002-of-00003-000000001.")
     assert source.where(images[5]) == f"{tmp_path}/in/data/train-00002-of-00003.parquet: row 1"

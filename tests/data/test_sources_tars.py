@@ -68,7 +68,7 @@ def test_our_own_shards_keep_order_keys_and_labels(tmp_path):
         write_ours(tmp_path / f"s{number}.tar", 5, "png", first=5 * number, size=8, label=lambda seed: seed * 7 % 4)
     images, left_out, classes = find_source(f"{tmp_path}/s*.tar").items()
     assert [Path(item.name.partition("#")[0]).stem for item in images] == [f"{seed:05}" for seed in range(15)]
-    assert (images.labels.tolist(), left_out, classes) == ([seed * 7 % 4 for seed in range(15)], 0, {})
+    assert (images.labels.tolist(), left_out, classes) == ([seed * 7 % 4 for seed in range(15)], {}, {})
     wanted = [(encoded(seed, "png", 8), seed * 7 % 4) for seed in range(15)]
     assert given(find_source(f"{tmp_path}/s*.tar"), tmp_path) == wanted
 

@@ -2,7 +2,8 @@
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from dcgan_dist.data.index import IMAGE_SUFFIXES, parse_label
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.index import parse_label
 
 
 def as_webdataset_reads(path):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.commands.bench.turns import Turn, until
 from dcgan_dist.data.codecs import decode_into
-from dcgan_dist.data.index import IMAGE_SUFFIXES
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
 from dcgan_dist.data.jpeg import decode_jpeg, plain_size
 
 MOST_PIXELS = 2**28  # bytes: of the images that the floors are measured with

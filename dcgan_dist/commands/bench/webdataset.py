@@ -20,7 +20,7 @@ from torchvision import transforms
 from webdataset.compat import WebDataset
 
 from dcgan_dist.commands.bench.turns import Turn, until
-from dcgan_dist.data.index import IMAGE_SUFFIXES
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
 from dcgan_dist.errors import UserError
 
 SHUFFLE = 1_000  # its buffer, as in its documentation

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, NamedTuple
 import xxhash
 
 from dcgan_dist.data.foreign import BAD, KEY_AND_SUFFIX, MAGIC, MAGIC_AT, WEBDATASETS_OWN, Header
-from dcgan_dist.data.index import BLOCK, END_MARK, IMAGE_SUFFIXES, SKIPPED, Read
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.index import BLOCK, END_MARK, SKIPPED, Read
 
 CHUNK = 4 * 2**20  # bytes read at a time
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}

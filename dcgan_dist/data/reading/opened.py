@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.codecs import decode_into, netpbm_header
 from dcgan_dist.data.files import RangedFile, ShardFile
+from dcgan_dist.data.formats import JPEG_SUFFIXES
 from dcgan_dist.data.index import ShardIndex
 from dcgan_dist.data.jpeg import decode_jpeg, plain_size
 from dcgan_dist.errors import UserError
@@ -95,7 +96,7 @@ class OpenShard:
         suffix, header = self._suffix(member), self._header
         if suffix in ("ppm", "pgm") and len(data) == len(header) + out.nbytes and data[: len(header)] == header:
             return PIXELS
-        return JPEG if suffix in ("jpg", "jpeg") and plain_size(data) == out.shape[:2] else OTHER
+        return JPEG if suffix in JPEG_SUFFIXES and plain_size(data) == out.shape[:2] else OTHER
 
     def _decode(self, member: int, kind: int, data: Bytes, out: NDArray[np.uint8]) -> None:
         try:

@@ -20,7 +20,8 @@ from webdataset.utils import enforce_security  # pyright: ignore[reportAttribute
 
 from dcgan_dist.data.codecs import decode_into
 from dcgan_dist.data.foreign import tar_members
-from dcgan_dist.data.index import IMAGE_SUFFIXES, NO_LABEL, SKIPPED, parse_label
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.index import NO_LABEL, SKIPPED, parse_label
 from dcgan_dist.data.order import flips
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.reader import Split

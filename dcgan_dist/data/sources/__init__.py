@@ -10,7 +10,6 @@ from urllib.parse import parse_qsl
 from dcgan_dist.data.patterns import exists
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.sources.base import (
-    IMAGE_EXTENSIONS,
     Images,
     Item,
     Items,
@@ -30,7 +29,6 @@ from dcgan_dist.data.sources.torchvision import TORCHVISION, TorchvisionSource
 from dcgan_dist.errors import UsageError
 
 __all__ = [
-    "IMAGE_EXTENSIONS",
     "TORCHVISION",
     "FolderSource",
     "Images",

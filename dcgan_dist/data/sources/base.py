@@ -6,6 +6,7 @@ A source may hold 100 million images, so their names lie in one piece of memory,
 import io
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,12 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dcgan_dist.data.formats import ending_of, in_words, is_image_name
 from dcgan_dist.data.index import NO_LABEL
 from dcgan_dist.errors import UsageError
 
-IMAGE_EXTENSIONS = (
-    ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".gif", ".tif", ".tiff"
-)  # fmt: skip
 ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it
 WHOLE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)  # a label has 64 bits
 
@@ -103,7 +102,7 @@ class Items(NamedTuple):
     """What a source holds."""
 
     images: Images
-    left_out: int  # files that are hidden or have another extension
+    left_out: dict[str, int]  # files that are no images by their names: how many of each ending
     classes: Mapping[int, str] = MappingProxyType({})  # names of labels, where they are known
 
 
@@ -138,27 +137,26 @@ class Source(Protocol):
 
 def images_among(names: Iterable[str], source: Path) -> Items:
     """The images among the names of a source's files, labelled by their folders. Raises UsageError without any."""
-    others = 0
+    others = Counter[str]()
 
     def wanted() -> Iterator[str]:
-        nonlocal others
         for name in names:
             if is_image(name):
                 yield name
             else:
-                others += 1
+                others["hidden" if is_hidden(name) else ending_of(name)] += 1
 
     images = Images.of(wanted())
     if not images:
-        known = " ".join(IMAGE_EXTENSIONS)
-        raise UsageError(f"{source}: no images in it ({others:,} other files; images end with {known})")
+        found = in_words(others, "other files") if others else "it is empty"
+        raise UsageError(f"{source}: no images in it; {found}; images end with .jpg, .png, .. (docs/data.md has all)")
     labels, classes = folder_labels(images, str(source))
-    return Items(images.with_labels(labels), others, classes)
+    return Items(images.with_labels(labels), dict(others), classes)
 
 
 def is_image(name: str) -> bool:
     """Whether a path is an image's by its extension, and not hidden."""
-    return name.lower().endswith(IMAGE_EXTENSIONS) and not is_hidden(name)
+    return is_image_name(name) and not is_hidden(name)
 
 
 def is_hidden(name: str) -> bool:

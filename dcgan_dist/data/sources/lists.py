@@ -59,7 +59,7 @@ class ListSource:
             raise UsageError(f"{self.path}: no images in it")
         values, classes = _values(list(texts), str(self.path))
         labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # NO_LABEL is also the last place
-        return Items(images.with_labels(labels), 0, classes)
+        return Items(images.with_labels(labels), {}, classes)
 
     def _rows(self) -> Iterator[_Row]:
         try:

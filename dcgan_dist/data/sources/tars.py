@@ -67,9 +67,9 @@ class TarSource:
             raise UsageError(f"{self.tars[0].name}: no images in it" + " and the others" * (len(self.tars) > 1))
         images = images.with_labels(np.concatenate(labels))
         if self.classes or (images.labels != NO_LABEL).any():
-            return Items(images, 0, self.classes)
+            return Items(images, {}, self.classes)
         numbers, classes = folder_labels(images, self.tars[0].name)
-        return Items(images.with_labels(numbers), 0, classes)
+        return Items(images.with_labels(numbers), {}, classes)
 
     def _indexes(self) -> Iterator[ShardIndex]:
         with ThreadPoolExecutor(INDEXED_TOGETHER) as pool:

@@ -39,7 +39,7 @@ class TorchvisionSource:
         width = len(str(count - 1))
         images = Images.of(f"{number:0{width}}" for number in range(count))
         names = _class_names(data_set)
-        return Items(images, 0, dict(sorted(zip(renumbered(names), names, strict=True))))
+        return Items(images, {}, dict(sorted(zip(renumbered(names), names, strict=True))))
 
     def where(self, item: Item) -> str:
         """The data set with its options, and the number in it."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcgan_dist.data.codecs import encode, fit, open_image, to_rgb_or_grey
+from dcgan_dist.data.formats import kept_suffix
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.pool import Tick
 from dcgan_dist.data.sources import Images, Item, Load, Source
@@ -22,7 +23,6 @@ from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.receipt import Receipt, write_receipt
 from dcgan_dist.errors import UsageError, UserError
 
-KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "PPM": "ppm"}  # Pillow's names of formats
 LOSSY = ("jpg", "webp")
 
 
@@ -111,7 +111,7 @@ class Worker:
         if packing.encoding is None or packing.size is None:
             if isinstance(loaded, Image.Image):
                 raise UsageError(f"--store keep: {where} is no file; use --store png")
-            suffix, data, stored = _kept_suffix(image, loaded, where), loaded, plain
+            suffix, data, stored = kept_suffix(image.format, loaded), loaded, plain
         else:
             stored = fit(plain, packing.size, packing.resize, packing.filter, packing.colour())
             suffix, data = encode(stored, packing.encoding, packing.quality)
@@ -131,12 +131,6 @@ class Worker:
                 digests += UNREADABLE
             self.tick(1)
         write_atomically(job.path, bytes(digests))
-
-
-def _kept_suffix(image: Image.Image, data: bytes, where: str) -> str:
-    if image.format not in KEPT:
-        raise UserError(f"{where}: --store keep takes JPEG, PNG, WebP and PPM, not {image.format}")
-    return "pgm" if data[:2] == b"P5" else KEPT[image.format]
 
 
 def _shape(image: Image.Image) -> str:

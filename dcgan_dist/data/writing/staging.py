@@ -32,7 +32,7 @@ SPOOL = "spool"
 PLAN = "plan.json"
 LOCK = "lock"
 SHARDS_TOGETHER = 1_000
-VERSION = 1  # of all these files, and of what a plan makes of the same images
+VERSION = 2  # of all these files, and of what a plan makes of the same images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class Plan:
     images: int
     """Images that are to be packed."""
     shards: int
-    left_out: int
-    """Other files in the source."""
+    left_out: dict[str, int]
+    """Other files in the source, by their endings."""
     dropped: int
     """Duplicates that are not packed."""
     classes: Mapping[int, str]
@@ -83,7 +83,8 @@ class Staging:
             tree = json.loads((self.folder / PLAN).read_bytes())
             classes = tree["classes"]  # a list: of version 0.1
             named = enumerate(classes) if isinstance(classes, list) else classes.items()
-            return Plan(**tree | {"classes": {int(label): str(name) for label, name in named}})
+            counted = {"left_out": dict(tree["left_out"])}  # a number: of version 1
+            return Plan(**tree | counted | {"classes": {int(label): str(name) for label, name in named}})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.folder / PLAN}: is damaged; run the parts again") from error
 

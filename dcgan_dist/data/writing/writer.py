@@ -60,7 +60,7 @@ class Summary:
     bytes: int
     written: int  # of the images, in this call; the others were there
     skipped: tuple[str, ...]  # one message for each image that could not be read
-    left_out: int  # other files in the source
+    left_out: dict[str, int]  # other files in the source, by their endings
     duplicates: int | None  # None: not known, or not yet
     dropped: bool  # whether they were
     published: bool  # otherwise there are other parts to come

@@ -1,0 +1,67 @@
+"""The image files that are read, in folders, archives, tables and tars alike, and names for the files that are not."""
+
+from collections.abc import Mapping
+
+# Pillow's name of a format -> suffixes of its files; a fixed list, so that an index does not depend on how Pillow was
+# built. Formats that hold no picture, only a stub for one, or run a program to draw it (PDF, EPS) are not among them.
+# TGA comes last, for its files have no magic number.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
+    "PNG": ("png", "apng"),
+    "WEBP": ("webp",),
+    "PPM": ("ppm", "pgm", "pbm", "pnm", "pfm"),
+    "AVIF": ("avif", "avifs"),
+    "BMP": ("bmp",),
+    "GIF": ("gif",),
+    "TIFF": ("tif", "tiff"),
+    "JPEG2000": ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
+    "BLP": ("blp",),
+    "CUR": ("cur",),
+    "DCX": ("dcx",),
+    "DDS": ("dds",),
+    "DIB": ("dib",),
+    "ICNS": ("icns",),
+    "ICO": ("ico",),
+    "MSP": ("msp",),
+    "PCX": ("pcx",),
+    "PSD": ("psd",),
+    "QOI": ("qoi",),
+    "SGI": ("sgi",),
+    "SUN": ("ras",),
+    "XBM": ("xbm",),
+    "XPM": ("xpm",),
+    "TGA": ("tga", "icb", "vda", "vst"),
+}
+FIRST = ("jpg", "jpeg", "png", "webp", "ppm", "pgm")
+IMAGE_SUFFIXES = (*FIRST, *(suffix for known in FORMATS.values() for suffix in known if suffix not in FIRST))
+"""Of several images in one sample of a tar the one whose suffix stands first here is used."""
+JPEG_SUFFIXES = frozenset(FORMATS["JPEG"])
+EXTENSIONS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
+LISTED = 8  # endings
+
+
+def kept_suffix(file_format: str | None, data: bytes) -> str:
+    """The suffix for a file that was opened, by Pillow's name of its format."""
+    if file_format == "PPM":
+        return "pgm" if data[:2] == b"P5" else "ppm"
+    return FORMATS["JPEG" if file_format in ("MPO", None) else file_format][0]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image by its ending."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def ending_of(name: str) -> str:
+    """What a file that is not used is counted as: '.txt', 'hidden' or 'without ending'."""
+    last = name.rpartition("/")[2]
+    _, dot, ending = last.rpartition(".")
+    return "hidden" if last.startswith(".") else f".{ending.lower()}" if dot else "without ending"
+
+
+def in_words(counts: Mapping[str, int], things: str) -> str:
+    """'12 other files (10 .txt, 2 hidden)'; the commonest first."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{count:,} {what[:40]}" for what, count in ranked[:LISTED]]
+    rest = sum(count for _, count in ranked[LISTED:])
+    return f"{sum(counts.values()):,} {things} ({', '.join(listed + [f'{rest:,} others'] * (rest > 0))})"
