@@ -1,11 +1,11 @@
 """`dcgan-dist COMMAND ...`: picks the door."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from dcgan_dist.errors import UsageError, run_and_report
+from dcgan_dist.parallel.variables import rank
 from dcgan_dist.run import signals
 
 # name -> module with main(argv) -> exit code, and what it does; imported only when asked for, because torch is slow to
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 
-    return run_and_report(act, debug="--debug" in arguments, rank=int(os.environ.get("RANK", "0")))
+    return run_and_report(act, debug="--debug" in arguments, rank=rank())
 
 
 if __name__ == "__main__":

@@ -33,12 +33,10 @@ def run_and_report(act: Callable[[], int], *, debug: bool, rank: int = 0) -> int
     except UserError as error:
         if debug:
             raise
-        if rank == 0 or not (error.on_all_ranks or (isinstance(error, UsageError) and _local_rank() > 0)):
+        if rank == 0 or not (
+            error.on_all_ranks or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")
+        ):
             where = f"rank {rank}: " if rank else ""
             sys.stderr.write(f"{where}error: {error}\n")
             sys.stderr.flush()
         return error.exit_code
-
-
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -4,7 +4,6 @@ Top to bottom: `main` reads the options, `train` is the algorithm.
 """
 
 import gc
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from dcgan_dist.data.loading import open_data
 from dcgan_dist.errors import run_and_report
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
+from dcgan_dist.parallel import variables
 from dcgan_dist.parallel.ending import leave, out_of_memory
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.watchdog import stop_watching, tell_if_lost
@@ -114,7 +114,7 @@ def _dry_run(config: Config, world: World) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; `argv` in place of the command line. Exit code 0: done, 1: failed, 2: wrong usage, 75: stopped."""
-    rank = int(os.environ.get("RANK", "0"))
+    rank = variables.rank()
     options = sys.argv[1:] if argv is None else argv
 
     def act() -> int:

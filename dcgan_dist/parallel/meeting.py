@@ -55,8 +55,9 @@ def _guard(met: threading.Event, signals: socket.socket, seconds: float) -> None
         return
     why = f"error: {_alone(f'no answer in {seconds:g} s')}"
     why = "asked to stop while it waited for the other ranks; nothing had begun" if asked else why
-    sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: {why}\n")
-    sys.stderr.flush()
+    if not asked or os.environ.get("LOCAL_RANK", "0") == "0":  # of those that were asked one on a machine is enough
+        sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: {why}\n")
+        sys.stderr.flush()
     os._exit(1)
 
 

@@ -21,6 +21,7 @@ from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.activity import Activity
 from dcgan_dist.parallel.meeting import meet
+from dcgan_dist.parallel.variables import check_gpus, check_variables
 
 T = TypeVar("T")
 # Process groups until the program ends: were DDP the last to let go of one, it would wait for a thread of gloo while it
@@ -256,6 +257,8 @@ def launch(config: Config, asked: bool = False) -> World:
 
     Raises UserError when they do not find each other, and UsageError when they are not as many as configured.
     """
+    check_variables()
+    check_gpus(torch.cuda.device_count())
 
     def join() -> Accelerator:
         return Accelerator(

@@ -29,7 +29,7 @@ MEMORY = memory.Memory(
 LIMITS = memory.Limits(files=1024, shards=100, file_size=float("inf"), largest_file=GB, locked=8 * GB, infiniband=True)
 LAUNCHER = outside.Launcher(
     launched=0, gpus=4, slurm={}, main_address="", main_unknown="", own_name="node1", own_unknown="", busy_port=None,
-    lonely="",
+    wrong="",
 )  # fmt: skip
 JOB = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "4"}
 TALK = Talk(ranks=4, device="cuda", latency=3e-5, rate=100 * GB, deviation=3e-15, tensor="netg/layers.0.weight")
@@ -192,7 +192,7 @@ CASES = {
         outside.judge_launcher(replace(LAUNCHER, own_unknown="no such name")), "warn", "node1", "GLOO_SOCKET_IFNAME",
     ),
     "a busy port": (outside.judge_launcher(replace(LAUNCHER, busy_port=29500)), "FAIL", "29500", "another"),
-    "half a launcher": (outside.judge_launcher(replace(LAUNCHER, lonely="WORLD_SIZE=2")), "FAIL", "no RANK", "unset"),
+    "half a launcher": (outside.judge_launcher(replace(LAUNCHER, wrong="WORLD_SIZE=2")), "FAIL", "SIZE=2", "unset"),
     "ranks": (ranks.judge_ranks(TALK, 10**8), "ok", "4 ranks on GPUs (NCCL): 30 us to add up a number, 100.00", ""),
     "late ranks": (ranks.judge_ranks(replace(TALK, latency=0.1), 10**8), "warn", "answer late", "CPU cores"),
     "a slow network": (ranks.judge_ranks(replace(TALK, rate=1e8), 10**8), "warn", "slow", "GLOO_SOCKET_IFNAME"),

@@ -76,6 +76,8 @@ def run_ranks(
         for rank in range(world_size):
             ours, theirs = context.Pipe(duplex=False)
             settings = environment(rank, world_size, store.port) | dict(variables or {})
+            if "LOCAL_WORLD_SIZE" in settings:  # that of several nodes may be among the variables
+                settings["LOCAL_RANK"] = str(rank % int(settings["LOCAL_WORLD_SIZE"]))
             process = context.Process(target=_rank, args=(theirs, settings, timeout, act, args))
             process.start()
             theirs.close()

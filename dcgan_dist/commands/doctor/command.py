@@ -21,6 +21,7 @@ from dcgan_dist.commands.doctor.table import Line, lines_of, summary
 from dcgan_dist.config import Config
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.parallel.variables import problem
 from dcgan_dist.parallel.world import World, launch, set_cpu_threads
 from dcgan_dist.run.folder import environment
 
@@ -43,7 +44,8 @@ class Check:
 
 def main(argv: list[str]) -> int:
     """Runs the command; 1 if anything fails. Raises UsageError and UserError."""
-    several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # of variables that are wrong the check `launcher` speaks
+    several = problem(os.environ) is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
     rank = int(os.environ["RANK"]) if several else 0
     own, config = _options(argv, quiet=rank != 0)
     world = _join(config) if several else None

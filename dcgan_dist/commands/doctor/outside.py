@@ -9,6 +9,7 @@ import torch
 
 from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
+from dcgan_dist.parallel.variables import ADVICE, problem
 from dcgan_dist.run.wandb import resolve_mode
 from dcgan_dist.run.wandb_key import Answer, ask_server
 
@@ -54,8 +55,8 @@ class Launcher:
     """Why this machine does not know its own name; "": it does."""
     busy_port: int | None
     """The port for the ranks to meet at, if another program holds it."""
-    lonely: str
-    """A variable of a launcher that stands alone, so that a run would wait for ranks that nobody starts."""
+    wrong: str
+    """What is wrong with the variables of a launcher, so that a run would be refused; "": nothing."""
 
 
 def check_launcher(case: Case) -> Finding:
@@ -75,7 +76,7 @@ def check_launcher(case: Case) -> Finding:
             own_unknown=_unknown(own),
             # the ranks that were launched have it themselves
             busy_port=int(port) if port.isdecimal() and not launched and _busy(int(port)) else None,
-            lonely="" if launched else _lonely(env),
+            wrong=problem(env) or "",
         )
     )
 
@@ -96,12 +97,6 @@ def _busy(port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def _lonely(env: Mapping[str, str]) -> str:
-    """WORLD_SIZE of several without a rank, as when a launcher's variables were exported by hand."""
-    several = env.get("WORLD_SIZE", "1") not in ("", "0", "1")
-    return f"WORLD_SIZE={env['WORLD_SIZE']}" if several and "RANK" not in env else ""
 
 
 def judge_launcher(facts: Launcher) -> Finding:
@@ -129,8 +124,6 @@ def judge_launcher(facts: Launcher) -> Finding:
     if facts.busy_port is not None:
         advice = "choose another (--main_process_port, MASTER_PORT)"
         problems.append(fail(f"port {facts.busy_port} (MASTER_PORT) is taken by another program", advice))
-    if facts.lonely:
-        advice = "unset it, or start with accelerate launch, torchrun or slurm/train.sh"
-        waiting = "a run would wait for ranks that nobody starts"
-        problems.append(fail(f"{facts.lonely} is set, but no RANK: {waiting}", advice))
+    if facts.wrong:
+        problems.append(fail(f"{facts.wrong} (environment)", ADVICE))
     return conclude(how, *problems)
