@@ -77,15 +77,41 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
     Yields true; or false at once, without the lock, where another has it and this one is not to wait.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    mine = False
     try:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            mine = True
-        yield mine
+        descriptor = lock(path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
     finally:
         os.close(descriptor)
+
+
+def lock(path: Path, how: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+    """A descriptor of the file at a path, locked as `fcntl.flock` does it until it is closed.
+
+    Whoever holds a lock may remove its file, and others may have opened that file by then: a lock of a file that is no
+    longer at its path keeps nobody out, so the file that is there now is locked instead. Raises OSError.
+    """
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, how)
+            if is_at(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one at this path now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class NewFile:

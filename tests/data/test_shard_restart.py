@@ -1,20 +1,25 @@
 """A writer that was killed goes on: nothing is lost, nothing is shown too early, nothing is done twice."""
 
+import errno
+import fcntl
 import json
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 from support.disk import no_file_larger_than
 from support.folders import contents, make_pictures
 from support.launching import ROOT, environment
+from support.locks import before_next_flock
 from support.shards import by_webdataset
 
 from dcgan_dist.data.manifest import load_manifest
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.staging import locked
 from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, UserError
 
@@ -175,7 +180,7 @@ def test_a_full_disk_keeps_the_old_set(pictures, tmp_path, processes):
     out = tmp_path / "out"
     pack(pictures, out)
     before = contents(out)
-    with no_file_larger_than(4_000), pytest.raises(UserError) as refused:
+    with no_file_larger_than(5_000), pytest.raises(UserError) as refused:  # what processes share takes a page
         pack(pictures, out, overwrite=True, seed=1, processes=processes)
     assert str(refused.value) == f"{out}: cannot be written (File too large)"
     assert contents(out) == before
@@ -192,6 +197,42 @@ def test_two_commands_at_once_are_refused(pictures, tmp_path):
     pack(pictures, out, packed=second)
     pack(pictures, tmp_path / "undisturbed")
     assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_a_command_that_ends_does_not_let_two_others_in(tmp_path, monkeypatch):
+    """The first removes the lock file with all that it made, when the second has opened it and not yet locked it."""
+    out = tmp_path / "out"
+    with ExitStack() as first, ExitStack() as third:
+        first.enter_context(locked(out, shared=False))
+
+        def the_first_ends_and_a_third_begins():
+            first.close()
+            third.enter_context(locked(out, shared=False))
+
+        before_next_flock(monkeypatch, the_first_ends_and_a_third_begins)
+        with pytest.raises(UserError, match="another command is writing shards there"), locked(out, shared=False):
+            pass
+    assert not (out / ".partial").exists()
+
+
+def test_a_part_that_ends_leaves_the_lock_to_the_others(tmp_path):
+    out = tmp_path / "out"
+    with ExitStack() as stack:
+        stack.enter_context(locked(out, shared=True))
+        with locked(out, shared=True):
+            pass
+        with pytest.raises(UserError, match="another command is writing shards there"), locked(out, shared=False):
+            pass
+    assert not (out / ".partial").exists()
+
+
+def test_a_disk_without_locks(pictures, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    pack(pictures, tmp_path / "out")
+    assert not (tmp_path / "out" / ".partial").exists()
 
 
 def test_a_complete_set_is_not_written_again(pictures, tmp_path):

@@ -1,10 +1,15 @@
 """Files that appear whole or not at all, also on a disk that is full or may not be written."""
 
+import fcntl
+import os
+from contextlib import ExitStack
+
 import pytest
 from support.disk import no_file_larger_than
+from support.locks import before_next_flock
 from support.shards import write_ours
 
-from dcgan_dist.data.storage import cache_folder, write_atomically
+from dcgan_dist.data.storage import cache_folder, lock, locked, write_atomically
 from dcgan_dist.errors import UserError
 
 
@@ -49,3 +54,23 @@ def test_the_cache_folder_is_where_the_system_keeps_such_things(tmp_path, monkey
     for unset in (lambda: monkeypatch.setenv("XDG_CACHE_HOME", ""), lambda: monkeypatch.delenv("XDG_CACHE_HOME")):
         unset()
         assert cache_folder() == tmp_path / ".cache" / "dcgan_dist"
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["another has a new one", "nobody has it"])
+def test_a_lock_whose_file_was_removed_meanwhile_lets_nobody_in(tmp_path, monkeypatch, replaced):
+    path = tmp_path / "lock"
+    with ExitStack() as stack:
+        first = lock(path, fcntl.LOCK_EX)
+
+        def ends():
+            path.unlink()
+            os.close(first)
+            if replaced:
+                assert stack.enter_context(locked(path, wait=False))
+
+        before_next_flock(monkeypatch, ends)
+        with locked(path, wait=False) as mine:
+            assert mine is not replaced
+            if mine:  # of the file that is there
+                with locked(path, wait=False) as another:
+                    assert not another

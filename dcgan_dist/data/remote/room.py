@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_dist.data.storage import NewFile, locked
+from dcgan_dist.data.storage import NewFile, is_at, lock, locked
 
 NextUse = Callable[[str], float | None]
 """When an entry, by name, is read next, in any unit that all entries share; None: not known, so it goes first."""
@@ -37,16 +37,9 @@ class _Entry:
 
 def open_pinned(path: Path) -> int | None:
     """A descriptor that keeps an entry from being removed until it is closed; None when there is no entry."""
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        with suppress(FileNotFoundError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for one who looks whether it may go, which takes no time
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        os.close(descriptor)
+    with suppress(FileNotFoundError):
+        return lock(path, fcntl.LOCK_SH, os.O_RDONLY)  # waits for one who looks whether it may go, which takes no time
+    return None
 
 
 class Room:
@@ -108,8 +101,8 @@ class Room:
     def remove(self, name: str, descriptor: int) -> bool:
         """Removes an entry if it is still the file that is open there."""
         path = self.folder / name
-        with locked(self.folder / ".lock"), suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
+        with locked(self.folder / ".lock"):
+            if is_at(path, descriptor):
                 path.unlink()
                 return True
         return False

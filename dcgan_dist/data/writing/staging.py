@@ -12,18 +12,20 @@
 Another plan has another folder, so that old and new never mix, whichever of several computers begins first.
 """
 
+import errno
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dcgan_dist.data.manifest import shard_names
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.storage import is_at, lock, write_atomically
 from dcgan_dist.data.writing.receipt import Receipt, matches, read_receipt, receipt_path
 from dcgan_dist.errors import UserError
 
@@ -31,6 +33,7 @@ PARTIAL = ".partial"
 SPOOL = "spool"
 PLAN = "plan.json"
 LOCK = "lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what network disks without locks answer
 SHARDS_TOGETHER = 1_000
 VERSION = 2  # of all these files, and of what a plan makes of the same images
 
@@ -137,25 +140,49 @@ def locked(out: Path, shared: bool) -> Iterator[None]:
     The system frees the lock of a killed process. Afterwards the folder is gone, unless something unfinished is in it.
     Raises UserError when another command has the lock.
     """
-    partial = out / PARTIAL
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / LOCK).open("ab") as file:
-        _lock(file, shared, f"{out}: another command is writing shards there; wait for its end, or stop it")
+    partial, problem = out / PARTIAL, "another command is writing shards there; wait for its end, or stop it"
+    with _locked(partial, shared, f"{out}: {problem}") as held:
         try:
             yield
         finally:
-            if partial.is_dir() and [path.name for path in partial.iterdir()] == [LOCK]:
+            if _is_alone(partial / LOCK, held) and [path.name for path in partial.iterdir()] == [LOCK]:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-def _lock(file: BinaryIO, shared: bool, problem: str) -> None:
-    """Locks a file until it is closed. Raises UserError with the problem when another has the lock."""
+def _is_alone(path: Path, held: int) -> bool:
+    """Whether nobody else has the lock, which was shared until now, or will get it."""
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # see NO_LOCKS
+        pass
+    return is_at(path, held)
+
+
+@contextmanager
+def _locked(folder: Path, shared: bool, problem: str) -> Iterator[int]:
+    """Holds the lock in a folder, which is made. Raises UserError with the problem when another has the lock."""
+    descriptor = None
+    while descriptor is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # whoever had the lock has removed the folder since
+            descriptor = _lock(folder / LOCK, shared, problem)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, shared: bool, problem: str) -> int:
+    try:
+        return lock(path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UserError(problem) from error
-    except OSError:  # a network disk without locks
-        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 def stagings(out: Path) -> list[Staging]:
@@ -176,9 +203,7 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterat
     if any(other.published for other in others):
         problem = "another set of shards was being completed there"
         raise UserError(f"{out}: {problem}; complete it by dcgan-dist shard --merge {out} --overwrite")
-    staging.folder.mkdir(parents=True, exist_ok=True)
-    with (staging.folder / LOCK).open("ab") as file:
-        _lock(file, shared=True, problem=f"{out}: another command removes what is there; try again")
+    with _locked(staging.folder, shared=True, problem=f"{out}: another command removes what is there; try again"):
         for path in (out / PARTIAL).iterdir():
             if path.is_dir() and path.name not in (identity, SPOOL):
                 _remove_other(out, path)
@@ -192,9 +217,9 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterat
 def _remove_other(out: Path, folder: Path) -> None:
     """Removes the folder of another plan. Raises UserError while a part of it is being written."""
     try:
-        with (folder / LOCK).open("ab") as file:
-            what = "shards of other images or options are being written there"
-            _lock(file, shared=False, problem=f"{out}: {what}; stop that command, or choose another folder")
-            shutil.rmtree(folder, ignore_errors=True)
+        what = "shards of other images or options are being written there"
+        held = _lock(folder / LOCK, shared=False, problem=f"{out}: {what}; stop that command, or choose another folder")
     except FileNotFoundError:  # another part has removed it
-        pass
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(held)
