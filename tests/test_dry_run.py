@@ -28,7 +28,9 @@ def test_it_shows_configuration_layers_split_precision_and_data(capsys, tmp_path
     assert "NetD: 2,767,296 parameters, input 3 x 96 x 96\n" in text
     assert "\n1 rank: global batch 128, 128 images per rank; 2,000,000 images are 15,625 iterations\n" in text
     assert f"\nbf16 on {launch(Config()).device.type}: as asked\n" in text
-    assert "\ndata: 5 images in 1 shard, all checked\n" in text
+    assert (
+        "\ndata: 5 images in 1 shard; all indexes are intact, and each image is checked when it is first read\n" in text
+    )
     assert not run_dir.exists()
 
 

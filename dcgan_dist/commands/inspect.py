@@ -20,10 +20,11 @@ from dcgan_dist.data.checking.census import Census, Looks, Picture, count, look,
 from dcgan_dist.data.checking.checklist import shard_names
 from dcgan_dist.data.classes import names_in
 from dcgan_dist.data.codecs import to_rgb_or_grey
+from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.index import NO_LABEL
 from dcgan_dist.data.loading import make_opener
-from dcgan_dist.data.manifest import Manifest, find_manifest
+from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
@@ -72,7 +73,8 @@ def main(argv: list[str]) -> int:
     data = DataConfig(timeout=options.timeout, retries=options.retries)
     names = shard_names(options.shards, Remote(timeout=data.timeout, retries=data.retries))
     opener = make_opener(data)
-    manifest = find_manifest(names, opener.remote)
+    complete = compare_with_manifests(options.shards, names, opener.remote)
+    manifest = complete.manifest
     corpus = Corpus(open_shards(names, opener), opener)
     census = count(corpus)
     samples = spread(corpus.size, corpus.size if options.all else options.sample, options.seed)
@@ -83,6 +85,8 @@ def main(argv: list[str]) -> int:
 
         looks = look(corpus, samples, report)
     print("\n".join(facts(census, looks, manifest)))
+    for line in complete.missing + complete.notes:
+        print(f"shards:   {line}")
     if options.json:
         write_atomically(options.json, (json.dumps(as_dict(census, looks, manifest), indent=1) + "\n").encode())
     if options.count:

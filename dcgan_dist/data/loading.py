@@ -1,13 +1,15 @@
 """From the options to a reader; every choice that was made is said once, with its reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dcgan_dist.config import Config, DataConfig
-from dcgan_dist.data.classes import class_names, classes_text, find_labels
-from dcgan_dist.data.corpus import Corpus, expand, open_corpus, open_shards
+from dcgan_dist.config import Config, Damaged, DataConfig
+from dcgan_dist.data.classes import classes_text, find_labels, names_in
+from dcgan_dist.data.completeness import compare_with_manifests
+from dcgan_dist.data.corpus import Corpus, expand, open_shards
 from dcgan_dist.data.faces import dataset as faces
-from dcgan_dist.data.opening import CachePlan, Opener, Shard
+from dcgan_dist.data.manifest import Manifest
+from dcgan_dist.data.opening import CachePlan, Opener
 from dcgan_dist.data.reading.ahead import to_stderr
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
@@ -19,6 +21,7 @@ from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.errors import UserError
 
 Say = Callable[[str], None]
+LISTED = 3  # shards with empty images
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
 
@@ -34,28 +37,58 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
         patterns = tuple(str(path) for path in paths)
     if config.data.reader == "stream":
         names = expand(patterns)
+        _compare_with_manifests(patterns, names, Remote(), say)
         files = [name for name in names if name.endswith(".tar") and "://" not in name and not name.startswith("pipe:")]
         if files:
             open_shards(files)
         say(f"data: {len(names)} sources streamed by webdataset; a resumed run begins the stream anew")
         return names
-    corpus = open_corpus(patterns, make_opener(config.data))
-    count = len(corpus.shards)
-    say(f"data: {corpus.size:,} images in {count:,} shard{'s' * (count > 1)}, all checked")
+    opener = make_opener(config.data)
+    names = expand(patterns, opener)
+    manifest = _compare_with_manifests(patterns, names, opener.remote, say)
+    corpus = Corpus(open_shards(names, opener), opener)
+    say(f"data: {_what_was_checked(corpus)}")
+    _treat_empty_images(corpus, config.data.damaged, say)
     _say_where(corpus, say)
-    names = class_names([_address(shard) for shard in corpus.shards], corpus.opener.remote, say)
+    classes = names_in(manifest, names)
     if config.data.classes:
-        labels = find_labels(config.data.classes, names)
+        labels = find_labels(config.data.classes, classes)
         corpus = corpus.of_classes(labels)
-        say(f"data: {corpus.size:,} images of the classes {classes_text(names, labels)}")
-    elif names:
-        say(f"data: classes {classes_text(names)}")
+        say(f"data: {corpus.size:,} images of the classes {classes_text(classes, labels)}")
+    elif classes:
+        say(f"data: classes {classes_text(classes)}")
     return corpus
 
 
-def _address(shard: Shard) -> str:
-    """With the secrets that the name for people lacks."""
-    return shard.source.url if isinstance(shard.source, RemoteStat) else shard.name
+def _compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remote: Remote, say: Say) -> Manifest | None:
+    """The manifest beside all shards, if any. Raises UserError when a shard is missing that it names and a pattern asks
+    for.
+    """
+    found = compare_with_manifests(patterns, names, remote).require()
+    for line in found.notes:
+        say(f"data: {line}")
+    return found.manifest
+
+
+def _what_was_checked(corpus: Corpus) -> str:
+    """Number of images and shards, and how much of them has been looked at."""
+    count, ours = len(corpus.shards), sum(shard.checked for shard in corpus.shards)
+    text = f"{corpus.size:,} images in {count:,} shard{'s' * (count > 1)}"
+    if ours == count:
+        return f"{text}; all indexes are intact, and each image is checked when it is first read"
+    some = "" if not ours else f"{count - ours:,} of them "
+    return f"{text}; {some}made by other programs, without checksums: only their tar headers were checked"
+
+
+def _treat_empty_images(corpus: Corpus, damaged: Damaged, say: Say) -> None:
+    """Image files of 0 bytes are known before training begins. Raises UserError unless damage is substituted."""
+    empty = [shard.empty for shard in corpus.shards if shard.empty]
+    if not empty:
+        return
+    text = "; ".join(empty[:LISTED]) + (f"; and in {len(empty) - LISTED:,} more shards" if len(empty) > LISTED else "")
+    if damaged == "raise":
+        raise UserError(f"{text}; leave such images out (dcgan-dist shard --skip_bad), or --data.damaged substitute")
+    say(f"data: WARNING: {text}; other images of the same shard take their places")
 
 
 def make_opener(data: DataConfig) -> Opener:

@@ -4,6 +4,9 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from dcgan_dist.data.files import LocalFile, RangedFile, ShardFile
 from dcgan_dist.data.foreign import foreign_index, keep_index, kept_index, walk
@@ -25,6 +28,10 @@ class Shard:
     """Number of images."""
     fingerprint: int
     """See ShardIndex."""
+    checked: bool = False
+    """Whether it carries checksums; tars of other programs carry none."""
+    empty: str = ""
+    """What the first image without bytes is called, and how many there are; none in shards of ours."""
     footer: Footer | None = None
     """Where its own index lies; None in a tar made by another program."""
     source: Source | None = None
@@ -87,10 +94,10 @@ class Opener:
                 )
             if footer is None:
                 index = foreign_index(path)
-                return Shard(name=name, count=len(index), fingerprint=index.fingerprint, identity=_identity(about))
+                return Shard(name=name, identity=_identity(about), **_facts(index))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, footer=footer)
+        return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, checked=True, footer=footer)
 
     def _look_afar(self, url: str, stat: RemoteStat) -> Shard:
         name = without_secrets(url)
@@ -99,14 +106,14 @@ class Opener:
             footer = read_footer(name, stat.size, RangedFile(self.remote, stat).read)
         if footer is None:
             return self._look_whole(name, stat)
-        return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, footer=footer, source=stat)
+        facts = {"count": footer.count, "fingerprint": footer.fingerprint, "checked": True}
+        return Shard(name=name, footer=footer, source=stat, **facts)
 
     def _look_whole(self, name: str, source: Source) -> Shard:
         identity = entry_name(source)
         index = self._whole_index(name, source, identity)
         end = int((index.offset + index.length).max()) if len(index) else 0
-        fingerprint = index.fingerprint
-        return Shard(name=name, count=len(index), fingerprint=fingerprint, source=source, identity=identity, end=end)
+        return Shard(name=name, source=source, identity=identity, end=end, **_facts(index))
 
     def _whole_index(self, name: str, source: Source, identity: str) -> ShardIndex:
         """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
@@ -170,6 +177,14 @@ class Opener:
         cached = self.cache.get(shard.source) if self.cache is not None and shard.source is not None else None
         if cached is not None and self.cache is not None and isinstance(file, LocalFile):
             self.cache.discard(cached, (file.about.st_dev, file.about.st_ino))
+
+
+def _facts(index: ShardIndex) -> dict[str, Any]:
+    """What a shard without a footer says of itself, by its index."""
+    empty = np.flatnonzero(index.length == 0)
+    more = f" ({len(empty):,} such images in this shard)" if len(empty) > 1 else ""
+    said = index.describe(int(empty[0])) + " is an empty file" + more if len(empty) else ""
+    return {"count": len(index), "fingerprint": index.fingerprint, "checked": index.checked, "empty": said}
 
 
 def _identity(about: os.stat_result) -> str:

@@ -58,7 +58,9 @@ def test_the_corpus_is_counted_and_checked(said, shards):
     corpus = open_data(configured(shards), said.append)
     assert isinstance(corpus, Corpus)
     assert corpus.lengths == [3, 4]
-    assert said == ["data: 7 images in 2 shards, all checked"]
+    assert said == [
+        "data: 7 images in 2 shards; all indexes are intact, and each image is checked when it is first read"
+    ]
 
 
 def test_a_stream_says_that_it_begins_anew(said, shards, tmp_path):
@@ -159,7 +161,10 @@ def test_the_classes_are_said(said, tmp_path, classes):
     assert isinstance(corpus, Corpus)
     named, count = ("1, 3", 8) if len(classes[0]) > 1 else ("3", 4)
     assert corpus.size == count
-    assert said == ["data: 20 images in 1 shard, all checked", f"data: {count} images of the classes {named}"]
+    assert said == [
+        "data: 20 images in 1 shard; all indexes are intact, and each image is checked when it is first read",
+        f"data: {count} images of the classes {named}",
+    ]
 
 
 def test_the_choice_of_who_decodes_is_said_unless_it_was_given(said, shards):

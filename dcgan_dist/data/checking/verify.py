@@ -146,6 +146,8 @@ class _Check:
         image, label = sample.members[sample.suffix], sample.members.get("cls", sample.members[sample.suffix])
         if image.refused or label.refused.startswith("is sparse"):
             self.note("structure", image.refused or label.refused, image.name, image.start)
+        elif not image.size:
+            self.note("image", "is an empty file", image.name, image.start)
         elif self.job.deep and image.size > MOST_BYTES:
             self.note("image", f"{image.size:,} bytes are too many for an image", sample.key, image.data)
         elif self.job.deep:

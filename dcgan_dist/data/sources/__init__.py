@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.patterns import exists
-from dcgan_dist.data.remote.client import is_remote
+from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.sources.base import (
     Images,
     Item,
@@ -87,6 +88,7 @@ def _find(text: str, root: Path, download: bool, image_column: str | None, label
         return FolderSource(Path(text))
     kind = _kind(names)
     if kind == "tar":
+        compare_with_manifests([text], names, Remote()).require()
         return tar_source(names)
     if kind == "Parquet":
         return ParquetSource(tuple(names), image_column, label_column)
