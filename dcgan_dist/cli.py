@@ -17,6 +17,7 @@ import yaml
 
 from dcgan_dist.config import Config, flatten
 from dcgan_dist.errors import UsageError
+from dcgan_dist.location import Location, redacted
 
 T = TypeVar("T")
 PROGRAM = "dcgan_dist.train"
@@ -76,9 +77,9 @@ def parse(kind: type[T], argv: Sequence[str], program: str) -> T:
     return _tyro(kind, argv, prog=program, config=style)
 
 
-def dump(config: Config) -> str:
-    """The configuration as YAML that `--config` reads back to the same."""
-    return yaml.safe_dump(_plain(config), sort_keys=False)
+def dump(config: Config, *, reveal: bool = False) -> str:
+    """The configuration as YAML; with `reveal`, which puts the secrets of Locations in, `--config` reads it back."""
+    return yaml.safe_dump(_plain(config, reveal), sort_keys=False)
 
 
 def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
@@ -117,6 +118,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
+    except yaml.MarkedYAMLError as error:  # without the lines that its text quotes
+        place = f"{error.problem} in line {error.problem_mark.line + 1}" if error.problem_mark else error.problem
+        raise UsageError(f"--config {path}: is not YAML ({place})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(tree, dict):
@@ -135,13 +139,18 @@ def _tyro(kind: type[T], options: Sequence[str], where: str = "", quiet: bool = 
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return tyro.cli(kind, args=list(options), use_underscores=True, **settings)
+            result = tyro.cli(kind, args=list(options), use_underscores=True, **settings)
     except SystemExit as stop:
         if stop.code in (None, 0):  # --help
             if not quiet:
                 sys.stdout.write(output.getvalue())
             raise
-        raise UsageError(where + _one_line(output.getvalue())) from stop
+        given = (text for option in options for text in (option, option.partition("=")[2]))
+        raise UsageError(where + redacted(_one_line(output.getvalue()), *given)) from stop
+    for name, value in flatten(result).items():
+        if isinstance(value, Path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+            raise UsageError(f"{where}{name} {value}: is a URL; name a path on a disk")
+    return result
 
 
 def _check_name(option: str, where: str) -> None:
@@ -175,9 +184,11 @@ def _one_line(box: str) -> str:
     return text
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, reveal: bool) -> Any:
     if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        return {item.name: _plain(getattr(value, item.name), reveal) for item in fields(value)}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+        return [_plain(item, reveal) for item in value]
+    if isinstance(value, Location) and reveal:
+        return value.reveal()
+    return str(value) if isinstance(value, Path | Location) else value

@@ -2,7 +2,11 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
+
+from dcgan_dist.location import redacted
 
 
 class UserError(Exception):
@@ -11,6 +15,9 @@ class UserError(Exception):
     exit_code = 1
     on_all_ranks = False
     """Every rank raises this same error, so that one of them is enough to print it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class UsageError(UserError):
@@ -28,6 +35,7 @@ def run_and_report(act: Callable[[], int], *, debug: bool, rank: int = 0) -> int
         rank: this process. Of errors that all ranks raise, rank 0 speaks; of wrong commands that each rank found by
             itself, the first rank of every node, for a file may be missing on one node alone.
     """
+    sys.excepthook = _print_redacted  # an error of others may quote a URL, too
     try:
         return act()
     except UserError as error:
@@ -40,3 +48,7 @@ def run_and_report(act: Callable[[], int], *, debug: bool, rank: int = 0) -> int
             sys.stderr.write(f"{where}error: {error}\n")
             sys.stderr.flush()
         return error.exit_code
+
+
+def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))

@@ -84,7 +84,7 @@ def run(config: Config) -> int:
         return DONE
     chosen = arithmetic(config.precision, world.device)
     config = replace(config, precision=chosen.name)  # what `auto` stands for must not change between two lives
-    session = open_session(config, cli.dump(config), world, chosen)
+    session = open_session(config, cli.dump(config, reveal=True), world, chosen)
     try:
         code = DONE if train(session) else STOPPED
         session.finish(code, STOPPED)

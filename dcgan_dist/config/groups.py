@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from dcgan_dist.config.checks import check, check_range
+from dcgan_dist.location import Location
 
 ImageSize = Literal[32, 48, 64, 96, 128, 192, 256]
 Channels = Literal[1, 3]
@@ -158,6 +159,7 @@ class DataConfig:
         empty = not any(word.strip() for text in self.classes for word in text.split(","))
         # an empty word must not stand for all classes
         check(not (self.classes and empty), "--data.classes: names no class; write labels or names, as in 3,7")
+        object.__setattr__(self, "shards", tuple(map(Location, self.shards)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +272,9 @@ class ResumeConfig:
     """auto: go on from the run folder's newest checkpoint, if any. never: refuse a folder with one. Or a checkpoint."""
     allow_changes: tuple[str, ...] = ()
     """Options that may differ from the checkpoint's although they change the training, e.g. optimizer.g_lr."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", Location(self.source))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
 from dcgan_dist.data.opening import Opener, Shard
 from dcgan_dist.data.patterns import spell_out
-from dcgan_dist.data.remote.client import is_remote, shown
+from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.location import Location
 
 OPENED_TOGETHER = 16  # shards, by one task of the pool
 INDEX_BYTES = 2**29  # of memory for indexes; the lanes of an order are in some 2,000 shards at a time
@@ -34,14 +35,15 @@ def expand(patterns: Iterable[str], opener: Opener | None = None) -> list[str]:
     found = [name for pattern in patterns for name in _spelled_out(pattern, opener)]
     seen: set[str] = set()
     for name in found:
-        path = name if is_remote(name) else os.path.abspath(name)  # noqa: PTH100, for thousands of names
+        path = name if isinstance(name, Location) else os.path.abspath(name)  # noqa: PTH100, for thousands of names
         if path in seen:
-            raise UsageError(f"--data.shards names {shown(name)} twice")
+            raise UsageError(f"--data.shards names {name} twice")
         seen.add(path)
     return found
 
 
 def _spelled_out(pattern: str, opener: Opener) -> list[str]:
+    pattern = Location(pattern)
     if pattern.startswith("pipe:"):
         return [pattern]
     try:

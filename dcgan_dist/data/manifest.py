@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.index import corpus_fingerprint
-from dcgan_dist.data.remote.client import Remote, is_remote, shown
+from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.errors import UserError
+from dcgan_dist.location import Location
 
 NAME = "manifest.json"
 VERSION = 1
@@ -173,7 +174,7 @@ def read_manifest(name: str, remote: Remote) -> Manifest:
     """The manifest at a path or URL. Raises UserError when it is missing, or damaged."""
     if not is_remote(name):
         return load_manifest(Path(name))
-    return parse_manifest(shown(name), remote.read(name, 0, remote.stat(name).size))
+    return parse_manifest(Location(name), remote.read(name, 0, remote.stat(name).size))
 
 
 def manifest_beside(folder: str, remote: Remote) -> Manifest | None:
@@ -185,14 +186,16 @@ def manifest_beside(folder: str, remote: Remote) -> Manifest | None:
         stat = remote.stat(path)
     except UserError:  # the shards themselves will tell whether the server is there
         return None
-    return parse_manifest(shown(path), remote.read(path, 0, stat.size))
+    return parse_manifest(Location(path), remote.read(path, 0, stat.size))
 
 
 def folder_of(name: str) -> str:
     """The folder of a path or URL."""
-    return name.partition("?")[0].rpartition("/")[0] if is_remote(name) else str(Path(name).parent)
+    if not is_remote(name):
+        return str(Path(name).parent)
+    return Location(Location(name).reveal().partition("?")[0].rpartition("/")[0])
 
 
 def within_folder(folder: str, name: str) -> str:
     """Path or URL of a file in a folder."""
-    return f"{folder}/{name}" if is_remote(folder) else str(Path(folder) / name)
+    return Location(f"{Location(folder).reveal()}/{name}") if is_remote(folder) else str(Path(folder) / name)

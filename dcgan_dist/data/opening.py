@@ -12,10 +12,11 @@ from dcgan_dist.data.files import LocalFile, RangedFile, ShardFile
 from dcgan_dist.data.foreign import foreign_index, keep_index, kept_index, walk
 from dcgan_dist.data.index import Footer, ShardIndex, load_index, read_footer, read_index
 from dcgan_dist.data.remote.cache import CachedShard, ShardCache, Wish, entry_name
-from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote, without_secrets
+from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.data.remote.fill import Source
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.errors import UserError
+from dcgan_dist.location import Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class Opener:
         return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, checked=True, footer=footer)
 
     def _look_afar(self, url: str, stat: RemoteStat) -> Shard:
-        name = without_secrets(url)
+        name = Location(url)
         footer = None
         if packing(name) is None and stat.ranges:
             footer = read_footer(name, stat.size, RangedFile(self.remote, stat).read)

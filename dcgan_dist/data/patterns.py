@@ -6,8 +6,9 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from dcgan_dist.data.remote.client import Remote, is_remote, shown
+from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.errors import UsageError
+from dcgan_dist.location import Location
 
 
 def exists(name: str) -> bool:
@@ -24,12 +25,13 @@ def spell_out(pattern: str, remote: Remote) -> list[str]:
     What is the name of a file is that file, whatever signs it has. What has no pattern in it need not exist. Raises
     UsageError for a pattern without files.
     """
+    pattern = Location(pattern)
     if exists(pattern):
-        return [pattern]
+        return [str(pattern)]
     try:
-        names = list(braceexpand(pattern))
+        names = list(braceexpand(pattern.reveal()))
     except ValueError as error:
-        raise UsageError(f"{shown(pattern)}: the braces do not match") from error
+        raise UsageError(f"{pattern}: the braces do not match") from error
     return [file for name in names for file in _without_glob(name, remote)]
 
 

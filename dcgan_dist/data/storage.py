@@ -46,22 +46,29 @@ def lives(pid: int) -> bool:
     return True
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that any process, also after a crash, sees the old content or the new, never a part."""
+def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Writes a file so that any process, also after a crash, sees the old content or the new, never a part.
+
+    `private`: nobody but the owner may read it, at no moment.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
+        with whole_file(path, 0o600 if private else 0o666) as file:
             file.write(data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written, which gets its name when it is complete and on disk; an exception leaves nothing of it."""
+def whole_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to be written, which gets its name when it is complete and on disk; an exception leaves nothing of it.
+
+    `mode`: its permissions from the first moment on, less the umask.
+    """
     temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # left by a killed process of this number, with permissions of its own
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

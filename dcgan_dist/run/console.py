@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from dcgan_dist.location import redacted
+
 RATE_WINDOW = 60.0  # seconds over which images/s is measured
 REDRAW_EVERY = 0.5  # seconds between two drawings of the live line
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -75,10 +77,10 @@ class Console:
         self._marks: deque[tuple[float, int]] = deque()
 
     def say(self, text: str) -> None:
-        """Prints whole lines, above the progress line if there is one."""
+        """Prints whole lines without secrets, above the progress line if there is one."""
         line = self._line
         self._draw("", end="\r")
-        self._write(f"{text}\n")
+        self._write(f"{redacted(text)}\n")
         self._draw(line)
 
     def begin(self, images: int, total: int) -> None:

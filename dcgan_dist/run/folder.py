@@ -16,6 +16,7 @@ import torch
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError
+from dcgan_dist.location import redacted
 from dcgan_dist.run import signals
 
 PACKAGES = (
@@ -65,8 +66,11 @@ class RunFolder:
                 f"--run_dir {self.root}: holds other files and no {self.config.name} of a run; name a new folder"
             )
 
-    def prepare(self, config_yaml: str, world: dict[str, Any]) -> None:
-        """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other."""
+    def prepare(self, config_yaml: str, world: dict[str, Any], *, private: bool = False) -> None:
+        """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other.
+
+        `private`: the configuration holds secrets, which the owner alone may read.
+        """
         self.check()
         try:
             for folder in (self.root, self.samples, self.checkpoints):
@@ -74,7 +78,7 @@ class RunFolder:
             self._remove_markers()
         except OSError as error:
             raise UsageError(f"--run_dir {self.root}: cannot be written ({error.strerror})") from error
-        write_atomically(self.config, config_yaml.encode())
+        write_atomically(self.config, config_yaml.encode(), private=private)
         write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
 
     def _foreign(self, path: Path) -> bool:
@@ -117,7 +121,7 @@ def environment() -> dict[str, Any]:
     """What the run ran on: versions, commit, machine, devices, command. No environment variables: they hold secrets."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [redacted(word, word) for word in sys.argv],
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git_commit": _git_commit(),

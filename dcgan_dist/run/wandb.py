@@ -5,11 +5,11 @@ the load of CPU and GPU. No code, no command line, no host name, no git state, n
 """
 
 import contextlib
+import json
 import os
-import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,13 +37,6 @@ INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 20.0
 STOPPED_ON_REQUEST = 75  # the exit code of a run that will go on later
 
-SECRET_NAME = re.compile("token|key|secret|password", re.IGNORECASE)
-SECRET_PARTS = {
-    re.compile(r"(?<=pipe:).*", re.DOTALL): "***",  # a shell command may hold anything
-    re.compile(r"(?<=://)[^/@\s]+@"): "***@",  # user:password@host
-    re.compile(r"(?<=://)([^?\s]*)\?\S+"): r"\1?***",  # signed URLs
-}
-
 
 def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str]:
     """What W&B will do, and why, in words that follow a colon."""
@@ -59,25 +52,6 @@ def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str
     if found := credentials(env):
         return "online", found.where
     return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
-
-
-def redact(value: Any) -> Any:
-    """A configuration as plain data, without the values of names such as token, key, secret or password.
-
-    In strings, URLs lose user, password and query, and `pipe:` its command.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {str(name): "***" if SECRET_NAME.search(str(name)) else redact(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redact(item) for item in value]
-    if not isinstance(value, (str, Path)):
-        return value
-    text = str(value)
-    for pattern, instead in SECRET_PARTS.items():
-        text = pattern.sub(instead, text)
-    return text
 
 
 def _run_id(run_dir: Path) -> tuple[str, bool]:
@@ -151,7 +125,7 @@ class WandbTracker:
             "group": config.wandb.group,
             "dir": str(self._run_dir),
             "id": run_id,
-            "config": redact(config) | {"environment": redact(environment)},
+            "config": json.loads(json.dumps(asdict(config) | {"environment": environment}, default=str)),
         }
         if new:  # later lives leave alone what was renamed or tagged by hand
             arguments |= {"name": self._run_dir.name, "tags": config.wandb.tags}

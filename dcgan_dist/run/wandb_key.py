@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dcgan_dist.location import Location
+
 DEFAULT_URL = "https://api.wandb.ai"
 DEFAULT_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # keys are stored under W&B's new host or its old one
 
@@ -51,15 +53,15 @@ def credentials(env: Mapping[str, str]) -> Credentials | None:
             continue
         for host in hosts:
             if host in known:
-                return Credentials(f"{path} has a key for {host}", known[host][2])
+                return Credentials(f"{path} has a key for {host.rpartition('@')[2]}", known[host][2])
     return None
 
 
 def ask_server(timeout: float) -> Answer:
     """Asks the server whose the key is. `timeout`: seconds that each wait for it may take."""
     found = credentials(os.environ)
-    url = os.environ.get("WANDB_BASE_URL") or DEFAULT_URL
-    host = urlsplit(url).netloc.rpartition("@")[2]
+    base = Location(os.environ.get("WANDB_BASE_URL") or DEFAULT_URL)
+    url, host = base.reveal(), urlsplit(base).netloc
     if found is None:
         return Answer(reached=False, accepted=False, what="there is no API key")
     if not url.startswith(("https://", "http://")):
@@ -81,7 +83,7 @@ def ask_server(timeout: float) -> Answer:
     except TimeoutError:
         return Answer(reached=False, accepted=False, what=f"{host} does not answer within {timeout:g} s")
     except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = base.hide_in(str(getattr(error, "reason", None) or error))
         return Answer(reached=False, accepted=False, what=f"{host} cannot be reached ({reason})")
     if found.key is None:
         return Answer(reached=True, accepted=True, what=f"{host} answers; the token was not tried")

@@ -12,10 +12,11 @@ from typing import BinaryIO
 from dcgan_dist.data.files import RangedFile
 from dcgan_dist.data.index import Read
 from dcgan_dist.data.manifest import ShardEntry
-from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name, shown
+from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.errors import UserError
+from dcgan_dist.location import Location
 
 PART = 2**20  # bytes of one request; those of one read are under way together
 
@@ -40,7 +41,7 @@ class Job:
     @property
     def shown(self) -> str:
         """The name as it stands in messages."""
-        return shown(self.name)
+        return str(Location(self.name))
 
 
 @contextmanager

@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dcgan_dist.data.checking.access import Job, base_name, shown
+from dcgan_dist.data.checking.access import Job, base_name
 from dcgan_dist.data.checking.verify import Problem
 from dcgan_dist.data.manifest import NAME, Manifest, folder_of, manifest_beside, read_manifest, within_folder
 from dcgan_dist.data.patterns import spell_out
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.location import Location
 
 AT_ONCE = 16  # questions about size
 
@@ -53,7 +54,7 @@ def make_checklist(patterns: Sequence[str], manifest: str | None, remote: Remote
             entries = {entry.name: entry for entry in known.shards}
             found.problems += _absent(folder, members, list(entries), folder in whole)
             found.problems += [
-                Problem(shard=shown(name), kind="extra", what="the manifest does not name this shard")
+                Problem(shard=Location(name), kind="extra", what="the manifest does not name this shard")
                 for name in members
                 if base_name(name) not in entries
             ]
@@ -67,6 +68,7 @@ def shard_names(patterns: Iterable[str], remote: Remote) -> list[str]:
 
 
 def _names(pattern: str, remote: Remote, whole: set[str]) -> list[str]:
+    pattern = Location(pattern)
     if base_name(pattern) == NAME:
         folder = folder_of(pattern)
         whole.add(folder)
@@ -89,7 +91,7 @@ def _absent(folder: str, members: list[str], entries: list[str], whole: bool) ->
     there = {base_name(name) for name in members}
     absent = [within_folder(folder, name) for name in entries if name not in there]
     return [
-        Problem(shard=shown(name), kind="missing", what="the manifest names this shard; it is not there")
+        Problem(shard=Location(name), kind="missing", what="the manifest names this shard; it is not there")
         for name in absent
         if (whole if is_remote(name) else not Path(name).exists())
     ]
@@ -112,7 +114,7 @@ def _measure(job: Job) -> tuple[Job | Problem, int]:
         except UsageError:  # a package that is missing
             raise
         except UserError as error:
-            name = shown(job.name)
+            name = job.shown
             return Problem(shard=name, kind="unreadable", what=str(error).removeprefix(f"{name}: ")), 0
         return replace(job, stat=stat), stat.size
     try:

@@ -6,13 +6,15 @@ an epoch is a pass over a rank's shards, and a resumed run begins the stream ane
 
 import signal
 import subprocess
+import sys
 import tarfile
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import IO, Any
 
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys
@@ -28,6 +30,7 @@ from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.ring import Batch, empty_batch, read_ahead
 from dcgan_dist.data.workers import deaf_program, end_programs
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.location import Location
 
 SHUFFLE_BUFFER = 2_000  # samples
 ENDED_WELL = (0, -signal.SIGPIPE, 128 + signal.SIGPIPE)  # exit codes of a command whose output was read to the end mark
@@ -104,11 +107,16 @@ def tar_images(url: str) -> Iterator[Sample]:
     try:
         if url.startswith("pipe:"):
             # deaf: a signal for all processes would cut the tar, and with it the iteration that ends in a checkpoint
-            with deaf_program(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE) as command:
+            shell = Location(url).reveal().removeprefix("pipe:")
+            with deaf_program(shell, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
                 assert command.stdout is not None
+                says = threading.Thread(target=_pass_on, args=(command.stderr, Location(url)), daemon=True)
+                says.start()
                 with command.stdout as stream:
                     yield from _in_tar(url, stream)
-                if command.wait() not in ENDED_WELL:
+                code = command.wait()
+                says.join(1)  # its last words come before ours
+                if code not in ENDED_WELL:
                     raise UserError(f"{url}: cannot be read (the command failed)")
         else:
             with Path(url).open("rb") as file:
@@ -118,6 +126,13 @@ def tar_images(url: str) -> Iterator[Sample]:
     except (ValueError, tarfile.TarError) as error:
         # webdataset appends other things to the arguments
         raise UserError(f"{url}: no readable tar, or cut ({_one_line(error.args[0])})") from error
+
+
+def _pass_on(said: IO[bytes], place: Location) -> None:
+    """What the command says on standard error, where its shell may quote it."""
+    with said:
+        for line in said:
+            sys.stderr.write(place.hide_in(line.decode(errors="replace")))
 
 
 def _in_tar(url: str, stream: Any) -> Iterator[Sample]:

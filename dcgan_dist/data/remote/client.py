@@ -23,7 +23,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from dcgan_dist.data.remote.faults import Patience
 from dcgan_dist.data.remote.stores import (
@@ -36,12 +35,12 @@ from dcgan_dist.data.remote.stores import (
     Store,
     Web,
     protocol_of,
-    without_secrets,
 )
 from dcgan_dist.data.storage import Output
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.location import Location
 
-__all__ = ["Remote", "RemoteStat", "base_name", "is_remote", "shown", "without_secrets"]
+__all__ = ["Remote", "RemoteStat", "base_name", "is_remote"]
 
 PART = 8 * 2**20  # bytes of one request of a download
 PARTS = 4  # of a download in flight; together they bound its memory
@@ -61,7 +60,7 @@ class _Connections:
     def store(self, url: str, timeout: float) -> Store:
         protocol = protocol_of(url)
         if protocol not in PROTOCOLS:
-            raise UsageError(f"{without_secrets(url)}: '{protocol}' is none of {', '.join(PROTOCOLS)}")
+            raise UsageError(f"{Location(url)}: '{protocol}' is none of {', '.join(PROTOCOLS)}")
         with self.lock:
             if (protocol, timeout) not in self.stores:
                 self.stores[protocol, timeout] = self._open(protocol, timeout)
@@ -122,21 +121,19 @@ def is_remote(name: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None
 
 
-def shown(name: str) -> str:
-    """A path, or a URL without what may be secret in it, as it may stand in messages."""
-    return without_secrets(name) if is_remote(name) else name
-
-
 def base_name(name: str) -> str:
     """The name of a file without its folder, from a path or URL."""
-    return PurePosixPath(urlsplit(name).path).name if is_remote(name) else Path(name).name
+    if not is_remote(name):
+        return Path(name).name
+    path = re.split("[?#]", Location(name).reveal().partition("://")[2], maxsplit=1)[0].partition("/")[2]
+    return PurePosixPath(path).name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
     """How remote files are read.
 
-    Errors are UserError: one line that names the URL (without user, password and signature), the fault, how often it
+    Errors are UserError: one line that names the URL (see Location), the fault, how often it
     was tried, and what to do. Faults that pass (5xx, 429, 408, cut or refused connections, no answer, too few bytes)
     are tried again after a growing pause; others (404, 403, no credentials) end at once. A missing package is a
     UsageError.
@@ -151,26 +148,26 @@ class Remote:
     """Seconds before the first further try; doubled each time up to 30, and drawn from its upper half."""
 
     def expand(self, url: str) -> list[str]:
-        """The files of a pattern, sorted; a URL without pattern as it is.
+        """The files of a pattern, sorted, as Locations; a URL without pattern as it is.
 
         Raises UsageError for a pattern that nothing matches, and for one on a web server, which has no listing.
         """
+        url = Location(url)
         store = _connections.store(url, self.timeout)
         if isinstance(store, Web) and not isinstance(store, Hub):
-            if re.search(r"[*\[]", without_secrets(url).partition("://")[2].partition("/")[2]):
-                raise UsageError(
-                    f"{without_secrets(url)}: a web server has no listing; use a brace list as in {{0..9}}"
-                )
+            if re.search(r"[*\[]", url.partition("://")[2].partition("/")[2]):
+                raise UsageError(f"{url}: a web server has no listing; use a brace list as in {{0..9}}")
             return [url]
-        if not re.search(r"[*\[]|\?(?!versionId=)", url):
+        if not re.search(r"[*\[]|\?(?!versionId=)", url.reveal()):
             return [url]
         found = _connections.run(self._again(url, lambda: store.glob(url)))
         if not found:
-            raise UsageError(f"{without_secrets(url)}: no such files")
-        return sorted(found)
+            raise UsageError(f"{url}: no such files")
+        return [Location(name) for name in sorted(found)]
 
     def stat(self, url: str) -> RemoteStat:
         """Size and version of a file."""
+        url = Location(url)
         store = _connections.store(url, self.timeout)
         return _connections.run(self._again(url, lambda: store.stat(url)))
 
@@ -198,7 +195,7 @@ class Remote:
         try:
             return _connections.run(together()) if spans else []
         except FileChangedError as error:
-            shown = ", ".join(sorted({without_secrets(span.url) for span in spans})[:3])
+            shown = ", ".join(sorted({Location(span.url) for span in spans})[:3])
             raise UserError(f"{shown}: a file was replaced by another after it was looked at; start again") from error
 
     def download(self, stat: RemoteStat, file: Output) -> None:

@@ -10,9 +10,9 @@ from dcgan_dist.data.remote.stores import (
     NoSizeError,
     Store,
     protocol_of,
-    without_secrets,
 )
 from dcgan_dist.errors import UserError
+from dcgan_dist.location import Location
 
 LONGEST_PAUSE = 30.0  # seconds
 ENOUGH = 64 * 2**10  # bytes after which a try counts as progress
@@ -37,7 +37,7 @@ class Patience:
     """The tries of one request: `after(error)` gives the seconds to wait before the next, or ends it."""
 
     def __init__(self, store: Store, url: str, timeout: float, *, retries: int, pause: float) -> None:
-        self._store, self._url, self._timeout = store, url, timeout
+        self._store, self._url, self._timeout = store, Location(url), timeout
         self._retries, self._pause = retries, pause
         self._failed = 0
 
@@ -55,7 +55,7 @@ class Patience:
             what, advice = self._explain(error)
             tries = "" if self._failed == 1 else f"; tried {self._failed} times"
             # without the cause: its text may hold a signed URL
-            raise UserError(f"{without_secrets(self._url)}: {what}{tries}; {advice}") from None
+            raise UserError(f"{self._url}: {what}{tries}; {advice}") from None
         return min(LONGEST_PAUSE, self._pause * 2 ** (self._failed - 1)) * random.uniform(0.5, 1)
 
     def _passes(self, error: Exception) -> bool:
@@ -85,8 +85,13 @@ class Patience:
             return f"no answer within {self._timeout:g} s", "check the server and the network"
         if status is not None:
             return f"the server answers {status} ({_phrase(status)})", "try again later, or ask who runs the server"
-        what = f"the answer ends early ({error})" if isinstance(error, EOFError) else _text(error)
+        what = f"the answer ends early ({error})" if isinstance(error, EOFError) else self._text(error)
         return what, "check the server and the network"
+
+    def _text(self, error: Exception) -> str:
+        """One line of somebody else's error."""
+        text = " ".join(self._url.hide_in(str(error)).split())[:200]
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def status_of(error: BaseException) -> int | None:
@@ -109,9 +114,3 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "unknown"
-
-
-def _text(error: Exception) -> str:
-    """One line of an error of somebody else's, with its URLs shortened."""
-    text = re.sub(r"[\w+.-]+://[^\s'\"<>]+", lambda match: without_secrets(match[0]), str(error))
-    return f"{type(error).__name__}: {' '.join(text.split())[:200]}" if text else type(error).__name__

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import xxhash
 
-from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.remote.stores import RemoteStat, without_secrets
+from dcgan_dist.data.remote.client import Remote, base_name
+from dcgan_dist.data.remote.stores import RemoteStat
 from dcgan_dist.data.remote.unpack import Unpacker, packing, unpacked_name
 from dcgan_dist.data.storage import Output
 from dcgan_dist.errors import UserError
+from dcgan_dist.location import Location
 
 READABLE = 60  # characters of a file's own name that its entry keeps
 PIECE = 2**20
@@ -42,16 +43,16 @@ class Wanted:
 def wanted_of(source: Source) -> Wanted:
     """Raises UserError when a local file cannot be read."""
     if isinstance(source, RemoteStat):
-        shown, version, size = without_secrets(source.url), source.version, source.size
+        shown, version, size = Location(source.url), source.version, source.size
         # a URL that was signed anew is the same file; but without a telling version the query may say which file it is
-        address = shown if _TELLING.fullmatch(version) else source.url
+        address = str(shown) if _TELLING.fullmatch(version) else shown.reveal()
     else:
         try:
             about = source.stat()
         except OSError as error:
             raise UserError(f"{source}: cannot be read ({error.strerror})") from error
         shown, address, version, size = str(source), str(source.resolve()), str(about.st_mtime_ns), about.st_size
-    own = shown.rpartition("/")[2]
+    own = base_name(shown)
     text = re.sub(r"[^A-Za-z0-9._-]+", "_", unpacked_name(own))[-READABLE:]
     identity = xxhash.xxh3_128_hexdigest(f"{address}\n{version}\n{size}".encode(errors="surrogateescape"))
     return Wanted(identity, f"{identity}-{text}", shown, size, packing(own))

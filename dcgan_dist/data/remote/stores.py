@@ -9,7 +9,8 @@ import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+
+from dcgan_dist.location import Location
 
 PIECE = 2**20  # bytes that are taken at once from a server without ranges
 IN_FLIGHT = 32  # requests of one process
@@ -100,7 +101,7 @@ class Web:
 
     async def locate(self, url: str) -> tuple[str, dict[str, str]]:
         """The web page of a URL, and the headers that it needs."""
-        return url, {}
+        return Location(url).reveal(), {}
 
     async def _get(self, url: str, span: str | None) -> Any:
         if self._session is None:
@@ -180,7 +181,7 @@ class Hub(Web):
     async def locate(self, url: str) -> tuple[str, dict[str, str]]:
         """See Web."""
         if url not in self._pages:
-            self._pages[url] = await asyncio.to_thread(self._hub.url, url)
+            self._pages[url] = await asyncio.to_thread(self._hub.url, Location(url).reveal())
         return self._pages[url], self._headers(token=self._hub.token)
 
     def _version(self, answer: Any, size: str) -> str:
@@ -190,7 +191,7 @@ class Hub(Web):
 
     async def glob(self, pattern: str) -> list[str]:
         """See Store."""
-        return [f"hf://{name}" for name in await asyncio.to_thread(self._hub.glob, pattern)]
+        return [f"hf://{name}" for name in await asyncio.to_thread(self._hub.glob, Location(pattern).reveal())]
 
     def passes(self, error: BaseException) -> bool:
         """The hub's package has errors of its own for what lasts; all others come from the network."""
@@ -240,7 +241,7 @@ class Objects:
 
     async def stat(self, url: str) -> RemoteStat:
         """See Store."""
-        info = await asyncio.wait_for((await self._connect())._info(url), self._limit)
+        info = await asyncio.wait_for((await self._connect())._info(Location(url).reveal()), self._limit)
         if info["type"] != "file":
             raise IsADirectoryError(url)
         told = (info.get(name) for name in ("generation", "ETag", "etag", "LastModified", "updated"))
@@ -249,7 +250,9 @@ class Objects:
 
     async def read(self, span: Span, into: bytearray) -> None:
         """See Store."""
-        part = (await self._connect())._cat_file(span.url, start=span.start, end=span.start + span.length)
+        part = (await self._connect())._cat_file(
+            Location(span.url).reveal(), start=span.start, end=span.start + span.length
+        )
         data = await asyncio.wait_for(part, self._limit)
         if len(data) > span.length:
             raise NoRangesError
@@ -264,7 +267,7 @@ class Objects:
 
     async def glob(self, pattern: str) -> list[str]:
         """See Store."""
-        names = await asyncio.wait_for((await self._connect())._glob(pattern), self._limit)
+        names = await asyncio.wait_for((await self._connect())._glob(Location(pattern).reveal()), self._limit)
         return [f"{self._protocol}://{name}" for name in names]
 
     def passes(self, error: BaseException) -> bool:
@@ -280,12 +283,3 @@ class Objects:
 def protocol_of(url: str) -> str:
     """'s3' of 's3://bucket/key'."""
     return url.partition("://")[0].lower()
-
-
-def without_secrets(url: str) -> str:
-    """A URL as it may be shown: no user, no password, no query (signatures), no fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # brackets that are no address
-        return f"{protocol_of(url)}://..."
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

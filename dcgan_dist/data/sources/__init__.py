@@ -23,11 +23,12 @@ from dcgan_dist.data.sources.base import (
 )
 from dcgan_dist.data.sources.folder import FolderSource, ZipSource, files_below
 from dcgan_dist.data.sources.lists import ListSource
-from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, expand, shown
+from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, expand
 from dcgan_dist.data.sources.parquet import ParquetSource
 from dcgan_dist.data.sources.tars import PackedTarSource, TarSource, tar_source
 from dcgan_dist.data.sources.torchvision import TORCHVISION, TorchvisionSource
 from dcgan_dist.errors import UsageError
+from dcgan_dist.location import Location
 
 __all__ = [
     "TORCHVISION",
@@ -70,10 +71,11 @@ def find_source(
 
     Raises UsageError when there is no such thing, and for columns of what has none.
     """
+    text = Location(text)
     source = _find(text, root, download, image_column, label_column)
     if (image_column or label_column) and not isinstance(source, ParquetSource | ListSource):
         problem = "has no columns; --image_column and --label_column are for Parquet files and lists"
-        raise UsageError(f"{shown(text)}: {problem}")
+        raise UsageError(f"{text}: {problem}")
     return source
 
 
@@ -93,7 +95,7 @@ def _find(text: str, root: Path, download: bool, image_column: str | None, label
     if kind == "Parquet":
         return ParquetSource(tuple(names), image_column, label_column)
     if len(names) > 1 or is_remote(names[0]):
-        raise UsageError(f"{shown(text)}: of {ending(names[0])} files, give one at a time, on a local disk")
+        raise UsageError(f"{text}: of {ending(names[0])} files, give one at a time, on a local disk")
     if kind == "zip":
         return ZipSource(Path(names[0]))
     return ListSource(Path(names[0]), image_column, label_column)
@@ -115,8 +117,8 @@ def _kind(names: Sequence[str]) -> str:
     for name in names:
         if not ending(name):
             problem = "neither a folder nor a .zip, nor a tar, Parquet file or list by its ending"
-            raise UsageError(f"{shown(name)}: {problem}; {HINT}")
-        first.setdefault(ENDINGS[ending(name)], shown(name))
+            raise UsageError(f"{name}: {problem}; {HINT}")
+        first.setdefault(ENDINGS[ending(name)], name)
     if len(first) > 1:
         found = " and ".join(first.values())
         raise UsageError(f"{found} are of different kinds; give one kind at a time, as in '*.tar'")

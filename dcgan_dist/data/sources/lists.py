@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.index import NO_LABEL
+from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.sources.base import ENCODING, Images, Item, Items, Load, Loaded, Report, number_names
 from dcgan_dist.data.sources.folder import read_file
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.location import Location
 
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")
 LABEL_NAMES = ("label", "class", "cls", "target")
@@ -123,6 +125,8 @@ class ListSource:
     def _name(self, line: int, name: Any) -> str:
         if not _is_text(name) or not name.strip():
             self._bad(line, f"{name!r} is no path")
+        if is_remote(name):
+            self._bad(line, f"{Location(name)} is a URL; a list names files on a disk")
         return name
 
     def _label(self, line: int, label: Any) -> str | None:

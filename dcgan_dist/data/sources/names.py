@@ -1,8 +1,9 @@
 """The files and URLs that an argument names, and what kind of file each is."""
 
 from dcgan_dist.data.patterns import exists, spell_out
-from dcgan_dist.data.remote.client import Remote, is_remote, shown
+from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.errors import UsageError
+from dcgan_dist.location import Location
 
 ENDINGS = {
     ".tar": "tar",
@@ -19,12 +20,12 @@ ENDINGS = {
 
 def ending(name: str) -> str:
     """Which of ENDINGS a path or URL has; '' for none."""
-    return next((known for known in ENDINGS if shown(name).lower().endswith(known)), "")
+    return next((known for known in ENDINGS if base_name(name).lower().endswith(known)), "")
 
 
 def stem(name: str) -> str:
     """The file's name without ending."""
-    last = shown(name).rpartition("/")[2]
+    last = base_name(name)
     return last[: len(last) - len(ending(name))]
 
 
@@ -38,7 +39,7 @@ def expand(text: str) -> list[str]:
         if not (is_remote(name) or exists(name)):
             raise UsageError(f"{name}: no such file or folder; {HINT}")
     if len(set(found)) < len(found):
-        raise UsageError(f"{shown(text)}: names a file twice")
+        raise UsageError(f"{Location(text)}: names a file twice")
     return found
 
 

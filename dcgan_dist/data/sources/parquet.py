@@ -10,7 +10,6 @@ from typing import Any
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.remote.fill import Source, Wanted
 from dcgan_dist.data.sources.base import Report, renumbered
-from dcgan_dist.data.sources.names import shown
 from dcgan_dist.data.sources.spool import Unprepared, here, spool
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
 from dcgan_dist.data.storage import write_atomically
@@ -40,8 +39,8 @@ class ParquetSource(Unprepared):
         classes = [tuple(json.loads(_class_file(copy).read_bytes())) for copy in copies]
         for name, found in zip(self.names, classes, strict=True):
             if found != classes[0]:
-                raise UsageError(f"{shown(name)}: its classes are others than those of {shown(self.names[0])}")
-        tars = tuple(Tar(copy, shown(name), rows=True) for copy, name in zip(copies, self.names, strict=True))
+                raise UsageError(f"{name}: its classes are others than those of {self.names[0]}")
+        tars = tuple(Tar(copy, name, rows=True) for copy, name in zip(copies, self.names, strict=True))
         return TarSource(tars, dict(sorted(zip(renumbered(classes[0]), classes[0], strict=True))))
 
     def _convert(self, source: Source, wanted: Wanted, target: Path) -> None:

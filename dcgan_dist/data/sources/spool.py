@@ -16,7 +16,6 @@ import xxhash
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Source, Wanted, wanted_of
 from dcgan_dist.data.sources.base import Item, Report
-from dcgan_dist.data.sources.names import shown
 from dcgan_dist.data.storage import locked, remove_abandoned, temporary_path
 from dcgan_dist.errors import UserError
 
@@ -63,12 +62,12 @@ def spool(names: Sequence[str], folder: Path, convert: Convert, settings: str, r
         for number, (name, copy) in enumerate(zip(names, pool.map(spooler.copy, names), strict=True), 1):
             copies.append(copy)
             if copy.how == "copied":
-                report(f"copied {shown(name)} ({number:,} of {len(names):,})")
+                report(f"copied {name} ({number:,} of {len(names):,})")
     finally:
         pool.shutdown(cancel_futures=True)
     for place, (name, copy) in enumerate(zip(names, copies, strict=True)):
         if copy.how == "busy" and not copy.path.exists():
-            report(f"waiting for another process that copies {shown(name)}")
+            report(f"waiting for another process that copies {name}")
             copies[place] = spooler.copy(name, wait=True)  # makes it, should that process have been killed
     return [copy.path for copy in copies]
 

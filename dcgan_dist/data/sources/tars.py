@@ -23,7 +23,7 @@ from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Source, Wanted, fill
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
-from dcgan_dist.data.sources.names import ending, shown, stem
+from dcgan_dist.data.sources.names import ending, stem
 from dcgan_dist.data.sources.spool import Unprepared, spool
 from dcgan_dist.data.storage import remove_abandoned, whole_file
 from dcgan_dist.errors import UsageError, UserError
@@ -185,7 +185,7 @@ class PackedTarSource(Unprepared):
         """The same tars, plain and local."""
         packed = [name for name in self.names if not _plain(name)]
         copies = dict(zip(packed, spool(packed, folder, _unpack, "", report), strict=True))
-        tars = tuple(Tar(copies.get(name, Path(name)), shown(name)) for name in self.names)
+        tars = tuple(Tar(copies.get(name, Path(name)), name) for name in self.names)
         return TarSource(tars, class_names(self.names, Remote(), report))
 
 

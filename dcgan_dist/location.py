@@ -1,0 +1,90 @@
+"""Where data is, by path, URL or command, as text that shows none of its secrets."""
+
+import os
+import re
+from typing import Any
+from urllib.parse import unquote
+
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:/+"  # pathlib makes one slash of two
+_USER = re.compile(r"^(?:[^/?#]*|[^/?#@]*:(?!\d*/).*)@", re.DOTALL)  # a password may hold a / that should be encoded
+_PIPE = re.compile(r"((?:^|[={,])\s*['\"]?pipe:)(?:([\w./+-]+)(?!\S))?\s*(.*)", re.DOTALL)
+_BETWEEN_WORDS = re.compile(r"""[\s'"`=?&#@/:;,(){}<>|]+""")
+_SECRET_NAME = re.compile("TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY")  # of environment variables
+_LONG = 8  # characters that a token, key or password has at least, and `true` has not
+
+
+class Location(str):
+    """A path, a URL or a `pipe:` command.
+
+    As a str it is what may be shown: of a URL neither user and password nor the query (signatures) nor the fragment, of
+    a command no more than the program's name. Thus whatever is printed, stored or sent of it holds no secret, and who
+    opens it calls `reveal`. Locations are equal when what they reveal is.
+    """
+
+    __slots__ = ("_text",)
+    _text: str
+
+    def __new__(cls, text: str) -> "Location":
+        """`text`: as the user gave it, or a Location already."""
+        if isinstance(text, cls):
+            return text
+        self = super().__new__(cls, _shown(text))
+        self._text = text
+        return self
+
+    def reveal(self) -> str:
+        """What the user gave."""
+        return self._text
+
+    @property
+    def secret(self) -> bool:
+        """Whether not all of it is shown."""
+        return self._text != str(self)
+
+    def hide_in(self, text: str) -> str:
+        """What another program says of this place, without the words of it that are not shown."""
+        words = {word for form in (self._text, unquote(self._text)) for word in _BETWEEN_WORDS.split(form)}
+        for word in sorted(words - set(_BETWEEN_WORDS.split(self)), key=len, reverse=True):
+            text = text.replace(word, "***") if len(word) > 3 else text
+        return redacted(text)
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == (other._text if isinstance(other, Location) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self._text,)
+
+
+def redacted(text: str, *given: str) -> str:
+    """Text of any origin without secrets of URLs and without the tokens and keys of this process's environment.
+
+    `given`: what the user typed, which the text may quote, broken into lines. Commands are recognised by it alone.
+    """
+    for place in filter(lambda place: place.secret, map(Location, given)):
+        letters = r"\s*".join(map(re.escape, "".join(place.reveal().split())))
+        text = re.sub(letters, str(place).replace("\\", r"\\"), text)
+    for name, value in os.environ.items():
+        if len(value) >= _LONG and value[0] != "/" and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return re.sub(rf"{_SCHEME}[^\s'\"<>]+", lambda match: _shown(match[0]), text)
+
+
+def _shown(text: str) -> str:
+    if "pipe:" in text:
+        text = _PIPE.sub(lambda match: match[1] + " ".join(filter(None, (match[2], match[3] and "..."))), text)
+    match = re.search(_SCHEME, text) if ":/" in text else None
+    if match is None:
+        return text
+    shown = text[: match.end()]
+    for part in re.split(r"((?<=[{,])\w+://)", text[match.end() :]):  # a brace list may hold several URLs
+        path, *query = re.split("[?#]", _USER.sub("", part), maxsplit=1)
+        shown += path
+        if query:
+            break
+    return shown
