@@ -9,7 +9,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from dcgan_dist.data.manifest import NAME, Manifest, folder_of, manifest_beside, within_folder
-from dcgan_dist.data.remote.client import Remote, base_name, is_remote, shown
+from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.errors import UserError
 
 LISTED = 5  # names in one message
@@ -101,7 +101,7 @@ def _others(folder: str, found: set[str], manifest: Manifest) -> list[str]:
 
 
 def _beside(folder: str) -> str:
-    return shown(within_folder(folder, NAME))
+    return str(within_folder(folder, NAME))
 
 
 def _listed(names: Sequence[str]) -> str:
