@@ -167,8 +167,8 @@ CONTRADICTIONS = [
     (Config(loss=LossConfig(name="wasserstein")), ["--loss.name wasserstein", "--loss.gp_weight 10"]),
     (Config(batch_size=10, accumulate=4), ["--batch_size 10", "1 rank x --accumulate 4", "nearest that does is 8"]),
     (Config(batch_size=10, world_size=4), ["--batch_size 10", "4 ranks x --accumulate 1", "nearest that does is 8"]),
-    (Config(data=DataConfig(shards=PIPE, allow_pipe=True)), ["pipe:cat a.tar", "add --data.reader stream"]),
-    (Config(data=DataConfig(shards=PIPE, reader="stream")), ["pipe:cat a.tar", "add --data.allow_pipe"]),
+    (Config(data=DataConfig(shards=PIPE, allow_pipe=True)), ["pipe:cat ...", "add --data.reader stream"]),
+    (Config(data=DataConfig(shards=PIPE, reader="stream")), ["pipe:cat ...", "add --data.allow_pipe"]),
 ]
 
 

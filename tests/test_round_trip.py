@@ -61,7 +61,7 @@ def options_of(group: type) -> st.SearchStrategy:
 @given(options_of(Config))
 def test_what_is_written_is_read_back(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("round") / "config.yaml"
-    path.write_text(cli.dump(config), encoding="utf-8")
+    path.write_text(cli.dump(config, reveal=True), encoding="utf-8")
     assert cli.load(["--config", str(path)]) == config
 
 

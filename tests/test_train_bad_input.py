@@ -73,7 +73,7 @@ WRONG = [
     (["--config", "/nowhere.yaml"], "--config /nowhere.yaml: cannot be read (No such file or directory)"),
     (["--resume", "/nowhere"], "--resume /nowhere: no such checkpoint folder"),
     (["--data.shards", "http://host/*.tar"], "http://host/*.tar: a web server has no listing"),
-    (["--data.shards", "pipe:cat a.tar"], "--data.shards pipe:cat a.tar: a pipe cannot be indexed"),
+    (["--data.shards", "pipe:cat a.tar"], "--data.shards pipe:cat ...: a pipe cannot be indexed"),
     (["--data.shards", "nowhere/*.tar"], "--data.shards nowhere/*.tar: no such files"),
     (["--data.shards", "{0..1.tar"], "--data.shards {0..1.tar: the braces do not match"),
 ]
