@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from dcgan_dist.errors import UsageError, run_and_report
+from dcgan_dist.errors import UsageError, debug_last, run_and_report
 from dcgan_dist.parallel.variables import rank
 from dcgan_dist.run import signals
 
@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names; returns its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = debug_last(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
         sys.stdout.write(
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 
-    return run_and_report(act, debug="--debug" in arguments, rank=rank())
+    return run_and_report(act, rank=rank())
 
 
 if __name__ == "__main__":

@@ -2,21 +2,23 @@
 
 import argparse
 import contextlib
-import difflib
 import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import tyro
 import yaml
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from dcgan_dist.config import Config, flatten
-from dcgan_dist.errors import UsageError
+from dcgan_dist.config import Config, Options, words
+from dcgan_dist.config.spelling import bare, check_name, kinds, negative, spelled
+from dcgan_dist.errors import UsageError, show_tracebacks
 from dcgan_dist.location import Location, redacted
 
 T = TypeVar("T")
@@ -24,22 +26,24 @@ PROGRAM = "dcgan_dist.train"
 DESCRIPTION = """Train a DCGAN on image shards, on any number of processes.
 
 Options may also stand in YAML files, each given by --config FILE; later files and the command line win."""
-NAMES = tuple(flatten(Config()))
-SWITCHES = {
-    spelling
-    for name, default in flatten(Config()).items()
-    if isinstance(default, bool)
-    for spelling in (name, re.sub(r"(\w+)$", r"no_\1", name))
-}
 NEVER_EMPTY = {
     "--data.shards": "names no shards; leave the option out for the embedded cartoon faces",
     "--data.classes": "names no classes; leave the option out for all images",
+    "--only": "names no checks; leave the option out for all",
 }
-REWORDED = {
-    r"^Error parsing [\w.]+: (?=--)": "",
-    r"^Error parsing (\S+): invalid literal for int\(\) with base 10: '(.*)'$": r"\1 \2: must be a whole number",
-    r"^Error parsing (\S+): could not convert string to float: '(.*)'$": r"\1 \2: must be a number",
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions(Options):
+    """What every command has."""
+
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+KINDS = kinds(Config)
+SPELLINGS = KINDS | {negative(name): kind for name, kind in KINDS.items() if kind is bool}
+NAMES = tuple(KINDS)
 
 
 def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
@@ -49,17 +53,21 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
         argv: the command line without the program's name.
         quiet: print nothing (for all ranks but the first).
     """
+    show_tracebacks("--debug" in argv)
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    files.add_argument("--config", action="append", default=[], type=Path)
+    files.add_argument("--config", action="append", default=[], type=words.path)
     try:
         known, options = files.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UsageError(f"--config needs a file ({error})") from error
     _refuse_empty_lists(options)
+    settings = {"prog": PROGRAM, "description": DESCRIPTION}
     config = Config()
     for path in known.config:
-        config = _parse(list(as_options(_read_yaml(path))), config, where=f"{path}: ", quiet=quiet)
-    config = _parse([_scalar_resume(option) for option in options], config, where="", quiet=quiet)
+        config = _parse(Config, _read_yaml(path), where=f"{path}: ", quiet=quiet, default=config, **settings)
+    options = [_scalar_resume(option) for option in options]
+    config = _parse(Config, options, quiet=quiet, default=config, **settings)
+    show_tracebacks(config.debug)
     return config.check()  # only now: a file may leave to the command line what makes it consistent
 
 
@@ -67,14 +75,37 @@ def _refuse_empty_lists(options: Sequence[str]) -> None:
     """A shell variable that stands for nothing must not turn the training to other images."""
     for option, following in pairwise([*options, "--"]):
         name, equals, value = option.partition("=")
-        if name in NEVER_EMPTY and not value and (equals or following.startswith("--")):
+        if name in NEVER_EMPTY and not value and (equals or not following or following.startswith("--")):
             raise UsageError(f"{name} {NEVER_EMPTY[name]}")
 
 
-def parse(kind: type[T], argv: Sequence[str], program: str) -> T:
+def parse(schema: type[T], argv: Sequence[str], program: str) -> T:
     """The options of another command, a dataclass. Raises UsageError in one line; prints help and exits for --help."""
-    style = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
-    return _tyro(kind, argv, prog=program, config=style)
+    show_tracebacks("--debug" in argv)
+    # a switch may be turned off, too, which the help need not say of those that are off
+    style = (tyro.conf.FlagCreatePairsOff,) if {"-h", "--help"} & {*argv} else ()
+    style += (tyro.conf.PositionalMetavarFromFieldName,)
+    options = _parse(schema, argv, prog=program, config=style)
+    show_tracebacks(getattr(options, "debug", False))
+    return options
+
+
+def load_with(schema: type[T], argv: Sequence[str], program: str, *, quiet: bool = False) -> tuple[T, Config]:
+    """The options of a command that also takes those of the training. Raises and prints as `load` and `parse` do."""
+    if "--help" in argv or "-h" in argv:
+        with contextlib.suppress(SystemExit):
+            _parse(schema, ["--help"], quiet=quiet, prog=program)
+        load(["--help"], quiet=quiet)
+    known = kinds(schema)
+    own: list[str] = []
+    others: list[str] = []
+    to = others
+    for word in argv:
+        if word.startswith("--"):
+            to = own if bare(word) in known or bare(word) in map(negative, known) else others
+        to.append(word)
+    _refuse_empty_lists(own)
+    return _parse(schema, own, prog=program), load(others, quiet=quiet)
 
 
 def dump(config: Config, *, reveal: bool = False) -> str:
@@ -82,40 +113,31 @@ def dump(config: Config, *, reveal: bool = False) -> str:
     return yaml.safe_dump(_plain(config, reveal), sort_keys=False)
 
 
-def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
-    """Spells a YAML mapping as options: {model: {nz: 64}} -> --model.nz=64."""
-    for key, value in tree.items():
-        name = f"--{prefix}{key}"
-        match value:
-            case dict():
-                yield from as_options(value, f"{prefix}{key}.")
-            case bool():
-                yield name if value else f"--{prefix}no_{key}"
-            case list():
-                yield name
-                yield from (_item(name, item) for item in value)
-            case None if any(known.startswith(f"{prefix}{key}.") for known in NAMES):
-                pass  # a group whose options are all commented out
-            case _:
-                yield f"{_scalar_resume(name)}={value}"
+# ---- YAML
 
 
-def _item(name: str, value: Any) -> str:
-    """An item of a list, which must not turn into an option of its own."""
-    if str(value).startswith("-"):
-        raise UsageError(f"{name} {value}: an item of a list cannot begin with '-'; put ./ in front of a path")
-    return str(value)
+class _Loader(yaml.SafeLoader):
+    """Leaves words as they stand, for options to read: no octal, no date, no `off`; and takes no key twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [rule for rule in rules if rule[0].endswith((":null", ":merge"))]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if not key.tag.endswith(":merge")]
+        twice = [key for number, key in enumerate(keys) if key in keys[:number]]
+        if twice:
+            raise yaml.MarkedYAMLError(problem=f"'{twice[0]}' stands there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
-def _scalar_resume(option: str) -> str:
-    """`--resume never` is short for `--resume.source never`."""
-    name, equals, value = option.partition("=")
-    return f"--resume.source{equals}{value}" if name == "--resume" else option
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> list[str]:
+    """The options in a file."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if isinstance(tree, dict):
+            return list(as_options(tree))
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:  # without the lines that its text quotes
@@ -123,65 +145,50 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: is not YAML ({place})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: is not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(tree, dict):
-        raise UsageError(f"--config {path}: must be a mapping of options, for example 'model: {{image_size: 96}}'")
-    return tree
+    except RecursionError as error:
+        raise UsageError(f"--config {path}: is nested too deep") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    raise UsageError(f"--config {path}: must be a mapping of options, for example 'model: {{image_size: 96}}'")
 
 
-def _parse(options: Sequence[str], default: Config, where: str, quiet: bool) -> Config:
-    for option in options:
-        if option.startswith("--") and (where or option != "--help"):
-            _check_name(option, where)
-    return _tyro(Config, options, where, quiet, default=default, prog=PROGRAM, description=DESCRIPTION)
+def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
+    """Spells a YAML mapping as options: {model: {nz: 64}} -> --model.nz=64. Raises UsageError for what is none."""
+    for key, value in tree.items():
+        name = f"--{prefix}{key}"
+        kind, group = SPELLINGS.get(bare(name)), any(known.startswith(f"{prefix}{key}.") for known in NAMES)
+        several = get_origin(kind) is tuple
+        match value:
+            case dict() if kind is None:
+                yield from as_options(value, f"{prefix}{key}.")
+            case None if group:
+                pass  # all of its options are commented out
+            case None if NoneType in get_args(kind):
+                yield f"{name}=None"
+            case list() if several and all(isinstance(item, str) for item in value):
+                yield name
+                yield from (_item(name, item) for item in value)
+            case str() if group and name != "--resume":
+                raise UsageError(f"{name} {value}: is a group of options, as in '{key}: {{NAME: VALUE}}'")
+            case str() if kind is not None or group:
+                yield f"{_scalar_resume(name)}={value}"
+            case _:
+                check_name(name, KINDS)
+                shown = {NoneType: "nothing", list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)
+                raise UsageError(f"{name}: {shown} stands where {'words are' if several else 'one value is'} needed")
 
 
-def _tyro(kind: type[T], options: Sequence[str], where: str = "", quiet: bool = False, **settings: Any) -> T:
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            result = tyro.cli(kind, args=list(options), use_underscores=True, **settings)
-    except SystemExit as stop:
-        if stop.code in (None, 0):  # --help
-            if not quiet:
-                sys.stdout.write(output.getvalue())
-            raise
-        given = (text for option in options for text in (option, option.partition("=")[2]))
-        raise UsageError(where + redacted(_one_line(output.getvalue()), *given)) from stop
-    for name, value in flatten(result).items():
-        if isinstance(value, Path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
-            raise UsageError(f"{where}{name} {value}: is a URL; name a path on a disk")
-    return result
+def _item(name: str, value: str) -> str:
+    """An item of a list, which must not turn into an option of its own."""
+    if value.startswith("-"):
+        raise UsageError(f"{name} {value}: an item of a list cannot begin with '-'; put ./ in front of a path")
+    return value
 
 
-def _check_name(option: str, where: str) -> None:
-    """Raises UsageError for an option that does not exist, naming the nearest, and for a switch with a value."""
-    name, equals, value = option.removeprefix("--").partition("=")
-    name = name.replace("-", "_")
-    if name not in NAMES and name not in SWITCHES:
-        near = difflib.get_close_matches(name, NAMES, cutoff=0.75) or [
-            known for known in NAMES if _last(name) in _last(known)
-        ]
-        hint = f"did you mean {' or '.join(f'--{known}' for known in near[:3])}?" if near else "--help lists them all"
-        raise UsageError(f"{where}there is no option --{name}; {hint}")
-    if name in SWITCHES and equals:
-        raise UsageError(f"{where}--{name} {value}: is a switch and takes no value (in YAML: true or false)")
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _one_line(box: str) -> str:
-    """Tyro's framed message as one line, without its frame, its title and its repetition of the help."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines()]
-    lines = [line for line in lines if line.strip("─-╭╮╰╯ ")]
-    end = next(
-        (n for n, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines)
-    )
-    text = " ".join(lines[1:end] if end > 1 else lines)
-    for pattern, plain in REWORDED.items():
-        text = re.sub(pattern, plain, text)
-    return text
+def _scalar_resume(option: str) -> str:
+    """`--resume never` is short for `--resume.source never`."""
+    name, equals, value = option.partition("=")
+    return f"--resume.source{equals}{value}" if name == "--resume" else option
 
 
 def _plain(value: Any, reveal: bool) -> Any:
@@ -192,3 +199,73 @@ def _plain(value: Any, reveal: bool) -> Any:
     if isinstance(value, Location) and reveal:
         return value.reveal()
     return str(value) if isinstance(value, Path | Location) else value
+
+
+# ---- words
+
+
+def _parse(schema: type[T], options: Sequence[str], where: str = "", quiet: bool = False, **settings: Any) -> T:
+    output = io.StringIO()
+    given = [text for option in options for text in (option, option.partition("=")[2])]
+    _complaints.clear()
+    try:
+        known = kinds(schema)
+        positional = any(tyro.conf.Positional in get_args(kind) for kind in known.values())
+        args = list(spelled(options, known, positional))
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return tyro.cli(schema, args=args, use_underscores=True, registry=VALUES, **settings)
+    except UsageError as error:
+        raise UsageError(where + redacted(str(error), *given)) from error
+    except SystemExit as stop:
+        if stop.code in (None, 0):  # --help
+            if not quiet:
+                sys.stdout.write(output.getvalue())
+            raise
+        raise UsageError(where + redacted(_one_line(output.getvalue()), *given)) from stop
+
+
+def _one_line(box: str) -> str:
+    """Tyro's framed message as one line, without its frame, its title and its repetition of the help."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines()]
+    lines = [line for line in lines if line.strip("─-╭╮╰╯ ")]
+    end = next(
+        (n for n, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines)
+    )
+    text = " ".join(lines[1:end] if end > 1 else lines)
+    option = re.match(r"Error parsing \[?(\S+?)\]?:", text)
+    return f"{option[1]} {_complaints[-1]}" if option and _complaints else text
+
+
+# ---- values
+
+VALUES = ConstructorRegistry()
+MEANINGS = {int: words.whole_number, float: words.number, str: words.name, Path: words.path}
+_complaints: list[str] = []  # about values, before tyro breaks them into lines
+
+
+@VALUES.primitive_rule
+def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """Numbers, names and paths as people type them; None, where an option may be absent."""
+    parts = get_args(info.type) if info.type_origin in (Union, UnionType) else (info.type,)
+    kind, *others = [part for part in parts if part is not NoneType] or [NoneType]
+    base, *more = get_args(kind) if get_origin(kind) is Annotated else [kind]
+    meaning = next((item for item in more if callable(item)), MEANINGS.get(base))
+    if meaning is None or others:
+        return None  # tyro knows what to do
+
+    def read(args: list[str]) -> Any:
+        if NoneType in parts and args[0] == "None":
+            return None
+        try:
+            return meaning(args[0])
+        except ValueError as error:
+            _complaints.append(str(error))
+            raise
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{None}|" * (NoneType in parts) + base.__name__.upper(),
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, base) or (value is None and NoneType in parts),
+        str_from_instance=lambda value: [str(value)],
+    )

@@ -3,7 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import dropwhile
 from types import TracebackType
 
 from dcgan_dist.location import redacted
@@ -26,12 +27,32 @@ class UsageError(UserError):
     exit_code = 2
 
 
-def run_and_report(act: Callable[[], int], *, debug: bool, rank: int = 0) -> int:
-    """Runs a command; a UserError becomes one line on standard error and its exit code.
+_tracebacks = False
+
+
+def show_tracebacks(wanted: bool) -> None:
+    """What --debug asks for, here or in a file: errors keep their traceback from now on, or do not."""
+    global _tracebacks
+    _tracebacks = wanted
+
+
+def debug_last(arguments: Sequence[str]) -> list[str]:
+    """A command line with the --debug that stands before the name of the command behind it, where its options are."""
+    rest = list(dropwhile(lambda word: word == "--debug", arguments))
+    show_tracebacks("--debug" in arguments)
+    return [*rest, "--debug"] if rest and len(rest) < len(arguments) else rest
+
+
+def tracebacks_wanted() -> bool:
+    """Whether --debug was given."""
+    return _tracebacks
+
+
+def run_and_report(act: Callable[[], int], *, rank: int = 0) -> int:
+    """Runs a command; a UserError becomes one line on standard error and its exit code, or its traceback by --debug.
 
     Args:
         act: the command; returns its exit code.
-        debug: let the traceback through instead.
         rank: this process. Of errors that all ranks raise, rank 0 speaks; of wrong commands that each rank found by
             itself, the first rank of every node, for a file may be missing on one node alone.
     """
@@ -39,7 +60,7 @@ def run_and_report(act: Callable[[], int], *, debug: bool, rank: int = 0) -> int
     try:
         return act()
     except UserError as error:
-        if debug:
+        if _tracebacks:
             raise
         if rank == 0 or not (
             error.on_all_ranks or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")

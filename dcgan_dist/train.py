@@ -16,7 +16,7 @@ if __name__ == "__main__":
 from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.data.loading import open_data
-from dcgan_dist.errors import run_and_report
+from dcgan_dist.errors import run_and_report, tracebacks_wanted
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
 from dcgan_dist.parallel import variables
@@ -127,9 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise problem from error
 
     try:
-        return run_and_report(act, debug="--debug" in options, rank=rank)
+        return run_and_report(act, rank=rank)
     except RuntimeError as error:
-        if tell_if_lost(error) and "--debug" not in options:
+        if tell_if_lost(error) and not tracebacks_wanted():
             return 1
         raise
     finally:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from dcgan_dist.errors import show_tracebacks
 from dcgan_dist.run.signals import SIGNALS
 
 # ignored in the background and under nohup, which what is started there inherits: they would go untested
@@ -33,6 +34,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def without_tracebacks() -> Iterator[None]:
+    """A test's --debug is no other test's."""
+    show_tracebacks(False)
+    yield
+    show_tracebacks(False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,14 +1,16 @@
 import dataclasses
 import difflib
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import tyro
 
 from dcgan_dist import cli
-from dcgan_dist.config import Config, LossConfig, ModelConfig, OptimizerConfig, ResumeConfig
-from dcgan_dist.errors import UsageError
+from dcgan_dist.config import Config, Count, LossConfig, ModelConfig, OptimizerConfig, ResumeConfig
+from dcgan_dist.errors import UsageError, tracebacks_wanted
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "help.txt"
@@ -61,6 +63,114 @@ def test_options_of_every_kind():
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--images 1e6", "--images 1000000"),
+        ("--images 2_000_000", "--images 2000000"),
+        ("--images=2.5e3", "--images 2500"),
+        ("--data.cache_bytes 5GB", "--data.cache_bytes 5000000000"),
+        ("--data.cache_bytes 5GiB", "--data.cache_bytes 5368709120"),
+        ("--data.cache_bytes=1.5tb", "--data.cache_bytes 1500000000000"),
+        ("--data.cache_bytes 500m", "--data.cache_bytes 500000000"),
+        ("--world_size None", ""),
+        ("--data.hflip true", "--data.hflip"),
+        ("--data.hflip True --seed 3", "--data.hflip --seed 3"),
+        ("--data.hflip=yes", "--data.hflip"),
+        ("--data.hflip 1", "--data.hflip"),
+        ("--data.hflip --data.hflip false", ""),
+        ("--data.hflip --data.hflip=off", ""),
+        ("--data.no-hflip false", "--data.hflip"),
+        ("--channels_last no", "--no_channels_last"),
+        ("--no-channels-last", "--no_channels_last"),
+        ("--no_channels_last=false", ""),
+        ("--optimizer.g-lr 1E-4", "--optimizer.g_lr 0.0001"),
+        ("--run_dir ~/run", f"--run_dir {Path.home()}/run"),
+    ],
+)
+def test_what_people_type_means_what_they_mean(typed, meant):
+    assert cli.load(typed.split()) == cli.load(meant.split())
+
+
+PATHS_AND_NAMES = [name for name, kind in cli.KINDS.items() if {str, Path} & {kind, *get_args(kind)}]
+
+
+@pytest.mark.parametrize("nothing", ["", " "])
+@pytest.mark.parametrize("name", PATHS_AND_NAMES)
+def test_nothing_is_no_name(name, nothing):
+    message = refusal(f"--{name}", nothing)
+    empty = f"--{name} {nothing!r}: is empty; give a value, or leave it out"
+    assert message == empty or (name in ("data.shards", "data.classes") and message.startswith(f"--{name} names no "))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(cli.CommandOptions):
+    """A command."""
+
+    source: tyro.conf.Positional[tuple[str, ...]]
+    """Words."""
+    out: Path | None = None
+    """A file."""
+    count: Count = 1
+    """A number."""
+    quick: bool = False
+    """A switch."""
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("a b --quick true --count 1e3", Command(source=("a", "b"), quick=True, count=1000)),
+        ("--quick on", Command(source=("on",), quick=True)),
+        ("--quick --no-quick a", Command(source=("a",))),
+        ("--quick=0 a --debug", Command(source=("a",), debug=True)),
+        ("--out ~/x a", Command(source=("a",), out=Path.home() / "x")),
+    ],
+)
+def test_other_commands_understand_the_same(typed, meant):
+    assert cli.parse(Command, typed.split(), "command") == meant
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["a", ""], "SOURCE '': is empty; give a value, or leave it out"),
+        (["--out", "", "a"], "--out '': is empty; give a value, or leave it out"),
+        (["--count", "many", "a"], "--count many: must be a whole number"),
+        (["--cuont", "3"], "there is no option --cuont; did you mean --count?"),
+        (["--quick=perhaps"], "--quick perhaps: is a switch; give true or false, or no value"),
+    ],
+)
+def test_other_commands_refuse_the_same(argv, words):
+    with pytest.raises(UsageError) as error:
+        cli.parse(Command, argv, "command")
+    assert str(error.value) == words
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnOptions:
+    """Of a command that takes the training's options, too."""
+
+    quick: bool = False
+    """A switch."""
+    count: int = 1
+    """A number."""
+
+
+def test_a_command_takes_its_own_options_and_the_trainings_in_any_order():
+    argv = ["--images", "1e3", "--quick", "true", "--data.shards", "a", "b", "--count", "5", "--data.hflip"]
+    own, config = cli.load_with(OwnOptions, argv, "command")
+    assert (own, config.images, config.data.shards) == (OwnOptions(quick=True, count=5), 1000, ("a", "b"))
+
+
+@pytest.mark.parametrize("text", ["debug: true", "debug: yes"])
+def test_debug_may_stand_in_a_file(write, text):
+    cli.load(["--config", write(text)])
+    assert tracebacks_wanted()
+    cli.load([])
+    assert not tracebacks_wanted()
+
+
+@pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["--model.image_siz", "64"], "there is no option --model.image_siz; did you mean --model.image_size?"),
@@ -70,10 +180,19 @@ def test_options_of_every_kind():
         ),
         (["--batch", "64"], "there is no option --batch; did you mean --batch_size or --sync_batchnorm?"),
         (["--epochs", "9"], "there is no option --epochs; --help lists them all"),
-        (["--debug=yes"], "--debug yes: is a switch and takes no value (in YAML: true or false)"),
+        (["--debug=maybe"], "--debug maybe: is a switch; give true or false, or no value"),
         (["--images", "64.7"], "--images 64.7: must be a whole number"),
         (["--optimizer.g_lr", "fast"], "--optimizer.g_lr fast: must be a number"),
         (["--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--seed", "1e999999999"], "--seed 1e999999999: must be a whole number, of at most 20 digits"),
+        (["--world_size", "two"], "--world_size two: must be a whole number"),
+        (["--data.prefetch", "1e9"], "--data.prefetch 1000000000: must be at most 10,000"),
+        (
+            ["--data.cache_bytes", "5 apples"],
+            "--data.cache_bytes 5 apples: must be a number of bytes, as in 5000000000, 5GB or 5GiB",
+        ),
+        (["--log.every", "x" * 99], f"--log.every {'x' * 99}: must be a whole number"),
+        (["--config", ""], "--config needs a file (argument --config: invalid path value: '')"),
         (["--config"], "--config needs a file (argument --config: expected one argument)"),
     ],
 )
@@ -126,6 +245,24 @@ def test_a_file_may_leave_to_the_command_line_what_makes_it_consistent(write):
     assert cli.load(["--config", path, "--model.spectral_norm"]).loss == LossConfig(name="wasserstein")
 
 
+def test_words_in_a_file_are_read_as_on_the_command_line(write):
+    """YAML would have an octal number, a time of day, a number and a switch."""
+    wandb = "{project: 1.10, group: off, tags: [2026-01-01]}"
+    config = cli.load(["--config", write(f"seed: 010\nrun_dir: 12:30\nwandb: {wandb}")])
+    assert (config.seed, config.run_dir) == (10, Path("12:30"))
+    assert (config.wandb.project, config.wandb.group, config.wandb.tags) == ("1.10", "off", ("2026-01-01",))
+
+
+@pytest.mark.parametrize("text", ["data.hflip: true", "data: {hflip: on, cache_bytes: 5GB}", "data: {no_hflip: false}"])
+def test_friendly_forms_in_a_file(write, text):
+    assert cli.load(["--config", write(text)]).data.hflip
+
+
+def test_a_part_of_a_file_may_be_merged_into_another(write):
+    config = cli.load(["--config", write("log: &often {every: 8}\ncheckpoint: {<<: *often, keep: 5}")])
+    assert (config.log.every, config.checkpoint.every, config.checkpoint.keep) == (8, 8, 5)
+
+
 @pytest.mark.parametrize("spelling", ["1e-4", "1.0e-4", "0.0001", "'1e-4'"])
 def test_numbers_that_yaml_takes_for_text(write, spelling):
     assert cli.load(["--config", write(f"optimizer: {{g_lr: {spelling}}}")]).optimizer.g_lr == 1e-4
@@ -147,15 +284,26 @@ def test_nothing_and_an_empty_group_say_nothing(write):
         ("images: many", "{path}: --images many: must be a whole number"),
         (
             "log: {tensorboard: 3}",
-            "{path}: --log.tensorboard 3: is a switch and takes no value (in YAML: true or false)",
+            "{path}: --log.tensorboard 3: is a switch; give true or false, or no value",
         ),
         ("model: {ngf: 0}", "{path}: --model.ngf 0: must be at least 1"),
+        ("model: 3", "{path}: --model 3: is a group of options, as in 'model: {{NAME: VALUE}}'"),
+        ("images: [1, 2]", "{path}: --images: a list stands where one value is needed"),
+        ("images:", "{path}: --images: nothing stands where one value is needed"),
+        ("wandb: {project: null}", "{path}: --wandb.project: nothing stands where one value is needed"),
+        ("wandb: {tags: [[a, b]]}", "{path}: --wandb.tags: a list stands where words are needed"),
+        ("images: {a: 3}", "{path}: --images: a mapping stands where one value is needed"),
+        ("images: true", "{path}: --images true: must be a whole number"),
+        ("run_dir: ''", "{path}: --run_dir '': is empty; give a value, or leave it out"),
+        ('run_dir: "a\\0b"', "{path}: --run_dir 'a\\x00b': holds a NUL"),
+        ("wandb: {tags: ['']}", "{path}: --wandb.tags '': is empty; give a value, or leave it out"),
+        ("a: &a {b: *a}", "--config {path}: is nested too deep"),
         ("- images: 3", "--config {path}: must be a mapping of options, for example 'model: {{image_size: 96}}'"),
         ("images", "--config {path}: must be a mapping of options, for example 'model: {{image_size: 96}}'"),
         ("", "--config {path}: must be a mapping of options, for example 'model: {{image_size: 96}}'"),
         (
             "wandb: {tags: [--seed, 3]}",
-            "--wandb.tags --seed: an item of a list cannot begin with '-'; put ./ in front of a path",
+            "{path}: --wandb.tags --seed: an item of a list cannot begin with '-'; put ./ in front of a path",
         ),
     ],
 )
@@ -168,6 +316,11 @@ def test_a_wrong_file_is_named(write, text, words):
 def test_what_is_not_yaml_is_refused_and_nothing_is_run(write, text):
     path = write(text)
     assert refusal("--config", path).startswith(f"--config {path}: is not YAML (")
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2", "{log: {every: 1, every: 2}}", "loss: &a {}\nloss: {<<: *a}"])
+def test_a_key_must_not_stand_twice(write, text):
+    assert "stands there twice" in refusal("--config", write(text))
 
 
 def test_files_that_cannot_be_read(tmp_path):

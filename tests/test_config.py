@@ -13,21 +13,17 @@ from hypothesis import strategies as st
 
 import dcgan_dist
 from dcgan_dist.config import (
-    CheckpointConfig,
-    CollapseConfig,
     Config,
     ConfigError,
     DataConfig,
     DivergenceConfig,
-    EmaConfig,
-    LogConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
-    StopConfig,
-    WatchdogConfig,
+    Options,
     flatten,
 )
+from dcgan_dist.config.checks import ranges
 
 # names of an option that its dictionary leaves to something else
 ELSEWHERE = {"PRECISIONS": {"auto"}, "FRAME": {"none"}, "LENS": {"none"}}
@@ -80,78 +76,65 @@ def test_every_class_of_options_is_frozen_and_keyword_only():
             setattr(group(), fields(group)[0].name, None)
 
 
-RANGES = [
-    (ModelConfig, "model.", {"nz": 0, "ngf": 0, "ndf": -1}),
-    (WatchdogConfig, "watchdog.", {"seconds": -1.0, "slow_factor": 0.9}),
-    (LossConfig, "loss.", {"label_smoothing": -0.1, "r1_gamma": -1.0, "gp_weight": -1e-9}),
-    (
-        OptimizerConfig,
-        "optimizer.",
-        {"g_lr": -1e-4, "d_lr": float("nan"), "warmup_images": -1, "decay_from": -0.1, "d_every": 0, "g_every": 0}
-        | {"beta1": -0.1, "beta2": -1.0},
-    ),
-    (EmaConfig, "ema.", {"half_life": -1, "ramp": -0.1}),
-    (
-        DataConfig,
-        "data.",
-        {
-            "workers": -1,
-            "prefetch": 0,
-            "most_damaged": -1,
-            "cache_bytes": -1,
-            "timeout": 0.5,
-            "retries": -1,
-            "faces": 63,
-        },
-    ),
-    (LogConfig, "log.", {"every": 0, "samples_every": 0, "samples": 0}),
-    (CheckpointConfig, "checkpoint.", {"every": 0, "keep": 1, "most_failures": 0}),
-    (StopConfig, "stop.", {"after_minutes": float("nan")}),
-    (DivergenceConfig, "divergence.", {"most_rollbacks": -1}),
-    (
-        CollapseConfig,
-        "collapse.",
-        {"reports": 0, "after": -1, "saturation": -0.1, "pixel_std": -0.1, "ms_ssim": -0.1, "gradient_ratio": -1.0},
-    ),
-    (Config, "", {"images": 0, "batch_size": 0, "accumulate": 0, "seed": -1, "world_size": 0, "timeout": 0}),
-]
-TOO_SMALL = [(group, prefix, name, value) for group, prefix, row in RANGES for name, value in row.items()]
-TOO_LARGE = [
-    (LossConfig, "--loss.label_smoothing 0.5: must be less than 0.5", {"label_smoothing": 0.5}),
-    (LossConfig, "--loss.r1_gamma inf: must be less than inf", {"r1_gamma": float("inf")}),
-    (OptimizerConfig, "--optimizer.g_lr inf: must be less than inf", {"g_lr": float("inf")}),
-    (OptimizerConfig, "--optimizer.beta1 1.0: must be less than 1", {"beta1": 1.0}),
-    (OptimizerConfig, "--optimizer.beta2 1.5: must be less than 1", {"beta2": 1.5}),
-    (OptimizerConfig, "--optimizer.decay_from 1.0: must be less than 1", {"decay_from": 1.0}),
-    (OptimizerConfig, "--optimizer.g_clip 0.0: must be more than 0", {"g_clip": 0.0}),
-    (OptimizerConfig, "--optimizer.d_clip nan: must be more than 0", {"d_clip": float("nan")}),
-    (DivergenceConfig, "--divergence.lr_factor 1.5: must be more than 0 and at most 1", {"lr_factor": 1.5}),
-    (DivergenceConfig, "--divergence.lr_factor 0.0: must be more than 0 and at most 1", {"lr_factor": 0.0}),
+def option_classes(base=Options):
+    """Those of the training and of every command."""
+    for module in pkgutil.walk_packages(dcgan_dist.__path__, "dcgan_dist."):
+        importlib.import_module(module.name)
+    for kind in base.__subclasses__():
+        yield kind
+        yield from option_classes(kind)
+
+
+NEEDED = {"SampleOptions": {"source": "x"}, "ShardOptions": {"source": "x", "out": "y", "size": 8}}
+NEEDED |= {"Packing": {"size": 8}, "VerifyOptions": {"shards": ("x",)}, "InspectOptions": {"shards": ("x",)}}
+NUMBERS = [
+    (kind, name)
+    for kind in dict.fromkeys(option_classes())
+    if kind.__module__.startswith("dcgan_dist.")
+    for name, hint in get_type_hints(kind).items()
+    if {int, float} & {hint, *get_args(hint)} and get_origin(hint) is not Literal
 ]
 
 
-@pytest.mark.parametrize(("group", "prefix", "name", "value"), TOO_SMALL)
-def test_a_value_that_is_too_small_is_refused_by_its_flag(group, prefix, name, value):
-    with pytest.raises(ConfigError) as error:
-        group(**{name: value})
-    assert str(error.value).startswith(f"--{prefix}{name} {value}: must be at least ")
-    assert (error.value.exit_code, isinstance(error.value, ValueError)) == (2, True)
+BAD = (float("nan"), float("inf"), float("-inf"))
 
 
-@pytest.mark.parametrize(("group", "message", "values"), TOO_LARGE)
-def test_a_value_that_is_too_large_is_refused_by_its_flag(group, message, values):
+@pytest.mark.parametrize(("kind", "name"), NUMBERS, ids=[f"{kind.__name__}.{name}" for kind, name in NUMBERS])
+def test_every_number_has_limits_and_is_refused_outside_of_them_by_its_flag(kind, name):
+    limits = ranges(kind)[name]
+    least, most = [value for value in vars(limits).values() if value is not None]
+    assert float("-inf") < least < most < float("inf")
+    ends = [*[least] * (limits.above is not None), *[most] * (limits.below is not None)]
+    for value in (least - 1, most * 2 + 1, *ends, *BAD):
+        with pytest.raises(ConfigError) as error:
+            kind(**NEEDED.get(kind.__name__, {}) | {name: value})
+        assert str(error.value).startswith(f"--{kind.prefix}{name} {value}: must be "), value
+        assert error.value.exit_code == 2
+
+
+def test_the_numbers_are_those_of_the_training_and_of_the_commands():
+    assert len(NUMBERS) >= 65
+    assert {"Config", "DataConfig", "ShardOptions", "SampleOptions", "LoaderOptions"} <= {
+        k.__name__ for k, _ in NUMBERS
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "values"),
+    [
+        (LossConfig, "--loss.label_smoothing 0.5: must be less than 0.5", {"label_smoothing": 0.5}),
+        (LossConfig, "--loss.r1_gamma inf: must be at most 1,000,000,000.0", {"r1_gamma": float("inf")}),
+        (OptimizerConfig, "--optimizer.beta1 1.0: must be less than 1", {"beta1": 1.0}),
+        (OptimizerConfig, "--optimizer.g_clip 0.0: must be more than 0", {"g_clip": 0.0}),
+        (OptimizerConfig, "--optimizer.d_clip nan: must be more than 0", {"d_clip": float("nan")}),
+        (DivergenceConfig, "--divergence.lr_factor 1.5: must be at most 1", {"lr_factor": 1.5}),
+        (Config, "--images 0: must be at least 1", {"images": 0}),
+    ],
+)
+def test_what_the_limits_say(kind, message, values):
     with pytest.raises(ConfigError) as error:
-        group(**values)
+        kind(**values)
     assert str(error.value) == message
-
-
-def test_every_number_has_a_range():
-    numbers = {name for name, value in flatten(Config()).items() if type(value) in (int, float)}
-    numbers |= {"world_size", "data.cache_bytes", "watchdog.seconds", "optimizer.g_clip", "optimizer.d_clip"}
-    choices = {"model.image_size", "model.channels"}
-    tested = {f"{prefix}{name}" for _, prefix, name, _ in TOO_SMALL}
-    tested |= {"optimizer.g_clip", "optimizer.d_clip", "divergence.lr_factor"}
-    assert numbers - choices == tested
 
 
 LAYER, PENALTY = ModelConfig(d_norm="layer"), LossConfig(name="wasserstein", gp_weight=10.0)

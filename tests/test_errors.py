@@ -1,6 +1,6 @@
 import pytest
 
-from dcgan_dist.errors import UsageError, UserError, run_and_report
+from dcgan_dist.errors import UsageError, UserError, run_and_report, show_tracebacks
 
 
 def failing(error: UserError):
@@ -26,26 +26,27 @@ def on_all_ranks(error: UserError) -> UserError:
     ],
 )
 def test_an_error_is_one_line_by_one_rank(capsys, error, rank, code, text):
-    assert run_and_report(failing(error), debug=False, rank=rank) == code
+    assert run_and_report(failing(error), rank=rank) == code
     assert capsys.readouterr() == ("", text)
 
 
 @pytest.mark.parametrize(("local_rank", "speaks"), [("0", True), ("1", False)])
 def test_a_command_that_is_wrong_on_one_node_is_said_once_there(capsys, monkeypatch, local_rank, speaks):
     monkeypatch.setenv("LOCAL_RANK", local_rank)
-    assert run_and_report(failing(UsageError("--config x.yaml: cannot be read")), debug=False, rank=9) == 2
+    assert run_and_report(failing(UsageError("--config x.yaml: cannot be read")), rank=9) == 2
     assert capsys.readouterr().err == ("rank 9: error: --config x.yaml: cannot be read\n" if speaks else "")
 
 
 def test_debug_lets_it_through():
+    show_tracebacks(True)
     with pytest.raises(UserError, match="disk full"):
-        run_and_report(failing(UserError("disk full")), debug=True)
+        run_and_report(failing(UserError("disk full")))
 
 
 def test_a_bug_is_no_users_error():
     with pytest.raises(ZeroDivisionError):
-        run_and_report(lambda: 1 // 0, debug=False)
+        run_and_report(lambda: 1 // 0)
 
 
 def test_the_exit_code_is_the_commands_own():
-    assert run_and_report(lambda: 75, debug=False) == 75
+    assert run_and_report(lambda: 75) == 75

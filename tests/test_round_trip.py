@@ -9,17 +9,15 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from dcgan_dist import cli
-from dcgan_dist.config import Config
+from dcgan_dist.config import Config, Range
 
 WORDS = st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), codec="utf-8"), min_size=1).filter(
-    lambda text: not text.startswith("-") and text != "None"  # the spelling of nothing
+    lambda text: not text.startswith(("-", "~")) and text.strip() and text != "None"  # the spelling of nothing
 )
 
 
 PLAIN: dict[object, st.SearchStrategy] = {
     bool: st.booleans(),
-    int: st.integers(64, 2**40),
-    float: st.floats(1e-9, 0.99),
     str: WORDS,
     Path: WORDS.map(Path),
 }
@@ -29,12 +27,19 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "label_smoothing": st.just(0.0),
     "accumulate": st.just(1),
     "world_size": st.just(None),
-    "timeout": st.integers(1, 2**20),
-    "slow_factor": st.floats(1, 99),
     "reader": st.just("indexed"),
     "classes": st.lists(st.integers(0, 999).map(str)).map(tuple),
     "shards": st.lists(WORDS.map(lambda word: f"./{word}")).map(tuple),
 }
+
+
+def within(limits: Range, kind: type) -> st.SearchStrategy:
+    """The numbers that an option takes."""
+    least, most = (value for value in vars(limits).values() if value is not None)
+    above, below = limits.above is not None, limits.below is not None
+    if kind is float:
+        return st.floats(least, most, exclude_min=above, exclude_max=below)
+    return st.integers(int(least), int(most) - below)
 
 
 def values_of(name: str, hint: object) -> st.SearchStrategy:
@@ -46,6 +51,8 @@ def values_of(name: str, hint: object) -> st.SearchStrategy:
     if hint in PLAIN:
         return PLAIN[hint]
     inner = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Annotated:
+        return within(inner[-1], inner[0])
     if typing.get_origin(hint) is typing.Literal:
         return st.sampled_from(inner)
     if typing.get_origin(hint) is tuple:
@@ -54,7 +61,8 @@ def values_of(name: str, hint: object) -> st.SearchStrategy:
 
 
 def options_of(group: type) -> st.SearchStrategy:
-    return st.builds(group, **{name: values_of(name, hint) for name, hint in typing.get_type_hints(group).items()})
+    hints = typing.get_type_hints(group, include_extras=True)
+    return st.builds(group, **{item.name: values_of(item.name, hints[item.name]) for item in dataclasses.fields(group)})
 
 
 @settings(max_examples=25, phases=[Phase.generate])  # to make an example smaller takes minutes

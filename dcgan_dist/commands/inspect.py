@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from dcgan_dist import cli
-from dcgan_dist.config import DataConfig
+from dcgan_dist.config import DataConfig, Images, Range, Retries, Seed, Timeout
 from dcgan_dist.data.checking.census import Census, Looks, Picture, count, look, pictures, spread
 from dcgan_dist.data.checking.checklist import shard_names
 from dcgan_dist.data.classes import names_in
@@ -36,35 +36,32 @@ CAPTION = 12  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions:
+class InspectOptions(cli.CommandOptions):
     """Show what shards hold: counts, sizes, mean and spread of the pixels, labels, and a contact sheet."""
 
     shards: tyro.conf.Positional[tuple[str, ...]]
     """Paths, URLs, globs, brace lists, folders of .tar files, or a manifest.json."""
     out: Path = Path("contact.png")
     """The contact sheet."""
-    count: int = 64
+    count: Annotated[int, Range(least=0, most=10_000)] = 64
     """Images on the contact sheet, spread evenly over all shards; 0: no sheet."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other images."""
-    sample: int = 1_000
+    sample: Images = 1_000
     """Images that are decoded for sizes, mean and spread, spread evenly over all shards."""
     all: bool = False
     """Decode all images for them."""
     json: Path | None = None
     """File for the same facts, for programs."""
-    timeout: float = 60
+    timeout: Timeout = 60
     """Seconds without an answer after which a remote read is tried again."""
-    retries: int = 5
+    retries: Retries = 5
     """Further tries of a remote read."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.shards:
             raise UsageError("SHARDS is missing: paths, globs, URLs, a folder or a manifest.json")
-        if self.count < 0:
-            raise UsageError(f"--count {self.count}: must be at least 0")
-        if self.sample < 1:
-            raise UsageError(f"--sample {self.sample}: must be at least 1")
 
 
 def main(argv: list[str]) -> int:

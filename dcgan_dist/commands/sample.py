@@ -4,14 +4,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from torch import Tensor
 
 from dcgan_dist import cli
-from dcgan_dist.config import ModelConfig
+from dcgan_dist.config import ModelConfig, Range, Seed
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.networks import NetG
@@ -24,26 +24,22 @@ AT_ONCE = 64  # images in one forward pass; they do not depend on each other
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
+class SampleOptions(cli.CommandOptions):
     """Draw pictures from a trained generator: one grid, or a folder of single pictures."""
 
     source: tyro.conf.Positional[Path]
     """A run's folder (its newest whole checkpoint is used) or a checkpoint's."""
     out: Path = Path("samples.png")
     """A .png file for one grid; any other name is a folder for single pictures 000000.png, 000001.png, .."""
-    count: int = 64
+    count: Annotated[int, Range(least=1, most=10**6)] = 64
     """Number of pictures."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the latents; picture i of a seed is the same whatever the count, and a run's own grid has the seed of
     the run."""
     network: Literal["netg_ema", "netg"] = "netg_ema"
     """The moving average of G, or G as it was trained last."""
     device: str = "auto"
     """auto: the GPU if there is one; or cpu, cuda, cuda:1 .."""
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UsageError(f"--count {self.count}: must be at least 1")
 
 
 def main(argv: list[str]) -> int:

@@ -22,7 +22,7 @@ INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardOptions(Packing):
+class ShardOptions(cli.CommandOptions, Packing):
     """Pack images into shards for training: ordinary tars, with labels, mixed, all of one size.
 
     A command that was stopped goes on when it is run again; delete OUT/.partial to begin anew. Beside the shards lie
@@ -52,7 +52,7 @@ class ShardOptions(Packing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeOptions:
+class MergeOptions(cli.CommandOptions):
     """Complete the set of shards that several parts have written."""
 
     out: tyro.conf.Positional[Path]

@@ -12,6 +12,7 @@ import tyro
 from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress
 from dcgan_dist.commands.words import counted
+from dcgan_dist.config import Retries, Timeout, Workers
 from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
@@ -25,7 +26,7 @@ LISTED = 50  # problems; the .json file holds all
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
+class VerifyOptions(cli.CommandOptions):
     """Check shards from the first byte to the last, near or far; exit code 1 if anything is wrong."""
 
     shards: tyro.conf.Positional[tuple[str, ...]]
@@ -38,18 +39,17 @@ class VerifyOptions:
     """The manifest of these shards, a path or URL; if not given, the manifest.json beside them, where there is one."""
     json: Path | None = None
     """File for all that was found, for programs."""
-    processes: int = 0
+    processes: Workers = 0
     """Processes that check, each a whole shard at a time; 0: as many as CPU cores."""
-    timeout: float = 60
+    timeout: Timeout = 60
     """Seconds without an answer after which a remote read is tried again."""
-    retries: int = 5
+    retries: Retries = 5
     """Further tries of a remote read."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.shards:
             raise UsageError("SHARDS is missing: paths, globs, URLs, a folder or a manifest.json")
-        if self.processes < 0:
-            raise UsageError(f"--processes {self.processes}: must be at least 0")
 
 
 def main(argv: list[str]) -> int:

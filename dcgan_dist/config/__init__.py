@@ -7,15 +7,16 @@ world size. Standard library only, but for the error's base class.
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from dcgan_dist.config.checks import ConfigError, check, check_range
+from dcgan_dist.config.checks import ConfigError, Options, Range, check
 from dcgan_dist.config.groups import (
     Augmentation,
     Channels,
     CheckpointConfig,
     CollapseConfig,
     CollapsePolicy,
+    Count,
     Damaged,
     DataConfig,
     Decay,
@@ -24,6 +25,7 @@ from dcgan_dist.config.groups import (
     DivergencePolicy,
     DNorm,
     EmaConfig,
+    Images,
     ImageSize,
     Latent,
     LogConfig,
@@ -35,11 +37,15 @@ from dcgan_dist.config.groups import (
     Precision,
     ReaderName,
     ResumeConfig,
+    Retries,
+    Seed,
     StopConfig,
     SyncBatchNorm,
+    Timeout,
     WandbConfig,
     WandbMode,
     WatchdogConfig,
+    Workers,
 )
 
 __all__ = [
@@ -50,6 +56,7 @@ __all__ = [
     "CollapsePolicy",
     "Config",
     "ConfigError",
+    "Count",
     "DNorm",
     "Damaged",
     "DataConfig",
@@ -59,38 +66,45 @@ __all__ = [
     "DivergencePolicy",
     "EmaConfig",
     "ImageSize",
+    "Images",
     "Latent",
     "LogConfig",
     "LossConfig",
     "LossName",
     "ModelConfig",
     "OptimizerConfig",
+    "Options",
     "Output",
     "Precision",
+    "Range",
     "ReaderName",
     "ResumeConfig",
+    "Retries",
+    "Seed",
     "StopConfig",
     "SyncBatchNorm",
+    "Timeout",
     "WandbConfig",
     "WandbMode",
     "WatchdogConfig",
+    "Workers",
     "flatten",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Options):
     """Train a DCGAN on image shards, on any number of processes."""
 
     run_dir: Path = Path("runs/dcgan")
     """The run's folder; the same command on the same folder goes on where it stopped."""
-    images: int = 2_000_000
+    images: Images = 2_000_000
     """Length of the run: real images shown, also in iterations where D is not due."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Global batch: images of one iteration over all ranks together."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Micro-batches that an iteration is split into, to fit memory. BatchNorm sees micro-batches."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, order, flips, noise and augmentation."""
     precision: Precision = "auto"
     """Arithmetic of the networks; auto takes bf16 where the GPU supports it, else fp32. fp64 is for proofs."""
@@ -100,9 +114,9 @@ class Config:
     """Keep images and weights in NHWC memory order, which convolutions prefer."""
     augment: tuple[Augmentation, ...] = ()
     """Differentiable augmentation of real and fake images before D (DiffAugment)."""
-    world_size: int | None = None
+    world_size: Annotated[int, Range(least=1, most=100_000)] | None = None
     """Ranks that must have been launched; any other number is refused."""
-    timeout: int = 600
+    timeout: Annotated[int, Range(least=1, most=10**7)] = 600
     """Seconds after which a rank that waits for the others gives up."""
     dry_run: bool = False
     """Print the resolved configuration, layers, parameters, ranks and batch split, and stop."""
@@ -121,10 +135,6 @@ class Config:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     stop: StopConfig = field(default_factory=StopConfig)
-
-    def __post_init__(self) -> None:
-        check_range("", self, images=1, batch_size=1, accumulate=1, world_size=1, timeout=1)
-        check_range("", self, below=2**63, seed=0)
 
     def check(self) -> "Config":
         """Raises ConfigError when options contradict each other; returns itself."""

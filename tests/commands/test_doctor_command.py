@@ -104,7 +104,7 @@ def test_names_of_checks_are_names(capsys):
         ("--model.image_size 33", "image_size"),
         ("--json nowhere/a.json", "--json nowhere/a.json: name a file in a folder that exists"),
         ("--world_size 3", "--batch_size 128 does not divide evenly over 3 ranks"),
-        ("--only", "--only: expected one argument"),
+        ("--only", "--only names no checks; leave the option out for all"),
         ("--nonsense 1", "there is no option --nonsense"),
     ],
 )

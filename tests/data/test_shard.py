@@ -457,9 +457,9 @@ def test_a_data_set_without_images(tmp_path):
     [
         ({}, r"--size is missing: .*--size 64"),
         ({"size": 0}, r"--size 0: must be at least 1"),
-        ({"size": 8193}, r"--size 8193: must be at most 8192"),
+        ({"size": 8193}, r"--size 8193: must be at most 8,192"),
         ({"size": 32, "store": "keep"}, r"--size with --store keep"),
-        ({"size": 32, "quality": 0}, r"--quality 0: must be from 1 to 100"),
+        ({"size": 32, "quality": 0}, r"--quality 0: must be at least 1"),
         ({"size": 32, "quality": 101}, r"--quality 101"),
         ({"size": 32, "shard_size": 0}, r"--shard_size 0"),
         ({"size": 32, "processes": -1}, r"--processes -1"),

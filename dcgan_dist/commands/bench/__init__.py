@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from importlib import import_module
 
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, debug_last
 
 
 def main(argv: list[str]) -> int:
     """Runs the measurement that the first argument names. Raises UsageError and UserError."""
+    argv = debug_last(argv)
     if argv and argv[0] in ("-h", "--help"):
         lines = [f"  {name:<10} {about}" for name, (_, about) in BENCHES.items()]
         print("\n".join(["usage: dcgan-dist bench WHAT [OPTIONS]", "", *lines]))

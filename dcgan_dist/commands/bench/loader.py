@@ -1,12 +1,11 @@
 """`dcgan-dist bench loader`: whether loading or training is the limit of this machine, and what would help."""
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -27,7 +26,7 @@ from dcgan_dist.commands.bench.reading import (
 from dcgan_dist.commands.bench.step import Step
 from dcgan_dist.commands.bench.turns import Row, Turns, interleave, show
 from dcgan_dist.commands.bench.verdict import Measured, Verdict, judge
-from dcgan_dist.config import Config
+from dcgan_dist.config import Config, Images, Options, Range
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError
 from dcgan_dist.parallel.world import launch, set_cpu_threads
@@ -35,6 +34,24 @@ from dcgan_dist.run.folder import environment
 
 PROGRAM = "dcgan-dist bench loader"
 STEP, DECODE, GATHER = "training step alone", "floor: bare decode of the same bytes", "floor: copy of the same pixels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions(Options):
+    """Measure loading and training apart, on the shards and with the options of a training: which of them limits this
+    machine, and what would help. Beside them: plain webdataset on the same shards, and floors.
+    """
+
+    seconds: Annotated[float, Range(above=0, most=3_600)] = 2.0
+    """Length of one measurement."""
+    rounds: Annotated[int, Range(least=1, most=1_000)] = 3
+    """Measurements of each kind; medians count."""
+    samples: Images = 8_192
+    """Images, in whole shards, that are measured with."""
+    webdataset: bool = True
+    """Measure plain webdataset, too."""
+    out: Path | None = None
+    """File for all results, as JSON."""
 
 
 def main(argv: list[str]) -> int:
@@ -61,48 +78,22 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+def _options(argv: Sequence[str]) -> tuple[LoaderOptions, Config]:
     """This command's own options, and the training's."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} [OPTIONS] [TRAINING OPTIONS]",
-        description="Measure loading and training apart, on the shards and with the options of a training: which of "
-        "them limits this machine, and what would help. Beside them: plain webdataset on the same shards, and floors.",
-        add_help=False,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default: 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind; medians count (default: 3)")
-    parser.add_argument(
-        "--samples", type=int, default=8192, help="images, in whole shards, that are measured with (default: 8192)"
-    )
-    parser.add_argument("--no_webdataset", action="store_true", help="leave plain webdataset out")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write all results there, as JSON")
-    if "--help" in argv or "-h" in argv:
-        print(parser.format_help() + "\ntraining options:\n")
-        cli.load(["--help"])
-    try:
-        own, options = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UsageError(str(error).removeprefix("argument ")) from error
-    for name in ("seconds", "rounds", "samples"):
-        if not getattr(own, name) > 0:
-            raise UsageError(f"--{name} {getattr(own, name)}: must be more than 0")
+    own, config = cli.load_with(LoaderOptions, argv, PROGRAM)
     if own.out is not None and (own.out.is_dir() or not own.out.absolute().parent.is_dir()):
         raise UsageError(f"--out {own.out}: name a file in a folder that exists")
-    config = cli.load(options)
     if config.data.reader != "indexed":
         raise UsageError(f"--data.reader {config.data.reader}: {PROGRAM} measures the indexed reader")
     return own, config
 
 
-def _contenders(rank: Rank, own: argparse.Namespace) -> dict[str, Callable[[], Turns]]:
+def _contenders(rank: Rank, own: LoaderOptions) -> dict[str, Callable[[], Turns]]:
     """All but the step."""
     contenders = loader_contenders(rank, own.seconds)
     if not all(Path(name).is_file() for name in rank.names):
         return contenders  # plain webdataset and the floors read local files
-    if not own.no_webdataset:
+    if own.webdataset:
         contenders |= webdataset_contenders(rank, own.seconds)
     model = rank.config.model
     floors = Floors(rank.names, (model.image_size, model.channels), rank.images, rank.config.batch_size)

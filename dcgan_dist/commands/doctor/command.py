@@ -1,6 +1,5 @@
 """`dcgan-dist doctor`: examines this machine for this run, and prints what is fine and what is not."""
 
-import argparse
 import json
 import os
 import socket
@@ -18,7 +17,7 @@ from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.exchange import Exchange
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, fail
 from dcgan_dist.commands.doctor.table import Line, lines_of, summary
-from dcgan_dist.config import Config
+from dcgan_dist.config import Config, Options
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.variables import problem
@@ -42,6 +41,24 @@ class Check:
     """All ranks take part in it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Options):
+    """Examine this machine for a training with these options: what is fine, what is not, and what to do about it.
+
+    Exit code 0: nothing fails; 1: something does; 2: wrong usage. Under a launcher (accelerate launch -m dcgan_dist
+    doctor) its ranks and all their nodes are examined.
+    """
+
+    only: tuple[str, ...] = ()
+    """Names of checks, as in --only disk,ranks; absent: all."""
+    skip: tuple[str, ...] = ()
+    """Checks to leave out."""
+    deep: bool = False
+    """Read the shards to their ends, and decode every image."""
+    json: Path | None = None
+    """File for all that was found."""
+
+
 def main(argv: list[str]) -> int:
     """Runs the command; 1 if anything fails. Raises UsageError and UserError."""
     # of variables that are wrong the check `launcher` speaks
@@ -51,7 +68,8 @@ def main(argv: list[str]) -> int:
     world = _join(config) if several else None
     config.per_rank(world.size if world is not None else config.world_size or 1)
     case = Case(config=config, deep=own.deep, world=world)
-    names = [name for name in CHECKS if name in own.only and name not in own.skip]
+    only, skip = _names(own.only) or CHECKS, _names(own.skip)
+    names = [name for name in CHECKS if name in only and name not in skip]
     began = time.monotonic()
     exchange = Exchange(world) if world is not None else None
     lines = _on_all_ranks(case, names, exchange, rank == 0) if exchange is not None else _alone(case, names)
@@ -73,41 +91,21 @@ def _join(config: Config) -> World:
     return world
 
 
-def _options(argv: Sequence[str], quiet: bool) -> tuple[argparse.Namespace, Config]:
+def _options(argv: Sequence[str], quiet: bool) -> tuple[DoctorOptions, Config]:
     """This command's own options, and the training's."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} [OPTIONS] [TRAINING OPTIONS]",
-        description="Examine this machine for a training with these options: what is fine, what is not, and what to do "
-        "about it. Exit code 0: nothing fails; 1: something does; 2: wrong usage. Under a launcher (accelerate launch "
-        "-m dcgan_dist doctor) its ranks and all their nodes are examined.",
-        add_help=False,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("--only", metavar="NAME,..", type=_names, default=tuple(CHECKS), help=f"of {', '.join(CHECKS)}")
-    parser.add_argument("--skip", metavar="NAME,..", type=_names, default=(), help="leave these out")
-    parser.add_argument("--deep", action="store_true", help="read the shards to their ends, and decode every image")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found there")
-    if "--help" in argv or "-h" in argv:
-        if not quiet:
-            print(parser.format_help() + "\ntraining options:\n")
-        cli.load(["--help"], quiet=quiet)
-    try:
-        own, options = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UsageError(str(error).removeprefix("argument ")) from error
+    own, config = cli.load_with(DoctorOptions, argv, PROGRAM, quiet=quiet)
     for option in ("only", "skip"):
-        unknown = [name for name in getattr(own, option) if name not in CHECKS]
+        unknown = [name for name in _names(getattr(own, option)) if name not in CHECKS]
         if unknown:
             raise UsageError(f"--{option}: there is no check '{unknown[0]}'; there are {', '.join(CHECKS)}")
     if own.json is not None and (own.json.is_dir() or not own.json.absolute().parent.is_dir()):
         raise UsageError(f"--json {own.json}: name a file in a folder that exists")
-    return own, cli.load(options, quiet=quiet)
+    return own, config
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
+def _names(words: Sequence[str]) -> list[str]:
+    """Of checks, which may be parted by commas."""
+    return [name for word in words for name in word.split(",")]
 
 
 def _alone(case: Case, names: Sequence[str]) -> list[Line]:

@@ -1,11 +1,11 @@
 """The options of packing: how images are fitted, stored and shared out among shards."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from PIL import ImageColor
 
-from dcgan_dist.config import Channels
+from dcgan_dist.config import Channels, Options, Range, Seed, Workers
 from dcgan_dist.data.codecs import Colour, Filter, Resize, Store
 from dcgan_dist.errors import UsageError
 
@@ -20,10 +20,10 @@ def _require(ok: bool, message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing:
+class Packing(Options):
     """How images are fitted, stored and packed."""
 
-    size: int | None = None
+    size: Annotated[int, Range(least=1, most=LARGEST)] | None = None
     """Height and width of the stored images, pixels. Needed, except with --store keep."""
     resize: Resize = "crop"
     """crop: the central square, scaled. pad: the whole image on the background. stretch: proportions change."""
@@ -37,13 +37,13 @@ class Packing:
     """jpg: small. png: exact. webp: lossy too, smaller than jpg and slower to read. ppm: exact and fastest to read, 3
     bytes a pixel. keep: the files as they are. auto: ppm for images of at most 48 KiB of pixels (128 x 128 in colour),
     else jpg."""
-    quality: int = 95
+    quality: Annotated[int, Range(least=1, most=100)] = 95
     """Quality of jpg and webp, 1 to 100; from 90 on the colours of jpg keep their full resolution (4:4:4)."""
-    shard_size: int = 2_000
+    shard_size: Annotated[int, Range(least=1, most=10**7)] = 2_000
     """Images in a shard."""
     shuffle: bool = True
     """Mix the images over all shards, once, as training wants it of folders that are sorted by class."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the shuffle."""
     duplicates: Literal["report", "drop", "keep"] = "report"
     """Files that are equal to the byte. report: pack them all and list them in OUT/duplicates.txt, at no cost. drop:
@@ -52,18 +52,14 @@ class Packing:
     """Leave images that cannot be read out and list them in OUT/bad.txt, instead of stopping at the first."""
     overwrite: bool = False
     """Replace the .tar files that OUT holds, after the new ones are complete."""
-    processes: int = 0
+    processes: Workers = 0
     """Processes that pack, each a whole shard at a time; 0: as many as CPU cores."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         keep, sized = self.store == "keep", self.size is not None
         _require(keep or sized, "--size is missing: height and width of the images in pixels, as in --size 64")
         _require(not (keep and sized), "--size with --store keep: kept files keep their size; give only one of the two")
-        _require(self.size is None or self.size > 0, f"--size {self.size}: must be at least 1")
-        _require((self.size or 0) <= LARGEST, f"--size {self.size}: must be at most {LARGEST}")
-        _require(1 <= self.quality <= 100, f"--quality {self.quality}: must be from 1 to 100")
-        _require(self.shard_size > 0, f"--shard_size {self.shard_size}: must be at least 1")
-        _require(self.processes >= 0, f"--processes {self.processes}: must be at least 0")
         self.colour()
 
     def colour(self) -> Colour:
