@@ -17,6 +17,7 @@ import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dcgan_dist.config import Config, Options, words
+from dcgan_dist.config.settings import environment, obey
 from dcgan_dist.config.spelling import bare, check_name, kinds, negative, spelled
 from dcgan_dist.errors import UsageError, show_tracebacks
 from dcgan_dist.location import Location, redacted
@@ -47,7 +48,9 @@ NAMES = tuple(KINDS)
 
 
 def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
-    """The configuration that files and options give. Raises UsageError in one line; prints help and exits for --help.
+    """The configuration that files, options and other tools' settings give, of which each that matters is named.
+
+    Raises UsageError in one line; prints help and exits for --help.
 
     Args:
         argv: the command line without the program's name.
@@ -67,6 +70,9 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
         config = _parse(Config, _read_yaml(path), where=f"{path}: ", quiet=quiet, default=config, **settings)
     options = [_scalar_resume(option) for option in options]
     config = _parse(Config, options, quiet=quiet, default=config, **settings)
+    config, lines = obey(config, environment())
+    if not quiet:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
     show_tracebacks(config.debug)
     return config.check()  # only now: a file may leave to the command line what makes it consistent
 

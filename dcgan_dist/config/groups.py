@@ -248,7 +248,7 @@ class WandbConfig(Options):
 
     prefix = "wandb."
     mode: WandbMode = "auto"
-    """auto: online if an API key is set, else what WANDB_MODE says, else disabled."""
+    """auto: what WANDB_MODE or WANDB_DISABLED says, else online if there is an API key, else disabled."""
     project: str = "dcgan_dist"
     """W&B project."""
     entity: str | None = None

@@ -8,20 +8,22 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from dcgan_dist.config import Config
+from dcgan_dist.config import Config, settings
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.parallel.accelerator import accelerator_for
 from dcgan_dist.parallel.activity import Activity
 from dcgan_dist.parallel.meeting import meet
 from dcgan_dist.parallel.variables import check_gpus, check_variables
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 T = TypeVar("T")
 # Process groups until the program ends: were DDP the last to let go of one, it would wait for a thread of gloo while it
@@ -33,7 +35,7 @@ _kept: list[dist.ProcessGroup] = []
 class World:
     """This process among the others of the job."""
 
-    accelerator: Accelerator
+    accelerator: "Accelerator"
     timeout: timedelta = timedelta(minutes=10)
     """How long a rank waits for the others."""
     activity: Activity = field(default_factory=Activity)
@@ -259,18 +261,7 @@ def launch(config: Config, asked: bool = False) -> World:
     """
     check_variables()
     check_gpus(torch.cuda.device_count())
-
-    def join() -> Accelerator:
-        return Accelerator(
-            cpu=not torch.cuda.is_available(),
-            mixed_precision="no",  # the engine chooses the precision of every forward pass itself
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout)),
-            ],
-        )
-
-    accelerator = meet(join, config.timeout, asked)
+    accelerator = meet(accelerator_for(config.timeout), config.timeout, asked)
     activity = Activity(on_gpu=accelerator.device.type == "cuda")
     world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout), activity=activity)
     # a dry run, on one process, tells of the ranks that are meant to be launched
@@ -284,13 +275,17 @@ def launch(config: Config, asked: bool = False) -> World:
 
 
 def set_cpu_threads(world: World) -> str | None:
-    """Shares the cores out among the node's CPU ranks, for launchers set one thread each; returns what to say of it."""
+    """As many as OMP_NUM_THREADS or MKL_NUM_THREADS says, else the node's cores shared out among its CPU ranks.
+
+    Launchers set OMP_NUM_THREADS=1 unasked, which therefore does not count under one. Returns what to say of it.
+    """
     if world.device.type != "cpu":
         return None
-    cores = available_cores()
-    threads = max(1, cores // world.local_size)
+    cores, ranks = available_cores(), world.local_size
+    shared = max(1, cores // ranks), f"cores: {cores}, ranks on this node: {ranks}"
+    threads, why = settings.threads(os.environ) or shared
     torch.set_num_threads(threads)
-    return f"computing threads per rank: {threads} (cores: {cores}, ranks on this node: {world.local_size})"
+    return f"computing threads per rank: {threads} ({why})"
 
 
 def nccl_version() -> str | None:

@@ -25,6 +25,24 @@ FREE = (
     "divergence.policy", "divergence.lr_factor", "divergence.most_rollbacks", "collapse",
     "watchdog", "wandb", "resume", "stop",
 )  # fmt: skip
+# options that may differ between the nodes of a job: paths, what each reads by itself, what only the main rank does
+OWN = (
+    "run_dir", "debug", "data.shards", "data.decode", "data.workers", "data.prefetch", "data.cache", "data.cache_bytes",
+    "data.timeout", "data.retries", "data.allow_pipe", "wandb", "resume", "stop",
+)  # fmt: skip
+
+
+def check_agreement(config: Config, world: World) -> None:
+    """Raises UsageError on all ranks when some were given other options, by a file or a variable of their node."""
+    given = world.gather(_options(config))
+    for rank, other in enumerate(given):
+        for name in changed_options(given[0], other, OWN):
+            error = UsageError(
+                f"--{name} is {given[0][name]} on rank 0 and {other[name]} on rank {rank}: every node needs the same "
+                "options, --config files and ACCELERATE_* variables"
+            )
+            error.on_all_ranks = True
+            raise error
 
 
 def describe(config: Config, data: Corpus | list[str], state: TrainState) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from dcgan_dist.config import settings
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = b"\nalready stopping: at the end of this iteration, with a checkpoint (Ctrl-\\ ends it at once, without)\n"
 NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ ends it at once; nothing is lost)\n"
@@ -18,7 +20,7 @@ NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ 
 
 def launched() -> bool:
     """Whether torchrun or accelerate launch started this process."""
-    return bool(os.environ.keys() & {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"})
+    return settings.launched(os.environ)
 
 
 def asks_to_stop(file: Path) -> bool:

@@ -44,6 +44,7 @@ def _open(
     config: Config, config_yaml: str, world: World, chosen: Arithmetic, console: Console, lease: Lease
 ) -> Session:
     requests = signals.take()
+    resume.check_agreement(config, world)
     per_rank = config.per_rank(world.size)
     folder = RunFolder(config.run_dir)
     world.from_main(folder.check)

@@ -19,18 +19,10 @@ from numpy.typing import NDArray
 from dcgan_dist.config import Config, WandbConfig
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.run.wandb_key import credentials
+from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, resolve, variables
 
 if TYPE_CHECKING:
     import wandb
-
-Mode = Literal["online", "offline", "disabled"]
-MODES: dict[str, Mode] = {  # values of WANDB_MODE; the last two are old names
-    "online": "online",
-    "offline": "offline",
-    "disabled": "disabled",
-    "run": "online",
-    "dryrun": "offline",
-}
 
 # seconds that a missing server may cost; both fit into the grace time of a job that is stopped
 INIT_TIMEOUT = 20.0
@@ -40,26 +32,26 @@ STOPPED_ON_REQUEST = 75  # the exit code of a run that will go on later
 
 def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str]:
     """What W&B will do, and why, in words that follow a colon."""
+    asked = asked_mode(env)
     if config.mode != "auto":
-        return config.mode, f"--wandb.mode {config.mode}"
-    if asked := env.get("WANDB_MODE"):
-        known = MODES.get(asked.lower())
-        return (
-            (known, f"WANDB_MODE={asked}")
-            if known
-            else ("disabled", f"WANDB_MODE={asked} is none of {', '.join(MODES)}")
-        )
-    if found := credentials(env):
+        instead = f", not {asked[1]}" if asked and asked[0] != config.mode else ""
+        return config.mode, f"--wandb.mode {config.mode}{instead}"
+    if asked:
+        return asked
+    if found := credentials(variables(env)):
         return "online", found.where
     return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
 
 
 def _run_id(run_dir: Path) -> tuple[str, bool]:
-    """The folder's W&B run, and whether this life made it up."""
+    """The folder's W&B run, and whether it begins now. Raises wandb.Error for a WANDB_RUN_ID that is no id."""
+    import wandb
+
     path = run_dir / "wandb_id"
     if path.exists():
         return path.read_text(encoding="utf-8").strip(), False
-    made = secrets.token_hex(4)
+    made = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    wandb.Settings(run_id=made)
     write_atomically(path, f"{made}\n".encode())
     return made, True
 
@@ -118,17 +110,22 @@ class WandbTracker:
         self._say = say
         self._run_dir = config.run_dir.absolute()
         self._settings = _settings(on_stop)
+        chosen, lines = resolve(config.wandb, os.environ)
         run_id, new = _run_id(self._run_dir)
+        self._hidden = () if new else ONCE
+        if (asked := os.environ.get("WANDB_RUN_ID") or run_id) != run_id:
+            lines.append(f"WANDB_RUN_ID={asked}: not used, this folder's run is {run_id}")
+            self._hidden += ("WANDB_RUN_ID", "WANDB_SWEEP_ID")  # a sweep would not take another id
         arguments: dict[str, Any] = {
-            "project": config.wandb.project,
-            "entity": config.wandb.entity,
-            "group": config.wandb.group,
-            "dir": str(self._run_dir),
+            **{name: chosen[name] for name in ("project", "entity", "group")},
+            "dir": os.environ.get("WANDB_DIR") or str(self._run_dir),
             "id": run_id,
             "config": json.loads(json.dumps(asdict(config) | {"environment": environment}, default=str)),
         }
-        if new:  # later lives leave alone what was renamed or tagged by hand
-            arguments |= {"name": self._run_dir.name, "tags": config.wandb.tags}
+        if new:  # later attempts leave alone what was renamed or tagged by hand
+            arguments |= {"name": os.environ.get("WANDB_NAME") or self._run_dir.name, "tags": chosen["tags"]}
+        for line in lines:
+            say(f"W&B: {line}")
         self._run = self._online(arguments) if mode == "online" else self._offline(arguments)
         self._run.define_metric("images")
         self._run.define_metric("*", step_metric="images")
@@ -157,8 +154,9 @@ class WandbTracker:
         import wandb
 
         # W&B talks on standard error: here everything but warnings is switched off, in init what its service says
-        wandb.setup(wandb.Settings(**self._settings))
-        return wandb.init(mode=mode, settings=wandb.Settings(**self._settings, silent=True), **arguments)
+        with hidden(*self._hidden):
+            wandb.setup(wandb.Settings(**self._settings))
+            return wandb.init(mode=mode, settings=wandb.Settings(**self._settings, silent=True), **arguments)
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
         """A row of the history, unless an earlier life of the run has sent it."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dcgan_dist.location import Location
+from dcgan_dist.run.wandb_settings import variables
 
 DEFAULT_URL = "https://api.wandb.ai"
 DEFAULT_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # keys are stored under W&B's new host or its old one
@@ -59,8 +60,9 @@ def credentials(env: Mapping[str, str]) -> Credentials | None:
 
 def ask_server(timeout: float) -> Answer:
     """Asks the server whose the key is. `timeout`: seconds that each wait for it may take."""
-    found = credentials(os.environ)
-    base = Location(os.environ.get("WANDB_BASE_URL") or DEFAULT_URL)
+    env = variables(os.environ)
+    found = credentials(env)
+    base = Location(env.get("WANDB_BASE_URL") or DEFAULT_URL)
     url, host = base.reveal(), urlsplit(base).netloc
     if found is None:
         return Answer(reached=False, accepted=False, what="there is no API key")

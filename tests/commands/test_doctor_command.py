@@ -559,7 +559,7 @@ def test_wandb_that_accepts_and_never_answers(doctor, monkeypatch):
 
 def test_wandb_that_is_off_is_not_asked(doctor):
     assert one(doctor, "wandb", "--wandb.mode", "offline")[:2] == (
-        "ok", "not needed: W&B is offline (--wandb.mode offline)",
+        "ok", "not needed: W&B is offline (--wandb.mode offline, not WANDB_MODE=disabled)",
     )  # fmt: skip
 
 

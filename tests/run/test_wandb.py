@@ -17,7 +17,9 @@ from support.shards import write_ours
 from dcgan_dist.config import Config, DataConfig, OptimizerConfig, WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run.session import Session
+from dcgan_dist.run.trackers import Trackers
 from dcgan_dist.run.wandb import open_wandb, resolve_mode
+from dcgan_dist.run.wandb_settings import FIXED
 from dcgan_dist.train import main
 
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -259,7 +261,12 @@ def test_disabled_writes_nothing(config, said):
 @pytest.mark.parametrize(
     ("mode", "env", "expected", "reason"),
     [
-        ("offline", {"WANDB_MODE": "online", "WANDB_API_KEY": "k"}, "offline", "--wandb.mode offline"),
+        (
+            "offline",
+            {"WANDB_MODE": "online", "WANDB_API_KEY": "k"},
+            "offline",
+            "--wandb.mode offline, not WANDB_MODE=online",
+        ),
         ("auto", {"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "offline", "WANDB_MODE=offline"),
         ("auto", {"WANDB_MODE": "dryrun"}, "offline", "WANDB_MODE=dryrun"),
         ("auto", {"WANDB_MODE": "on"}, "disabled", "WANDB_MODE=on is none of online, offline, disabled, run, dryrun"),
@@ -311,3 +318,61 @@ def test_a_stopped_run_goes_on_as_the_same_run(config, server, tmp_path, monkeyp
     assert [images for images, _ in hours] == list(range(8, 161, 8))
     assert [hour for _, hour in hours] == sorted({hour for _, hour in hours})
     assert (run.exit_code, (config.run_dir / "wandb_id").read_text()) == (0, f"{run.id}\n")
+
+
+# ---- W&B's own settings
+
+OTHERWISE = {"true": "false"}  # else any value differs from what is fixed
+
+
+def test_what_the_variables_ask_for_arrives(config, server, said, monkeypatch, tmp_path):
+    asked = {
+        "WANDB_PROJECT": "thesis", "WANDB_ENTITY": "us", "WANDB_NAME": "trial-7", "WANDB_TAGS": "a,b",
+        "WANDB_NOTES": "the third", "WANDB_JOB_TYPE": "search", "WANDB_RUN_GROUP": "sizes", "WANDB_RUN_ID": "run7",
+        "WANDB_DIR": str(tmp_path / "else"),
+    }  # fmt: skip
+    (tmp_path / "else").mkdir()
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    start(replace(config, wandb=WandbConfig()), said).close()
+    run = the_run(server)
+    assert (run.entity, run.project, run.id, run.display_name) == ("us", "thesis", "run7", "trial-7")
+    assert (sorted(run.tags), run.group) == (["a", "b"], "sizes")
+    assert (run.about["notes"], run.about["jobType"]) == ("the third", "search")
+    assert [path.name for path in config.run_dir.iterdir()] == ["wandb_id"]
+    assert list((tmp_path / "else" / "wandb").glob("run-*-run7"))
+
+
+def test_what_is_not_used_has_no_effect_and_is_said(config, server, said, monkeypatch):
+    for name in FIXED:
+        monkeypatch.setenv(name, OTHERWISE.get(FIXED[name], "7"))
+    monkeypatch.setenv("WANDB_RESUME", "must")
+    monkeypatch.setenv("WANDB_FORK_FROM", "other?_step=3")
+    monkeypatch.setenv("WANDB_PROJECT", "thesis")
+    start(config, said).close()
+    assert the_run(server).project == "gans"
+    assert {name for name in FIXED if any(f"W&B: {name}=" in line for line in said)} == set(FIXED)
+    assert "W&B: WANDB_PROJECT=thesis: not used, for --wandb.project is given" in said
+
+
+def test_a_run_that_goes_on_keeps_its_id_and_what_was_renamed_by_hand(config, server, said, monkeypatch):
+    start(config, said).close()
+    run = the_run(server)
+    begun = run.id
+    run.display_name, run.tags = "by hand", ["best"]
+    for name, value in {"WANDB_RUN_ID": "other", "WANDB_NAME": "trial-8", "WANDB_TAGS": "a"}.items():
+        monkeypatch.setenv(name, value)
+    start(config, said).close()
+    run = the_run(server)
+    assert (run.id, run.display_name, run.tags) == (begun, "by hand", ["best"])
+    assert f"W&B: WANDB_RUN_ID=other: not used, this folder's run is {begun}" in said
+
+
+def test_an_id_that_is_none_switches_wandb_off_and_leaves_the_folder_free(config, server, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "a/b")
+    said = []
+    trackers = Trackers(said.append)
+    trackers.start("W&B", lambda: open_wandb(config, said.append, lambda: None, {}))
+    assert "Run ID cannot contain" in said[-1]
+    assert server.runs == {}
+    assert not (config.run_dir / "wandb_id").exists()

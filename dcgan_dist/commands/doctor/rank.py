@@ -15,7 +15,7 @@ from dcgan_dist.parallel.world import launch
 def main() -> None:
     """Joins the others; the first rank writes what they found."""
     options, answer = sys.argv[1:]
-    config = replace(cli.load(["--config", options]), world_size=None, timeout=int(SECONDS))
+    config = replace(cli.load(["--config", options], quiet=True), world_size=None, timeout=int(SECONDS))
     world = launch(config)
     found = talk(config, world)
     if world.main:

@@ -1,0 +1,191 @@
+"""Settings of launchers and libraries, which arrive as environment variables, and what each of them does here.
+
+SETTINGS is the complete table; docs/settings.md explains it to people. A setting that has an option of ours takes
+effect while the option stands at its default; else the option wins and a line says so. A setting that cannot be met is
+refused by name. W&B's own settings are in run/wandb_settings.py. Standard library only.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from dcgan_dist.config import Config
+from dcgan_dist.config.checks import ConfigError
+
+ON, OFF = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
+
+
+def _flag(value: str) -> bool:
+    """As Accelerate reads it."""
+    if value.lower() not in ON + OFF:
+        raise ValueError("must be true or false")
+    return value.lower() in ON
+
+
+def _count(value: str) -> int:
+    """A number of threads; of OpenMP's list, which has one for each level, the first."""
+    first = value.split(",")[0].strip()
+    if not first.isdecimal() or int(first) < 1:
+        raise ValueError("must be a whole number, at least 1")
+    return int(first)
+
+
+def _precision(value: str) -> str | None:
+    if value.lower() not in ("no", "bf16", "fp16"):
+        raise ValueError("must be no, bf16 or fp16; there is no fp8 here")
+    return None if value.lower() == "no" else value.lower()  # which a launcher also sets where nobody asked
+
+
+def _level(value: str) -> str:
+    if value.upper() not in logging.getLevelNamesMapping():
+        raise ValueError(f"must be one of {', '.join(logging.getLevelNamesMapping())}")
+    return value.upper()
+
+
+def _unless_no(value: str) -> bool:
+    return value.lower() != "no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A row of the table."""
+
+    variable: str
+    does: Literal["option", "obeyed", "refused", "unused"]
+    """option: stands for an option of ours. obeyed: as it is, by Accelerate, torch or us. unused: with a line."""
+    launcher: str = ""
+    """The option of accelerate launch that sets it; empty: none does."""
+    read: Callable[[str], Any] = _flag
+    """What is asked for; None or False: nothing. Raises ValueError, which says what the value must be."""
+    option: str = ""
+    """Field of Config that the setting stands for."""
+    text: str = ""
+    """Why it is refused or not used, and what to do."""
+
+
+NO_SHARDING = "not supported, every rank holds complete networks and DDP averages the gradients; launch without it"
+NO_TPU = "TPUs are not supported; run on GPUs or CPUs"
+SETTINGS = (
+    Setting(
+        variable="ACCELERATE_MIXED_PRECISION", launcher="--mixed_precision", does="option", option="precision",
+        read=_precision,
+    ),
+    Setting(
+        variable="ACCELERATE_GRADIENT_ACCUMULATION_STEPS", launcher="--gradient_accumulation_steps", does="option",
+        option="accumulate", read=_count,
+    ),
+    Setting(variable="ACCELERATE_DEBUG_MODE", launcher="--debug", does="option", option="debug"),
+    Setting(variable="ACCELERATE_USE_CPU", launcher="--cpu", does="obeyed"),
+    Setting(variable="ACCELERATE_CPU_AFFINITY", launcher="--enable_cpu_affinity", does="obeyed"),
+    Setting(variable="ACCELERATE_LOG_LEVEL", does="obeyed", read=_level),
+    Setting(variable="OMP_NUM_THREADS", launcher="--num_cpu_threads_per_process", does="obeyed", read=_count),
+    Setting(variable="MKL_NUM_THREADS", does="obeyed", read=_count),
+    Setting(variable="ACCELERATE_USE_FSDP", launcher="--use_fsdp", does="refused", text=NO_SHARDING),
+    Setting(variable="ACCELERATE_USE_DEEPSPEED", launcher="--use_deepspeed", does="refused", text=NO_SHARDING),
+    Setting(variable="ACCELERATE_USE_MEGATRON_LM", launcher="--use_megatron_lm", does="refused", text=NO_SHARDING),
+    Setting(
+        variable="ACCELERATE_USE_PARALLELISM_CONFIG", launcher="--use_parallelism_config", does="refused",
+        text=NO_SHARDING,
+    ),
+    Setting(
+        variable="ACCELERATE_DYNAMO_BACKEND", launcher="--dynamo_backend", does="refused", read=_unless_no,
+        text="the networks are not compiled; launch with --dynamo_backend no",
+    ),
+    Setting(
+        variable="ACCELERATE_TORCH_DEVICE", does="refused", read=bool,
+        text="choose GPUs by CUDA_VISIBLE_DEVICES, or the CPU by ACCELERATE_USE_CPU=true",
+    ),
+    Setting(
+        variable="ACCELERATE_USE_SAGEMAKER", does="refused", text="start the trainer by torchrun or accelerate launch"
+    ),
+    Setting(variable="ACCELERATE_IN_TPU_POD", launcher="--tpu", does="refused", text=NO_TPU),
+    Setting(variable="ACCELERATE_DOWNCAST_BF16", launcher="--downcast_bf16", does="refused", text=NO_TPU),
+    Setting(variable="XLA_USE_BF16", launcher="--tpu", does="refused", text=NO_TPU),
+    Setting(variable="XLA_DOWNCAST_BF16", launcher="--downcast_bf16", does="refused", text=NO_TPU),
+    Setting(
+        variable="ACCELERATE_GRADIENT_CLIPPING", launcher="--gradient_clipping", does="unused", read=_unless_no,
+        text="--optimizer.g_clip and --optimizer.d_clip clip gradients",
+    ),
+)  # fmt: skip
+FAMILIES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
+"""Beginnings of Accelerate's variables. What is not in the table belongs to something in it, or is not used."""
+PARTS = ("ACCELERATE_DYNAMO_", "ACCELERATE_FP8_")
+"""Of these nothing is said: accelerate launch sets the first unasked, and the others beside a row that is refused."""
+
+
+def launched(env: Mapping[str, str]) -> bool:
+    """Whether torchrun or accelerate launch started this process."""
+    return bool(env.keys() & {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"})
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, with what accelerate launch was asked for and did not pass on.
+
+    It drops --gradient_accumulation_steps without DeepSpeed, and --use_megatron_lm with --cpu, for instance.
+    """
+    kept: dict[str, str] = {}
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        variables = {setting.launcher: setting for setting in SETTINGS if setting.launcher}
+        with suppress(OSError):
+            words = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
+            for word, following in pairwise(words[: len(words) - len(sys.argv)]):  # without the trainer's options
+                name, equals, value = word.partition("=")
+                if setting := variables.get("--" + name.removeprefix("--").replace("-", "_")):
+                    kept[setting.variable] = value if equals else "true" if setting.read is _flag else following
+    return kept | dict(os.environ)
+
+
+def obey(config: Config, env: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """The configuration with what `env` asks for, and lines that say what was taken or is not used.
+
+    Raises ConfigError for what cannot be met.
+    """
+    lines: list[str] = []
+    for setting in SETTINGS:
+        if env.get(setting.variable) or (setting.read is _flag and setting.variable in env):
+            config = _apply(setting, env[setting.variable], config, lines)
+    known = {setting.variable for setting in SETTINGS}
+    others = [name for name in env if name.startswith(FAMILIES) and not name.startswith(PARTS) and name not in known]
+    if others:
+        lines.append(f"{', '.join(sorted(others))}: not used; the trainer has nothing that would be set by it")
+    several = "MASTER_PORT" in env and not env.keys() & {"RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"}
+    if several and "ACCELERATE_MIXED_PRECISION" in env:
+        lines.append("accelerate launch started one process; for several on CPUs it needs --multi_gpu (launch/cpu.sh)")
+    return config, lines
+
+
+def _apply(setting: Setting, value: str, config: Config, lines: list[str]) -> Config:
+    """One setting that is there."""
+    given, option, problem = f"{setting.variable}={value}", setting.option, ""
+    try:
+        asked = setting.read(value)
+    except ValueError as error:
+        asked, problem = value, str(error)
+    ours = getattr(config, option) if option else None
+    if option and ours != getattr(Config(), option):
+        if asked not in (None, False, ours):
+            lines.append(f"{given}: not used, for --{option} {ours} is given")
+    elif problem or (asked and setting.does == "refused"):
+        by = f" (accelerate launch {setting.launcher}, or its config file)" if setting.launcher else ""
+        raise ConfigError(f"{given}{by}: {problem or setting.text}")
+    elif asked and setting.does == "unused":
+        lines.append(f"{given}: not used; {setting.text}")
+    elif asked and option and asked != ours:
+        lines.append(f"{given}: taken as --{option}" + ("" if asked is True else f" {asked}"))
+        config = replace(config, **{option: asked})
+    return config
+
+
+def threads(env: Mapping[str, str]) -> tuple[int, str] | None:
+    """How many threads a rank is to compute with on a CPU, and the setting that says so; None: nobody asked."""
+    for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):  # in this order, as in torch
+        value = env.get(name)
+        if value and not (name == "OMP_NUM_THREADS" and value == "1" and launched(env)):
+            return _count(value), f"{name}={value}"
+    return None

@@ -1,0 +1,46 @@
+"""The Accelerator, of which everything is given here, so that no variable of the environment changes a number."""
+
+import logging
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+
+from dcgan_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def accelerator_for(seconds: int) -> "Callable[[], Accelerator]":
+    """What joins the other ranks, on GPUs, if there are any and ACCELERATE_USE_CPU does not say otherwise.
+
+    `seconds`: how long the ranks wait for each other. What is returned raises UserError when a package is missing that
+    a setting needs.
+    """
+    # Only now: under settings that it does not understand Accelerate cannot be imported. They were refused before.
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+
+    log = logging.getLogger("accelerate")
+    if "ACCELERATE_LOG_LEVEL" in os.environ and not log.handlers:
+        log.addHandler(logging.StreamHandler())
+
+    def join() -> Accelerator:
+        try:
+            return Accelerator(
+                cpu=not torch.cuda.is_available(),
+                mixed_precision="no",  # the engine chooses the precision of every forward pass itself
+                dynamo_backend="no",
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the step weighs micro-batches
+                kwargs_handlers=[
+                    DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                    InitProcessGroupKwargs(timeout=timedelta(seconds=seconds)),
+                ],
+            )
+        except ImportError as error:
+            raise UserError(f"Accelerate: {' '.join(str(error).split())}") from error
+
+    return join

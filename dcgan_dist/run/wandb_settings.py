@@ -1,0 +1,112 @@
+"""W&B's own settings, in variables and in the files that `wandb init`, `wandb offline` and the like write.
+
+OPTIONS, OBEYED and FIXED are the complete table; docs/settings.md explains it to people.
+"""
+
+import configparser
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from dcgan_dist.config import WandbConfig
+
+Mode = Literal["online", "offline", "disabled"]
+MODES: dict[str, Mode] = {  # values of WANDB_MODE; the last two are old names
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "run": "online",
+    "dryrun": "offline",
+}
+OPTIONS = {
+    "WANDB_MODE": "mode",
+    "WANDB_DISABLED": "mode",
+    "WANDB_PROJECT": "project",
+    "WANDB_ENTITY": "entity",
+    "WANDB_RUN_GROUP": "group",
+    "WANDB_TAGS": "tags",
+}
+"""Variables that stand for an option of ours while it stands at its default."""
+OBEYED = (
+    "WANDB_NAME", "WANDB_NOTES", "WANDB_JOB_TYPE", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_BASE_URL",
+    "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CONFIG_DIR",
+)  # fmt: skip
+"""As they are, like all that is not in this table: by W&B itself."""
+FIXED = {
+    "WANDB_RESUME": "allow", "WANDB_RESUME_FROM": "", "WANDB_FORK_FROM": "",  # the run folder says which run goes on
+    "WANDB_CONSOLE": "off", "WANDB_HOST": "", "WANDB_PROGRAM": "dcgan_dist.train", "WANDB_SAVE_CODE": "false",
+    "WANDB_DISABLE_CODE": "true", "WANDB_DISABLE_GIT": "true",  # nothing of these leaves the machine
+    "WANDB_INIT_TIMEOUT": "20", "WANDB_LOGIN_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "20",  # fits into a grace time
+    "WANDB_SILENT": "true", "WANDB_QUIET": "true", "WANDB_SHOW_INFO": "false",
+}  # fmt: skip
+"""Variables that are not used, and what stands instead."""
+ONCE = ("WANDB_NAME", "WANDB_TAGS", "WANDB_NOTES")
+"""Variables for a run's beginning; later, what was renamed or tagged by hand is left alone."""
+OFF = ("", "0", "false", "f", "no", "n", "off")
+
+
+def variables(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment `env`, and what W&B's settings files add to it; a key for the server is not looked for there."""
+    folder = Path(env.get("WANDB_DIR") or ".")
+    local = folder / (".wandb" if (folder / ".wandb").exists() else "wandb") / "settings"
+    config = Path(env.get("WANDB_CONFIG_DIR") or Path(env.get("HOME", ".")) / ".config" / "wandb")
+    parser = configparser.ConfigParser(default_section="", interpolation=None)
+    with suppress(OSError, UnicodeDecodeError, configparser.Error):  # W&B says what is wrong with it
+        parser.read([config / "settings", local])
+    found = dict(parser["default"]) if parser.has_section("default") else {}
+    if found.get("mode") == "online":  # from `wandb enabled`: no longer disabled, but the key decides
+        del found["mode"]
+    return {f"WANDB_{name.upper()}": value for name, value in found.items() if name != "api_key"} | dict(env)
+
+
+def given(name: str, env: Mapping[str, str]) -> str:
+    """A setting and its value for people, with the place where it stands."""
+    value = variables(env)[name]
+    return f"{name}={value}" if name in env else f"{name.removeprefix('WANDB_').lower()} = {value} in W&B's settings"
+
+
+def asked_mode(env: Mapping[str, str]) -> tuple[Mode, str] | None:
+    """The mode that the settings ask for, and which does; None: none does."""
+    found = variables(env)
+    if found.get("WANDB_DISABLED", "").lower() not in OFF:
+        return "disabled", given("WANDB_DISABLED", env)
+    if not (asked := found.get("WANDB_MODE")):
+        return None
+    where = given("WANDB_MODE", env)
+    known = MODES.get(asked.lower())
+    return (known, where) if known else ("disabled", f"{where} is none of {', '.join(MODES)}")
+
+
+def resolve(config: WandbConfig, env: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Project, entity, group and tags of a run by their names, and a line for each setting that is not used."""
+    found, chosen, lines = variables(env), asdict(config), []
+    for name, option in OPTIONS.items():
+        if option == "mode" or not (value := found.get(name)):
+            continue
+        asked = tuple(tag.strip() for tag in value.split(",") if tag.strip()) if option == "tags" else value
+        if chosen[option] == getattr(WandbConfig(), option):
+            chosen[option] = asked
+        elif chosen[option] != asked:
+            lines.append(f"{given(name, env)}: not used, for --wandb.{option} is given")
+    for name, instead in FIXED.items():
+        if name in env and not _alike(env[name], instead):
+            lines.append(f"{name}={env[name]}: not used" + (f"; it is always {instead}" if instead else ""))
+    del chosen["mode"]
+    return chosen, lines
+
+
+def _alike(one: str, other: str) -> bool:
+    return one.lower() == other or (other in ("true", "false") and (one.lower() in OFF) == (other in OFF))
+
+
+@contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Within it, W&B meets neither these variables nor those that are not used."""
+    kept = {name: os.environ.pop(name) for name in (*names, *FIXED) if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

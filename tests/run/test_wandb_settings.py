@@ -1,0 +1,118 @@
+"""What W&B's variables and settings files ask for, row by row of the table; test_wandb has the server."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import wandb
+
+from dcgan_dist.config import WandbConfig
+from dcgan_dist.run import wandb as run_wandb
+from dcgan_dist.run.wandb import resolve_mode
+from dcgan_dist.run.wandb_settings import FIXED, OBEYED, OPTIONS, asked_mode, hidden, resolve, variables
+
+PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+KEY = {"HOME": "/nowhere", "WANDB_API_KEY": "k"}
+TYPED = {"project": "gans", "entity": "us", "group": "nightly", "tags": ("fruit",)}
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, *OBEYED, *FIXED])
+def test_the_page_names_it(name):
+    assert f"`{name}`" in PAGE
+
+
+@pytest.mark.parametrize(("name", "option"), [row for row in OPTIONS.items() if row[1] != "mode"])
+def test_an_option_that_is_given_wins_and_else_the_variable_counts(name, option):
+    value, taken = ("a, b,", ("a", "b")) if option == "tags" else ("thesis", "thesis")
+    env = {"HOME": "/nowhere", name: value}
+    chosen, lines = resolve(WandbConfig(), env)
+    assert (chosen[option], lines) == (taken, [])
+    ours = replace(WandbConfig(), **{option: TYPED[option]})
+    chosen, lines = resolve(ours, env)
+    assert (chosen[option], lines) == (TYPED[option], [f"{name}={value}: not used, for --wandb.{option} is given"])
+    assert resolve(replace(WandbConfig(), **{option: taken}), env)[1] == []
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_is_not_used_is_said_and_hidden_from_wandb(name, monkeypatch):
+    value = "false" if FIXED[name] == "true" else "7"
+    chosen, lines = resolve(WandbConfig(), {"HOME": "/nowhere", name: value})
+    assert chosen == resolve(WandbConfig(), {"HOME": "/nowhere"})[0]
+    assert [line.startswith(f"{name}={value}: not used") for line in lines] == [True]
+    assert resolve(WandbConfig(), {"HOME": "/nowhere", name: FIXED[name].title()})[1] == []
+    monkeypatch.setenv(name, "7")
+    with hidden():
+        assert name not in run_wandb.os.environ
+    assert run_wandb.os.environ[name] == "7"
+
+
+def test_what_stands_instead_is_what_wandb_is_given():
+    """Under the names that W&B itself has for them."""
+    known = run_wandb._settings(lambda: None) | {"resume": "allow", "silent": True, "save_code": False}
+    fields = wandb.Settings.model_fields
+    for name, instead in FIXED.items():
+        option = name.removeprefix("WANDB_").lower()
+        assert option in fields, name
+        if instead:
+            value = known[option]
+            assert (f"{value:g}" if isinstance(value, float) else str(value).lower()) == instead.lower()
+
+
+@pytest.mark.parametrize(
+    ("env", "mode"),
+    [
+        ({"WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "disabled"),
+        ({"WANDB_DISABLED": "anything"}, "disabled"),
+        ({"WANDB_DISABLED": "false"}, "online"),
+        ({"WANDB_DISABLED": ""}, "online"),
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "DRYRUN"}, "offline"),
+        ({"WANDB_MODE": "shared"}, "disabled"),
+    ],
+)
+def test_nothing_is_sent_where_a_variable_says_no(env, mode):
+    assert resolve_mode(WandbConfig(), KEY | env)[0] == mode
+    given, reason = resolve_mode(WandbConfig(mode="online"), KEY | env)
+    assert given == "online"  # it was asked for by name
+    variable, value = next(iter(env.items()))
+    assert reason.startswith("--wandb.mode online" + f", not {variable}={value}" * (mode != "online"))
+
+
+@pytest.mark.parametrize(
+    ("text", "env", "asked"),
+    [
+        ("[default]\nmode = offline\n", {}, ("offline", "mode = offline in W&B's settings")),
+        ("[default]\nmode = disabled\n", {}, ("disabled", "mode = disabled in W&B's settings")),
+        ("[default]\nmode = offline\n", {"WANDB_MODE": "online"}, ("online", "WANDB_MODE=online")),
+        ("[default]\nmode = online\n", {}, None),  # no longer disabled: the key decides
+        ("mode = offline\n", {}, None),
+        ("", {}, None),
+    ],
+)
+@pytest.mark.parametrize("place", ["wandb/settings", ".wandb/settings", "home/.config/wandb/settings", "own/settings"])
+def test_the_files_of_wandb_offline_count(place, text, env, asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env = {"HOME": str(tmp_path / "home")} | env
+    if place.startswith("own"):
+        env["WANDB_CONFIG_DIR"] = str(tmp_path / "own")
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text(text)
+    assert asked_mode(env) == asked
+
+
+def test_the_files_of_wandb_init_and_login_count(tmp_path):
+    """The folder's before the person's; the key is read by W&B alone."""
+    for place, text in (
+        ("home/.config/wandb", "[default]\nproject = old\nbase_url = http://lab\napi_key = hush\n"),
+        ("work/wandb", "[default]\nproject = thesis\nentity = us\n"),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "settings").write_text(text)
+    env = {"HOME": str(tmp_path / "home"), "WANDB_DIR": str(tmp_path / "work"), "WANDB_ENTITY": "them"}
+    assert variables(env) == env | {"WANDB_PROJECT": "thesis", "WANDB_BASE_URL": "http://lab"}
+    chosen, _ = resolve(WandbConfig(), env)
+    assert (chosen["project"], chosen["entity"]) == ("thesis", "them")
+    _, lines = resolve(WandbConfig(project="gans"), env)
+    assert lines == ["project = thesis in W&B's settings: not used, for --wandb.project is given"]

@@ -1,0 +1,267 @@
+"""What Accelerate's launcher, its config file and thread counts ask for, row by row of the table."""
+
+import inspect
+import logging
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from accelerate.commands import launch as accelerate_launch
+from accelerate.utils import launch as launch_env
+from support.launching import call
+from support.ranks import ends_of_ranks, run_ranks
+from support.recording import options, record_training
+from support.shards import write_ours
+
+from dcgan_dist.config import Config, ConfigError
+from dcgan_dist.config.settings import FAMILIES, PARTS, SETTINGS, launched, obey, threads
+from dcgan_dist.parallel.accelerator import accelerator_for
+from dcgan_dist.train import main
+
+PAGE = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+ASKED = {  # a value that asks for something, where "true" does not
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_LOG_LEVEL": "debug",
+    "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR",
+    "ACCELERATE_TORCH_DEVICE": "cuda:1",
+    "ACCELERATE_GRADIENT_CLIPPING": "1.0",
+    "OMP_NUM_THREADS": "3,2",
+    "MKL_NUM_THREADS": "3",
+}
+OURS = {"precision": ("bf16", "fp32"), "accumulate": (4, 2), "debug": (True, None)}
+"""What the value above makes of an option, and another value of it; None: there is no other but the default."""
+ROWS = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.variable)
+
+
+@ROWS
+def test_the_page_names_it(setting):
+    rows = [line for line in PAGE.splitlines() if f"`{setting.variable}`" in line]
+    assert rows, setting
+    assert setting.launcher in rows[0]
+
+
+@ROWS
+def test_each_does_what_the_table_says(setting):
+    value = ASKED.get(setting.variable, "true")
+    given = {setting.variable: value}
+    if setting.does == "refused":
+        with pytest.raises(ConfigError, match=f"^{setting.variable}={value}( |:).*{re.escape(setting.launcher)}"):
+            obey(Config(), given)
+        return
+    config, lines = obey(Config(), given)
+    if setting.does != "option":
+        assert config == Config()
+        assert [line.startswith(f"{setting.variable}={value}: not used") for line in lines] == (
+            [True] if setting.does == "unused" else []
+        )
+        return
+    asked, other = OURS[setting.option]
+    assert config == replace(Config(), **{setting.option: asked})
+    assert [line.startswith(f"{setting.variable}={value}: taken as --{setting.option}") for line in lines] == [True]
+    assert obey(config, given) == (config, [])  # the option says the same
+    if other is not None:
+        ours = replace(Config(), **{setting.option: other})
+        assert obey(ours, given) == (
+            ours,
+            [f"{setting.variable}={value}: not used, for --{setting.option} {other} is given"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "no"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
+        ("ACCELERATE_DYNAMO_BACKEND", "NO"),
+        ("ACCELERATE_GRADIENT_CLIPPING", ""),
+        ("OMP_NUM_THREADS", ""),
+        *((setting.variable, "False") for setting in SETTINGS if setting.variable not in ASKED),
+    ],
+)
+def test_a_value_that_asks_for_nothing_is_no_request(variable, value):
+    assert obey(Config(), {variable: value}) == (Config(), [])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "what"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "must be no, bf16 or fp16"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto", "must be a whole number"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "0", "must be a whole number, at least 1"),
+        ("ACCELERATE_DEBUG_MODE", "2", "must be true or false"),
+        ("ACCELERATE_USE_CPU", "", "must be true or false"),
+        ("ACCELERATE_CPU_AFFINITY", "all", "must be true or false"),
+        ("ACCELERATE_LOG_LEVEL", "verbose", "must be one of CRITICAL"),
+        ("ACCELERATE_USE_FSDP", "maybe", "must be true or false"),
+        ("OMP_NUM_THREADS", "many", "must be a whole number"),
+        ("MKL_NUM_THREADS", "0", "must be a whole number"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(variable, value, what):
+    with pytest.raises(ConfigError, match=f"^{variable}={value}.*: {what}"):
+        obey(Config(), {variable: value})
+
+
+def test_an_option_that_is_given_wins_over_what_cannot_be_met():
+    config = Config(precision="fp32")
+    assert obey(config, {"ACCELERATE_MIXED_PRECISION": "fp8"}) == (
+        config,
+        ["ACCELERATE_MIXED_PRECISION=fp8: not used, for --precision fp32 is given"],
+    )
+
+
+@pytest.mark.parametrize("prefix", FAMILIES)
+def test_settings_that_nobody_knows_are_named_in_one_line(prefix):
+    assert f"`{prefix}*`" in PAGE
+    _, lines = obey(Config(), {f"{prefix}ONE": "1", f"{prefix}TWO": "", "ELSE": "1"})
+    assert lines == [f"{prefix}ONE, {prefix}TWO: not used; the trainer has nothing that would be set by it"]
+
+
+def launcher_environment(prepare, *arguments):
+    """What accelerate launch sets."""
+    args = accelerate_launch.launch_command_parser().parse_args([*arguments, "-m", "dcgan_dist.train"])
+    args, _, _ = accelerate_launch._validate_launch_command(args)
+    made = prepare(args)
+    return made if isinstance(made, dict) else made[1]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments"),
+    [
+        (launch_env.prepare_simple_launcher_cmd_env, ["--cpu", "--num_processes", "1", "--num_machines", "1"]),
+        (launch_env.prepare_multi_gpu_env, ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]),
+    ],
+)
+def test_nothing_is_said_of_a_launcher_that_was_asked_for_nothing(prepare, arguments, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # no config file of the user's
+    env = launcher_environment(prepare, *arguments)
+    assert launched(env)
+    assert obey(Config(), env) == (Config(), [])
+
+
+def test_somebody_decided_about_everything_that_the_launcher_sets():
+    names = set(re.findall(r'current_env\["(\w+)"\]', inspect.getsource(launch_env)))
+    left = {"PYTHONPATH", "MASTER_ADDR", "MASTER_PORT", "KMP_AFFINITY", "KMP_BLOCKTIME"}
+    known = {setting.variable for setting in SETTINGS} | left
+    assert len(names & known) > 10
+    assert {n for n in names - known if not n.startswith((*FAMILIES, *PARTS)) and "VISIBLE" not in n} == {
+        "ZE_AFFINITY_MASK"  # devices of other makers, which the trainer does not use
+    }
+
+
+def test_one_process_where_several_were_asked_for_is_said():
+    env = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
+    assert "--multi_gpu" in obey(Config(), env)[1][0]
+    for rank in ({"RANK": "0"}, {"WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "2"}):
+        assert obey(Config(), env | rank)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, None),
+        ({"OMP_NUM_THREADS": "1"}, (1, "OMP_NUM_THREADS=1")),
+        ({"OMP_NUM_THREADS": "4,2", "LOCAL_RANK": "0"}, (4, "OMP_NUM_THREADS=4,2")),
+        ({"OMP_NUM_THREADS": "1", "LOCAL_RANK": "0"}, None),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, None),
+        ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LOCAL_RANK": "0"}, (1, "MKL_NUM_THREADS=1")),
+        ({"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "2"}, (2, "MKL_NUM_THREADS=2")),
+        ({"OMP_NUM_THREADS": "", "MKL_NUM_THREADS": ""}, None),
+    ],
+)
+def test_threads_are_those_that_a_person_asked_for(env, expected):
+    assert threads(env) == expected
+
+
+def test_accelerate_logs_at_the_level_that_is_asked_for(monkeypatch, capfd):
+    log = logging.getLogger("accelerate")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "level", logging.INFO)
+    accelerator_for(1)
+    assert log.handlers == []
+    monkeypatch.setenv("ACCELERATE_LOG_LEVEL", "info")
+    accelerator_for(1)
+    logging.getLogger("accelerate.state").info("how it is")
+    assert capfd.readouterr().err == "how it is\n"
+
+
+# ---- on real ranks
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_ours(tmp_path_factory.mktemp("shards") / "a.tar", 24)
+
+
+def recorded(shards, folder, *changes: str, **variables: str):
+    given = options(shards, folder, *changes, iterations=2)
+    variables["MKL_NUM_THREADS"] = "1"  # other threads would round otherwise
+    arrays, _ = run_ranks(1, record_training, given, 1, variables=variables)[0]
+    return {name: value.tobytes() for name, value in arrays.items()}
+
+
+@pytest.mark.dist
+def test_what_is_not_used_changes_no_bit(shards, tmp_path):
+    """Every gradient and every weight."""
+    unused = {
+        setting.variable: ASKED.get(setting.variable, "true")
+        for setting in SETTINGS
+        if setting.does in ("option", "unused")
+    }
+    unused |= {f"{family}X": "1" for family in FAMILIES} | {"ACCELERATE_DYNAMO_MODE": "max-autotune"}
+    given = "--accumulate 2"  # and --precision fp64
+    plain = recorded(shards, tmp_path / "plain", given)
+    assert len(plain) > 50
+    assert recorded(shards, tmp_path / "set", given, **unused) == plain
+
+
+@pytest.mark.dist
+def test_accumulation_that_is_asked_for_is_the_option(shards, tmp_path):
+    asked = recorded(shards, tmp_path / "asked", ACCELERATE_GRADIENT_ACCUMULATION_STEPS="3")
+    assert asked == recorded(shards, tmp_path / "given", "--accumulate 3")
+    assert asked != recorded(shards, tmp_path / "plain")
+
+
+def train_under(values, given):
+    """One rank of several, whose nodes have different variables."""
+    if value := values[int(os.environ["RANK"])]:
+        os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = value
+    return main(given)
+
+
+@pytest.mark.dist
+def test_ranks_that_are_asked_for_different_things_are_refused_once(shards, tmp_path):
+    ends = ends_of_ranks(2, train_under, ["", "2"], options(shards, tmp_path / "run"))
+    assert [end.code for end in ends] == [2, 2]
+    assert ends[0].error.startswith("error: --accumulate is 1 on rank 0 and 2 on rank 1: every node needs the same")
+    assert ends[0].error.count("\n") == 1
+    assert ends[1].error == ""
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_run_that_goes_on_under_another_setting_is_refused(shards, tmp_path, monkeypatch, capfd):
+    given = options(shards, tmp_path / "run", iterations=1)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    assert main(given) == 0
+    assert "accumulate: 2\n" in (tmp_path / "run" / "config.yaml").read_text()
+    assert capfd.readouterr().out.count("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") == 1
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    assert main([*given, "--images", "24"]) == 2
+    assert "accumulate" in capfd.readouterr().err
+
+
+def test_what_the_launcher_keeps_to_itself_is_heard(tmp_path):
+    """It passes this option on with DeepSpeed alone, and starts one process on CPUs."""
+    done = call(
+        "accelerate", "launch", "--quiet", "--cpu", "--num_processes", "2", "--gradient-accumulation-steps=4",
+        "--mixed_precision", "bf16", "-m", "dcgan_dist.train", "--dry_run", "--run_dir", tmp_path / "run",
+        HF_HOME=tmp_path, PYTHONPATH=":".join(sys.path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for said in ("STEPS=4: taken as --accumulate 4", "=bf16: taken as --precision bf16", "needs --multi_gpu"):
+        assert done.stdout.count(said) == 1
+    assert "\nbf16 on cpu: as asked\n" in done.stdout
