@@ -181,10 +181,10 @@ def test_accelerate_logs_at_the_level_that_is_asked_for(monkeypatch, capfd):
     log = logging.getLogger("accelerate")
     monkeypatch.setattr(log, "handlers", [])
     monkeypatch.setattr(log, "level", logging.INFO)
-    accelerator_for(1)
+    accelerator_for(1, cpu=True)
     assert log.handlers == []
     monkeypatch.setenv("ACCELERATE_LOG_LEVEL", "info")
-    accelerator_for(1)
+    accelerator_for(1, cpu=True)
     logging.getLogger("accelerate.state").info("how it is")
     assert capfd.readouterr().err == "how it is\n"
 

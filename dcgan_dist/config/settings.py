@@ -182,6 +182,11 @@ def _apply(setting: Setting, value: str, config: Config, lines: list[str]) -> Co
     return config
 
 
+def on_cpu(env: Mapping[str, str]) -> bool:
+    """Whether GPUs are to be left alone."""
+    return _flag(env.get("ACCELERATE_USE_CPU", "false"))
+
+
 def threads(env: Mapping[str, str]) -> tuple[int, str] | None:
     """How many threads a rank is to compute with on a CPU, and the setting that says so; None: nobody asked."""
     for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):  # in this order, as in torch

@@ -6,19 +6,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import torch
-
 from dcgan_dist.errors import UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def accelerator_for(seconds: int) -> "Callable[[], Accelerator]":
-    """What joins the other ranks, on GPUs, if there are any and ACCELERATE_USE_CPU does not say otherwise.
+def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
+    """What joins the other ranks; it raises UserError when a package is missing that a setting needs.
 
-    `seconds`: how long the ranks wait for each other. What is returned raises UserError when a package is missing that
-    a setting needs.
+    `seconds`: how long the ranks wait for each other; `cpu`: they leave GPUs alone.
     """
     # Only now: under settings that it does not understand Accelerate cannot be imported. They were refused before.
     from accelerate import Accelerator
@@ -31,7 +28,7 @@ def accelerator_for(seconds: int) -> "Callable[[], Accelerator]":
     def join() -> Accelerator:
         try:
             return Accelerator(
-                cpu=not torch.cuda.is_available(),
+                cpu=cpu,
                 mixed_precision="no",  # the engine chooses the precision of every forward pass itself
                 dynamo_backend="no",
                 gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the step weighs micro-batches

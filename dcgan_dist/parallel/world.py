@@ -260,8 +260,9 @@ def launch(config: Config, asked: bool = False) -> World:
     Raises UserError when they do not find each other, and UsageError when they are not as many as configured.
     """
     check_variables()
-    check_gpus(torch.cuda.device_count())
-    accelerator = meet(accelerator_for(config.timeout), config.timeout, asked)
+    gpus = 0 if settings.on_cpu(os.environ) else torch.cuda.device_count()
+    check_gpus(gpus)
+    accelerator = meet(accelerator_for(config.timeout, cpu=not gpus), config.timeout, asked)
     activity = Activity(on_gpu=accelerator.device.type == "cuda")
     world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout), activity=activity)
     # a dry run, on one process, tells of the ranks that are meant to be launched
