@@ -31,7 +31,9 @@ def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
         if device.type != "cuda":
             return Arithmetic(name="fp32", reason="on a CPU it is the reference, and bf16 is not faster on every one")
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Arithmetic(name="bf16", reason="the GPU supports it, else --precision fp32", forward=torch.bfloat16)
+            return Arithmetic(
+                name="bf16", reason="the GPU supports it (--precision fp32 turns it off)", forward=torch.bfloat16
+            )
         return Arithmetic(name="fp32", reason="the GPU has no bf16; fp16 is there with --precision fp16")
     return PRECISIONS[precision]
 
