@@ -16,12 +16,12 @@ from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.staff import choose
 from dcgan_dist.data.reading.stream import StreamReader
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
-from dcgan_dist.data.remote.client import Remote, RemoteStat
+from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.errors import UserError
 
 Say = Callable[[str], None]
-LISTED = 3  # shards with empty images
+LISTED = 3  # shards in a line
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
 
@@ -48,6 +48,7 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
     manifest = _compare_with_manifests(patterns, names, opener.remote, say)
     corpus = Corpus(open_shards(names, opener), opener)
     say(f"data: {_what_was_checked(corpus)}")
+    _say_replaced(corpus, manifest, say)
     _treat_empty_images(corpus, config.data.damaged, say)
     _say_where(corpus, say)
     classes = names_in(manifest, names)
@@ -68,6 +69,17 @@ def _compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remot
     for line in found.notes:
         say(f"data: {line}")
     return found.manifest
+
+
+def _say_replaced(corpus: Corpus, manifest: Manifest | None, say: Say) -> None:
+    """Names shards that are not those of the manifest, although they have their names."""
+    entries = {} if manifest is None else {entry.name: int(entry.fingerprint, 16) for entry in manifest.shards}
+    pairs = [(shard.name, entries.get(base_name(shard.name)), shard.fingerprint) for shard in corpus.shards]
+    other = [base_name(name) for name, named, found in pairs if named not in (None, found)]
+    if other:
+        more = f" and {len(other) - LISTED:,} more" if len(other) > LISTED else ""
+        names = ", ".join(other[:LISTED]) + more
+        say(f"data: WARNING: {names}: not what manifest.json says of it; write the set again, or remove the manifest")
 
 
 def _what_was_checked(corpus: Corpus) -> str:

@@ -91,6 +91,13 @@ def test_shards_that_the_manifest_does_not_name_are_said(folder):
     assert said_of("set/*.tar")[0] == expected
 
 
+def test_a_shard_that_was_replaced_by_another_is_said(folder):
+    write_ours(folder / "shard-2.tar", 2, "jpg")
+    assert said_of("set/*.tar")[1] == (
+        "data: WARNING: shard-2.tar: not what manifest.json says of it; write the set again, or remove the manifest"
+    )
+
+
 def test_a_manifest_of_another_program_is_no_obstacle(folder, capsys):
     (folder / NAME).write_text('{"name": "an app"}')
     assert "set/manifest.json: is no manifest of shards" in said_of("set/*.tar")[0]

@@ -15,6 +15,7 @@ from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist import keyed
 from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.reading import stream as stream_module
 from dcgan_dist.data.reading.crew import Plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
@@ -127,6 +128,18 @@ def test_the_same_seed_and_position_give_the_same_stream(shards):
     assert contents(make_reader(shards), 8) != contents(make_reader(shards), 8, position=64)
 
 
+def test_a_small_set_is_shuffled_uniformly(tmp_path):
+    """Sorted classes are as well mixed in the first batches as in the last: 10 classes, batches of 16."""
+    path = write_ours(tmp_path / "sorted.tar", 389, "pgm", label=lambda number: number * 10 // 389)
+    samples, epochs = make_reader([path], 1)._samples(0, ALONE), []
+    for _ in range(30):
+        labels = np.array([label for _, _, label, _ in itertools.islice(samples, 389)])
+        assert np.bincount(labels).tolist() == [39, 39, 39, 39, 39, 39, 39, 39, 39, 38]
+        epochs.append([len(set(batch)) for batch in labels[:384].reshape(-1, 16).tolist()])
+    uniform = 10 * (1 - 0.9**16)
+    assert np.allclose(np.mean(epochs, axis=0), uniform, rtol=0.1)
+
+
 def test_a_pipe_is_read(shards):
     pipes = [f"pipe:cat {path}" for path in shards]
     assert contents(make_reader(pipes), 6) == contents(make_reader(shards), 6)
@@ -198,7 +211,8 @@ def test_more_ranks_than_images_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["{path}", "pipe:cat {path}", "pipe:cat {path}; sleep 1000"])
-def test_nothing_is_left_of_a_stream_that_is_closed_early(tmp_path, kind):
+def test_nothing_is_left_of_a_stream_that_is_closed_early(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(stream_module, "SHUFFLE_BUFFER", 100)  # full before the command ends
     path = write_ours(tmp_path / "many.tar", 400)
 
     def resources():

@@ -92,7 +92,8 @@ class StreamReader:
             urls = random.sample(self._urls, len(self._urls))
             if divided:
                 urls = urls[split.rank :: split.world_size]
-            images = shuffle(SHUFFLE_BUFFER, rng=random)(chain.from_iterable(map(tar_images, urls)))
+            # nothing leaves the buffer before it is full, so a set that fits into it is shuffled uniformly
+            images = shuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER, rng=random)(chain.from_iterable(map(tar_images, urls)))
             # with fewer shards than ranks every rank reads all of them and keeps its share
             mine = images if divided else islice(images, split.rank, None, split.world_size)
             first = next(mine, None)
