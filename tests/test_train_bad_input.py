@@ -75,6 +75,7 @@ WRONG = [
     (["--data.shards", "http://host/*.tar"], "http://host/*.tar: a web server has no listing"),
     (["--data.shards", "pipe:cat a.tar"], "--data.shards pipe:cat ...: a pipe cannot be indexed"),
     (["--data.shards", "nowhere/*.tar"], "--data.shards nowhere/*.tar: no such files"),
+    (["--data.shards", Path(__file__).parent], "holds no shards (.tar); dcgan-dist shard "),
     (["--data.shards", "{0..1.tar"], "--data.shards {0..1.tar: the braces do not match"),
 ]
 
@@ -116,7 +117,6 @@ BAD_SHARDS = {
     "a web page": shard_that_is(b"<!DOCTYPE html><html>404 Not Found</html>" * 50),
     "cut": cut_shard,
     "without images": shard_without_images,
-    "a folder": lambda folder: folder,
 }
 
 

@@ -16,8 +16,7 @@ from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.networks import NetG
 from dcgan_dist.parallel.noise import sample_latents
-from dcgan_dist.run import checkpoint
-from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.grid import grid, save_png
 
 AT_ONCE = 64  # images in one forward pass; they do not depend on each other
@@ -64,9 +63,7 @@ def main(argv: list[str]) -> int:
 
 def find_checkpoint(source: Path) -> Path:
     """The checkpoint that a run's or a checkpoint's folder stands for. Raises UsageError when it is neither."""
-    if (source / "manifest.json").exists():
-        return source
-    found = checkpoint.find_newest(RunFolder(source).checkpoints, _warn)
+    found = resume.resolve(source, _warn)
     if found is None:
         raise UsageError(f"{source}: neither a run's folder with a checkpoint in it nor a checkpoint's folder")
     return found

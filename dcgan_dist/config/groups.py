@@ -128,8 +128,8 @@ class DataConfig(Options):
 
     prefix = "data."
     shards: tuple[str, ...] = ()
-    """Tar shards: paths, globs ('d/*.tar'), brace lists ('d/{000..011}.tar'), also of URLs (s3:// gs:// https:// hf://).
-    Absent: the embedded cartoon faces."""
+    """Tar shards: folders, paths, globs ('d/*.tar'), brace lists ('d/{000..011}.tar'), also by URL (s3:// gs:// https://
+    hf://). Absent: the embedded cartoon faces."""
     reader: ReaderName = "indexed"
     """indexed: exact order and resume. stream: webdataset's pipeline, also for pipes; no exact resume."""
     classes: tuple[str, ...] = ()
@@ -265,7 +265,8 @@ class ResumeConfig(Options):
 
     prefix = "resume."
     source: str = "auto"
-    """auto: go on from the run folder's newest checkpoint, if any. never: refuse a folder with one. Or a checkpoint."""
+    """auto: go on from the run folder's newest checkpoint, if any. never: refuse a folder with one. Or another run, as
+    RUN, or a checkpoint."""
     allow_changes: tuple[str, ...] = ()
     """Options that may differ from the checkpoint's although they change the training, e.g. optimizer.g_lr."""
 

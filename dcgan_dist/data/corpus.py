@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
 from dcgan_dist.data.opening import Opener, Shard
-from dcgan_dist.data.patterns import spell_out
+from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.errors import UsageError, UserError
@@ -47,7 +47,7 @@ def _spelled_out(pattern: str, opener: Opener) -> list[str]:
     if pattern.startswith("pipe:"):
         return [pattern]
     try:
-        names = spell_out(pattern, opener.remote)
+        names = shards_of(pattern, opener.remote)
     except UsageError as error:
         raise UsageError(f"--data.shards {error}") from error
     if any(name.startswith("pipe:") for name in names):

@@ -1,14 +1,21 @@
 """Brace lists and globs, of files and of remote objects."""
 
 import os
+import re
+import shlex
 from glob import glob
+from itertools import chain, islice
 from pathlib import Path
 
 from braceexpand import braceexpand
 
+from dcgan_dist.data.formats import is_image_name
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
+
+PACKED_OR_NOT = re.compile(r"\.(tar(\.gz|\.zst|\.bz2)?|tgz|tzst)$", re.IGNORECASE)
+FOLDERS = 100  # that are looked into for images
 
 
 def exists(name: str) -> bool:
@@ -35,9 +42,34 @@ def spell_out(pattern: str, remote: Remote) -> list[str]:
     return [file for name in names for file in _without_glob(name, remote)]
 
 
+def shards_of(pattern: str, remote: Remote) -> list[str]:
+    """The same, with the shards in them in place of folders. Raises UsageError for a folder without shards, too."""
+    return [shard for name in spell_out(pattern, remote) for shard in _shards_in(name, remote)]
+
+
+def _shards_in(name: str, remote: Remote) -> list[str]:
+    if is_remote(name):
+        return remote.expand(Location(f"{Location(name).reveal()}*.tar")) if name.endswith("/") else [name]
+    if not (exists(name) and Path(name).is_dir()):
+        return [name]
+    try:
+        found = sorted((path.name for path in Path(name).iterdir()), key=os.fsencode)
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read ({error.strerror})") from error
+    shards = [str(Path(name) / file) for file in found if PACKED_OR_NOT.search(file) and not file.startswith(".")]
+    if not shards:
+        images = any(map(is_image_name, found)) or any(
+            map(is_image_name, chain.from_iterable(files for _, _, files in islice(os.walk(name), FOLDERS)))
+        )
+        what = "these are images, not shards" if images else "holds no shards (.tar)"
+        raise UsageError(f"{name}: {what}; dcgan-dist shard {shlex.quote(name)} OUT --size 64 makes shards of a folder")
+    return shards
+
+
 def _without_glob(name: str, remote: Remote) -> list[str]:
     if is_remote(name):
         return remote.expand(name)
+    name = str(Path(name).expanduser()) if name.startswith("~/") else name  # no shell has, of a YAML file
     if exists(name) or not any(sign in name for sign in "*?["):
         return [name]
     files = glob(name, recursive=True)  # noqa: PTH207, for Path.glob takes no absolute pattern

@@ -12,6 +12,7 @@ from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint
+from dcgan_dist.run.checkpoint_manifest import MANIFEST
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.stats import Stats
 
@@ -69,7 +70,7 @@ def find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) 
 
 
 def _find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say) -> Path | None:
-    source = config.resume.source
+    source, own = config.resume.source, None
     if source in ("auto", "never"):
         path = checkpoint.find_newest(folder.checkpoints, say)
         if path is not None and source == "never":
@@ -77,10 +78,12 @@ def _find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say)
                 f"--run_dir {folder.root} holds the checkpoint {path.name} and --resume is never; name another folder"
             )
     else:
-        path = _own(folder, source, say) or Path(source)
-        if not path.is_dir():
+        own = _own(folder, source, say)
+        path = own or resolve(Path(source).expanduser(), say)
+        if path is None:
             raise UsageError(
-                f"--resume {path}: no such checkpoint folder; give auto, never or a path like RUN/checkpoints/000012800"
+                f"--resume {source}: no such checkpoint folder, nor a run's folder with one; give auto, never, or a "
+                "path like RUN or RUN/checkpoints/000012800"
             )
     if path is None:
         return None
@@ -88,7 +91,7 @@ def _find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say)
     newer = [
         found.name for found in checkpoint.all_checkpoints(folder.checkpoints) if int(found.name) > state["images"]
     ]
-    if newer and path == Path(source):
+    if newer and own is None and source != "auto":
         raise UsageError(
             f"--resume {path}: --run_dir {folder.root} holds newer checkpoints ({', '.join(newer)}), which the next "
             "life would go on from; move them away or name a new --run_dir"
@@ -96,6 +99,23 @@ def _find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say)
     _refuse_changes(path, config, data, state)
     say(f"resuming from {path}: {state['images']:,} images seen")
     return path
+
+
+def resolve(source: Path, say: Say) -> Path | None:
+    """The checkpoint that a path means; None when it means none. Raises UserError when none of a run's is whole.
+
+    Of RUN, RUN/checkpoints and RUN/checkpoints/latest it is the newest that verifies, of RUN/checkpoints/best the one
+    that is named there, and a checkpoint's folder is itself.
+    """
+    if source.name == "latest" and source.is_file():
+        return checkpoint.find_newest(source.parent, say)
+    if source.name == "best" and source.is_file():
+        source = source.with_name(checkpoint.best_name(source.parent) or "none")
+    for folder in (source / "checkpoints", source):
+        if checkpoint.all_checkpoints(folder):
+            return checkpoint.find_newest(folder, say)
+    named = source.name.removesuffix(checkpoint.LEFT).isdecimal() or (source / MANIFEST).is_file()
+    return source if source.is_dir() and named else None
 
 
 def _own(folder: RunFolder, source: str, say: Say) -> Path | None:

@@ -63,9 +63,10 @@ def test_seed_and_network_matter(run, tmp_path):
     assert len(set(drawn.values())) == 3
 
 
-def test_a_checkpoint_of_its_own_will_do(run, tmp_path):
+@pytest.mark.parametrize("path", ["000000640", "latest", ""])
+def test_a_checkpoint_of_its_own_will_do(run, tmp_path, path):
     main(["sample", str(run), "--out", str(tmp_path / "a.png")])
-    main(["sample", str(run / "checkpoints" / "000000640"), "--out", str(tmp_path / "b.png")])
+    main(["sample", str(run / "checkpoints" / path), "--out", str(tmp_path / "b.png")])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

@@ -96,7 +96,7 @@ def test_missing_files_are_problems_and_wrong_patterns_errors(tmp_path, capsys):
     assert run(capsys, tmp_path / "none.tar")[1][0] == f"{tmp_path}/none.tar: no such file"
     with pytest.raises(UsageError, match=f"^{tmp_path}/x\\*: no such files"):
         verify.main([f"{tmp_path}/x*"])
-    with pytest.raises(UsageError, match=r"holds no \.tar files"):
+    with pytest.raises(UsageError, match=r"holds no shards \(\.tar\)"):
         verify.main([str(tmp_path)])
     with pytest.raises(UsageError, match="SHARDS is missing"):
         verify.main([])

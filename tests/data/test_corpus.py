@@ -54,6 +54,35 @@ def test_absolute_patterns_and_folders(folder):
     assert expand([f"{folder}/b-*.tar", "*/*.tar"]) == [f"{folder}/b-10.tar", f"{folder}/b-9.tar", "sub/d.tar"]
 
 
+@pytest.mark.parametrize("spelling", ["sub", "sub/", "su?", "~/sub", "FOLDER/sub"])
+def test_a_folder_stands_for_its_shards(folder, monkeypatch, spelling):
+    (folder / "sub").mkdir()
+    for name in ("b.tar", "a.tar.gz", "c.tgz", ".a.tar.host.1.tmp", ".hidden.tar", "manifest.json", "photo.jpg"):
+        (folder / "sub" / name).touch()
+    monkeypatch.setenv("HOME", str(folder))
+    found = expand([spelling.replace("FOLDER", str(folder))])
+    assert [str((folder / name).relative_to(folder)) for name in found] == ["sub/a.tar.gz", "sub/b.tar", "sub/c.tgz"]
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        (["a.jpg", "b.png"], "these are images, not shards"),
+        (["cat/1.JPEG", "dog/1.webp"], "these are images, not shards"),
+        (["a.parquet", "notes.txt"], "holds no shards (.tar)"),
+        ([], "holds no shards (.tar)"),
+    ],
+)
+def test_a_folder_without_shards_is_refused_with_what_makes_some(tmp_path, files, what):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError) as error:
+        expand([str(tmp_path)])
+    command = f"dcgan-dist shard {tmp_path} OUT --size 64"
+    assert str(error.value) == f"--data.shards {tmp_path}: {what}; {command} makes shards of a folder"
+
+
 def test_the_name_of_a_file_is_no_pattern_and_two_stars_are_folders_of_any_depth(folder):
     odd = folder / "deep" / "er" / "odd [1]{2,3}.tar"
     odd.parent.mkdir(parents=True)

@@ -10,6 +10,7 @@ from botocore.exceptions import NoCredentialsError
 from support.http_server import HttpServer, cut, status
 from support.s3 import s3_server
 
+from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.cache import ShardCache
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.faults import Patience
@@ -32,6 +33,7 @@ REMOTE = Remote(timeout=20, retries=2, pause=0.001)
 def test_s3_patterns(bucket):
     assert REMOTE.expand("s3://shards/faces/*.tar") == [f"s3://shards/faces/{number}.tar" for number in range(2)]
     assert REMOTE.expand("s3://shards/faces/0.tar") == ["s3://shards/faces/0.tar"]
+    assert shards_of("s3://shards/faces/", REMOTE) == [f"s3://shards/faces/{number}.tar" for number in range(2)]
     for pattern in ("s3://shards/faces/*.zip", "s3://no-such-bucket/*.tar"):
         with pytest.raises(UsageError, match="no such files"):
             REMOTE.expand(pattern)

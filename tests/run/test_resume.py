@@ -274,6 +274,14 @@ def test_a_checkpoint_of_another_run_by_its_path(config, data, said, tmp_path):
     assert said == [f"resuming from {other}: 300 images seen"]
 
 
+@pytest.mark.parametrize("path", ["", "checkpoints", "checkpoints/latest", "checkpoints/best"])
+def test_a_run_stands_for_its_newest_checkpoint(config, data, said, tmp_path, path):
+    older, newer = save(config, data, 200), save(config, data, 300)
+    (newer.parent / "best").write_text(older.name)
+    new = replace(config, run_dir=tmp_path / "new", resume=ResumeConfig(source=str(config.run_dir / path)))
+    assert find(new, data, said) == (older if path.endswith("best") else newer)
+
+
 def test_an_older_checkpoint_of_the_same_run_is_refused_for_the_newer_ones_would_win_the_next_time(config, data):
     older, _ = save(config, data, 100), save(config, data, 200)
     back = replace(config, resume=ResumeConfig(source=str(older)))
@@ -285,12 +293,13 @@ def test_an_older_checkpoint_of_the_same_run_is_refused_for_the_newer_ones_would
 def test_a_path_without_a_checkpoint(config, data, tmp_path):
     missing = replace(config, resume=ResumeConfig(source=str(tmp_path / "none")))
     assert refusal(missing, data) == (
-        f"--resume {tmp_path / 'none'}: no such checkpoint folder; give auto, never or a path like "
-        "RUN/checkpoints/000012800"
+        f"--resume {tmp_path / 'none'}: no such checkpoint folder, nor a run's folder with one; give auto, never, or a "
+        "path like RUN or RUN/checkpoints/000012800"
     )
-    empty = replace(config, resume=ResumeConfig(source=str(tmp_path)))
-    with pytest.raises(UserError, match=f"^{tmp_path / 'manifest.json'}: cannot be read"):
-        find(empty, data, [])
+    empty = tmp_path / "checkpoints" / "000000100"
+    empty.mkdir(parents=True)
+    with pytest.raises(UserError, match=f"^{empty / 'manifest.json'}: cannot be read"):
+        find(replace(config, resume=ResumeConfig(source=str(empty))), data, [])
 
 
 def test_the_description_is_json(config, data):

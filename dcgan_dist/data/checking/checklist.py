@@ -8,7 +8,7 @@ from pathlib import Path
 from dcgan_dist.data.checking.access import Job, base_name
 from dcgan_dist.data.checking.verify import Problem
 from dcgan_dist.data.manifest import NAME, Manifest, folder_of, manifest_beside, read_manifest, within_folder
-from dcgan_dist.data.patterns import spell_out
+from dcgan_dist.data.patterns import exists, shards_of
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
@@ -73,14 +73,11 @@ def _names(pattern: str, remote: Remote, whole: set[str]) -> list[str]:
         folder = folder_of(pattern)
         whole.add(folder)
         return [within_folder(folder, entry.name) for entry in read_manifest(pattern, remote).shards]
-    if not is_remote(pattern) and Path(pattern).is_dir():
-        files = sorted(str(path) for path in Path(pattern).glob("*.tar"))
-        if not files and not (Path(pattern) / NAME).exists():
-            raise UsageError(f"{pattern}: holds no .tar files")
-        return files or _names(str(Path(pattern) / NAME), remote, whole)
+    if not is_remote(pattern) and exists(f"{pattern}/{NAME}") and not any(Path(pattern).glob("*.tar*")):
+        return _names(f"{pattern}/{NAME}", remote, whole)  # all that it names are missing
     if pattern.startswith("pipe:"):
         raise UsageError(f"{pattern}: a pipe cannot be checked, for it can be read only once")
-    names = spell_out(pattern, remote)
+    names = shards_of(pattern, remote)
     if is_remote(pattern) and "*" in pattern:
         whole |= {folder_of(name) for name in names}
     return names
