@@ -60,7 +60,7 @@ class MergeOptions(cli.CommandOptions):
     merge: bool = False
     """Given, as you read this."""
     overwrite: bool = False
-    """Replace the .tar files that OUT holds."""
+    """Replace the shards that OUT holds, by its manifest.json; other files stay."""
 
 
 def main(argv: list[str]) -> int:
@@ -93,6 +93,8 @@ def _text(summary: Summary) -> str:
         lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)")
     if summary.left_out:
         lines.append(f"left out: {in_words(summary.left_out, 'other files')}")
+    if summary.others:
+        lines.append(f"others: {summary.others:,} .tar files in {summary.out} are no shards of this set; they stay")
     if summary.duplicates:
         lines.append(_duplicates(summary))
     if summary.skipped:
@@ -120,5 +122,5 @@ def _next_command(summary: Summary) -> str:
     sizes = get_args(ImageSize)
     size = summary.size if summary.size in sizes else min(sizes, key=lambda known: abs(known - (summary.size or 64)))
     grey = " --model.channels 1" if summary.channels == 1 else ""
-    shards = shlex.quote(f"{summary.out}/*.tar")
+    shards = shlex.quote(f"{summary.out}/{'shard-' * bool(summary.others)}*.tar")
     return f"accelerate launch -m dcgan_dist.train --data.shards {shards} --model.image_size {size}{grey}"

@@ -78,6 +78,19 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def move_to_free(source: Path, path: Path) -> None:
+    """Renames a file to a name that must be free. Raises FileExistsError when it is not."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links in this file system
+        path.touch(exist_ok=False)
+        source.replace(path)
+    else:
+        source.unlink()
+
+
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Only one thread of all processes at a time is inside; a process that dies lets the next one in.

@@ -327,7 +327,7 @@ def test_a_bad_image_stops_the_command_and_shows_nothing(tmp_path, processes):
             pack(source, tmp_path / "out", processes=processes)
         assert str(refused.value).startswith(str(source))
         # what is complete is kept for the next try
-        assert [path.name for path in (tmp_path / "out").iterdir()] in ([], [".partial"])
+        assert [path.name for path in tmp_path.glob("out/*")] in ([], [".partial"])
 
 
 def test_a_name_of_two_lines_is_one_line(tmp_path):
@@ -366,13 +366,9 @@ def test_old_shards_stay_until_new_ones_are_complete(tmp_path):
         pack(folder, out, overwrite=True)
     assert contents(out) == before
     pack(folder, out, overwrite=True, skip_bad=True, shard_size=12)
-    assert sorted(contents(out)) == sorted([*SIDE_FILES, "bad.txt", "notes.txt", "shard-00000.tar", "shard-00001.tar"])
-
-
-def test_what_a_killed_command_left_behind_is_cleared(tmp_path):
-    make_folder(tmp_path / "out" / ".partial", {"0000000.tar": b"half", "9999999.tar": b"half"})
-    pack(make_folder(tmp_path / "in"), tmp_path / "out")
-    assert len(contents(tmp_path / "out")) == 5 + len(SIDE_FILES)
+    new = [*SIDE_FILES, "bad.txt", "shard-00000.tar", "shard-00001.tar"]
+    assert sorted(contents(out)) == sorted([*new, "mine.tar", "notes.txt"])
+    assert (out / "mine.tar").read_bytes() == b"x"
 
 
 def test_a_killed_process_is_one_line(tmp_path):
@@ -386,7 +382,7 @@ def test_a_killed_process_is_one_line(tmp_path):
 
     with pytest.raises(UserError, match="killed, perhaps for want of memory"):
         pack(folder, tmp_path / "out", kill, shard_size=12, processes=2)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
@@ -402,7 +398,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"out: cannot be written \(No space left on device\)"):
         pack(make_folder(tmp_path / "in"), tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

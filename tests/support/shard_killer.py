@@ -21,7 +21,13 @@ from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import Summary, write_shards
 
-STEPS: tuple[tuple[object, str], ...] = ((os, "fsync"), (Path, "replace"), (Path, "unlink"), (shutil, "rmtree"))
+STEPS: tuple[tuple[object, str], ...] = (
+    (os, "fsync"),
+    (os, "link"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (shutil, "rmtree"),
+)
 
 
 def die_at(step: int) -> None:

@@ -51,7 +51,7 @@ class Packing(Options):
     skip_bad: bool = False
     """Leave images that cannot be read out and list them in OUT/bad.txt, instead of stopping at the first."""
     overwrite: bool = False
-    """Replace the .tar files that OUT holds, after the new ones are complete."""
+    """Replace the shards that OUT holds, by its manifest.json, after the new ones are complete; other files stay."""
     processes: Workers = 0
     """Processes that pack, each a whole shard at a time; 0: as many as CPU cores."""
 

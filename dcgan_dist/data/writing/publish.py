@@ -1,7 +1,8 @@
 """All shards of a plan take their places in OUT together; the manifest, written last, says that they are complete."""
 
+import filecmp
 import os
-import shutil
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -12,16 +13,17 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data import manifest as manifest_file
 from dcgan_dist.data.index import corpus_fingerprint
-from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, commonest, shard_names
+from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, commonest, load_manifest, shard_names
 from dcgan_dist.data.statistics import PixelCounts
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.storage import move_to_free, write_atomically
 from dcgan_dist.data.writing.duplicates import Duplicates, describe, find_duplicates
 from dcgan_dist.data.writing.receipt import Receipt, read_receipt, receipt_path
-from dcgan_dist.data.writing.staging import PARTIAL, Plan, Staging
+from dcgan_dist.data.writing.staging import Plan, Staging, remove_copies
 from dcgan_dist.errors import UsageError, UserError
 
 BAD, DUPLICATES, SIZES, INFO = "bad.txt", "duplicates.txt", "sizes.json", "_info.json"
 SIDE_FILES = (BAD, DUPLICATES, SIZES, INFO, manifest_file.NAME)  # in the order in which they appear
+SHARD = re.compile(r"shard-\d{5,}\.tar", re.ASCII)  # see shard_names
 MISSING_LISTED = 5
 
 
@@ -101,18 +103,47 @@ def _missing(staging: Staging, plan: Plan, missing: list[int]) -> str:
     return f"{staging.out}: {have}; run {who} again, then merge"
 
 
-def refuse_old(out: Path, overwrite: bool, ours: Iterable[Path]) -> None:
-    """Raises UsageError when OUT holds shards that nobody has allowed to replace; `ours` may be there."""
-    old = set(out.glob("*.tar")) - set(ours)
-    if old and not overwrite:
-        raise UsageError(f"{out}: holds {len(old)} .tar files already; choose another folder or add --overwrite")
+def refuse_others(out: Path, overwrite: bool, ours: Iterable[Path]) -> None:
+    """Raises UsageError when OUT holds other shards, or files that would have to go; `ours` may be there.
+
+    With `overwrite`, what an earlier manifest names may be there too, and .tar files that nobody takes for these.
+    """
+    there = (*out.glob("*.tar"), *(out / name for name in SIDE_FILES if os.path.lexists(out / name)))
+    others = sorted(path.name for path in set(there) - set(ours))
+    if overwrite:
+        known = set(earlier_files(out))
+        taken = [name for name in others if name not in known and (name in SIDE_FILES or SHARD.fullmatch(name))]
+        if taken:
+            first = manifest_file.NAME if manifest_file.NAME in taken else taken[0]
+            problem = f"holds {first}, which no manifest.json of earlier shards names, so that it is not replaced"
+            raise UsageError(f"{out}: {problem}; move it away, or choose another folder")
+    elif others:
+        tars = sum(name.endswith(".tar") for name in others)
+        what = f"{tars} .tar files" if tars else others[0]
+        raise UsageError(f"{out}: holds {what} already; choose another folder or add --overwrite")
 
 
-def publish(staging: Staging, plan: Plan) -> tuple[Manifest, Totals]:
-    """Moves all shards to OUT, replaces what was there, and removes the staging folder.
+def earlier_files(out: Path) -> list[str]:
+    """The names of the files of an earlier set of shards in OUT, by its manifest, which comes first."""
+    try:
+        manifest = load_manifest(out / manifest_file.NAME)
+    except UserError:  # there is none, or it is another program's
+        return []
+    lists = [name for name, count in ((BAD, manifest.bad), (DUPLICATES, manifest.duplicates)) if count]
+    return [manifest_file.NAME, SIZES, INFO, *lists, *(shard.name for shard in manifest.shards)]
 
-    Whenever it is interrupted, calling it again completes it. Raises UserError when a shard is missing, or when there
-    is no image at all.
+
+def taken_places(staging: Staging) -> list[Path]:
+    """The places in OUT that an interrupted call has taken, or was about to; none before the publishing began."""
+    names = (*SIDE_FILES, *staging.earlier) if staging.published else ()
+    return [*staging.published.values(), *(staging.out / name for name in names)]
+
+
+def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, Totals]:
+    """Moves all shards to OUT and removes the staging folder; with `overwrite`, the files of an earlier set go first.
+
+    Nothing else that is in OUT is removed or replaced. Whenever it is interrupted, calling it again completes it.
+    Raises UserError when a shard is missing, when there is no image at all, or when a place is taken by another file.
     """
     out, totals = staging.out, add_up(staging, plan, range(plan.shards))
     if not totals.entries:
@@ -121,24 +152,52 @@ def publish(staging: Staging, plan: Plan) -> tuple[Manifest, Totals]:
     manifest, files = _describe(staging, plan, totals)
     for name, data in files.items():
         write_atomically(staging.folder / name, data)
-    staging.begin_publishing(list(totals.entries))
-    for name in reversed(SIDE_FILES):  # the old manifest first: from now on OUT is incomplete, and says so
-        (out / name).unlink(missing_ok=True)
     shards = {out / entry.name: staging.shard(n) for n, entry in zip(totals.entries, manifest.shards, strict=True)}
+    if not staging.published:
+        earlier = earlier_files(out) if overwrite else []
+        for path in (*shards, *(out / name for name in files)):
+            if path.name not in earlier and os.path.lexists(path):
+                raise _is_taken(path)
+        staging.begin_publishing(list(totals.entries), earlier)
+    _remove_earlier(staging, list(totals.entries))
     for path, staged in shards.items():
-        if staged.exists():  # otherwise an interrupted call has moved it
-            staged.replace(path)
-    for path in set(out.glob("*.tar")) - shards.keys():
-        path.unlink()
+        _take_place(staged, path)
     for name in SIDE_FILES:
         if name == manifest_file.NAME:
             _sync_folder(out)  # all else survives a power cut that comes after the manifest
         if name in files:
-            (staging.folder / name).replace(out / name)
+            _take_place(staging.folder / name, out / name)
     _sync_folder(out)
     staging.remove()
-    shutil.rmtree(out / PARTIAL, ignore_errors=True)
+    remove_copies(out)
     return manifest, totals
+
+
+def _remove_earlier(staging: Staging, shards: list[int]) -> None:
+    """Removes the files of an earlier set, once: what is at their places afterwards is not theirs."""
+    if staging.earlier:
+        for name in staging.earlier:
+            (staging.out / name).unlink(missing_ok=True)
+            if name == manifest_file.NAME:  # from now on OUT is incomplete, and says so
+                _sync_folder(staging.out)
+        staging.begin_publishing(shards, [])
+
+
+def _take_place(staged: Path, path: Path) -> None:
+    """Moves a file to its place in OUT, unless an interrupted call has. Raises UserError when another file is there."""
+    if not staged.exists():
+        return
+    try:
+        move_to_free(staged, path)
+    except FileExistsError as error:
+        if not (path.is_file() and filecmp.cmp(staged, path, shallow=False)):
+            raise _is_taken(path) from error
+        staged.unlink()
+
+
+def _is_taken(path: Path) -> UserError:
+    problem = "is there by now, and was not when the packing began; it is not replaced"
+    return UserError(f"{path}: {problem}; move it away, and run the same command again, which goes on")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,7 +4,8 @@
     OUT/.partial/PLAN/0002/0002034.tar   shard 2,034, and its receipt once it is complete
     OUT/.partial/PLAN/0002/0002034.receipt
     OUT/.partial/PLAN/digests/           checksums of the source's files, for --duplicates drop
-    OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images
+    OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images, and the
+                                         files of an earlier set that go before
     OUT/.partial/spool/                  what a source keeps that cannot be read at random
     OUT/.partial/lock                    held by the command that is writing, or shared by all its parts
     OUT/.partial/PLAN/lock               shared by the parts that are writing this plan
@@ -16,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,10 +33,11 @@ from dcgan_dist.errors import UserError
 
 PARTIAL = ".partial"
 SPOOL = "spool"
-PLAN = "plan.json"
+PLAN, PUBLISHING = "plan.json", "publishing.json"
 LOCK = "lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what network disks without locks answer
 SHARDS_TOGETHER = 1_000
+OWN = re.compile(r"\.?[0-9a-f]{32}")  # plans, and copies of a source; all else in OUT/.partial is somebody else's
 VERSION = 2  # of all these files, and of what a plan makes of the same images
 
 
@@ -102,18 +105,29 @@ class Staging:
         except (OSError, ValueError):
             return 1
 
-    def begin_publishing(self, numbers: list[int]) -> None:
-        """Says which shards, in their order, take which names in OUT."""
-        write_atomically(self.folder / "publishing.json", json.dumps(numbers).encode())
+    def begin_publishing(self, shards: list[int], earlier: list[str]) -> None:
+        """Says which shards, in their order, take which names in OUT, and which files of an earlier set go first."""
+        for known in ("_publishing", "published"):
+            vars(self).pop(known, None)
+        write_atomically(self.folder / PUBLISHING, json.dumps({"shards": shards, "earlier": earlier}).encode())
+
+    @cached_property
+    def _publishing(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / PUBLISHING).read_bytes())
+        except (OSError, ValueError):
+            return {"shards": [], "earlier": []}
 
     @cached_property
     def published(self) -> dict[int, Path]:
         """Number and place of the shards that may have moved to OUT already; none before that began."""
-        try:
-            numbers = json.loads((self.folder / "publishing.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
+        numbers: list[int] = self._publishing["shards"]
         return {number: self.out / name for number, name in zip(numbers, shard_names(len(numbers)), strict=True)}
+
+    @property
+    def earlier(self) -> list[str]:
+        """The files in OUT that are to go before the shards move there."""
+        return self._publishing["earlier"]
 
     def receipt(self, number: int) -> Receipt | None:
         """The receipt of a shard that is complete, here or in OUT; None for any other."""
@@ -137,16 +151,23 @@ class Staging:
 def locked(out: Path, shared: bool) -> Iterator[None]:
     """Keeps other commands out of OUT's unfinished shards, except others that share them.
 
-    The system frees the lock of a killed process. Afterwards the folder is gone, unless something unfinished is in it.
+    The system frees the lock of a killed process. Afterwards the folder is gone, unless something unfinished is in it,
+    and so is OUT if it was made for nothing.
     Raises UserError when another command has the lock.
     """
     partial, problem = out / PARTIAL, "another command is writing shards there; wait for its end, or stop it"
+    made = not out.exists()
     with _locked(partial, shared, f"{out}: {problem}") as held:
         try:
             yield
         finally:
-            if _is_alone(partial / LOCK, held) and [path.name for path in partial.iterdir()] == [LOCK]:
-                shutil.rmtree(partial, ignore_errors=True)
+            alone = _is_alone(partial / LOCK, held)
+            if alone and not any(path.name == SPOOL or OWN.match(path.name) for path in partial.iterdir()):
+                (partial / LOCK).unlink()
+                with suppress(OSError):  # there are other files in it
+                    partial.rmdir()
+                    if made:
+                        out.rmdir()
 
 
 def _is_alone(path: Path, held: int) -> bool:
@@ -205,13 +226,20 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterat
         raise UserError(f"{out}: {problem}; complete it by dcgan-dist shard --merge {out} --overwrite")
     with _locked(staging.folder, shared=True, problem=f"{out}: another command removes what is there; try again"):
         for path in (out / PARTIAL).iterdir():
-            if path.is_dir() and path.name not in (identity, SPOOL):
+            if path.name != identity and OWN.fullmatch(path.name):
                 _remove_other(out, path)
-            elif not path.is_dir() and path.name != LOCK:
-                path.unlink(missing_ok=True)
         if others:
             say(f"{out}: holds unfinished shards of other images or options; they are removed")
         yield staging
+
+
+def remove_copies(out: Path) -> None:
+    """Removes the copies of what a source could not be read at random from, and their folder if it holds no more."""
+    with suppress(OSError):
+        for path in (out / PARTIAL / SPOOL).iterdir():
+            if OWN.match(path.name):
+                path.unlink()
+        (out / PARTIAL / SPOOL).rmdir()
 
 
 def _remove_other(out: Path, folder: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicat
 from dcgan_dist.data.writing.keys import key_digits
 from dcgan_dist.data.writing.pack import HashJob, Job, PackJob, one_line, opened_worker
 from dcgan_dist.data.writing.packing import Packing, Part
-from dcgan_dist.data.writing.publish import add_up, publish, refuse_old
+from dcgan_dist.data.writing.publish import add_up, publish, refuse_others, taken_places
 from dcgan_dist.data.writing.staging import PARTIAL, SPOOL, VERSION, Plan, Staging, locked, open_staging, stagings
 from dcgan_dist.errors import UsageError, UserError
 
@@ -64,6 +65,7 @@ class Summary:
     duplicates: int | None  # None: not known, or not yet
     dropped: bool  # whether they were
     published: bool  # otherwise there are other parts to come
+    others: int  # .tar files in OUT that are not among these shards
     processes: int
     seconds: float
     size: int | None  # of the stored images, pixels; None: they differ
@@ -77,19 +79,18 @@ def write_shards(
 
     With a part, writes its share of the shards only; merge_shards publishes them.
 
-    Raises UsageError when OUT holds .tar files already (without packing.overwrite), UserError when an image cannot be
-    read (without packing.skip_bad) or a shard cannot be written; both leave OUT's files as they were. What is complete
-    by then stays in OUT/.partial, from where the same call goes on.
+    Raises UsageError when OUT holds shards (without packing.overwrite) or other files in their places, UserError when
+    an image cannot be read (without packing.skip_bad) or a shard cannot be written; both leave OUT's files as they
+    were. What is complete by then stays in OUT/.partial, from where the same call goes on.
     """
     started, watch = time.monotonic(), watch or Watch()
-    refuse_old(out, packing.overwrite, [path for staging in stagings(out) for path in staging.published.values()])
-    source = source.prepared(out / PARTIAL / SPOOL, watch.say)
-    images, left_out, classes = source.items()
-    if classes:
-        watch.say(f"classes: {classes_text(classes)}")
+    refuse_others(out, packing.overwrite, chain.from_iterable(map(taken_places, stagings(out))))
     with _inside(out), locked(out, shared=part is not None):
+        source = source.prepared(out / PARTIAL / SPOOL, watch.say)
+        images, left_out, classes = source.items()
+        if classes:
+            watch.say(f"classes: {classes_text(classes)}")
         identity = _identity(source, images, packing)
-        refuse_old(out, packing.overwrite, Staging(out, out / PARTIAL / identity).published.values())
         with open_staging(out, identity, watch.say) as staging:
             try:
                 work = _Work(source, images, packing, staging, watch)
@@ -107,7 +108,7 @@ def write_shards(
                     staging.write_parts(part.parts)
                 shards = [number for number in range(plan.shards) if part is None or part.owns(number)]
                 done = work.pack(work.order(dropped), shards)
-                return _summary(staging, plan, shards if part else None, (*done, started))
+                return _summary(staging, plan, packing.overwrite, shards if part else None, (*done, started))
             finally:
                 if part is None and not staging.is_worth_keeping():
                     staging.remove()
@@ -116,24 +117,26 @@ def write_shards(
 def merge_shards(out: Path, overwrite: bool) -> Summary:
     """Publishes what all parts have written.
 
-    Raises UsageError when there is nothing to publish or OUT holds .tar files already, UserError when a part is
-    missing, which the message names.
+    Raises UsageError when there is nothing to publish or OUT holds shards already, UserError when a part is missing,
+    which the message names.
     """
     started, found = time.monotonic(), stagings(out)
     if len(found) != 1:
         what = "parts of different commands" if found else "no unfinished shards; run --part 1/N, 2/N, .. first"
         raise UsageError(f"{out}: holds {what}")
     with _inside(out), locked(out, shared=False):
-        refuse_old(out, overwrite, found[0].published.values())
-        return _summary(found[0], found[0].read_plan(), None, (0, 1, started))
+        refuse_others(out, overwrite, taken_places(found[0]))
+        return _summary(found[0], found[0].read_plan(), overwrite, None, (0, 1, started))
 
 
-def _summary(staging: Staging, plan: Plan, shards: list[int] | None, done: tuple[int, int, float]) -> Summary:
+def _summary(
+    staging: Staging, plan: Plan, overwrite: bool, shards: list[int] | None, done: tuple[int, int, float]
+) -> Summary:
     """Publishes, or adds up the shards of a part."""
     written, processes, started = done
     drops = plan.options["duplicates"] == "drop"
     if shards is None:
-        manifest, totals = publish(staging, plan)
+        manifest, totals = publish(staging, plan, overwrite)
         duplicates = manifest.duplicates
     else:
         totals = add_up(staging, plan, shards)
@@ -149,6 +152,7 @@ def _summary(staging: Staging, plan: Plan, shards: list[int] | None, done: tuple
         duplicates=duplicates,
         dropped=drops,
         published=shards is None,
+        others=len(list(staging.out.glob("*.tar"))) - len(totals.entries) if shards is None else 0,
         processes=processes,
         seconds=time.monotonic() - started,
         size=plan.options["size"],
