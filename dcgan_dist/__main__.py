@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 
-    return run_and_report(act, rank=rank())
+    return run_and_report(act, rank=rank(), given=arguments)
 
 
 if __name__ == "__main__":

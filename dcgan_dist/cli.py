@@ -212,7 +212,6 @@ def _plain(value: Any, reveal: bool) -> Any:
 
 def _parse(schema: type[T], options: Sequence[str], where: str = "", quiet: bool = False, **settings: Any) -> T:
     output = io.StringIO()
-    given = [text for option in options for text in (option, option.partition("=")[2])]
     _complaints.clear()
     try:
         known = kinds(schema)
@@ -221,13 +220,13 @@ def _parse(schema: type[T], options: Sequence[str], where: str = "", quiet: bool
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             return tyro.cli(schema, args=args, use_underscores=True, registry=VALUES, **settings)
     except UsageError as error:
-        raise UsageError(where + redacted(str(error), *given)) from error
+        raise UsageError(where + redacted(str(error), *options)) from error
     except SystemExit as stop:
         if stop.code in (None, 0):  # --help
             if not quiet:
                 sys.stdout.write(output.getvalue())
             raise
-        raise UsageError(where + redacted(_one_line(output.getvalue()), *given)) from stop
+        raise UsageError(where + redacted(_one_line(output.getvalue()), *options)) from stop
 
 
 def _one_line(box: str) -> str:

@@ -48,15 +48,20 @@ def tracebacks_wanted() -> bool:
     return _tracebacks
 
 
-def run_and_report(act: Callable[[], int], *, rank: int = 0) -> int:
+def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str] = ()) -> int:
     """Runs a command; a UserError becomes one line on standard error and its exit code, or its traceback by --debug.
 
     Args:
         act: the command; returns its exit code.
         rank: this process. Of errors that all ranks raise, rank 0 speaks; of wrong commands that each rank found by
             itself, the first rank of every node, for a file may be missing on one node alone.
+        given: the words of the command line; neither the line nor a traceback quotes their secrets.
     """
-    sys.excepthook = _print_redacted  # an error of others may quote a URL, too
+
+    def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace)), *given))
+
+    sys.excepthook = print_traceback
     try:
         return act()
     except UserError as error:
@@ -66,10 +71,6 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0) -> int:
             error.on_all_ranks or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")
         ):
             where = f"rank {rank}: " if rank else ""
-            sys.stderr.write(f"{where}error: {error}\n")
+            sys.stderr.write(f"{where}error: {redacted(str(error), *given)}\n")
             sys.stderr.flush()
         return error.exit_code
-
-
-def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -10,7 +11,8 @@ _USER = re.compile(r"^(?:[^/?#]*|[^/?#@]*:(?!\d*/).*)@", re.DOTALL)  # a passwor
 _PIPE = re.compile(r"((?:^|[={,])\s*['\"]?pipe:)(?:([\w./+-]+)(?!\S))?\s*(.*)", re.DOTALL)
 _BETWEEN_WORDS = re.compile(r"""[\s'"`=?&#@/:;,(){}<>|]+""")
 _SECRET_NAME = re.compile("TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY")  # of environment variables
-_LONG = 8  # characters that a token, key or password has at least, and `true` has not
+_ADDRESS_NAME = re.compile("(PROXY|URL|ENDPOINT)$", re.IGNORECASE)
+_LONG = 6  # characters that a token, key or password has at least, and `true` has not
 
 
 class Location(str):
@@ -43,10 +45,8 @@ class Location(str):
 
     def hide_in(self, text: str) -> str:
         """What another program says of this place, without the words of it that are not shown."""
-        words = {word for form in (self._text, unquote(self._text)) for word in _BETWEEN_WORDS.split(form)}
-        for word in sorted(words - set(_BETWEEN_WORDS.split(self)), key=len, reverse=True):
-            text = text.replace(word, "***") if len(word) > 3 else text
-        return redacted(text)
+        words = _words(f"{self._text} {unquote(self._text)}") - _words(self)
+        return redacted(_without(words, text))
 
     def __eq__(self, other: object) -> bool:
         return self._text == (other._text if isinstance(other, Location) else other)
@@ -64,15 +64,32 @@ class Location(str):
 def redacted(text: str, *given: str) -> str:
     """Text of any origin without secrets of URLs and without the tokens and keys of this process's environment.
 
-    `given`: what the user typed, which the text may quote, broken into lines. Commands are recognised by it alone.
+    `given`: words of the command line, which the text may quote, broken into lines or as paths. Commands are recognised
+    by these alone.
     """
-    for place in filter(lambda place: place.secret, map(Location, given)):
-        letters = r"\s*".join(map(re.escape, "".join(place.reveal().split())))
-        text = re.sub(letters, str(place).replace("\\", r"\\"), text)
+    words = (part for word in given for part in (word, word.partition("=")[2]))
+    for place in filter(lambda place: place.secret, map(Location, words)):
+        letters = re.sub("/+", "/", "".join(place.reveal().split()))
+        quoted = r"\s*".join("/+" if letter == "/" else re.escape(letter) for letter in letters)
+        text = re.sub(quoted, str(place).replace("\\", r"\\"), text)
+    hidden: set[str] = set()
     for name, value in os.environ.items():
-        if len(value) >= _LONG and value[0] != "/" and _SECRET_NAME.search(name):
-            text = text.replace(value, "***")
+        if value[:1] != "/" and _SECRET_NAME.search(name):
+            hidden.add(value)
+        elif "@" in value and _ADDRESS_NAME.search(name):
+            hidden |= _words(value.rpartition("@")[0]) - {"http", "https"}
+    text = _without((word for word in hidden if len(word) >= _LONG), text)
     return re.sub(rf"{_SCHEME}[^\s'\"<>]+", lambda match: _shown(match[0]), text)
+
+
+def _words(text: str) -> set[str]:
+    return set(_BETWEEN_WORDS.split(text))
+
+
+def _without(words: Iterable[str], text: str) -> str:
+    for word in sorted(words, key=len, reverse=True):
+        text = text.replace(word, "***") if len(word) > 3 else text
+    return text
 
 
 def _shown(text: str) -> str:

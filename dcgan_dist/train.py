@@ -101,6 +101,8 @@ def _dry_run(config: Config, world: World) -> None:
     signals.take().let_go()
     ranks = config.world_size or world.size
     lines = [cli.dump(config), layers_text(config), split_text(config, ranks)]
+    if config.data.secret:
+        lines.append("data.shards: shown without user, password and query of URLs, and arguments of commands")
     chosen = arithmetic(config.precision, world.device)
     lines.append(f"{chosen.name} on {world.device.type}: {chosen.reason}")
     RunFolder(config.run_dir).check()
@@ -127,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise problem from error
 
     try:
-        return run_and_report(act, rank=rank)
+        return run_and_report(act, rank=rank, given=options)
     except RuntimeError as error:
         if tell_if_lost(error) and not tracebacks_wanted():
             return 1

@@ -166,6 +166,11 @@ class DataConfig(Options):
         check(not (self.classes and empty), "--data.classes: names no class; write labels or names, as in 3,7")
         object.__setattr__(self, "shards", tuple(map(Location, self.shards)))
 
+    @property
+    def secret(self) -> bool:
+        """Whether `shards` holds secrets, which are not shown."""
+        return any(Location(shard).secret for shard in self.shards)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig(Options):

@@ -7,7 +7,6 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.gan.step import Game
-from dcgan_dist.location import Location
 from dcgan_dist.parallel.agreement import Agreement
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
@@ -56,12 +55,11 @@ def _open(
         console.say(threads)
     data = world.main_first(lambda: open_data(config, console.say))
     found = world.from_main(lambda: resume.find(config, folder, data, console.say))
-    secret = any(Location(place).secret for place in config.data.shards)
-    if secret:
+    if config.data.secret:
         console.say(f"{folder.config}: readable by its owner alone (mode 0600), for --data.shards holds secrets")
     facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
     world.from_main(lambda: lease.take(new=True))
-    world.from_main(lambda: folder.prepare(config_yaml, facts, private=secret))
+    world.from_main(lambda: folder.prepare(config_yaml, facts, private=config.data.secret))
     watch(world, config, folder.stacks)
     state, engine = create(config, world, chosen)
     world.activity.place = lambda: f"iteration {state.iteration + 1:,} after {state.images:,} images"

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from contextlib import ExitStack
 
 import pytest
@@ -9,7 +10,7 @@ from support.disk import no_file_larger_than
 from support.locks import before_next_flock
 from support.shards import write_ours
 
-from dcgan_dist.data.storage import cache_folder, lock, locked, write_atomically
+from dcgan_dist.data.storage import cache_folder, lock, locked, temporary_path, whole_file, write_atomically
 from dcgan_dist.errors import UserError
 
 
@@ -74,3 +75,16 @@ def test_a_lock_whose_file_was_removed_meanwhile_lets_nobody_in(tmp_path, monkey
             if mine:  # of the file that is there
                 with locked(path, wait=False) as another:
                     assert not another
+
+
+def test_a_private_file_is_the_owners_alone_from_its_first_moment(tmp_path):
+    path = tmp_path / "config.yaml"
+    write_atomically(path, b"for all")
+    temporary_path(path).touch(0o644)  # left by a killed process of this number
+    with whole_file(path, 0o600) as file, temporary_path(path).open("rb") as other:
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+        assert os.path.sameopenfile(file.fileno(), other.fileno())
+    write_atomically(path, b"for me", private=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    write_atomically(path, b"for all")
+    assert stat.S_IMODE(path.stat().st_mode) & 0o044

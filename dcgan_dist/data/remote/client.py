@@ -80,6 +80,8 @@ class _Connections:
             package = f" ({error.name})" if error.name else ""
             problem = f"{protocol}:// needs a package that is missing{package}"
             raise UsageError(f"{problem}: pip install 'dcgan_dist[remote]'") from error
+        except Exception as error:  # a setting that the package cannot read
+            raise UserError(f"{protocol}:// cannot be used ({type(error).__name__}: {error})") from None
 
     def start(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self.loop)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from netrc import NetrcParseError
 from typing import Any, Protocol
 
 from dcgan_dist.location import Location
@@ -53,6 +54,13 @@ class NoSizeError(Exception):
     """The server does not say how long the file is."""
 
 
+def _without_quotation(record: logging.LogRecord) -> bool:
+    """Of a ~/.netrc that cannot be read aiohttp's warning quotes a word, which may be the password."""
+    damaged = (error for error in record.args or () if isinstance(error, NetrcParseError))
+    record.args = tuple(f"{error.filename}, line {error.lineno}" for error in damaged) or record.args
+    return True
+
+
 class Store(Protocol):
     """One kind of source. All methods run in fsspec's event loop."""
 
@@ -89,6 +97,7 @@ class Web:
         from fsspec.config import conf
         from fsspec.implementations.http import HTTPFileSystem
 
+        logging.getLogger("aiohttp.client").addFilter(_without_quotation)
         self._errors = aiohttp.ClientError
         self._lasting = (aiohttp.InvalidURL, aiohttp.ClientSSLError, aiohttp.TooManyRedirects)
         client = FROM_ENVIRONMENT | conf.get("http", {}).get("client_kwargs", {})
