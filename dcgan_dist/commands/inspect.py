@@ -23,7 +23,7 @@ from dcgan_dist.data.codecs import to_rgb_or_grey
 from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.index import NO_LABEL
-from dcgan_dist.data.loading import make_opener
+from dcgan_dist.data.loading import make_opener, not_used
 from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.storage import write_atomically
@@ -53,6 +53,10 @@ class InspectOptions(cli.CommandOptions):
     """Decode all images for them."""
     json: Path | None = None
     """File for the same facts, for programs."""
+    image_key: str | None = None
+    """As --data.image_key of training: the suffix of the image in the samples of other programs' tars."""
+    label_key: str | None = None
+    """As --data.label_key: the suffix or the .json field of the label."""
     timeout: Timeout = 60
     """Seconds without an answer after which a remote read is tried again."""
     retries: Retries = 5
@@ -67,7 +71,9 @@ class InspectOptions(cli.CommandOptions):
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     options = cli.parse(InspectOptions, argv, "dcgan-dist inspect")
-    data = DataConfig(timeout=options.timeout, retries=options.retries)
+    data = DataConfig(
+        timeout=options.timeout, retries=options.retries, image_key=options.image_key, label_key=options.label_key
+    )
     names = shard_names(options.shards, Remote(timeout=data.timeout, retries=data.retries))
     opener = make_opener(data)
     complete = compare_with_manifests(options.shards, names, opener.remote)
@@ -84,11 +90,13 @@ def main(argv: list[str]) -> int:
     print("\n".join(facts(census, looks, manifest)))
     for line in complete.missing + complete.notes:
         print(f"shards:   {line}")
+    for line in not_used([*corpus.shards, *corpus.without_images], opener.choice):
+        print(line)
     if options.json:
         write_atomically(options.json, (json.dumps(as_dict(census, looks, manifest), indent=1) + "\n").encode())
     if options.count:
         drawn = spread(corpus.size, options.count, options.seed)
-        save_png(contact_sheet(pictures(corpus, drawn), names_in(manifest, names)), options.out)
+        save_png(contact_sheet(pictures(corpus, drawn), names_in(manifest, names) or corpus.classes), options.out)
         print(f"contact sheet: {len(drawn)} images in {options.out}")
     return 0
 

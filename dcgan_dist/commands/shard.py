@@ -12,6 +12,7 @@ from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress, to_stderr
 from dcgan_dist.config import ImageSize
 from dcgan_dist.data.formats import in_words
+from dcgan_dist.data.samples import Choice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
 from dcgan_dist.data.writing.publish import BAD, DUPLICATES
@@ -43,6 +44,10 @@ class ShardOptions(cli.CommandOptions, Packing):
     """Column of the images in Parquet files, or of the paths in a list; found by its name when not given."""
     label_column: str | None = None
     """The same for the labels."""
+    image_key: str | None = None
+    """Suffix of the image in other programs' tars: input.jpg, or several: 'png;jpg'. Absent: jpg, png and so on."""
+    label_key: str | None = None
+    """The same for the label, or the field of a .json member. Absent: cls, class, label, or such a field."""
     part: str | None = None
     """K/N: write only the K-th of N parts, each on a computer of its own that sees OUT; K from 1 to N. All with the
     same other options; --merge then completes the set."""
@@ -72,7 +77,8 @@ def main(argv: list[str]) -> int:
     options = cli.parse(ShardOptions, argv, "dcgan-dist shard")
     part = parse_part(options.part) if options.part else None
     columns = {"image_column": options.image_column, "label_column": options.label_column}
-    source = find_source(options.source, options.root, options.download, **columns)
+    choice = Choice(image_key=options.image_key, label_key=options.label_key)
+    source = find_source(options.source, options.root, options.download, **columns, choice=choice)
     for line in options.decisions():
         to_stderr(line)
     try:

@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -17,8 +17,10 @@ from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard
+from dcgan_dist.data.formats import in_words
 from dcgan_dist.data.pool import over_processes
 from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.samples import Choice
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError
 
@@ -31,6 +33,8 @@ class VerifyOptions(cli.CommandOptions):
 
     shards: tyro.conf.Positional[tuple[str, ...]]
     """Paths, URLs, globs, brace lists, folders of .tar files, or a manifest.json."""
+    image_key: str | None = None
+    """As --data.image_key of training: the suffix of the image in the samples of other programs' tars."""
     deep: bool = False
     """Also decode every image."""
     repair: Path | None = None
@@ -57,6 +61,8 @@ def main(argv: list[str]) -> int:
     options = cli.parse(VerifyOptions, argv, "dcgan-dist verify")
     remote = Remote(timeout=options.timeout, retries=options.retries)
     todo = make_checklist(options.shards, options.manifest, remote, options.deep)
+    choice = Choice(image_key=options.image_key)
+    todo.jobs = [replace(job, choice=choice) for job in todo.jobs]
     _check_folder(options.repair, todo)
     began = time.monotonic()
     with progress("verify", "B") as show:
@@ -115,6 +121,9 @@ def _summary(reports: Sequence[ShardReport], problems: Sequence[Problem], second
     if plain:
         how = "headers and images were checked" if deep else "only headers were checked; --deep decodes the images"
         text += f"\nmade by other programs, without checksums: {counted(plain, 'shard')}; {how}"
+    passed = sum((Counter(report.passed) for report in reports), Counter[str]())
+    if passed:
+        text += f"\npassed over: {in_words(passed, 'other members')}"
     if deep and not problems:
         text += f"\n{_sizes(reports)}"
     return text

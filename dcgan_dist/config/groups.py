@@ -134,6 +134,10 @@ class DataConfig(Options):
     """indexed: exact order and resume. stream: webdataset's pipeline, also for pipes; no exact resume."""
     classes: tuple[str, ...] = ()
     """Labels or names of the classes to train on, as in 3,7 or cat,dog; absent: all images, labelled or not."""
+    image_key: str | None = None
+    """Suffix of the image in other programs' tars: input.jpg, or several: 'png;jpg'. Absent: jpg, png and so on."""
+    label_key: str | None = None
+    """The same for the label, or the field of a .json member. Absent: cls, class, label, or such a field."""
     hflip: bool = False
     """Mirror every other image at random (on the device)."""
     decode: Decode = "auto"

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
@@ -15,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
+from dcgan_dist.data.labels import Table, in_common, relabelled
+from dcgan_dist.data.notes import together
 from dcgan_dist.data.opening import Opener, Shard
 from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.sources.base import number_names
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
@@ -62,7 +66,8 @@ class Corpus:
     """
 
     def __init__(self, shards: Sequence[Shard], opener: Opener | None = None) -> None:
-        self.shards = list(shards)
+        self.shards = [shard for shard in shards if shard.count]
+        self.without_images = [shard for shard in shards if not shard.count]
         self.opener = opener or Opener()
         self.members: list[NDArray[np.int64]] | None = None
         """Of every shard the samples that count; None: all."""
@@ -94,7 +99,7 @@ class Corpus:
             if number in self._indexes:
                 self._indexes.move_to_end(number)
                 return self._indexes[number]
-        index = self.opener.index(self.shards[number])
+        index = self.read_index(number)
         with self._lock:
             if number not in self._indexes:
                 self._indexes[number] = index
@@ -103,13 +108,32 @@ class Corpus:
                 self._held -= self._indexes.popitem(last=False)[1].nbytes
         return index
 
+    def read_index(self, number: int) -> ShardIndex:
+        """The index of a shard, which is not kept. Raises UserError when it is damaged."""
+        index, (tables, _) = self.opener.index(self.shards[number]), self._numbering
+        return index if tables is None else replace(index, label=relabelled(index.label, tables[number]))
+
+    @cached_property
+    def _numbering(self) -> tuple[list[Table] | None, dict[int, str]]:
+        """Where labels are words: of every shard the labels that they get in the corpus; the names of these."""
+        if not any(shard.notes.words for shard in self.shards):
+            return None, {}
+        with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
+            labels = [(index.label, index.notes.words) for index in pool.map(self.opener.index, self.shards)]
+        return in_common(labels, lambda names: number_names(names, "--data.shards"))
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """The names of labels that are words in tars of other programs."""
+        return self._numbering[1]
+
     @property
     def labels(self) -> NDArray[np.int64]:
         """Label of every image, -1 where there is none; reads all indexes."""
         return np.concatenate([self._labels(number) for number in range(len(self.shards))])
 
     def _labels(self, number: int) -> NDArray[np.int64]:
-        labels = self.opener.index(self.shards[number]).label
+        labels = self.read_index(number).label
         return labels if self.members is None else labels[self.members[number]]
 
     def of_classes(self, classes: Iterable[int]) -> "Corpus":
@@ -130,6 +154,8 @@ class Corpus:
         part = Corpus([self.shards[number] for number in chosen], self.opener)
         part.members = [kept[number] for number in chosen]
         part._number([len(members) for members in part.members])
+        tables, classes = self._numbering
+        vars(part)["_numbering"] = tables and [tables[number] for number in chosen], classes
         return part
 
     @cached_property
@@ -171,7 +197,7 @@ def open_corpus(patterns: Iterable[str], opener: Opener | None = None) -> Corpus
 
 
 def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shard]:
-    """All shards that hold images.
+    """All shards, of which some may hold no image.
 
     Raises UserError that names each bad shard: a run never starts on a part of its data.
     """
@@ -185,9 +211,10 @@ def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shar
     if bad:
         more = f"\n({len(bad)} of {len(names)} shards are bad)" if len(bad) > 1 else ""
         raise UserError("\n".join(bad[:20]) + more)
-    shards = [shard for shard in results if isinstance(shard, Shard) and shard.count]
-    if not shards:
-        raise UserError(f"--data.shards: the {len(names)} shards hold no images")
+    shards = [shard for shard in results if isinstance(shard, Shard)]
+    if not any(shard.count for shard in shards):
+        who = f"{names[0]}: holds" if len(names) == 1 else f"--data.shards: the {len(names)} shards hold"
+        raise UserError("; ".join([f"{who} no images", *together(shard.notes for shard in shards).lines()]))
     return shards
 
 

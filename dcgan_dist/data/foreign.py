@@ -1,24 +1,22 @@
 """Tars made by others (webdataset's ShardWriter, `tar`, img2dataset): indexed once by walking their headers.
 
-They are used as they are. The grouping of members into samples is webdataset's own: a key ends at the first dot of the
-file name, the suffix is lower case, members of one sample stand together, names like `__x__` are skipped, and only
-regular files count. The image of a sample is the member whose whole suffix stands first in IMAGE_SUFFIXES: of `1.png`,
-`1.jpg`, `1.seg.png` and `1.txt` it is `1.jpg`. A sample without an image is left out.
+They are used as they are, grouped into samples as webdataset does; samples.py says what of them is an image and what a
+label. A label may stand apart from its image, as in a tar of all images and then all labels.
 """
 
 import os
-import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from tarfile import EOFHeaderError, HeaderError, InvalidHeaderError, ReadError  # pyright: ignore[reportAttributeAccessIssue]
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import xxhash
 
-from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.formats import ending_of
 from dcgan_dist.data.index import (
     BLOCK,
     NO_LABEL,
@@ -28,27 +26,35 @@ from dcgan_dist.data.index import (
     arrays_to_bytes,
     index_from_bytes,
     join_keys,
-    parse_label,
+)
+from dcgan_dist.data.labels import numbered, read_label
+from dcgan_dist.data.notes import Notes
+from dcgan_dist.data.samples import (
+    BAD,
+    KEY_AND_SUFFIX,
+    LINKS,
+    WEBDATASETS_OWN,
+    Choice,
+    Chooser,
+    count_passed,
+    split_name,
 )
 from dcgan_dist.data.storage import cache_folder, write_atomically
+from dcgan_dist.data.tarfiles import tar_members
 from dcgan_dist.errors import UserError
 
-KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-WEBDATASETS_OWN = ("__key__", "__url__")  # in every sample, so that as suffixes they are there twice
-BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the member is empty
-MAGIC = b"ustar"
-MAGIC_AT = 257  # in a tar header
-# zeros: the oldest tars. Where a byte is missing before a header, the sum of the shifted bytes may still be right, and
-# `00003.cls` would be read as `0003.cls`
-MAGICS = (MAGIC, bytes(len(MAGIC)))
 CHECKSUM_BYTES = 8  # in front of a kept index
 SAMPLED_IMAGES, SAMPLED_BYTES = 256, 4096  # of each, that tell one tar from another with the same names and lengths
-KEPT = "dcgan_dist/4"  # goes up with the arrays and with what is taken for a sample
+KEPT = "dcgan_dist/5"  # goes up with the arrays and with what is taken for a sample
+MOST_LABEL_BYTES = 2**20
+EMPTY_BYTES = 20 * BLOCK  # of a tar without members
+DEFAULT = Choice()
+NONE = "\0"  # the label of an image that has one which cannot be used
 
 Members = dict[str, tarfile.TarInfo]
 
 
-def foreign_index(path: Path) -> ShardIndex:
+def foreign_index(path: Path, choice: Choice = DEFAULT) -> ShardIndex:
     """The index of a tar that carries none, from the cache if this very file (size, times) was walked before.
 
     Raises UserError when the file is no tar, is cut or damaged, or holds no images.
@@ -56,9 +62,10 @@ def foreign_index(path: Path) -> ShardIndex:
     stat = path.stat()
     # the time of change too: `cp -p` of another tar keeps the time of modification
     identity = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}\n{stat.st_ctime_ns}"
+    identity = f"{identity}\n{choice}"
     index = kept_index(identity, str(path))
     if index is None:
-        index = walk(path)
+        index = walk(path, choice)
         keep_index(identity, index)
     return index
 
@@ -83,32 +90,128 @@ def _kept(identity: str) -> Path:
     return cache_folder() / "indexes" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(f'{KEPT}/{identity}'))}.index"
 
 
-def walk(path: Path) -> ShardIndex:
+def walk(path: Path, choice: Choice = DEFAULT) -> ShardIndex:
     """Builds the index of a tar from its headers; of the image data it reads a small sample, for the fingerprint."""
-    rows: list[tuple[str, str, int, int, int]] = []  # key, suffix, offset, length, label
     with path.open("rb") as file:
-        for key, members in _samples(path, file):
-            suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
-            if suffix is not None and not (BAD in members and members[BAD].size):
-                image, label = members[suffix], members.get("cls")
-                _check_usable(path, image, label)
-                rows.append((key, suffix, image.offset_data, image.size, _label(file, label)))
-        sampled = _sample_bytes(file, [(row[2], row[3]) for row in rows])
-    if not rows:
-        raise UserError(f"{path}: holds no images")
-    suffixes = tuple(sorted({row[1] for row in rows}))
+        found = _Walk(path, file, choice)
+        found.run()
+        rows = found.rows
+        sampled = _sample_bytes(file, [(row.offset, row.length) for row in rows])
+    labels, words = numbered([row.label for row in rows])
+    notes = found.notes(int((labels != NO_LABEL).sum()))
+    suffixes = tuple(sorted({row.suffix for row in rows}))
     return ShardIndex(
         name=str(path),
         suffixes=suffixes,
-        suffix=np.array([suffixes.index(row[1]) for row in rows], dtype=np.uint8),
-        offset=np.array([row[2] for row in rows], dtype=np.int64),
-        length=np.array([row[3] for row in rows], dtype=np.int64),
-        label=np.array([row[4] for row in rows], dtype=np.int64),
-        key_text=join_keys([row[0] for row in rows]),
+        suffix=np.array([suffixes.index(row.suffix) for row in rows], dtype=np.uint8),
+        offset=np.array([row.offset for row in rows], dtype=np.int64),
+        length=np.array([row.length for row in rows], dtype=np.int64),
+        label=labels,
+        key_text=join_keys([one_line(row.name) for row in rows]),
         start=np.zeros(0, dtype=np.int64),
         checksum=NO_SUMS,
         sampled=np.array([sampled], dtype=np.uint64),
+        notes=replace(notes, words=words),
     )
+
+
+def one_line(name: str) -> str:
+    """Names in a tar may hold line breaks; keys and messages may not."""
+    return name.replace("\n", "\\n")
+
+
+class _Row(NamedTuple):
+    key: str  # webdataset's
+    member: str  # complete suffix
+    name: str  # key of the image by itself
+    suffix: str
+    offset: int
+    length: int
+    label: str
+
+
+class _Walk:
+    def __init__(self, path: Path, file: BinaryIO, choice: Choice) -> None:
+        self._path, self._file = path, file
+        self._choice, self._chooser = choice, Chooser(choice)
+        self.rows: list[_Row] = []
+        self._apart: dict[str, tuple[str, str]] = {}  # label and suffix of samples without an image, by key
+        self._passed, self._unlabelled = Counter[str](), Counter[str]()
+        self._imageless = 0
+
+    def run(self) -> None:
+        """From the first member to the last."""
+        for key, members in _samples(self._path, self._file, self._passed):
+            if BAD in members and members[BAD].size:
+                self._passed["in samples marked __bad__"] += len(members)
+                continue
+            try:
+                images = self._chooser.images(key, members)
+            except UserError as error:
+                raise UserError(f"{self._path}: {one_line(str(error))}") from error
+            used = {*images, *filter(None, [self._add(key, image, members) for image in images])}
+            used |= set() if images else self._note_apart(key, members)
+            self._imageless += not used
+            count_passed(self._passed, members.keys() - used)
+        masks = [] if self._choice.image_key else [row for row in self.rows if row.member in self._chooser.companions]
+        count_passed(self._passed, [row.member for row in masks])
+        self._imageless += len(masks)
+        dropped, matched = set(masks), set[str]()
+        self.rows = [self._joined(row, matched) for row in self.rows if row not in dropped]
+        alone = [suffix for key, (_, suffix) in self._apart.items() if key not in matched]
+        count_passed(self._passed, alone)
+        self._imageless += len(alone)
+
+    def _add(self, key: str, image: str, members: Members) -> str | None:
+        """Notes an image; the suffix of its label, if there is one."""
+        suffix, info = self._chooser.label(image, members), members[image]
+        text, problem = ("", "") if suffix is None else self._label(members[suffix], suffix)
+        _refuse_sparse(self._path, info)
+        self._unlabelled.update([f"{problem} in .{suffix}"] if problem else [])
+        self.rows.append(
+            _Row(key, image, *split_name(key, image), info.offset_data, info.size, text or (problem and NONE))
+        )
+        return suffix if text or problem else None
+
+    def _label(self, info: tarfile.TarInfo, suffix: str) -> tuple[str, str]:
+        if info.issparse() and suffix.endswith("json"):  # which may hold anything
+            return "", ""
+        _refuse_sparse(self._path, info)
+        if info.size > MOST_LABEL_BYTES:
+            return "", "too many bytes"
+        self._file.seek(info.offset_data)
+        return read_label(self._file.read(info.size), suffix, self._choice.fields())
+
+    def _note_apart(self, key: str, members: Members) -> set[str]:
+        used = set[str]()
+        for suffix in self._chooser.apart(members):
+            text, _ = self._label(members[suffix], suffix)
+            if text:
+                self._apart[split_name(key, suffix)[0]] = text, suffix
+                used.add(suffix)
+        return used
+
+    def _joined(self, row: _Row, matched: set[str]) -> _Row:
+        """With the label that stands elsewhere in the tar, whose key is then `matched`."""
+        if row.label:
+            return row._replace(label="" if row.label == NONE else row.label)
+        key = next((key for key in (row.name, row.key) if key in self._apart), None)
+        if key is None:
+            return row
+        matched.add(key)
+        return row._replace(label=self._apart[key][0])
+
+    def notes(self, labelled: int) -> Notes:
+        """What is not used; `labelled`: images that have a label in the end."""
+        words = sum(bool(row.label) for row in self.rows) - labelled
+        return Notes(
+            passed=dict(self._passed),
+            imageless=self._imageless,
+            unlabelled=dict(self._unlabelled) | ({"a word among numbers": words} if words else {}),
+            labelled=labelled,
+            images=len(self.rows),
+            foreign=True,
+        )
 
 
 def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
@@ -122,11 +225,15 @@ def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
     return digest.intdigest()
 
 
-def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, Members]]:
+def _samples(path: Path, file: BinaryIO, passed: Counter[str]) -> Iterator[tuple[str, Members]]:
     key, members = None, Members()
     for info in _members(path, file):
         match = KEY_AND_SUFFIX.match(info.name)
         if match is None or not info.isreg() or SKIPPED.match(info.name):
+            if info.islnk() or info.issym():
+                passed[LINKS] += 1
+            elif info.isreg() and not SKIPPED.match(info.name):
+                passed[ending_of(info.name)] += 1
             continue
         if match[1] != key:
             if key is not None:
@@ -143,79 +250,23 @@ def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, Members]]:
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    size = path.stat().st_size
     head = file.read(BLOCK)
     if not head:
         raise UserError(f"{path}: is empty")
     file.seek(0)
     try:
+        info = None
         for _, info in tar_members(file, "r:"):
             yield info
+        if info is None and size > EMPTY_BYTES:
+            raise UserError(f"{path}: holds nothing but zeros; copy it again")
     except tarfile.TarError as error:
-        looks = "an HTML page" if head.lstrip()[:1] == b"<" else f"{path.stat().st_size} bytes"
+        looks = "an HTML page" if head.lstrip()[:1] == b"<" else f"{size} bytes"
         raise UserError(f"{path}: no readable tar, cut or damaged ({error}; the file is {looks})") from error
 
 
-def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """All members of a tar, each with the open tar; "r|*" reads a stream, compressed or not, from first byte to last.
-
-    tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and what follows is lost
-    without a word. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError
-    for any damage, and OSError when `file` does.
-    """
-    end = 0
-    try:
-        with tarfile.open(fileobj=file, mode=mode, tarinfo=Header) as tar:
-            for info in tar:
-                size = info.size if info.isreg() and not info.issparse() else 0
-                # backwards tarfile would go round in circles
-                if not (end < tar.offset and 0 <= size <= tar.offset - info.offset_data):
-                    raise ReadError(f"a size of {info.size} at byte {info.offset}")
-                end = tar.offset
-                yield tar, info
-                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # they would grow without bound
-            assert tar.fileobj is not None
-            while rest := tar.fileobj.read(2**20):
-                if rest.strip(b"\0"):
-                    raise ReadError(f"more data after the end mark at byte {end}; several tars in one?")
-    except (OSError, tarfile.TarError):
-        raise
-    except Exception as error:  # on damaged headers tarfile raises errors of any kind
-        raise ReadError(f"a header after byte {end} cannot be read: {error!r}") from error
-
-
-class Header(tarfile.TarInfo):
-    """A tar header. What is none raises ReadError behind the first member, where tarfile alone would see the end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
-        """See tarfile.TarInfo; the magic has to be there, too."""
-        header = super().frombuf(buf, encoding, errors)
-        if bytes(buf[MAGIC_AT : MAGIC_AT + len(MAGIC)]) not in MAGICS:
-            raise InvalidHeaderError("no magic")
-        return header
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "Header":
-        """See tarfile.TarInfo."""
-        try:
-            return super().fromtarfile(tarfile)
-        except HeaderError as error:
-            if tarfile.offset == 0 or isinstance(error, EOFHeaderError):
-                raise
-            raise ReadError(f"no tar header and no end mark at byte {tarfile.offset}") from error
-
-
-def _check_usable(path: Path, image: tarfile.TarInfo, label: tarfile.TarInfo | None) -> None:
-    for info in (image, label):
-        if info is not None and info.issparse():
-            problem = "is sparse; write this tar again without --sparse"
-            raise UserError(f"{path}: {info.name!r} at byte {info.offset} {problem}")
-    if "\n" in image.name:
-        raise UserError(f"{path}: {image.name!r} at byte {image.offset} has a line break in its name; rename it")
-
-
-def _label(file: BinaryIO, info: tarfile.TarInfo | None) -> int:
-    if info is None:
-        return NO_LABEL
-    file.seek(info.offset_data)
-    return parse_label(file.read(info.size))
+def _refuse_sparse(path: Path, info: tarfile.TarInfo) -> None:
+    if info.issparse():
+        problem = "is sparse; write this tar again without --sparse"
+        raise UserError(f"{path}: {info.name!r} at byte {info.offset} {problem}")

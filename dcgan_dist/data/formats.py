@@ -62,6 +62,6 @@ def ending_of(name: str) -> str:
 def in_words(counts: Mapping[str, int], things: str) -> str:
     """'12 other files (10 .txt, 2 hidden)'; the commonest first."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    listed = [f"{count:,} {what[:40]}" for what, count in ranked[:LISTED]]
+    listed = [f"{count:,} {what[:80]}" for what, count in ranked[:LISTED]]
     rest = sum(count for _, count in ranked[LISTED:])
     return f"{sum(counts.values()):,} {things} ({', '.join(listed + [f'{rest:,} others'] * (rest > 0))})"

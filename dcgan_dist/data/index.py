@@ -17,7 +17,7 @@ import struct
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +28,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.notes import Notes, from_dict
 from dcgan_dist.data.storage import remove_abandoned, temporary_path
 from dcgan_dist.errors import UserError
 
@@ -58,6 +59,7 @@ class ShardIndex:
     start: NDArray[np.int64]  # n + 1: first byte of every sample with its tar headers, and the end of the last; or none
     checksum: NDArray[np.uint64]  # xxh3-64 of the bytes of every sample, start[i] to start[i + 1]; or none
     sampled: NDArray[np.uint64]  # one xxh3-64 of bytes of many images, where there are no checksums; or none
+    notes: Notes = field(default_factory=Notes)
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -84,7 +86,8 @@ class ShardIndex:
         Without checksums, a replacement is noticed only where bytes of the image are among those sampled.
         """
         content = self.checksum if self.checked else np.append(self.label, self.sampled.view(np.int64))
-        return xxhash.xxh3_64_intdigest(self.key_text + self.length.tobytes() + content.tobytes())
+        words = "\n".join(self.notes.words).encode(errors="surrogateescape")
+        return xxhash.xxh3_64_intdigest(self.key_text + self.length.tobytes() + content.tobytes() + words)
 
     def describe(self, member: int) -> str:
         """'shard.tar: KEY.jpg at byte 1536', for messages."""
@@ -113,12 +116,6 @@ class Footer:
         return self.start + -(-(self.length + FOOTER.size) // BLOCK) * BLOCK + len(END_MARK)
 
 
-def parse_label(text: bytes) -> int:
-    """The label in a .cls member; NO_LABEL for what is not a number of at most 18 digits."""
-    text = text.strip()
-    return int(text) if text.isdigit() and len(text) <= 18 else NO_LABEL
-
-
 def join_keys(keys: Sequence[str]) -> bytes:
     """The `key_text` of an index; file names that are not UTF-8 survive it."""
     return "\n".join(keys).encode(errors="surrogateescape")
@@ -136,16 +133,18 @@ def arrays_to_bytes(index: ShardIndex) -> bytes:
         "checksum": index.checksum,
     }
     arrays |= {} if index.checked else {"sampled": index.sampled}
-    return safetensors.numpy.save(arrays, metadata={"dcgan_dist": json.dumps({"suffixes": list(index.suffixes)})})
+    about = {"suffixes": list(index.suffixes)} | index.notes.as_dict()
+    return safetensors.numpy.save(arrays, metadata={"dcgan_dist": json.dumps(about)})
 
 
 def index_from_bytes(name: str, blob: bytes) -> ShardIndex:
     """The inverse of arrays_to_bytes; `name` is the path or URL of the shard."""
     arrays = safetensors.numpy.load(blob)
     header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    about = json.loads(header["__metadata__"]["dcgan_dist"])
     return ShardIndex(
         name=name,
-        suffixes=tuple(json.loads(header["__metadata__"]["dcgan_dist"])["suffixes"]),
+        suffixes=tuple(about["suffixes"]),
         suffix=arrays["suffix"],
         offset=arrays["offset"],
         length=arrays["length"],
@@ -154,6 +153,7 @@ def index_from_bytes(name: str, blob: bytes) -> ShardIndex:
         start=arrays["start"],
         checksum=arrays["checksum"],
         sampled=arrays.get("sampled", NO_SUMS),
+        notes=from_dict(about),
     )
 
 

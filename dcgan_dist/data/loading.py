@@ -9,7 +9,8 @@ from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, expand, open_shards
 from dcgan_dist.data.faces import dataset as faces
 from dcgan_dist.data.manifest import Manifest
-from dcgan_dist.data.opening import CachePlan, Opener
+from dcgan_dist.data.notes import together
+from dcgan_dist.data.opening import CachePlan, Opener, Shard
 from dcgan_dist.data.reading.ahead import to_stderr
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
@@ -17,6 +18,7 @@ from dcgan_dist.data.reading.staff import choose
 from dcgan_dist.data.reading.stream import StreamReader
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
+from dcgan_dist.data.samples import IGNORED, Choice
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.errors import UserError
 
@@ -35,23 +37,27 @@ def open_data(config: Config, say: Say) -> Corpus | list[str]:
         say(f"data: no --data.shards given, so the embedded set of {config.data.faces:,} cartoon faces, drawn by code")
         paths = _embedded_set(config, say)
         patterns = tuple(str(path) for path in paths)
+    opener = make_opener(config.data)
     if config.data.reader == "stream":
         names = expand(patterns)
         _compare_with_manifests(patterns, names, Remote(), say)
         files = [name for name in names if name.endswith(".tar") and "://" not in name and not name.startswith("pipe:")]
         if files:
-            open_shards(files)
-        say(f"data: {len(names)} sources streamed by webdataset; a resumed run begins the stream anew")
+            for line in not_used(open_shards(files, opener), opener.choice):
+                say(f"data: {line}")
+        says = "a resumed run begins the stream anew, and labels count that are numbers beside their image"
+        say(f"data: {len(names)} sources streamed by webdataset; {says}")
         return names
-    opener = make_opener(config.data)
     names = expand(patterns, opener)
     manifest = _compare_with_manifests(patterns, names, opener.remote, say)
     corpus = Corpus(open_shards(names, opener), opener)
     say(f"data: {_what_was_checked(corpus)}")
     _say_replaced(corpus, manifest, say)
+    for line in not_used([*corpus.shards, *corpus.without_images], opener.choice):
+        say(f"data: {line}")
     _treat_empty_images(corpus, config.data.damaged, say)
     _say_where(corpus, say)
-    classes = names_in(manifest, names)
+    classes = names_in(manifest, names) or corpus.classes
     if config.data.classes:
         labels = find_labels(config.data.classes, classes)
         corpus = corpus.of_classes(labels)
@@ -82,6 +88,14 @@ def _say_replaced(corpus: Corpus, manifest: Manifest | None, say: Say) -> None:
         say(f"data: WARNING: {names}: not what manifest.json says of it; write the set again, or remove the manifest")
 
 
+def not_used(shards: Sequence[Shard], choice: Choice) -> list[str]:
+    """What is not used of tars of other programs, in lines for people."""
+    ignored = [IGNORED] * (choice != Choice() and not any(shard.notes.foreign for shard in shards))
+    empty = [shard.name for shard in shards if not shard.count]
+    what = f"{len(empty):,} of {len(shards):,} shards hold no image: {', '.join(empty[:LISTED])}"
+    return ignored + [what] * bool(empty) + together(shard.notes for shard in shards).lines()
+
+
 def _what_was_checked(corpus: Corpus) -> str:
     """Number of images and shards, and how much of them has been looked at."""
     count, ours = len(corpus.shards), sum(shard.checked for shard in corpus.shards)
@@ -103,13 +117,19 @@ def _treat_empty_images(corpus: Corpus, damaged: Damaged, say: Say) -> None:
     say(f"data: WARNING: {text}; other images of the same shard take their places")
 
 
+def choice_of(data: DataConfig) -> Choice:
+    """How tars of other programs are read."""
+    return Choice(image_key=data.image_key, label_key=data.label_key)
+
+
 def make_opener(data: DataConfig) -> Opener:
     """How shards are reached; the cache's folder is made when something is put into it."""
-    remote = Remote(timeout=data.timeout, retries=data.retries)
+    remote, choice = Remote(timeout=data.timeout, retries=data.retries), choice_of(data)
     if data.cache_bytes == 0:
-        return Opener(remote)
+        return Opener(remote, choice=choice)
     folder = data.cache or shard_folder()
-    return Opener(remote, CachePlan(folder, default_limit(folder) if data.cache_bytes is None else data.cache_bytes))
+    limit = default_limit(folder) if data.cache_bytes is None else data.cache_bytes
+    return Opener(remote, CachePlan(folder, limit), choice)
 
 
 def _say_where(corpus: Corpus, say: Say) -> None:
@@ -163,7 +183,9 @@ def make_reader(
     """
     shape, options = (config.model.image_size, config.model.channels), config.data
     if not isinstance(data, Corpus):
-        return StreamReader(data, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned)
+        return StreamReader(
+            data, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned, choice=choice_of(options)
+        )
     fetcher = Fetcher(data, shape, options.damaged, options.most_damaged)
     plan = choose(config, data, local_ranks=local_ranks, on_gpu=pinned, say=say)
     return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan, say=to_stderr if first else _ignore)

@@ -1,7 +1,7 @@
 """How a shard is opened: what it says of itself at the start of a run, its index, and its bytes, near or far."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy as np
 from dcgan_dist.data.files import LocalFile, RangedFile, ShardFile
 from dcgan_dist.data.foreign import foreign_index, keep_index, kept_index, walk
 from dcgan_dist.data.index import Footer, ShardIndex, load_index, read_footer, read_index
+from dcgan_dist.data.notes import Notes
 from dcgan_dist.data.remote.cache import CachedShard, ShardCache, Wish, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.data.remote.fill import Source
 from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.samples import Choice
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
@@ -41,6 +43,8 @@ class Shard:
     """Of the file, where no footer tells another from it: a local tar of another program, or a compressed one."""
     end: int = 0
     """Bytes that a compressed one has at least when it is unpacked."""
+    notes: Notes = field(default_factory=Notes)
+    """What is not used of a tar of another program."""
 
     @property
     def whole(self) -> bool:
@@ -61,13 +65,19 @@ class CachePlan:
 class Opener:
     """The one who knows where shards are: on a disk, in the node's cache, or far away. Travels to other processes."""
 
-    def __init__(self, remote: Remote | None = None, plan: CachePlan | None = None) -> None:
-        """`plan`: of the cache; None: there is none, and remote images are asked for by range."""
+    def __init__(
+        self, remote: Remote | None = None, plan: CachePlan | None = None, choice: Choice | None = None
+    ) -> None:
+        """`plan`: of the cache; None: there is none, and remote images are asked for by range.
+
+        `choice`: how tars of other programs are read.
+        """
         self.remote = remote or Remote()
         self.plan = plan
+        self.choice = choice or Choice()
 
-    def __reduce__(self) -> tuple[type["Opener"], tuple[Remote, CachePlan | None]]:
-        return Opener, (self.remote, self.plan)
+    def __reduce__(self) -> tuple[type["Opener"], tuple[Remote, CachePlan | None, Choice]]:
+        return Opener, (self.remote, self.plan, self.choice)
 
     @cached_property
     def cache(self) -> ShardCache | None:
@@ -94,7 +104,7 @@ class Opener:
                     name, about.st_size, lambda offset, length: os.pread(file.fileno(), length, offset)
                 )
             if footer is None:
-                index = foreign_index(path)
+                index = foreign_index(path, self.choice)
                 return Shard(name=name, identity=_identity(about), **_facts(index))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -118,15 +128,16 @@ class Opener:
 
     def _whole_index(self, name: str, source: Source, identity: str) -> ShardIndex:
         """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
-        index = kept_index(identity, name)
+        kept = f"{identity}\n{self.choice}"
+        index = kept_index(kept, name)
         if index is None:
             with self._bring(name, source) as cached:
                 try:
                     index = read_index(cached.path)
-                    index = walk(cached.path) if index is None else index
+                    index = walk(cached.path, self.choice) if index is None else index
                 except UserError as error:
                     raise UserError(str(error).replace(str(cached.path), name)) from error
-            keep_index(identity, index)
+            keep_index(kept, index)
         return replace(index, name=name)
 
     def _bring(self, name: str, source: Source, wish: Wish | None = None) -> CachedShard:
@@ -148,7 +159,7 @@ class Opener:
             index = self._whole_index(shard.name, shard.source, shard.identity)
         else:
             try:
-                index = foreign_index(Path(shard.name))
+                index = foreign_index(Path(shard.name), self.choice)
             except OSError as error:
                 raise UserError(f"{shard.name}: cannot be read any more ({error.strerror})") from error
         if index.fingerprint != shard.fingerprint:
@@ -185,7 +196,8 @@ def _facts(index: ShardIndex) -> dict[str, Any]:
     empty = np.flatnonzero(index.length == 0)
     more = f" ({len(empty):,} such images in this shard)" if len(empty) > 1 else ""
     said = index.describe(int(empty[0])) + " is an empty file" + more if len(empty) else ""
-    return {"count": len(index), "fingerprint": index.fingerprint, "checked": index.checked, "empty": said}
+    facts = {"count": len(index), "fingerprint": index.fingerprint, "checked": index.checked}
+    return facts | {"empty": said, "notes": index.notes}
 
 
 def _identity(about: os.stat_result) -> str:

@@ -111,14 +111,12 @@ def test_any_names_are_grouped_as_webdataset_groups_them(tmp_path_factory, rows)
     path = tmp_path_factory.getbasetemp() / "grouped.tar"
     write_tar(path, [(part + suffix, data) for part, suffix, data in rows])
     try:
-        wanted, refused = as_webdataset_reads(path), "holds no images"
+        wanted = as_webdataset_reads(path)
     except ValueError as error:
-        wanted, refused = [], "two members named" if "duplicate" in str(error) else str(error)
-    if wanted:
-        assert by_index(walk(path)) == wanted
-    else:
-        with pytest.raises(UserError, match=refused):
+        with pytest.raises(UserError, match="two members named" if "duplicate" in str(error) else str(error)):
             walk(path)
+    else:
+        assert by_index(walk(path)) == wanted
 
 
 def test_names_that_are_not_utf8_survive(tmp_path):
@@ -183,7 +181,6 @@ def test_which_of_several_images_is_the_samples(tmp_path):
     [
         (["a.jpg", "a.JPG"], r"two members named 'a\.JPG', the second at byte 1024$"),
         (["b.jpg", "a.__key__"], r"'a\.__key__' at byte 1024: webdataset has '__key__' for its own use$"),
-        (["a\nb.jpg"], r"'a\\nb\.jpg' at byte 0 has a line break in its name; rename it$"),
     ],
 )
 def test_names_that_cannot_be_used(tmp_path, names, message):
@@ -234,7 +231,7 @@ def test_headers_that_lead_backwards_come_to_an_end(tmp_path):
 def walks(monkeypatch):
     """The tars that were walked."""
     walked: list[Path] = []
-    monkeypatch.setattr(foreign, "walk", lambda path: walked.append(path) or walk(path))
+    monkeypatch.setattr(foreign, "walk", lambda path, *choice: walked.append(path) or walk(path, *choice))
     return walked
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.shards import by_index, by_webdataset, encoded, write_ours
 
 from dcgan_dist.data import storage
-from dcgan_dist.data.index import BLOCK, END_MARK, FOOTER, MAGIC, ShardWriter, parse_label, read_index
+from dcgan_dist.data.index import BLOCK, END_MARK, FOOTER, MAGIC, ShardWriter, read_index
 from dcgan_dist.errors import UserError
 
 KEYS = [
@@ -218,7 +218,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_of_the_same_shard(tmp_
 
 @pytest.mark.parametrize(
     ("key", "suffix"),
-    [("", "jpg"), ("a.b", "jpg"), ("folder/", "jpg"), ("a\nb", "jpg"), ("__x__/a", "jpg"), ("a", "gif"), ("a", "JPG")],
+    [("", "jpg"), ("a.b", "jpg"), ("folder/", "jpg"), ("a\nb", "jpg"), ("__x__/a", "jpg"), ("a", "txt"), ("a", "JPG")],
 )
 def test_names_that_webdataset_would_read_otherwise_are_refused(tmp_path, key, suffix):
     with pytest.raises(ValueError, match="not a sample name"):
@@ -279,11 +279,3 @@ def test_the_fingerprint_knows_the_samples_and_not_the_place(tmp_path):
     replaced = (*rows[0][:2], bytes(len(rows[0][2])), rows[0][3])
     others = [rows[1:], rows[::-1], *([first, *rows[1:]] for first in (renamed, longer, replaced))]
     assert len({one, *(fingerprint("other.tar", each) for each in others)}) == 6
-
-
-LABELS = {b"0": 0, b" 12\n": 12, b"007": 7, b"9" * 18: 10**18 - 1, b"9" * 19: -1, b"-3": -1, b"cat": -1, b"": -1}
-
-
-@pytest.mark.parametrize(("text", "label"), LABELS.items())
-def test_labels(text, label):
-    assert parse_label(text) == label

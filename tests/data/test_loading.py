@@ -67,7 +67,10 @@ def test_a_stream_says_that_it_begins_anew(said, shards, tmp_path):
     names = open_data(configured(shards, reader="stream"), said.append)
     assert isinstance(names, list)
     assert names == [f"{tmp_path}/0.tar", f"{tmp_path}/1.tar"]
-    assert said == ["data: 2 sources streamed by webdataset; a resumed run begins the stream anew"]
+    assert said == [
+        "data: 2 sources streamed by webdataset; a resumed run begins the stream anew, "
+        "and labels count that are numbers beside their image"
+    ]
     pipes = [f"pipe:cat {name}" for name in names]
     assert open_data(configured(*pipes, reader="stream", allow_pipe=True), said.append) == pipes
 

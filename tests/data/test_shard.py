@@ -240,7 +240,7 @@ def test_hidden_and_other_files_are_left_out_and_counted(tmp_path):
     others = [".a.png", ".cache/b.png", "c.txt", "png", "d/LICENSE", "__MACOSX/e.png"]
     files = dict.fromkeys([*others, "d/f.PNG", "d/g.jpeg"], b"")
     for source in make_folder(tmp_path / "in", files), make_zip(tmp_path / "in.zip", files):
-        images, left_out, _ = find_source(str(source)).items()
+        images, left_out, *_ = find_source(str(source)).items()
         assert [item.name for item in images] == ["d/f.PNG", "d/g.jpeg"]
         assert left_out == {"hidden": 3, "without ending": 2, ".txt": 1}
 

@@ -77,13 +77,13 @@ def test_labels(tmp_path, texts, labels, classes, ending):
         lines = [json.dumps({"path": "a.png", "class": text}, ensure_ascii=False) for text in texts]
     else:
         lines = [("," if ending == "csv" else "\t").join(("a.png", text)) for text in texts]
-    images, _, found = one(tmp_path, f"a.{ending}", "\n".join(lines)).items()
+    images, _, found, _ = one(tmp_path, f"a.{ending}", "\n".join(lines)).items()
     assert (list(images), found) == ([Item("a.png", label) for label in labels], classes)
 
 
 def test_integers_in_json(tmp_path):
     source = one(tmp_path, "a.jsonl", '{"file": "a", "label": 4}\n{"file": "b", "label": 2}\n')
-    assert source.items() == ([Item("a", 4), Item("b", 2)], {}, {2: "2", 4: "4"})
+    assert source.items()[:3] == ([Item("a", 4), Item("b", 2)], {}, {2: "2", 4: "4"})
 
 
 CELLS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
@@ -101,7 +101,7 @@ def test_whatever_is_written_is_read(tmp_path_factory, pairs):
     classes = sorted({label.strip() for _, label in pairs} - {""}, key=str.encode)
     wanted = [Item(name, classes.index(label.strip()) if label.strip() else None) for name, label in pairs]
     for ending in "csv", "tsv", "jsonl":
-        assert find_source(str(folder / f"a.{ending}")).items() == (wanted, {}, dict(enumerate(classes)))
+        assert find_source(str(folder / f"a.{ending}")).items()[:3] == (wanted, {}, dict(enumerate(classes)))
 
 
 def test_columns_by_name(pictures, tmp_path):

@@ -44,7 +44,7 @@ def one(path, table, **options):
         ({"text": ["-"] * 9, "Photo": pa.array(STRUCTS, STRUCT), "labels": pa.array(LABELS, pa.uint8())}, LABELS),
         ({"jpg": pa.array(FILES, pa.binary()), "cls": pa.array(LABELS, pa.int32()), "thumb": FILES}, LABELS),
         ({"data": pa.array(FILES, pa.large_binary()), "number": pa.array(range(9))}, [None] * 9),
-        ({"img": FILES, "label": [str(label) for label in LABELS]}, [None] * 9),
+        ({"img": FILES, "label": [str(label) for label in LABELS]}, LABELS),
         ({"image": FILES, "label": pa.array([-7, None, 5] * 3, INTEGERS)}, [None, None, 5] * 3),
     ],
     ids=["hugging face", "only image column", "binary", "large binary", "text labels", "missing labels"],
@@ -68,7 +68,7 @@ def test_a_folder_in_hugging_faces_layout(tmp_path):
         one(tmp_path / "in" / "data" / f"train-{number:05}-of-00003.parquet", hugging_face(first, last))
     make_folder(tmp_path / "in", {"README.md": b"#", ".gitattributes": b""})
     source = ready(find_source(str(tmp_path / "in")), tmp_path / "spool")
-    images, left_out, classes = source.items()
+    images, left_out, classes, _ = source.items()
     assert (len(images), left_out, classes) == (9, {}, {0: "a", 1: "b", 2: "c"})
     assert given(source, tmp_path / "spool") == BY_NAME
     assert images[5].name.startswith("train-00002-of-00003-000000001.")
@@ -134,9 +134,9 @@ def test_remote(tmp_path):
         (
             {"image": FILES},
             {"label_column": "kind"},
-            r"no column 'kind' of labels \(integers\); it has ",
+            r"no column 'kind' of labels \(numbers or words\); it has ",
         ),
-        ({"image": FILES, "l": ["a"] * 9}, {"label_column": "l"}, r"no column 'l' of labels \(integers\)"),
+        ({"image": FILES, "l": [[1]] * 9}, {"label_column": "l"}, r"no column 'l' of labels \(numbers or words\)"),
         ({"image": pa.array([], pa.binary())}, {}, "no images in it$"),
     ],
 )

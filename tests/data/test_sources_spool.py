@@ -186,5 +186,5 @@ def test_a_full_disk(tmp_path, source):
             pytest.raises(UserError, match=r"spool: cannot be written \(File too large"),
         ):
             full.prepared(tmp_path / "spool", print)
-    assert {path.suffix for path in (tmp_path / "spool").iterdir()} == {".json", ".lock"}
+    assert {path.suffix for path in (tmp_path / "spool").iterdir()} == {".lock"}
     assert given(source, tmp_path / "spool") == WANTED

@@ -186,8 +186,6 @@ def test_what_training_refuses_of_other_programs_is_named(tmp_path):
     assert [problem.key for problem in check(twins).problems] == ["a.JPG"]
     texts = write_tar(tmp_path / "texts.tar", [("a.txt", b"text")])
     assert [problem.what for problem in check(texts).problems] == ["holds no images"]
-    lines = write_tar(tmp_path / "lines.tar", [("a\nb.jpg", encoded(1, "jpg")), ("c.jpg", encoded(1, "jpg"))])
-    assert "line break" in check(lines).problems[0].what
     own = write_tar(tmp_path / "own.tar", [("a.jpg", encoded(1, "jpg")), ("a.__key__", b"x")])
     assert "for its own use" in check(own).problems[0].what
     left_out = write_tar(tmp_path / "bad.tar", [("a.jpg", b"x"), ("a.__bad__", b"x"), ("b.jpg", encoded(1, "jpg"))])
@@ -226,7 +224,10 @@ def test_whole_is_what_training_can_read(tmp_path_factory, names, tar_format):
     except UserError:
         assert report.problems
     else:
-        assert (report.problems, report.samples) == ((), len(index))
+        assert ([problem.what for problem in report.problems], report.samples) == (
+            [] if len(index) else ["holds no images"],
+            len(index),
+        )
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

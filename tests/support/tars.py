@@ -1,18 +1,50 @@
 """Tars made by other programs: what plain webdataset reads of them."""
 
+import re
+
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from dcgan_dist.data.formats import IMAGE_SUFFIXES
-from dcgan_dist.data.index import parse_label
 
 
-def as_webdataset_reads(path):
-    """Key, suffix, bytes and label of every sample with an image, as by_index gives them."""
+def as_webdataset_reads(path, streamed=False):
+    """Key, suffix, bytes and label of every image in webdataset's samples, as by_index gives them.
+
+    Where no suffix is that of an image by itself, those count that end like one. `streamed`: of labels that stand apart
+    from their image, and of masks that come before the first image, nothing can be known.
+    """
     with path.open("rb") as file:
         samples = list(group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])))
-    found = []
-    for sample in samples:
-        suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
-        if suffix is not None:
-            found.append((sample["__key__"], suffix, sample[suffix], parse_label(sample.get("cls", b""))))
+    apart = {} if streamed else {sample["__key__"]: sample for sample in samples if not images_in(sample)}
+    masks, sides, found = set(), set(), []
+    for part in range(1 if streamed else 2):  # the second time, all masks are known
+        found.clear()
+        for sample in samples:
+            suffixes = images_in(sample)
+            if "." not in "".join(suffixes[:1]):
+                masks.update(suffix for suffix in suffixes if "." in suffix)
+                suffixes = suffixes[:1]
+            suffixes = [suffix for suffix in suffixes if suffix not in masks]
+            if len(suffixes) > 1 and not part:
+                words = {suffix for suffix in suffixes if not re.search(r"\d.*[.]", suffix)}
+                if words & sides:
+                    raise ValueError("several images in each sample")
+                sides |= words
+            for suffix in suffixes:
+                *middle, last = suffix.rsplit(".", 1)
+                key = ".".join([sample["__key__"], *middle])
+                label = label_in(sample) or label_in(apart.get(sample["__key__"], {})) or "-1"
+                found.append((key, last, sample[suffix], int(label)))
     return found
+
+
+def images_in(sample):
+    """Suffixes, the chosen one first."""
+    suffixes = [suffix for suffix in sample if suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
+    return sorted(suffixes, key=lambda suffix: (*IMAGE_SUFFIXES, suffix).index(suffix))
+
+
+def label_in(sample):
+    """Its digits."""
+    text = next((sample[suffix] for suffix in ("cls", "json") if sample.get(suffix, b"").strip()), b"").strip()
+    return text.decode() if text.isdigit() else ""

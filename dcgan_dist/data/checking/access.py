@@ -15,6 +15,7 @@ from dcgan_dist.data.manifest import ShardEntry
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.samples import Choice
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
@@ -37,6 +38,8 @@ class Job:
     remote: Remote = field(default_factory=Remote)
     stat: RemoteStat | None = None
     """Of a remote one."""
+    choice: Choice = field(default_factory=Choice)
+    """How tars of other programs are read."""
 
     @property
     def shown(self) -> str:

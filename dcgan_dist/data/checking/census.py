@@ -65,7 +65,7 @@ def count(corpus: Corpus) -> Census:
     """Counts everything that indexes say. Raises UserError for a damaged one."""
     census = Census(shards=len(corpus.shards))
     with ThreadPoolExecutor(READ_TOGETHER) as pool:
-        for index in pool.map(corpus.opener.index, corpus.shards):
+        for index in pool.map(corpus.read_index, range(len(corpus.shards))):
             census.checked += index.checked
             census.images += len(index)
             census.image_bytes += int(index.length.sum())

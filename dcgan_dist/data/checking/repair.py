@@ -14,9 +14,12 @@ from dcgan_dist.data.checking.access import Job, UnreadableError, opened
 from dcgan_dist.data.checking.indexed import INDEX, IndexedSample, find_index, member_bytes
 from dcgan_dist.data.checking.scan import CHUNK, Gap, Member, Passage, Sample, group, scan
 from dcgan_dist.data.checking.verify import MOST_BYTES, decoded_size
-from dcgan_dist.data.foreign import KEY_AND_SUFFIX
-from dcgan_dist.data.index import FOOTER, NO_LABEL, ShardIndex, ShardWriter, index_from_bytes, parse_label
+from dcgan_dist.data.foreign import one_line
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.index import FOOTER, NO_LABEL, ShardIndex, ShardWriter, index_from_bytes
 from dcgan_dist.data.index import MAGIC as INDEX_MAGIC
+from dcgan_dist.data.labels import is_number, read_label
+from dcgan_dist.data.samples import KEY_AND_SUFFIX, Chooser, split_name
 from dcgan_dist.errors import UserError
 
 LISTED = 20  # lost samples
@@ -82,7 +85,7 @@ def repair_shard(job: RepairJob, tick: Callable[[int], None]) -> Repaired:
     label is lost counts as lost where others have labels. Raises UserError when the shard cannot be read or the new one
     not written.
     """
-    rescue = _Rescue(job.job.shown)
+    rescue = _Rescue(job.job.shown, Chooser(job.job.choice))
     with opened(job.job) as (read, size):
         try:
             found = find_index(job.job.name, size, read)
@@ -121,8 +124,8 @@ def _write(path: Path, good: Iterator[_Good]) -> int:
 
 
 class _Rescue:
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, chooser: Chooser) -> None:
+        self._name, self._chooser = name, chooser
         self.lost: dict[str, None] = {}
         self.unnamed = 0
         self.left_out: Counter[str] = Counter()
@@ -138,7 +141,7 @@ class _Rescue:
 
     def by_scan(self, file: BinaryIO, size: int) -> Iterator[_Good]:
         members: list[Member] = []
-        parts = list(group(_noting(scan(file, size), members)))
+        parts = list(group(_noting(scan(file, size), members), Counter()))
         samples = [part for part in parts if isinstance(part, Sample)]
         for gap in parts:
             if isinstance(gap, Gap):
@@ -147,22 +150,25 @@ class _Rescue:
         numbers = {} if index is None else {key: number for number, key in enumerate(index.keys)}
         labelled = index is None and any("cls" in sample.members for sample in samples)
         written: dict[str, int] = {}
-        for sample in samples:
-            good = self._sample(file, sample, labelled)
+        for sample, image in chain.from_iterable(map(self._images, samples)):
+            good = self._sample(file, sample, image, labelled)
             if good is not None and index is not None:
                 good = _proven(good, index, numbers)
             if good is None:
-                if sample.suffix is not None or sample.beside_gap:
-                    self.lost[sample.key] = None
-                continue
-            good = _renamed(good, written)
-            if good is not None:
-                self.left_out.update(suffix for suffix in sample.members if suffix not in (good.suffix, "cls"))
+                self.lost[sample.key] = None
+            elif (good := _renamed(good, written)) is not None:
                 yield good
         if index is not None:  # it names all that there was
             self.lost, self.unnamed = dict.fromkeys(numbers), 0
         for key in written:
             self.lost.pop(key, None)
+
+    def _images(self, sample: Sample) -> list[tuple[Sample, str]]:
+        images = [] if sample.is_bad else self._chooser.images(sample.key, sample.members)
+        self.left_out.update(suffix for suffix in sample.members if images and suffix not in (*images, "cls"))
+        if not images and sample.beside_gap:
+            self.lost[sample.key] = None
+        return [(sample, image) for image in images]
 
     def _note_gap(self, gap: Gap) -> None:
         match = KEY_AND_SUFFIX.match(gap.name)
@@ -171,17 +177,24 @@ class _Rescue:
         elif gap.holds:
             self.unnamed += gap.end - gap.start
 
-    def _sample(self, file: BinaryIO, sample: Sample, labelled: bool) -> _Good | None:
-        """A sample of a tar without index, if it is whole as far as that can be known."""
+    def _sample(self, file: BinaryIO, sample: Sample, image: str, labelled: bool) -> _Good | None:
+        """An image of a tar without index, if it is whole as far as that can be known."""
         label = sample.members.get("cls")
-        if sample.suffix is None or (label is None and labelled and sample.beside_gap):
+        if label is None and labelled and sample.beside_gap:
             return None
-        data, text = _data(file, sample.members[sample.suffix]), b"" if label is None else _data(file, label)
+        data, text = _data(file, sample.members[image]), b"" if label is None else _data(file, label)
         zeroed = sample.beside_gap and text and not text.strip(b"\0")
         if zeroed or not _decodes(data):
             return None
-        number = parse_label(text)
-        return _Good(sample.key, sample.suffix, data, None if number == NO_LABEL else number)
+        number, problem = read_label(text, "cls")
+        if problem or (number and not is_number(number)):
+            self.left_out["cls without a number"] += 1
+        key, suffix = split_name(sample.key, image)
+        suffix = suffix if suffix in IMAGE_SUFFIXES else "jpg"  # readers look at the bytes
+        key = one_line(key)
+        if "." in key.rpartition("/")[2]:  # where webdataset would end it
+            key = key.replace(".", "_")
+        return _Good(key, suffix, data, int(number) if is_number(number) else None)
 
 
 def _noting(parts: Iterator[Member | Gap], index: list[Member]) -> Iterator[Member | Gap]:

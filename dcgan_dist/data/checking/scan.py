@@ -3,15 +3,17 @@
 import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
-from dcgan_dist.data.foreign import BAD, KEY_AND_SUFFIX, MAGIC, MAGIC_AT, WEBDATASETS_OWN, Header
-from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.formats import ending_of
 from dcgan_dist.data.index import BLOCK, END_MARK, SKIPPED, Read
+from dcgan_dist.data.samples import BAD, KEY_AND_SUFFIX, LINKS, WEBDATASETS_OWN
+from dcgan_dist.data.tarfiles import MAGIC, MAGIC_AT, Header
 
 CHUNK = 4 * 2**20  # bytes read at a time
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -27,6 +29,7 @@ class Member(NamedTuple):
     end: int  # first byte behind its padding
     plain: bool  # an ordinary file, not a folder or a link
     refused: str  # why no image or label can be read from it; "": it can
+    link: bool = False
 
 
 class Gap(NamedTuple):
@@ -48,11 +51,9 @@ class Sample:
     beside_gap: bool = False  # some of its members may have been there
 
     @property
-    def suffix(self) -> str | None:
-        """That of its image; None where it has none, or is one that webdataset leaves out."""
-        if BAD in self.members and self.members[BAD].size:
-            return None
-        return next((suffix for suffix in IMAGE_SUFFIXES if suffix in self.members), None)
+    def is_bad(self) -> bool:
+        """Whether webdataset leaves it out."""
+        return BAD in self.members and self.members[BAD].size > 0
 
 
 class Refused(NamedTuple):
@@ -152,9 +153,9 @@ def _at(tar: tarfile.TarFile, file: BinaryIO, at: int, size: int) -> Member | Ga
     if info.isreg() and not info.issparse() and info.offset_data + info.size > size:
         missing = info.offset_data + info.size - size
         return Gap(at, size, f"is cut: {missing:,} of its {info.size:,} bytes are missing", info.name)
-    refused = "has a line break in its name" if "\n" in info.name else ""
-    refused = "is sparse; write this tar again without --sparse" if info.issparse() else refused
-    return Member(info.name, at, info.offset_data, info.size, tar.offset, info.isreg(), refused)
+    refused = "is sparse; write this tar again without --sparse" if info.issparse() else ""
+    link = info.islnk() or info.issym()
+    return Member(info.name, at, info.offset_data, info.size, tar.offset, info.isreg(), refused, link)
 
 
 def _zeros(file: BinaryIO, at: int, size: int) -> Gap | None:
@@ -206,8 +207,18 @@ def _is_header(block: bytes) -> bool:
     return True
 
 
-def group(parts: Iterable[Member | Gap]) -> Iterator[Sample | Gap | Refused]:
-    """The samples of a tar by webdataset's rules, also those without an image, between what is damaged."""
+def _unused(part: Member) -> list[str]:
+    """What a member that is of no sample is counted as."""
+    if part.link:
+        return [LINKS]
+    return [ending_of(part.name)] if part.plain and not SKIPPED.match(part.name) else []
+
+
+def group(parts: Iterable[Member | Gap], passed: Counter[str]) -> Iterator[Sample | Gap | Refused]:
+    """The samples of a tar by webdataset's rules, also those without an image, between what is damaged.
+
+    Members that belong to none are counted in `passed`.
+    """
     sample: Sample | None = None
     after_gap = False
     for part in parts:
@@ -219,6 +230,7 @@ def group(parts: Iterable[Member | Gap]) -> Iterator[Sample | Gap | Refused]:
             continue
         match = KEY_AND_SUFFIX.match(part.name)
         if match is None or not part.plain or SKIPPED.match(part.name):
+            passed.update(_unused(part))
             continue
         if sample is None or sample.key != match[1]:
             if sample is not None:

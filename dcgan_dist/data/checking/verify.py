@@ -4,7 +4,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from dcgan_dist.data.checking.access import Job, UnreadableError, opened
@@ -12,6 +12,7 @@ from dcgan_dist.data.checking.indexed import INDEX, IndexedSample, find_index, i
 from dcgan_dist.data.checking.scan import CHUNK, Gap, Member, Passage, Refused, Sample, group, scan
 from dcgan_dist.data.codecs import open_image, to_rgb_or_grey
 from dcgan_dist.data.index import Footer, Read, ShardIndex
+from dcgan_dist.data.samples import Chooser, count_passed
 from dcgan_dist.errors import UserError
 
 MOST_BYTES = 2**30  # of an image file that is decoded
@@ -49,6 +50,8 @@ class ShardReport:
     sizes: dict[str, int]
     """Images of each "WIDTHxHEIGHT", where all were decoded."""
     problems: tuple[Problem, ...]
+    passed: dict[str, int] = field(default_factory=dict)
+    """Members of a tar of another program that are not used, by their endings."""
 
 
 def check_shard(job: Job, tick: Callable[[int], None]) -> ShardReport:
@@ -69,6 +72,7 @@ def check_shard(job: Job, tick: Callable[[int], None]) -> ShardReport:
         checked=check.checked,
         sizes=dict(check.sizes),
         problems=tuple(check.problems),
+        passed=dict(check.passed),
     )
 
 
@@ -77,7 +81,8 @@ class _Check:
         self.job, self.name = job, job.shown
         self.size = self.samples = 0
         self.checked = False
-        self.sizes: Counter[str] = Counter()
+        self.sizes, self.passed = Counter[str](), Counter[str]()
+        self.chooser = Chooser(job.choice)
         self.problems: list[Problem] = []
 
     def note(self, kind: str, what: str, key: str | None = None, byte: int | None = None) -> None:
@@ -122,14 +127,14 @@ class _Check:
             self.note("structure", "the tar member of the index is damaged, its content is not", byte=footer.start)
 
     def _walked(self, file: BinaryIO) -> None:
-        for part in group(self._members(scan(file, self.size))):
+        for part in group(self._members(scan(file, self.size)), self.passed):
             if isinstance(part, Gap):
                 holds = part.holds and part.end > part.start
                 lost = f"; bytes {part.start} to {part.end} cannot be used" if holds else ""
                 self.note("structure", part.why + lost, part.name or None, part.start)
             elif isinstance(part, Refused):
                 self.note("structure", part.why, part.name, part.start)
-            elif part.suffix is not None:
+            else:
                 self._sample(file, part)
         if not self.samples and not self.problems:
             self.note("structure", "holds no images")
@@ -141,12 +146,24 @@ class _Check:
             yield part
 
     def _sample(self, file: BinaryIO, sample: Sample) -> None:
-        self.samples += 1
-        assert sample.suffix is not None
-        image, label = sample.members[sample.suffix], sample.members.get("cls", sample.members[sample.suffix])
-        if image.refused or label.refused.startswith("is sparse"):
-            self.note("structure", image.refused or label.refused, image.name, image.start)
-        elif not image.size:
+        members = sample.members
+        try:
+            images = [] if sample.is_bad else self.chooser.images(sample.key, members)
+        except UserError as error:
+            self.note("structure", str(error), sample.key)
+            return
+        self.samples += len(images)
+        labels = {self.chooser.label(image, members) or image for image in images}
+        used = {*images, *labels, *([] if images else self.chooser.apart(members))}
+        count_passed(self.passed, members.keys() - used)
+        refused = [members[suffix] for suffix in sorted({*images, *labels}) if members[suffix].refused]
+        for member in refused[:1]:
+            self.note("structure", member.refused, member.name, member.start)
+        for suffix in [] if refused else images:
+            self._image(file, sample, members[suffix])
+
+    def _image(self, file: BinaryIO, sample: Sample, image: Member) -> None:
+        if not image.size:
             self.note("image", "is an empty file", image.name, image.start)
         elif self.job.deep and image.size > MOST_BYTES:
             self.note("image", f"{image.size:,} bytes are too many for an image", sample.key, image.data)

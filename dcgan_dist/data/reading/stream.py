@@ -21,13 +21,15 @@ from webdataset.tariterators import group_by_keys
 from webdataset.utils import enforce_security  # pyright: ignore[reportAttributeAccessIssue]
 
 from dcgan_dist.data.codecs import decode_into
-from dcgan_dist.data.foreign import tar_members
-from dcgan_dist.data.formats import IMAGE_SUFFIXES
-from dcgan_dist.data.index import NO_LABEL, SKIPPED, parse_label
+from dcgan_dist.data.foreign import DEFAULT, one_line
+from dcgan_dist.data.index import NO_LABEL, SKIPPED
+from dcgan_dist.data.labels import is_number, read_label
 from dcgan_dist.data.order import flips
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.ring import Batch, empty_batch, read_ahead
+from dcgan_dist.data.samples import WEBDATASETS_OWN, Choice, Chooser, split_name
+from dcgan_dist.data.tarfiles import tar_members
 from dcgan_dist.data.workers import deaf_program, end_programs
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
@@ -43,7 +45,16 @@ class StreamReader:
 
     exact = False
 
-    def __init__(self, urls: list[str], *, shape: tuple[int, int], seed: int, prefetch: int, pinned: bool) -> None:
+    def __init__(
+        self,
+        urls: list[str],
+        *,
+        shape: tuple[int, int],
+        seed: int,
+        prefetch: int,
+        pinned: bool,
+        choice: Choice = DEFAULT,
+    ) -> None:
         """`shape`: height (and width), channels. Raises UsageError for a URL, UserError for a missing file."""
         for url in urls:
             if url.startswith("pipe:"):
@@ -57,7 +68,7 @@ class StreamReader:
                 raise UserError(f"{url}: no such file")
         self.counters = Counters()
         self.damages: dict[int, str] = {}  # an image that cannot be read ends the run
-        self._urls, self._seed = urls, seed
+        self._urls, self._seed, self._choice = urls, seed, choice
         self._shape = shape
         self._prefetch, self._pinned = prefetch, pinned
 
@@ -92,8 +103,9 @@ class StreamReader:
             urls = random.sample(self._urls, len(self._urls))
             if divided:
                 urls = urls[split.rank :: split.world_size]
+            images = chain.from_iterable(tar_images(url, self._choice) for url in urls)
             # nothing leaves the buffer before it is full, so a set that fits into it is shuffled uniformly
-            images = shuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER, rng=random)(chain.from_iterable(map(tar_images, urls)))
+            images = shuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER, rng=random)(images)
             # with fewer shards than ranks every rank reads all of them and keeps its share
             mine = images if divided else islice(images, split.rank, None, split.world_size)
             first = next(mine, None)
@@ -103,7 +115,7 @@ class StreamReader:
             yield from mine
 
 
-def tar_images(url: str) -> Iterator[Sample]:
+def tar_images(url: str, choice: Choice = DEFAULT) -> Iterator[Sample]:
     """The images of one tar, by webdataset. Raises UserError when it cannot be read."""
     try:
         if url.startswith("pipe:"):
@@ -114,19 +126,19 @@ def tar_images(url: str) -> Iterator[Sample]:
                 says = threading.Thread(target=_pass_on, args=(command.stderr, Location(url)), daemon=True)
                 says.start()
                 with command.stdout as stream:
-                    yield from _in_tar(url, stream)
+                    yield from _in_tar(url, stream, choice)
                 code = command.wait()
                 says.join(1)  # its last words come before ours
                 if code not in ENDED_WELL:
                     raise UserError(f"{url}: cannot be read (the command failed)")
         else:
             with Path(url).open("rb") as file:
-                yield from _in_tar(url, file)
+                yield from _in_tar(url, file, choice)
     except OSError as error:
         raise UserError(f"{url}: cannot be read ({error.strerror})") from error
     except (ValueError, tarfile.TarError) as error:
         # webdataset appends other things to the arguments
-        raise UserError(f"{url}: no readable tar, or cut ({_one_line(error.args[0])})") from error
+        raise UserError(f"{url}: no readable tar, or cut ({one_line(str(error.args[0]))})") from error
 
 
 def _pass_on(said: IO[bytes], place: Location) -> None:
@@ -136,8 +148,10 @@ def _pass_on(said: IO[bytes], place: Location) -> None:
             sys.stderr.write(place.hide_in(line.decode(errors="replace")))
 
 
-def _in_tar(url: str, stream: Any) -> Iterator[Sample]:
-    return filter(None, map(_image, group_by_keys(chain(_files(url, stream), [{}]))))
+def _in_tar(url: str, stream: Any, choice: Choice) -> Iterator[Sample]:
+    chooser = Chooser(choice)
+    for sample in group_by_keys(chain(_files(url, stream), [{}])):
+        yield from _images(sample, chooser, choice)
 
 
 def _files(url: str, stream: Any) -> Iterator[dict[str, Any]]:
@@ -149,14 +163,16 @@ def _files(url: str, stream: Any) -> Iterator[dict[str, Any]]:
             yield {"fname": info.name, "data": file.read(), "__url__": url}
 
 
-def _image(sample: dict[str, Any]) -> Sample | None:
-    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
-    if suffix is None:
-        return None
-    where = f"{sample['__url__']}: {_one_line(sample['__key__'])}.{suffix}"
-    return suffix, sample[suffix], parse_label(sample["cls"]) if "cls" in sample else NO_LABEL, where
-
-
-def _one_line(text: object) -> str:
-    """Names in a tar may hold line breaks; messages may not."""
-    return str(text).replace("\n", "\\n")
+def _images(sample: dict[str, Any], chooser: Chooser, choice: Choice) -> Iterator[Sample]:
+    """Labels that are words have no numbers here, where not all of them are known."""
+    suffixes = [suffix for suffix in sample if suffix not in WEBDATASETS_OWN]
+    try:
+        images = chooser.images(sample["__key__"], suffixes)
+    except UserError as error:
+        raise UserError(f"{sample['__url__']}: {one_line(str(error))}") from error
+    for image in images:
+        label = chooser.label(image, suffixes)
+        text = "" if label is None else read_label(sample[label], label, choice.fields())[0]
+        name, suffix = split_name(sample["__key__"], image)
+        where = f"{sample['__url__']}: {one_line(name)}.{suffix}"
+        yield suffix, sample[image], int(text) if is_number(text) else NO_LABEL, where

@@ -4,12 +4,15 @@ A source is a small value that travels to other processes; each opens it for its
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from dcgan_dist.data.completeness import compare_with_manifests
+from dcgan_dist.data.foreign import DEFAULT
 from dcgan_dist.data.patterns import exists
 from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.samples import Choice
 from dcgan_dist.data.sources.base import (
     Images,
     Item,
@@ -59,6 +62,7 @@ def find_source(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    choice: Choice = DEFAULT,
 ) -> Source:
     """The source that a command-line argument names.
 
@@ -68,11 +72,16 @@ def find_source(
         download: lets torchvision fetch its data set.
         image_column: the image column of Parquet files, or the path column of a list; None: found by its name.
         label_column: the same for labels.
+        choice: how tars of other programs are read.
 
-    Raises UsageError when there is no such thing, and for columns of what has none.
+    Raises UsageError when there is no such thing, and for columns or keys of what has none.
     """
     text = Location(text)
     source = _find(text, root, download, image_column, label_column)
+    if isinstance(source, TarSource | PackedTarSource):
+        source = replace(source, choice=choice)
+    elif choice != DEFAULT:
+        raise UsageError(f"{text}: has no members; --image_key and --label_key are for tars")
     if (image_column or label_column) and not isinstance(source, ParquetSource | ListSource):
         problem = "has no columns; --image_column and --label_column are for Parquet files and lists"
         raise UsageError(f"{text}: {problem}")

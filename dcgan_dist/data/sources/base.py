@@ -104,6 +104,7 @@ class Items(NamedTuple):
     images: Images
     left_out: dict[str, int]  # files that are no images by their names: how many of each ending
     classes: Mapping[int, str] = MappingProxyType({})  # names of labels, where they are known
+    lines: tuple[str, ...] = ()  # for people: what is not used of the source, and why images have no label
 
 
 Loaded = tuple[bytes | Image.Image, int | None]  # the file's bytes or the picture, and the label
@@ -150,8 +151,8 @@ def images_among(names: Iterable[str], source: Path) -> Items:
     if not images:
         found = in_words(others, "other files") if others else "it is empty"
         raise UsageError(f"{source}: no images in it; {found}; images end with .jpg, .png, .. (docs/data.md has all)")
-    labels, classes = folder_labels(images, str(source))
-    return Items(images.with_labels(labels), dict(others), classes)
+    labels, classes, lines = folder_labels(images, str(source))
+    return Items(images.with_labels(labels), dict(others), classes, lines)
 
 
 def is_image(name: str) -> bool:
@@ -169,24 +170,30 @@ def folders_of(name: str) -> list[str]:
     return [part for part in name.split("/")[:-1] if part not in ("", ".")]
 
 
-def folder_labels(images: Images, source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
-    """Labels by the folders of the first level at which the paths differ, and the folders' names; see number_names.
-
-    No labels where some image lies above that level.
+def folder_labels(images: Images, source: str) -> tuple[NDArray[np.int64], dict[int, str], tuple[str, ...]]:
+    """Labels by the folders of the first level at which the paths differ, the folders' names (see number_names), and
+    a line for people where images lie above that level, which have no label.
     """
-    shared: list[str] | None = None  # the folders that all paths begin with
-    shortest = 0
+    shared: list[str] = []  # the folders that all paths begin with, or end in
+    forked = False
     for name in images.names():
         folders = folders_of(name)
-        if shared is None:
-            shared, shortest = folders, len(folders)
-        shortest = min(shortest, len(folders))
-        if folders[: len(shared)] != shared:
-            shared = shared[: _in_common(shared, folders)]
-    level = len(shared or ())
-    if shortest == level:
-        return np.full(len(images), NO_LABEL, dtype=np.int64), {}
-    return number_names((folders_of(name)[level] for name in images.names()), source)
+        same = _in_common(shared, folders)
+        if same < min(len(shared), len(folders)):
+            shared, forked = shared[:same], True
+        elif len(folders) > len(shared) and not forked:
+            shared = folders
+    labels = np.full(len(images), NO_LABEL, dtype=np.int64)
+    if not forked:
+        return labels, {}, ()
+    level = len(shared)
+    below = np.fromiter((len(folders_of(name)) > level for name in images.names()), dtype=bool, count=len(images))
+    labels[below], classes = number_names(
+        (folders[level] for folders in map(folders_of, images.names()) if len(folders) > level), source
+    )
+    outside = len(images) - int(below.sum())
+    line = f"labels: {outside:,} of {len(images):,} images have none, for they lie beside the class folders"
+    return labels, classes, (line,) if outside else ()
 
 
 def _in_common(first: list[str], second: list[str]) -> int:

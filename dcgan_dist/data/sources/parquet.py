@@ -1,6 +1,7 @@
 """Images in a column of Parquet files, as Hugging Face's data sets have them: copied row by row into tars first."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.labels import FIELDS, label_text
+from dcgan_dist.data.notes import Notes, from_dict
 from dcgan_dist.data.remote.fill import Source, Wanted
 from dcgan_dist.data.sources.base import Report, renumbered
 from dcgan_dist.data.sources.spool import Unprepared, here, spool
@@ -16,11 +19,10 @@ from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
-LABEL_NAMES = ("label", "labels", "class", "cls", "target", "fine_label")
 TOGETHER = 64  # rows in memory
 BUFFER = 2**20  # bytes of a column that are read at a time
-COPIES = 2  # goes up with what a copy holds of the same file
-LARGEST_LABEL = 10**18  # a .cls member has 18 digits
+COPIES = 3  # goes up with what a copy holds of the same file
+NOTHING = "nothing"  # as a label, which is no problem
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ class ParquetSource(Unprepared):
         _pyarrow()
         settings = json.dumps([self.image_column, self.label_column, COPIES])
         copies = spool(self.names, folder, self._convert, settings, report)
-        classes = [tuple(json.loads(_class_file(copy).read_bytes())) for copy in copies]
+        about = [json.loads(_about_file(copy).read_bytes()) for copy in copies]
+        classes = [tuple(each["classes"]) for each in about]
         for name, found in zip(self.names, classes, strict=True):
             if found != classes[0]:
                 raise UsageError(f"{name}: its classes are others than those of {self.names[0]}")
-        tars = tuple(Tar(copy, name, rows=True) for copy, name in zip(copies, self.names, strict=True))
+        notes = [from_dict(each["notes"]) for each in about]
+        each = zip(copies, self.names, notes, strict=True)
+        tars = tuple(Tar(copy, name, rows=True, notes=note) for copy, name, note in each)
         return TarSource(tars, dict(sorted(zip(renumbered(classes[0]), classes[0], strict=True))))
 
     def _convert(self, source: Source, wanted: Wanted, target: Path) -> None:
@@ -49,15 +54,45 @@ class ParquetSource(Unprepared):
             image = _image_column(table.schema_arrow, self.image_column, name)
             label = _label_column(table.schema_arrow, self.label_column, name)
             classes = _class_names(table.schema_arrow, label)
-            write_atomically(_class_file(target), json.dumps(classes).encode())
-            labels = dict(enumerate(renumbered(classes)))
+            labels = _Labels(table.schema_arrow, self.label_column or label, classes)
             with ShardWriter(target) as shard:
-                for number, (data, found) in enumerate(_rows(table, image, label, name)):
+                for number, (data, value) in enumerate(_rows(table, image, label, name)):
                     # the suffix says nothing: the bytes are looked at when the image is loaded
-                    shard.add(ROW.format(number), "jpg", data, None if found is None else labels.get(found, found))
+                    shard.add(ROW.format(number), "jpg", data, labels.number(value))
+                about = {"classes": classes, "notes": labels.notes().as_dict()}
+                write_atomically(_about_file(target), json.dumps(about).encode())  # before the copy has its name
 
 
-def _class_file(copy: Path) -> Path:
+class _Labels:
+    """Of the rows of one file."""
+
+    def __init__(self, schema: Any, column: str | None, classes: Sequence[str]) -> None:
+        self._renumbered = dict(enumerate(renumbered(classes)))
+        self._words: dict[str, int] | None = {} if column and _holds_words(schema.field(column).type) else None
+        self._problem = _no_label_column(schema) if column is None else ""
+        self._unlabelled = Counter[str]()
+        self._images = 0
+
+    def number(self, value: Any) -> int | None:
+        """The label for a value of the column: a number, or the place among all words."""
+        self._images += 1
+        text, problem = ("", self._problem) if self._problem else label_text(value)
+        if not text:
+            self._unlabelled[problem or NOTHING] += 1
+            return None
+        if self._words is not None:
+            return self._words.setdefault(text, len(self._words))
+        return self._renumbered.get(int(text), int(text))
+
+    def notes(self) -> Notes:
+        """What is said of them when the file is read."""
+        reasons = {problem: count for problem, count in self._unlabelled.items() if problem != NOTHING}
+        labelled = self._images - self._unlabelled.total()
+        words = tuple(self._words or ())
+        return Notes(unlabelled=reasons, labelled=labelled, images=self._images, words=words)
+
+
+def _about_file(copy: Path) -> Path:
     return copy.with_suffix(".json")
 
 
@@ -88,8 +123,8 @@ def _reading(name: str) -> Iterator[None]:
         raise UserError(f"{name}: cannot be read as Parquet ({reason})") from error
 
 
-def _rows(table: Any, image: str, label: str | None, name: str) -> Iterator[tuple[bytes, int | None]]:
-    """Image file and label of every row; no bytes where there is no image."""
+def _rows(table: Any, image: str, label: str | None, name: str) -> Iterator[tuple[bytes, Any]]:
+    """Image file and value of the label of every row; no bytes where there is no image."""
     columns = [image] if label is None else [image, label]
     batches = table.iter_batches(TOGETHER, columns=columns, use_threads=False)
     while True:
@@ -98,10 +133,11 @@ def _rows(table: Any, image: str, label: str | None, name: str) -> Iterator[tupl
             if batch is None:
                 return
             column = batch.column(image)
+            column = column.dictionary_decode() if _pyarrow().types.is_dictionary(column.type) else column
             files = (column if _is_binary(column.type) else column.field("bytes")).to_pylist()
             labels = [None] * len(files) if label is None else batch.column(label).to_pylist()
-        for data, number in zip(files, labels, strict=True):
-            yield data or b"", number if number is not None and 0 <= number < LARGEST_LABEL else None
+        for data, value in zip(files, labels, strict=True):
+            yield data or b"", value
 
 
 def _is_binary(kind: Any) -> bool:
@@ -110,6 +146,8 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _holds_images(kind: Any) -> bool:
+    if _pyarrow().types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
     if _pyarrow().types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return _is_binary(kind.field("bytes").type)
     return _is_binary(kind)
@@ -126,12 +164,29 @@ def _image_column(schema: Any, wanted: str | None, name: str) -> str:
 
 
 def _label_column(schema: Any, wanted: str | None, name: str) -> str | None:
-    able = [field.name for field in schema if _pyarrow().types.is_integer(field.type)]
+    able = [field.name for field in schema if _holds_labels(field.type)]
     if wanted is not None:
-        return _among(wanted, able, "labels (integers)", schema, name)
-    named = [known for known in LABEL_NAMES if known in able]
+        return _among(wanted, able, "labels (numbers or words)", schema, name)
+    named = [known for known in FIELDS if known in able]
     with_classes = [column for column in able if _class_names(schema, column)]
     return next(iter(named), with_classes[0] if len(with_classes) == 1 else None)
+
+
+def _holds_words(kind: Any) -> bool:
+    types = _pyarrow().types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_string(kind) or types.is_large_string(kind)
+
+
+def _holds_labels(kind: Any) -> bool:
+    types = _pyarrow().types
+    return _holds_words(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+
+
+def _no_label_column(schema: Any) -> str:
+    """Why a column that is named like one of labels is none; '': there is no such column."""
+    named = next((field for field in schema if field.name in FIELDS), None)
+    return f"in column {named.name}, which holds {named.type}" if named else ""
 
 
 def _among(wanted: str, able: Sequence[str], what: str, schema: Any, name: str) -> str:

@@ -16,19 +16,24 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from dcgan_dist.data.classes import class_names
-from dcgan_dist.data.foreign import foreign_index
+from dcgan_dist.data.foreign import DEFAULT, foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
+from dcgan_dist.data.labels import in_common, relabelled
+from dcgan_dist.data.notes import Notes, together
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Source, Wanted, fill
-from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels
+from dcgan_dist.data.samples import IGNORED, Choice
+from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels, number_names
 from dcgan_dist.data.sources.names import ending, stem
 from dcgan_dist.data.sources.spool import Unprepared, spool
 from dcgan_dist.data.storage import remove_abandoned, whole_file
 from dcgan_dist.errors import UsageError, UserError
 
 INDEXED_TOGETHER = 16
+LISTED = 3  # tars without images
 MOST_OPEN_FILES = 64
 ROW = "{:09}"  # key of a table's row
 
@@ -40,14 +45,16 @@ class Tar:
     path: Path
     name: str  # of the file that it is, or is a copy of
     rows: bool = False  # its keys are the numbers of that file's rows
+    notes: Notes | None = None  # of that file; None: those of the tar
 
 
 @dataclass(frozen=True)
 class TarSource:
-    """All images in tars, in their order. Labels are those of .cls members, or, without any, those of the folders."""
+    """All images in tars, in their order. Labels are those of .cls or .json members, or else those of the folders."""
 
     tars: tuple[Tar, ...]
     classes: Mapping[int, str] = field(default_factory=dict[int, str])
+    choice: Choice = DEFAULT
 
     def prepared(self, folder: Path, report: Report) -> "TarSource":  # noqa: ARG002
         """The same tars, with the names of the classes that the manifest beside them has."""
@@ -55,26 +62,45 @@ class TarSource:
 
     def items(self) -> Items:
         """All images in the tars. Raises UserError when one is damaged."""
-        labels = [np.empty(0, dtype=np.int64)]
+        labels: list[tuple[NDArray[np.int64], Sequence[str]]] = []
+        notes: list[Notes] = []
 
         def names() -> Iterator[str]:
             for number, index in enumerate(self._indexes()):
-                labels.append(index.label.astype(np.int64))
+                notes.append(self.tars[number].notes or index.notes)
+                labels.append((index.label.astype(np.int64), notes[-1].words))
                 yield from _names(number, index, f"{stem(self.tars[number].name)}-" if self.tars[number].rows else "")
 
         images = Images.of(names())
         if not images:
-            raise UsageError(f"{self.tars[0].name}: no images in it" + " and the others" * (len(self.tars) > 1))
-        images = images.with_labels(np.concatenate(labels))
+            problem = "; ".join(
+                ["no images in it" + " and the others" * (len(self.tars) > 1), *together(notes).lines()]
+            )
+            raise UsageError(f"{self.tars[0].name}: {problem}")
+        lines = tuple(self._lines(notes))
+        if any(words for _, words in labels):
+            tables, classes = in_common(labels, lambda found: number_names(found, self.tars[0].name))
+            found = [relabelled(each, table) for (each, _), table in zip(labels, tables, strict=True)]
+            return Items(images.with_labels(np.concatenate(found)), {}, classes, lines)
+        images = images.with_labels(np.concatenate([each for each, _ in labels]))
         if self.classes or (images.labels != NO_LABEL).any():
-            return Items(images, {}, self.classes)
-        numbers, classes = folder_labels(images, self.tars[0].name)
-        return Items(images.with_labels(numbers), {}, classes)
+            return Items(images, {}, self.classes, lines)
+        numbers, classes, outside = folder_labels(images, self.tars[0].name)
+        return Items(images.with_labels(numbers), {}, classes, lines + outside)
+
+    def _lines(self, notes: Sequence[Notes]) -> Iterator[str]:
+        empty = [tar.name for tar, note in zip(self.tars, notes, strict=True) if note.foreign and not note.images]
+        if empty:
+            yield f"{len(empty):,} of {len(notes):,} tars hold no image: {', '.join(empty[:LISTED])}"
+        if self.choice != DEFAULT and not any(note.foreign for note in notes):
+            yield IGNORED
+        yield from together(notes).lines()
 
     def _indexes(self) -> Iterator[ShardIndex]:
         with ThreadPoolExecutor(INDEXED_TOGETHER) as pool:
             for start in range(0, len(self.tars), INDEXED_TOGETHER):  # a part at a time, for all may be too many
-                yield from pool.map(_index, self.tars[start : start + INDEXED_TOGETHER])
+                part = self.tars[start : start + INDEXED_TOGETHER]
+                yield from pool.map(lambda tar: _index(tar, self.choice), part)
 
     def where(self, item: Item) -> str:
         """The tar or table, and the image in it."""
@@ -116,10 +142,10 @@ class TarSource:
                 file.close()
 
 
-def _index(tar: Tar) -> ShardIndex:
+def _index(tar: Tar, choice: Choice) -> ShardIndex:
     try:
         index = read_index(tar.path)
-        return foreign_index(tar.path) if index is None else index
+        return foreign_index(tar.path, choice) if index is None else index
     except UserError as error:
         raise UserError(str(error).replace(str(tar.path), tar.name)) from error
     except OSError as error:
@@ -180,13 +206,14 @@ class PackedTarSource(Unprepared):
     """Tars of which some are compressed or remote, by path or URL."""
 
     names: tuple[str, ...]
+    choice: Choice = DEFAULT
 
     def prepared(self, folder: Path, report: Report) -> TarSource:
         """The same tars, plain and local."""
         packed = [name for name in self.names if not _plain(name)]
         copies = dict(zip(packed, spool(packed, folder, _unpack, "", report), strict=True))
         tars = tuple(Tar(copies.get(name, Path(name)), name) for name in self.names)
-        return TarSource(tars, class_names(self.names, Remote(), report))
+        return TarSource(tars, class_names(self.names, Remote(), report), self.choice)
 
 
 def _unpack(source: Source, wanted: Wanted, target: Path) -> None:

@@ -87,7 +87,9 @@ def write_shards(
     refuse_others(out, packing.overwrite, chain.from_iterable(map(taken_places, stagings(out))))
     with _inside(out), locked(out, shared=part is not None):
         source = source.prepared(out / PARTIAL / SPOOL, watch.say)
-        images, left_out, classes = source.items()
+        images, left_out, classes, lines = source.items()
+        for line in lines:
+            watch.say(line)
         if classes:
             watch.say(f"classes: {classes_text(classes)}")
         identity = _identity(source, images, packing)

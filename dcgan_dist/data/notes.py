@@ -1,0 +1,64 @@
+"""What was found in tars of other programs that is not used, and why images have no label; told in a line each."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dcgan_dist.data.formats import in_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """Of one tar, or of several together."""
+
+    passed: Mapping[str, int] = field(default_factory=dict)
+    """Members that are not used, by their endings."""
+    imageless: int = 0
+    """Samples without an image."""
+    unlabelled: Mapping[str, int] = field(default_factory=dict)
+    """Images whose label cannot be used, by reason."""
+    labelled: int = 0
+    images: int = 0
+    foreign: bool = False
+    """Whether they are of a tar of another program."""
+    words: tuple[str, ...] = ()
+    """Names of the labels 0, 1, .., where labels are words; of one tar alone."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is there, for JSON."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    def lines(self) -> list[str]:
+        """For people; none where everything is used."""
+        found = []
+        if self.passed or self.imageless:
+            without = f"{self.imageless:,} samples without an image" if self.imageless else ""
+            members = in_words(self.passed, "other members") if self.passed else ""
+            found.append(f"passed over: {', '.join(filter(None, [members, without]))}")
+        missing = self.images - self.labelled
+        if missing and (self.labelled or self.unlabelled):
+            reasons = Counter(self.unlabelled)
+            alone = missing - reasons.total()
+            reasons += Counter({"no label found": alone})
+            found.append(f"labels: {in_words(reasons, f'of {self.images:,} images have none')}")
+        return found
+
+
+def from_dict(tree: Mapping[str, Any]) -> Notes:
+    """The inverse of Notes.as_dict."""
+    known: dict[str, Any] = {name: tree[name] for name in Notes.__dataclass_fields__ if name in tree}
+    known["words"] = tuple(tree.get("words", ()))
+    return Notes(**known)
+
+
+def together(notes: Iterable[Notes]) -> Notes:
+    """The sums over several tars."""
+    passed, unlabelled, counts = Counter[str](), Counter[str](), [0, 0, 0]
+    for each in notes:
+        passed.update(each.passed)
+        unlabelled.update(each.unlabelled)
+        own = (each.imageless, each.labelled, each.images)
+        counts = [a + b for a, b in zip(counts, own, strict=True)]
+    imageless, labelled, images = counts
+    return Notes(passed=passed, imageless=imageless, unlabelled=unlabelled, labelled=labelled, images=images)

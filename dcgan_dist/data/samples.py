@@ -1,0 +1,106 @@
+"""Which members of a tar's samples are the images and the labels.
+
+The grouping of members into samples is webdataset's own: a key ends at the first dot of the file name, the suffix is
+lower case, members of one sample stand together, names like `__x__` are skipped, and only regular files count. Of
+several images the one whose complete suffix stands first in IMAGE_SUFFIXES is used: of `1.png`, `1.jpg`, `1.seg.png`
+and `1.txt` it is `1.jpg`. Where there is none, the dots are those of a file name: `img.0001.jpg` and `img.0002.jpg` are
+two images, `img.0001` and `img.0002`, although webdataset takes both for parts of a sample `img`. `2.seg.png` without
+`2.jpg` is none where other masks stand beside images. `1.left.jpg` and `1.right.jpg`, `2.left.jpg` and `2.right.jpg`
+can be meant in several ways, so that --image_key has to say which.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.labels import FIELDS
+from dcgan_dist.errors import UserError
+
+KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+WEBDATASETS_OWN = ("__key__", "__url__")  # in every sample, so that as suffixes they are there twice
+BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the member is empty
+LABELS = ("cls", "class", "label", "json")  # suffixes; the first one counts
+LINKS = "links (write the tar with --dereference --hard-dereference)"
+IGNORED = "the keys of image and label are not used: only tars of other programs have such"
+_KNOWN = frozenset(IMAGE_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How tars of other programs are read; the defaults suit most."""
+
+    image_key: str | None = None
+    """Suffix of the image in every sample, as in input.jpg; several parted by ';', the first that is there counts."""
+    label_key: str | None = None
+    """The same for the label; or the field of the .json member that holds it."""
+
+    def images(self) -> list[str]:
+        """Suffixes."""
+        return _parts(self.image_key)
+
+    def labels(self) -> Sequence[str]:
+        """Suffixes."""
+        return [*_parts(self.label_key), "json"] if self.label_key else LABELS
+
+    def fields(self) -> Sequence[str]:
+        """Fields of .json members."""
+        given = [part.strip() for part in (self.label_key or "").split(";") if part.strip() not in ("", "json")]
+        return given or FIELDS
+
+
+def _parts(text: str | None) -> list[str]:
+    return [part.strip().removeprefix(".").lower() for part in (text or "").split(";") if part.strip()]
+
+
+class Chooser:
+    """Chooses in the samples of one tar, which come in their order."""
+
+    def __init__(self, choice: Choice) -> None:
+        self._images, self._labels = choice.images(), choice.labels()
+        self._roles: set[str] = set()  # dotted suffixes of images that stood side by side
+        self.companions: set[str] = set()
+        """Dotted suffixes that stood beside an image: masks and the like."""
+
+    def images(self, key: str, suffixes: Collection[str]) -> list[str]:
+        """Suffixes of the members that are images. Raises UserError where there are several ways to read it."""
+        if self._images:
+            return [suffix for suffix in self._images if suffix in suffixes][:1]
+        dotted = [suffix for suffix in suffixes if "." in suffix and suffix.rpartition(".")[2] in _KNOWN]
+        plain = next((suffix for suffix in IMAGE_SUFFIXES if suffix in suffixes), None)
+        if plain is not None:
+            self.companions.update(dotted)
+            return [plain]
+        own = [suffix for suffix in dotted if suffix not in self.companions]
+        words = [suffix for suffix in own if not any(map(str.isdecimal, suffix.rpartition(".")[0]))]
+        if len(own) > 1:
+            if not self._roles.isdisjoint(words):
+                names = " and ".join(f"{key}.{suffix}" for suffix in own[:3])
+                which = f"choose one by its key, as in --image_key {own[0]} (--data.image_key in training)"
+                raise UserError(f"several images in each sample, as in {names}; {which}")
+            self._roles.update(words)
+        return own
+
+    def label(self, image: str, suffixes: Collection[str]) -> str | None:
+        """The suffix of the label of an image."""
+        middle = image.rpartition(".")[0]
+        own = [f"{middle}.{suffix}" for suffix in self._labels] if middle else []
+        return next((suffix for suffix in [*own, *self._labels] if suffix in suffixes), None)
+
+    def apart(self, suffixes: Iterable[str]) -> list[str]:
+        """Suffixes of labels in a sample without an image."""
+        return [suffix for suffix in suffixes if suffix.rpartition(".")[2] in self._labels or suffix in self._labels]
+
+
+def split_name(key: str, suffix: str) -> tuple[str, str]:
+    """Key and suffix of an image as a file: 'img' and '0001.jpg' are 'img.0001' and 'jpg'."""
+    middle, dot, last = suffix.rpartition(".")
+    return f"{key}{dot and '.'}{middle}", last
+
+
+def count_passed(passed: Counter[str], suffixes: Iterable[str]) -> None:
+    """Counts members that are not used; those whose suffix holds a number, as in 0001.jpg, by their last part."""
+    for suffix in suffixes:
+        numbered = any(map(str.isdecimal, suffix.rpartition(".")[0]))
+        passed[f".{suffix.rpartition('.')[2] if numbered else suffix}"] += 1

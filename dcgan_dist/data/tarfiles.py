@@ -1,0 +1,62 @@
+"""Python's tarfile, made strict: the end of an archive, and nothing else, ends it."""
+
+import tarfile
+from collections.abc import Iterator
+from tarfile import EOFHeaderError, HeaderError, InvalidHeaderError, ReadError  # pyright: ignore[reportAttributeAccessIssue]
+from typing import Any, Literal
+
+MAGIC = b"ustar"
+MAGIC_AT = 257  # in a tar header
+# zeros: the oldest tars. Where a byte is missing before a header, the sum of the shifted bytes may still be right, and
+# `00003.cls` would be read as `0003.cls`
+MAGICS = (MAGIC, bytes(len(MAGIC)))
+
+
+def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """All members of a tar, each with the open tar; "r|*" reads a stream, compressed or not, from first byte to last.
+
+    tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and what follows is lost
+    without a word. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError
+    for any damage, and OSError when `file` does.
+    """
+    end = 0
+    try:
+        with tarfile.open(fileobj=file, mode=mode, tarinfo=Header) as tar:
+            for info in tar:
+                size = info.size if info.isreg() and not info.issparse() else 0
+                # backwards tarfile would go round in circles
+                if not (end < tar.offset and 0 <= size <= tar.offset - info.offset_data):
+                    raise ReadError(f"a size of {info.size} at byte {info.offset}")
+                end = tar.offset
+                yield tar, info
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # they would grow without bound
+            assert tar.fileobj is not None
+            while rest := tar.fileobj.read(2**20):
+                if rest.strip(b"\0"):
+                    raise ReadError(f"more data after the end mark at byte {end}; several tars in one?")
+    except (OSError, tarfile.TarError):
+        raise
+    except Exception as error:  # on damaged headers tarfile raises errors of any kind
+        raise ReadError(f"a header after byte {end} cannot be read: {error!r}") from error
+
+
+class Header(tarfile.TarInfo):
+    """A tar header. What is none raises ReadError behind the first member, where tarfile alone would see the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
+        """See tarfile.TarInfo; the magic has to be there, too."""
+        header = super().frombuf(buf, encoding, errors)
+        if bytes(buf[MAGIC_AT : MAGIC_AT + len(MAGIC)]) not in MAGICS:
+            raise InvalidHeaderError("no magic")
+        return header
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "Header":
+        """See tarfile.TarInfo."""
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            if tarfile.offset == 0 or isinstance(error, EOFHeaderError):
+                raise
+            raise ReadError(f"no tar header and no end mark at byte {tarfile.offset}") from error
