@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dcgan_dist.commands.bench.turns import Turn
+from dcgan_dist.location import redacted
 from dcgan_dist.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,7 +69,7 @@ def about(module: str) -> dict[str, Any]:
     known = environment()
     del known["machine"]  # a name says nothing to others
     return known | {
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *(redacted(word, word) for word in sys.argv[1:])]),
         "cpu": _cpu_model(),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "load_before": _load_at_start,

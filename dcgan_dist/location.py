@@ -10,7 +10,7 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:/+"  # pathlib makes one slash of two
 _USER = re.compile(r"^(?:[^/?#]*|[^/?#@]*:(?!\d*/).*)@", re.DOTALL)  # a password may hold a / that should be encoded
 _PIPE = re.compile(r"((?:^|[={,])\s*['\"]?pipe:)(?:([\w./+-]+)(?!\S))?\s*(.*)", re.DOTALL)
 _BETWEEN_WORDS = re.compile(r"""[\s'"`=?&#@/:;,(){}<>|]+""")
-_SECRET_NAME = re.compile("TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY")  # of environment variables
+_SECRET_NAME = re.compile("TOKEN|SECRET|PASSW|KEY(_ID)?$")  # of environment variables
 _ADDRESS_NAME = re.compile("(PROXY|URL|ENDPOINT)$", re.IGNORECASE)
 _LONG = 6  # characters that a token, key or password has at least, and `true` has not
 
@@ -75,7 +75,9 @@ def redacted(text: str, *given: str) -> str:
     hidden: set[str] = set()
     for name, value in os.environ.items():
         if value[:1] != "/" and _SECRET_NAME.search(name):
-            hidden.add(value)
+            hidden.add(value.strip())
+        elif name.startswith("FSSPEC_") and value[:1] == "{":  # headers, for instance; words of letters alone name them
+            hidden |= {word for word in _words(value) if not word.replace("_", "").replace("-", "").isalpha()}
         elif "@" in value and _ADDRESS_NAME.search(name):
             hidden |= _words(value.rpartition("@")[0]) - {"http", "https"}
     text = _without((word for word in hidden if len(word) >= _LONG), text)

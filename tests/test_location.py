@@ -118,10 +118,12 @@ def test_text_of_others(text, given, shown):
 def test_tokens_and_passwords_of_the_environment(monkeypatch):
     values = {
         "HF_TOKEN": "hf_abcdef", "AWS_SECRET_ACCESS_KEY": "s3/Cr+et", "WANDB_API_KEY": "0" * 40, "A_TOKEN": "yes",
+        "FSSPEC_HTTP": '{"headers": {"Authorization": "Bearer t0ken+x"}}', "FSSPEC_S3_KEY": "s3-key-id\n",
         "https_proxy": "me:passw0rd/more@host:1", "GOOGLE_TOKEN_FILE": "/run/token", "HTTP_PROXY": "http://host:80",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(name, value)
+    assert redacted("Illegal header 'Bearer t0ken+x\\n', s3-key-id") == "Illegal header 'Bearer ***\\n', ***"
     text = f"hf_abcdef s3/Cr+et {'0' * 40} Invalid port: 'passw0rd' yes /run/token http://host:80"
     assert redacted(text) == "*** *** *** Invalid port: '***' yes /run/token http://host:80"
 
