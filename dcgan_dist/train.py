@@ -24,7 +24,9 @@ from dcgan_dist.parallel.ending import leave, out_of_memory
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.watchdog import stop_watching, tell_if_lost
 from dcgan_dist.parallel.world import World, launch
+from dcgan_dist.run import resume
 from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.start import open_session
@@ -105,11 +107,14 @@ def _dry_run(config: Config, world: World) -> None:
         lines.append("data.shards: shown without user, password and query of URLs, and arguments of commands")
     chosen = arithmetic(config.precision, world.device)
     lines.append(f"{chosen.name} on {world.device.type}: {chosen.reason}")
-    RunFolder(config.run_dir).check()
-    if config.data.shards:
-        open_data(config, lines.append)
-    else:
+    folder = RunFolder(config.run_dir)
+    folder.check()
+    folder.probe()
+    Lease(folder.root).refuse_other()
+    data = open_data(config, lines.append) if config.data.shards else []
+    if not config.data.shards:
         lines.append(f"data: the embedded set of {config.data.faces:,} cartoon faces, drawn when the run begins")
+    resume.find(replace(config, precision=chosen.name), folder, data, lines.append)
     if world.main:
         sys.stdout.write("\n".join(lines) + "\n")
 

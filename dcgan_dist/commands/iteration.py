@@ -9,6 +9,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.images import to_range
+from dcgan_dist.gan.schedule import set_learning_rates
 from dcgan_dist.gan.step import Game, discriminator_step, generate, generator_step
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.noise import NoiseSource
@@ -38,6 +39,7 @@ class Iteration:
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         real = real.contiguous(memory_format=layout).chunk(config.accumulate)
         noise = self._noise.at(state.images)
+        set_learning_rates(state, config)
         d_due, g_due = state.iteration % config.optimizer.d_every == 0, state.iteration % config.optimizer.g_every == 0
         fake = generate(engine, noise, g_due) if d_due or g_due else []
         if d_due:
@@ -47,4 +49,5 @@ class Iteration:
         state.images += config.batch_size
         state.iteration += 1
         if g_due:
-            update_ema(state.ema, state.netg, ema_beta(config.ema, state.images, config.batch_size))
+            images_since = config.batch_size * config.optimizer.g_every
+            update_ema(state.ema, state.netg, ema_beta(config.ema, state.images, images_since))

@@ -63,7 +63,10 @@ def main(argv: list[str]) -> int:
 
 def find_checkpoint(source: Path) -> Path:
     """The checkpoint that a run's or a checkpoint's folder stands for. Raises UsageError when it is neither."""
-    found = resume.resolve(source, _warn)
+    try:
+        found = resume.resolve(source, _warn)
+    except OSError as error:
+        raise UserError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
     if found is None:
         raise UsageError(f"{source}: neither a run's folder with a checkpoint in it nor a checkpoint's folder")
     return found

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.formats import IMAGE_SUFFIXES
 from dcgan_dist.data.notes import Notes, from_dict
-from dcgan_dist.data.storage import remove_abandoned, temporary_path
+from dcgan_dist.data.storage import put_in_place, remove_abandoned, temporary_path
 from dcgan_dist.errors import UserError
 
 BLOCK = 512  # tar's unit
@@ -291,7 +291,7 @@ class ShardWriter:
             if kind is None:
                 self._finish()
                 self._file.close()
-                self._temporary.replace(self._path)
+                put_in_place(self._temporary, self._path)
         finally:
             with suppress(OSError):  # a full disk fails again at the bytes that are still to be written
                 self._file.close()

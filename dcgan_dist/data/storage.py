@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the user's cache folder."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -52,7 +53,7 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
     `private`: nobody but the owner may read it, at no moment.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with whole_file(path, 0o600 if private else 0o666) as file:
             file.write(data)
     except OSError as error:
@@ -72,7 +73,7 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
     finally:
         with suppress(OSError):  # what made the writing fail may fail here too
             temporary.unlink(missing_ok=True)
@@ -89,6 +90,35 @@ def move_to_free(source: Path, path: Path) -> None:
         source.replace(path)
     else:
         source.unlink()
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Gives a file or folder whose content is on disk its name, which outlasts a power cut when this returns."""
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes names in a folder (new, changed, removed) outlast a power cut, on file systems that can promise that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a network file system that cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it where they are missing; their names outlast a power cut."""
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 @contextmanager

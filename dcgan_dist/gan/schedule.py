@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 
-from dcgan_dist.config import Decay, OptimizerConfig
+from dcgan_dist.config import Config, Decay, OptimizerConfig
+from dcgan_dist.gan.state import TrainState
 
 # progress through the decay, 0 to 1 -> factor
 DECAYS: dict[Decay, Callable[[float], float]] = {
@@ -19,3 +20,12 @@ def lr_factor(config: OptimizerConfig, images: int, batch_size: int, total: int)
     start = config.decay_from * total
     progress = min(max((images - start) / max(total - start, 1), 0.0), 1.0)
     return warmup * DECAYS[config.decay](progress)
+
+
+def set_learning_rates(state: TrainState, config: Config) -> None:
+    """Those of the next iteration."""
+    options = config.optimizer
+    factor = lr_factor(options, state.images, config.batch_size, config.images)
+    factor *= config.divergence.lr_factor**state.rollbacks
+    state.opt_g.param_groups[0]["lr"] = options.g_lr * factor
+    state.opt_d.param_groups[0]["lr"] = options.d_lr * factor

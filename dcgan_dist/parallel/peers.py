@@ -3,6 +3,7 @@
 Rank files in the run folder would need a disk that all nodes share, and a hanging disk is one of the things to report.
 """
 
+import math
 import os
 import socket
 import time
@@ -20,17 +21,24 @@ Alarm = Literal["hang", "lost"]
 """hang: no progress, everybody is to write stacks. lost: a rank went away."""
 PATIENCE = 3.0  # seconds for an answer of the store
 ASK_EVERY = 0.1  # seconds
+RECONNECT_EVERY = 30.0  # seconds; torch prints a warning each time that nobody is there
 
 
 class Peers:
-    """The other ranks. A store that does not answer is as if nobody said anything; no call lasts long."""
+    """The other ranks. A store that does not answer is as if nobody said anything; no call lasts long.
+
+    It is asked again: one question at a time, so that a store whose process is stopped for hours gathers no threads,
+    and by a new connection where the old one broke.
+    """
 
     def __init__(self, world: World) -> None:
         self._rank, self._size = world.rank, world.size
         self._store: Store | None = None
-        if world.size > 1 and "MASTER_ADDR" in os.environ:
-            self._store = self._ask(lambda: connect("watchdog"), None)
-        self._ask(lambda: self._known().set(f"host/{self._rank}", socket.gethostname()), None)
+        self._open: Thread | None = None
+        """A question without an answer yet."""
+        self._next_try = 0.0 if world.size > 1 and "MASTER_ADDR" in os.environ else math.inf
+        """When a connection is tried again, if there is none."""
+        self._ask(self._known, None)
 
     def raise_alarm(self, kind: Alarm) -> bool:
         """Tells all ranks; whether this one is the first."""
@@ -60,12 +68,14 @@ class Peers:
         """Waits so long for the answers of all ranks; those that are missing, by rank and host."""
         deadline = time.monotonic() + seconds
         missing = [rank for rank in range(self._size) if rank != self._rank]
-        while self._store is not None and missing:
-            missing = self._ask(lambda: [r for r in missing if not self._known().check([f"answer/{r}"])], missing)  # noqa: B023
-            if time.monotonic() > deadline:
+        answered = False
+        while missing:
+            left = self._ask(lambda: [r for r in missing if not self._known().check([f"answer/{r}"])], None)  # noqa: B023
+            missing, answered = missing if left is None else left, left is not None
+            if not answered or time.monotonic() > deadline:
                 break
             time.sleep(ASK_EVERY)
-        return [f"rank {rank}{self._host(rank)}" for rank in missing] if self._store is not None else []
+        return [f"rank {rank}{self._host(rank)}" for rank in missing] if answered else []
 
     def _host(self, rank: int) -> str:
         def look() -> str:
@@ -76,21 +86,36 @@ class Peers:
 
     def _known(self) -> Store:
         if self._store is None:
-            raise ConnectionError
+            if time.monotonic() < self._next_try:
+                raise ConnectionError
+            self._next_try = time.monotonic() + RECONNECT_EVERY
+            self._store = connect("watchdog", PATIENCE)
+            self._store.set(f"host/{self._rank}", socket.gethostname())
         return self._store
 
     def _ask(self, call: Callable[[], T], otherwise: T) -> T:
+        if self._open is not None:
+            self._open.join(PATIENCE)
+            if self._open.is_alive():
+                return otherwise
+            self._open = None
         try:
-            return ask(call, PATIENCE)
-        except (RuntimeError, OSError):  # the store has gone, or never was
+            return ask(call, PATIENCE, self._leave_open)
+        except TimeoutError:  # it may answer later
+            return otherwise
+        except (RuntimeError, OSError):  # the connection is broken, or there was none
             self._store = None
             return otherwise
 
+    def _leave_open(self, thread: Thread) -> None:
+        self._open = thread
 
-def ask(call: Callable[[], T], seconds: float) -> T:
+
+def ask(call: Callable[[], T], seconds: float, unanswered: Callable[[Thread], None] = lambda _: None) -> T:
     """What a store answers, in a thread of its own: a store whose process is stopped keeps whoever asks it for ever.
 
-    Raises the RuntimeError or OSError of the call, or TimeoutError.
+    `unanswered` is given the thread where that happens. Raises the RuntimeError or OSError of the call, or
+    TimeoutError.
     """
     answers: list[T] = []
     errors: list[Exception] = []
@@ -106,7 +131,10 @@ def ask(call: Callable[[], T], seconds: float) -> T:
     thread.join(seconds)
     if answers:
         return answers[0]
-    raise errors[0] if errors else TimeoutError(f"no answer within {seconds:g} s")
+    if errors:
+        raise errors[0]
+    unanswered(thread)
+    raise TimeoutError(f"no answer within {seconds:g} s")
 
 
 def host() -> TCPStore:
@@ -114,7 +142,7 @@ def host() -> TCPStore:
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
-def connect(purpose: str, seconds: float = PATIENCE) -> Store:
+def connect(purpose: str, seconds: float) -> Store:
     """The launcher's store, by a connection and with names of its own. Raises RuntimeError when it does not answer."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds))

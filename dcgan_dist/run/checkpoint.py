@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.storage import make_folder, sync_folder, write_atomically
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.checkpoint_manifest import FORMAT, MANIFEST, STATE, contents, sealed
 from dcgan_dist.run.lease import Lease
@@ -80,7 +80,7 @@ def save(
     reach("begun")
     try:
         lease.check()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _remove_leftovers(folder, lease.attempt)
         temporary.mkdir()
         reach("folder made")
@@ -91,13 +91,13 @@ def save(
             reach("damaged one moved away")
         temporary.rename(target)
         reach("renamed")
-        _sync(folder)
+        sync_folder(folder)
         reach("rename synced")
         lease.check()
         latest = folder / f".tmp-{lease.attempt}-latest"
         _write(latest, [target.name.encode()], "latest")
         latest.replace(folder / "latest")
-        _sync(folder)
+        sync_folder(folder)
         reach("latest replaced")
     except OSError as error:
         with suppress(OSError):
@@ -126,7 +126,7 @@ def _write_files(folder: Path, images: int, tensors: Tensors, state: dict[str, A
     files[STATE] = [json.dumps(state, indent=2).encode()]
     about = {name: _write(folder / name, parts, name) for name, parts in files.items()}
     _write(folder / MANIFEST, [sealed({"format": FORMAT, "images": images, "files": about})], MANIFEST)
-    _sync(folder)
+    sync_folder(folder)
     reach("folder synced")
 
 
@@ -189,7 +189,7 @@ def leave_behind(path: Path, lease: Lease) -> None:
         _remove(aside, lease)  # of an earlier time that the run was here, and no longer the best
     write_atomically(path.with_name("best"), aside.name.encode())
     path.rename(aside)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def remove(path: Path, lease: Lease) -> None:
@@ -207,8 +207,11 @@ def _remove(path: Path, lease: Lease) -> None:
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first, checked or not."""
-    found = [path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()]
+    """The checkpoints of a folder, oldest first, checked or not. Raises OSError when the disk does not answer."""
+    try:
+        found = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        found = []
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -278,12 +281,3 @@ def _write(path: Path, parts: Iterable[bytes | memoryview], name: str) -> dict[s
         os.fsync(file.fileno())
     reach(f"{name} synced")
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _sync(folder: Path) -> None:
-    """Makes renames and new names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -36,11 +36,12 @@ def human_time(seconds: float) -> str:
 
 
 def progress_line(images: int, total: int, rate: float | None, values: Mapping[str, float]) -> str:
-    """One line; what is not known is left out. `rate` is in images/s.
+    """One line; what is not known is left out. `rate` is in images/s; `total` is where training ends.
 
     D(x) and D(G(z)) are the mean probabilities of being real, before/after D's update.
     """
     parts = [f"{100 * images / total:.1f} %", f"{human_images(images)} of {human_images(total)}"]
+    parts += [f"epoch {values['epoch']:.2f}"] if "epoch" in values else []
     if rate:
         parts += [f"{human_images(rate)}/s"]
         parts += [f"ETA {human_time((total - images) / rate)}"] if images < total else []
@@ -72,7 +73,7 @@ class Console:
         self._clock = clock
         self._line = ""  # the progress line on the screen
         self._drawn = -REDRAW_EVERY
-        self._total = 1
+        self._total, self._epoch_size = 1, 0
         self._values: dict[str, float] = {}
         self._marks: deque[tuple[float, int]] = deque()
 
@@ -83,9 +84,9 @@ class Console:
         self._write(f"{redacted(text)}\n")
         self._draw(line)
 
-    def begin(self, images: int, total: int) -> None:
-        """The present life of the run starts at `images` of `total`; speed counts from here."""
-        self._total = total
+    def begin(self, images: int, total: int, epoch_size: int | None = None) -> None:
+        """Training starts at `images` of `total`; speed counts from here. `epoch_size`: images of the data set."""
+        self._total, self._epoch_size = total, epoch_size or 0
         self._marks = deque([(self._clock(), images)])
 
     def progress(self, images: int, values: Mapping[str, float] | None = None) -> None:
@@ -98,7 +99,8 @@ class Console:
         if values is None and not (self._live and now - self._drawn >= REDRAW_EVERY):
             return
         self._values = dict(values or self._values)
-        line = progress_line(images, self._total, self._rate(now, images), self._values)
+        epoch = {"epoch": images / self._epoch_size} if self._epoch_size else {}
+        line = progress_line(images, self._total, self._rate(now, images), self._values | epoch)
         if self._live:
             self._drawn = now
             self._draw(line)

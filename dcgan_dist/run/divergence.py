@@ -76,7 +76,7 @@ class Recovery:
         raise self._end(reason, allowed)
 
     def _end(self, reason: str, allowed: bool) -> UserError:
-        names = self.world.from_main(lambda: [p.name for p in checkpoint.all_checkpoints(self.folder.checkpoints)])
+        names = self.world.from_main(self._names)
         kept = f"the last checkpoint is {names[-1]}" if names else "there is no checkpoint yet"
         remedies = "lower --optimizer.g_lr and --optimizer.d_lr, clip gradients (--optimizer.g_clip and d_clip)"
         remedies += ", or use --precision fp32" if self.config.precision in ("bf16", "fp16") else ""
@@ -87,6 +87,11 @@ class Recovery:
         error = UserError(f"{reason}; {kept}: {remedies}")
         error.on_all_ranks = True
         return error
+
+    def _names(self) -> list[str]:
+        with suppress(OSError):  # the disk is not what ends the run
+            return [path.name for path in checkpoint.all_checkpoints(self.folder.checkpoints)]
+        return []
 
     def _go_back(self, reason: str, before: int) -> None:
         """To the newest checkpoint of at most `before` images; if there is none any more, to the oldest."""

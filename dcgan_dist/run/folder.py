@@ -3,8 +3,11 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,9 +16,9 @@ from typing import Any
 
 import torch
 
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.storage import make_folder, sync_folder, write_atomically
 from dcgan_dist.data.workers import available_cores
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run import signals
 
@@ -42,6 +45,8 @@ class RunFolder:
         self.metrics = root / "metrics.jsonl"
         self.samples = root / "samples"
         self.checkpoints = root / "checkpoints"
+        self.first_checkpoint = root / "first_checkpoint"
+        self.earlier = root / "earlier"
         self.tensorboard = root / "tensorboard"
         self.stacks = root / "stacks"
         self.stop = root / "STOP"
@@ -55,9 +60,18 @@ class RunFolder:
 
     def check(self) -> None:
         """Raises UsageError for a folder that is no run's, or can't be one. Writes nothing."""
+        folders = self.samples, self.checkpoints
+        files = self.config, self.environment, self.metrics, self.done, self.preempted
         try:
             if self.root.exists() and not self.root.is_dir():
                 raise UsageError(f"--run_dir {self.root}: is a file; name a folder")
+            for path in (*folders, *files):
+                wanted = "folder" if path in folders else "file"
+                if os.path.lexists(path) and not (path.is_dir() if path in folders else path.is_file()):
+                    raise UsageError(
+                        f"--run_dir {self.root}: {path.name} is no {wanted}, or a link to one that is missing (is its "
+                        "disk mounted?); restore it, or move it away"
+                    )
             foreign = self.root.is_dir() and not self.config.exists() and any(map(self._foreign, self.root.iterdir()))
         except OSError as error:
             raise UsageError(f"--run_dir {self.root}: cannot be used ({error.strerror})") from error
@@ -65,6 +79,66 @@ class RunFolder:
             raise UsageError(
                 f"--run_dir {self.root}: holds other files and no {self.config.name} of a run; name a new folder"
             )
+
+    def probe(self) -> None:
+        """Raises UsageError where the folder cannot be made or written: makes something there, and removes it."""
+        place = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if path.exists())
+        try:
+            with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place):
+                pass
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+
+    def _cannot_be_written(self, error: OSError) -> UsageError:
+        return UsageError(f"--run_dir {self.root}: cannot be written ({error.strerror})")
+
+    def had_checkpoint(self) -> str:
+        """What in this folder shows that a checkpoint was saved here, whether it is still there or not; else empty.
+
+        Attempts that ended before their first checkpoint show nothing. Raises OSError when the disk does not answer.
+        """
+        if self.first_checkpoint.exists():
+            return self.first_checkpoint.name
+        if not self._has_reports():
+            return ""
+        # of versions that did not write that file
+        markers = [path.name for path in (self.done, self.preempted) if path.exists()]
+        return (markers or [""] if self.checkpoints.exists() else ["reports without a folder of checkpoints"])[0]
+
+    def _has_reports(self) -> bool:
+        return self.metrics.exists() and self.metrics.stat().st_size > 0
+
+    def note_checkpoint(self, images: int) -> None:
+        """Notes that a checkpoint was saved here: without one, training never begins at 0 again by itself.
+
+        Where it cannot be written, the next checkpoint is noted.
+        """
+        if not self.first_checkpoint.exists():
+            with suppress(UserError):
+                write_atomically(self.first_checkpoint, f"{images}\n".encode())
+
+    def put_aside(self, say: Callable[[str], None]) -> None:
+        """Keeps what earlier attempts reported and drew, and their options, when this one goes on from none of them.
+
+        Raises UsageError when it cannot.
+        """
+        # the W&B run, too: it would refuse reports at images that it has seen
+        moved = self.first_checkpoint, self.metrics, self.samples, self.tensorboard, self.root / "wandb_id"
+        try:
+            if not self._has_reports() and not (self.samples.is_dir() and any(self.samples.iterdir())):
+                return
+            numbers = [int(path.name) for path in self.earlier.glob("[0-9]*") if path.name.isdecimal()]
+            kept = self.earlier / str(max(numbers, default=0) + 1)
+            make_folder(kept)
+            for path in filter(Path.exists, (self.config, self.environment)):
+                shutil.copy2(path, kept)
+            for path in filter(Path.exists, moved):
+                path.rename(kept / path.name)
+            sync_folder(kept)
+            sync_folder(self.root)
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+        say(f"no checkpoint of {self.root} is used; the reports and samples of earlier attempts are kept in {kept}")
 
     def prepare(self, config_yaml: str, world: dict[str, Any], *, private: bool = False) -> None:
         """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other.
@@ -74,10 +148,10 @@ class RunFolder:
         self.check()
         try:
             for folder in (self.root, self.samples, self.checkpoints):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             self._remove_markers()
         except OSError as error:
-            raise UsageError(f"--run_dir {self.root}: cannot be written ({error.strerror})") from error
+            raise self._cannot_be_written(error) from error
         write_atomically(self.config, config_yaml.encode(), private=private)
         write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
 
@@ -124,7 +198,7 @@ def environment() -> dict[str, Any]:
         "command": [redacted(word, word) for word in sys.argv],
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
+        **git_state(Path(__file__).parents[1]),
         "machine": platform.node(),
         "system": platform.platform(),
         "cpu_cores": available_cores(),
@@ -141,10 +215,21 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
-    """The commit of the source, if it runs from a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+def git_state(package: Path) -> dict[str, Any]:
+    """Commit of the package's source, and whether its files differ from that; None where git does not track them.
+
+    A repository around them, such as that of the project whose virtual environment they lie in, says nothing of them.
+    """
+    commit = dirty = None
+    with suppress(OSError, subprocess.SubprocessError):
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        commit, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "--", ".")
+        dirty = bool(changes)
+    return {"git_commit": commit, "git_dirty": dirty}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    # a hook of git, or a job that it started, has variables that name another repository
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5, env=env).stdout.strip()

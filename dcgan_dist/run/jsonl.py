@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.storage import sync_folder, write_atomically
 from dcgan_dist.errors import UserError
 
 
@@ -16,6 +16,8 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.last = -1
+        """Images of the last record; -1: there is none."""
         self._waiting = b""
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -25,6 +27,7 @@ class MetricsFile:
         """
         line = json.dumps({name: _strict(value) for name, value in record.items()}, allow_nan=False)
         self._waiting += f"{line}\n".encode()
+        self.last = record["images"]
         self.flush()
 
     def flush(self) -> None:
@@ -42,16 +45,25 @@ class MetricsFile:
         try:
             with self.path.open("ab") as file:
                 os.fsync(file.fileno())
+            sync_folder(self.path.parent)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def cut_after(self, images: int) -> int:
         """Drops what a resumed run will write again: records of more than `images` images, and torn or foreign lines.
 
-        -1 drops every record, for a run that begins anew. Returns the number of lines dropped.
+        -1 drops every record. Returns the number of lines dropped. Raises UserError when the file cannot be used.
         """
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        lines: list[bytes] = []
+        try:
+            if self.path.exists():
+                with self.path.open("a+b") as file:  # it will be written, too
+                    file.seek(0)
+                    lines = file.readlines()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read and written ({error.strerror})") from error
         kept = [line for line in lines if line.endswith(b"\n") and _images(line) <= images]
+        self.last = int(_images(kept[-1])) if kept else -1
         if len(kept) < len(lines):
             write_atomically(self.path, b"".join(kept))
         return len(lines) - len(kept)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dcgan_dist.data.storage import lives, write_atomically
+from dcgan_dist.data.storage import lives, make_folder, write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 BEAT = 5.0  # seconds between two signs of life
@@ -82,7 +82,7 @@ class Lease:
         if self.owner is not None or not (new or self._root.is_dir()):
             return
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_folder(self._root)
             self._take(new)
         except OSError as error:
             raise UsageError(f"--run_dir {self._root}: cannot be written ({error.strerror})") from error
@@ -96,8 +96,7 @@ class Lease:
         # somebody may have begun a run, and ended it, since this job found that there was none
         if (new and before) or self._taken(before, me, locked):
             self.release()
-            who = before or "it has just begun"
-            raise UsageError(f"--run_dir {self._root}: another job is training here ({who}); {self.way_out}")
+            raise self._refusal(before or "it has just begun")
         write_atomically(self._file, json.dumps(asdict(me), indent=2).encode())
         self.owner = me
         self._descriptors.append(os.open(self._file, os.O_RDWR))
@@ -140,6 +139,15 @@ class Lease:
             finally:
                 os.close(lock)
         return before if self._taken(before, _successor(before), locked) else None
+
+    def refuse_other(self) -> None:
+        """Raises UsageError when another job seems to train here, as `take` would; takes nothing."""
+        owner = self.other()
+        if owner is not None:
+            raise self._refusal(owner)
+
+    def _refusal(self, who: Owner | str) -> UsageError:
+        return UsageError(f"--run_dir {self._root}: another job is training here ({who}); {self.way_out}")
 
     def check(self) -> None:
         """Raises UserError when a newer life has the run: what this one would publish is no longer wanted."""

@@ -85,6 +85,8 @@ def _find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say)
                 f"--resume {source}: no such checkpoint folder, nor a run's folder with one; give auto, never, or a "
                 "path like RUN or RUN/checkpoints/000012800"
             )
+    if source != "never":
+        _refuse_lost(path, folder)
     if path is None:
         return None
     state = _described(path)
@@ -97,6 +99,7 @@ def _find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say)
             "life would go on from; move them away or name a new --run_dir"
         )
     _refuse_changes(path, config, data, state)
+    _refuse_fewer(path, is_own(path, folder), config, state)
     say(f"resuming from {path}: {state['images']:,} images seen")
     return path
 
@@ -123,6 +126,35 @@ def _own(folder: RunFolder, source: str, say: Say) -> Path | None:
     path = checkpoint.find_newest(folder.checkpoints, say)
     same = path is not None and _described(path)["config"].get("resume.source") == source
     return path if same else None
+
+
+def is_own(path: Path, folder: RunFolder) -> bool:
+    """Whether a checkpoint lies in the run's own folder."""
+    return path.resolve().parent == folder.checkpoints.resolve()
+
+
+def _refuse_lost(path: Path | None, folder: RunFolder) -> None:
+    """Raises UserError where the run would go on from none of its own checkpoints, because they are gone."""
+    if (path is not None and is_own(path, folder)) or checkpoint.all_checkpoints(folder.checkpoints):
+        return
+    shown = folder.had_checkpoint()
+    if shown:
+        raise UserError(
+            f"--run_dir {folder.root}: training has saved checkpoints here ({shown}), but {folder.checkpoints} holds "
+            "none (is its disk mounted?); put them back, or name a new --run_dir; --resume never begins at 0 here, "
+            f"and keeps the earlier reports and samples in {folder.earlier}"
+        )
+
+
+def _refuse_fewer(path: Path, own: bool, config: Config, state: dict[str, Any]) -> None:
+    """Raises UsageError where no image is left to train on, unless it was this very run that ended there."""
+    seen, before = state["images"], state["config"].get("images")
+    ended = own and (before == config.images or seen - config.batch_size < config.images)
+    if seen >= config.images and not ended:
+        raise UsageError(
+            f"--images {config.images:,}: {path} has seen {seen:,} images already, which count, so none is left; give "
+            "more, or name a new --run_dir"
+        )
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -176,13 +208,13 @@ def other_data(path: Path, state: dict[str, Any], images: int) -> UsageError:
     )
 
 
-def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> float:
+def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> dict[str, Any]:
     """Loads a checkpoint on the main rank and gives it to all. Only the main rank's files are read.
 
-    Returns the seconds that the run had taken until then.
+    Returns what it says of the run until then; nothing without a checkpoint.
     """
     if path is None:
-        return 0.0
+        return {}
     tensors, numbers = _shared(path, world)
     try:
         state.load({file: values for file, values in tensors.items() if file != "stats"}, numbers)
@@ -191,7 +223,7 @@ def restore(path: Path | None, state: TrainState, stats: Stats, world: World) ->
         problem = UserError(f"{path}: does not fit these networks ({' '.join(str(error).split())})")
         problem.on_all_ranks = True
         raise problem from error
-    return numbers.get("run_seconds", 0.0)  # older versions did not count them
+    return numbers
 
 
 def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any]]:

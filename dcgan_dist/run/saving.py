@@ -33,7 +33,7 @@ class Saver:
         device: torch.device | str = "cpu",
     ) -> None:
         """`say` prints a line; `device` is where the networks lie."""
-        self._folder, self._options, self.lease, self._say = folder.checkpoints, options, lease, say
+        self._folder, self._options, self.lease, self._say = folder, options, lease, say
         self._device = torch.device(device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._running: Future[float] | None = None
@@ -128,7 +128,8 @@ class Saver:
             bad = first_not_finite({file: part for file, part in tensors.items() if file != "stats"})
             if bad is not None:
                 raise UserError(f"{bad[0]} is not finite; nothing was saved, the last checkpoint is from before")
-            checkpoint.save(self._folder, images, tensors, state, self._options.keep, self.lease)
+            checkpoint.save(self._folder.checkpoints, images, tensors, state, self._options.keep, self.lease)
+            self._folder.note_checkpoint(images)
         return time.perf_counter() - begun
 
 

@@ -15,7 +15,7 @@ from dcgan_dist.data.reading.ring import Batch
 from dcgan_dist.data.reading.stream import StreamReader
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels, to_range
-from dcgan_dist.gan.schedule import lr_factor
+from dcgan_dist.gan.schedule import set_learning_rates
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.gan.step import Engine, Game, Noise
 from dcgan_dist.parallel.agreement import Agreement, Wishes
@@ -67,9 +67,23 @@ class Session:
     recovery: Recovery
     first: int = 0
     """Images seen where this life began."""
+    end: int = 0
+    """Images seen where it will be complete: the last batch is a full one."""
     earlier: float = 0.0
     """Seconds that the run took in the lives before this one, up to the checkpoint that it goes on from."""
     last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
+
+    def begin(self) -> None:
+        """Training goes on from the images that the state has seen."""
+        seen, batch = self.state.images, self.config.batch_size
+        self.first, self.last_report = seen, (time.monotonic(), seen)
+        self.end = seen + -(-max(self.config.images - seen, 0) // batch) * batch
+        self.console.begin(seen, self.end, self._epoch_size)
+
+    @property
+    def _epoch_size(self) -> int | None:
+        """Images of the data set; None: not known of a stream."""
+        return self.data.size if isinstance(self.data, Corpus) else None
 
     # ---- the loop's questions
 
@@ -102,9 +116,7 @@ class Session:
         config, recovery = self.config, self.recovery
         due = self.due(config.log.every) or self.due(config.checkpoint.every)
         if (due or asked or self.finished() or recovery.wanted()) and recovery.look(self.report):
-            self.first = self.state.images
-            self.last_report = (time.monotonic(), self.first)
-            self.console.begin(self.first, config.images)
+            self.begin()
 
     # ---- what an iteration needs
 
@@ -128,11 +140,7 @@ class Session:
 
     def set_learning_rates(self) -> None:
         """Those of the next iteration."""
-        options, config = self.config.optimizer, self.config
-        factor = lr_factor(options, self.state.images, config.batch_size, config.images)
-        factor *= config.divergence.lr_factor**self.state.rollbacks
-        self.state.opt_g.param_groups[0]["lr"] = options.g_lr * factor
-        self.state.opt_d.param_groups[0]["lr"] = options.d_lr * factor
+        set_learning_rates(self.state, self.config)
 
     # ---- what is done every so often; all ranks call these together
 
@@ -143,6 +151,8 @@ class Session:
         values |= self.clock.read() | self._speed(images) | self.reading.values()
         values |= self.stragglers.values(values)
         values["time/run_hours"] = self.seconds() / 3600
+        if self._epoch_size:
+            values["epoch"] = images / self._epoch_size
         values["lr/g"], values["lr/d"] = (o.param_groups[0]["lr"] for o in (self.state.opt_g, self.state.opt_d))
         if self.arithmetic.scaled:
             values |= {"scale/g": self.state.scaler_g.get_scale(), "scale/d": self.state.scaler_d.get_scale()}
@@ -198,6 +208,7 @@ class Session:
     def _begin_save(self) -> None:
         tensors = self.state.tensors() | {"stats": self.stats.state_dict()}
         described = resume.describe(self.config, self.data, self.state) | {"run_seconds": self.seconds()}
+        described["last_report"] = self.metrics.last
         # a life that goes on from here will not write the lines again that should be in the file by now
         self.saver.save(self.state.images, tensors, described, self.metrics.sync)
         if not self.requests.save_noted:
@@ -212,6 +223,11 @@ class Session:
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life, all on disk: says what came of it, in words and by a marker file."""
         self.world.activity.patient += 1  # trackers may take their time
+        if exit_code != stopped and self.state.images > self.first and not self.due(self.config.log.every):
+            # after the checkpoint, which keeps what was added up: a run that is made longer reports as if it had not
+            # ended here, in place of this
+            self.report()
+            self.world.from_main(self.metrics.sync)
         self.world.from_main(self.saver.finish)
         self.reading.tell_damages()
         images, taken = self.state.images, human_time(self.seconds())
@@ -223,6 +239,8 @@ class Session:
             marker, text = self.folder.done, f"{images}"
             where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
             last = f"done: {images:,} images after {taken}; {where}"
+            if images == self.first:
+                last = f"nothing was left to do: {images:,} images had been seen before; a larger --images gives more"
         self.world.from_main(lambda: self.folder.mark(marker, text))
         self.trackers.close(exit_code)
         self.console.close()

@@ -1,7 +1,9 @@
 """The start of a life: what is checked, found and set up before the first iteration."""
 
 import contextlib
-import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.loading import make_reader, open_data
@@ -59,15 +61,17 @@ def _open(
         console.say(f"{folder.config}: readable by its owner alone (mode 0600), for --data.shards holds secrets")
     facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
     world.from_main(lambda: lease.take(new=True))
+    own = found is not None and resume.is_own(found, folder)
+    world.from_main(lambda: _prepare(folder, found if own else None, console.say))
     world.from_main(lambda: folder.prepare(config_yaml, facts, private=config.data.secret))
     watch(world, config, folder.stacks)
     state, engine = create(config, world, chosen)
     world.activity.place = lambda: f"iteration {state.iteration + 1:,} after {state.images:,} images"
     stats = Stats(world.device)
-    earlier = resume.restore(found, state, stats, world)
+    before = resume.restore(found, state, stats, world)
     requests.watch(folder.stop, folder.save if world.main else None, config.stop.after_minutes)
     metrics = MetricsFile(folder.metrics)
-    world.from_main(lambda: metrics.cut_after(state.images if found else -1))
+    world.from_main(lambda: _cut(metrics, before if own else {"images": -1}, console.say))
     trackers = Trackers(console.say)
     if world.main:
         trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(requests, folder), facts)
@@ -79,7 +83,6 @@ def _open(
         say=console.say,
         first=world.local_main,
     )
-    console.begin(state.images, config.images)
     saver = Saver(folder, config.checkpoint, lease, console.say, world.device)
     recovery = Recovery(
         config=config,
@@ -116,13 +119,37 @@ def _open(
         reading=ReadingReport(reader, world, console),
         stragglers=Stragglers(world, console, config.watchdog.slow_factor),
         recovery=recovery,
-        first=state.images,
-        earlier=earlier,
-        last_report=(time.monotonic(), state.images),
+        earlier=before.get("run_seconds", 0.0),  # older versions did not count them
     )
-    if recovery.goes_back and (found is None or found.parent.resolve() != folder.checkpoints.resolve()):
+    session.begin()
+    if session.end != config.images and not session.finished():
+        console.say(f"--images {config.images:,}: training ends at {session.end:,} images, with a complete batch")
+    if recovery.goes_back and not own:
         session.save(anyway=True)  # there must be one of this run to go back to
     return session
+
+
+def _prepare(folder: RunFolder, newest: Path | None, say: Callable[[str], None]) -> None:
+    """What earlier attempts left here. `newest`: the checkpoint of this folder that this attempt goes on from."""
+    if newest is None:
+        folder.put_aside(say)
+    else:
+        folder.note_checkpoint(int(newest.name))  # it may be of a version that did not
+
+
+def _cut(metrics: MetricsFile, before: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Drops the reports that come again. `before`: what the checkpoint says; older versions noted no last report."""
+    reported = before.get("last_report", before["images"])
+    dropped = metrics.cut_after(reported)
+    if dropped:
+        lines = f"{dropped:,} line{'s' * (dropped > 1)} after {reported:,} images"
+        say(f"{metrics.path}: {lines} dropped, for these reports come again")
+    if metrics.last < reported and "last_report" in before:
+        ends = f"ends at {metrics.last:,} images" if metrics.last >= 0 else "holds no report"
+        say(
+            f"WARNING: {metrics.path} {ends}, but the run had reported at {reported:,}: reports are missing, and do "
+            "not come again; stop and put the file back if you have it"
+        )
 
 
 def _stop_for_good(requests: signals.Requests, folder: RunFolder) -> None:

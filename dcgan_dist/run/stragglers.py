@@ -16,13 +16,14 @@ from dcgan_dist.run.console import Console
 
 AGAIN = 20  # reports until the same rank is named once more
 SECTIONS = ("data", "compute")
+MEDIAN_OF = 3  # ranks without which it does not say which of them is unusual
 
 
 class Stragglers:
     """From one report to the next; all ranks call it together."""
 
     def __init__(self, world: World, console: Console, slow_factor: float) -> None:
-        """A rank whose own time is `slow_factor` times the median's in two reports in a row is named."""
+        """A rank whose own time is `slow_factor` times the median's in two reports in a row is named; of two, both."""
         self._world, self._console, self._slow_factor = world, console, slow_factor
         self._suspect = -1  # slow in the last report
         self._reports = 0
@@ -55,7 +56,15 @@ class Stragglers:
         if self._suspect < 0 or before != slowest or not due:
             return
         self._named[slowest] = self._reports
-        host = self._world.gather(socket.gethostname())[slowest]
+        hosts = self._world.gather(socket.gethostname())
+        if len(rows) < MEDIAN_OF:
+            both = " and ".join(f"{1e3 * sum(row):.1f} on {host}" for row, host in zip(rows, hosts, strict=True))
+            self._console.say(
+                f"uneven: the own work of ranks 0 and 1 takes {both} ms an iteration; of two, none is known to be the "
+                "slow one"
+            )
+            return
+        host = hosts[slowest]
         usual = [median_low(column) for column in zip(*rows, strict=True)]
         more = [mine - other for mine, other in zip(rows[slowest], usual, strict=True)]
         section = max(range(len(SECTIONS)), key=more.__getitem__)

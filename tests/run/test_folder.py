@@ -1,11 +1,12 @@
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from dcgan_dist.errors import UsageError
-from dcgan_dist.run.folder import RunFolder, environment
+from dcgan_dist.run.folder import RunFolder, environment, git_state
 
 YAML = "images: 3\n"
 
@@ -103,3 +104,45 @@ def test_the_environment_is_told_without_its_variables(tmp_path, monkeypatch):
     assert told["slurm_job"] == "77"
     assert told["packages"]["torch"].startswith("2.")
     assert set(told) == set(environment()) | {"world_size"}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
+    return subprocess.run(
+        ["git", *who, "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package in a folder of a repository, with one commit that does not hold it."""
+    package = tmp_path / "project" / ".venv" / "package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (tmp_path / "project" / "other.py").touch()
+    git(tmp_path / "project", "init", "-q")
+    git(tmp_path / "project", "add", "other.py")
+    git(tmp_path / "project", "commit", "-q", "-m", "other")
+    return package
+
+
+NO_GIT = {"git_commit": None, "git_dirty": None}
+
+
+def test_the_commit_of_a_repository_around_the_package_is_not_its_own(package, tmp_path):
+    assert git_state(package) == NO_GIT
+    assert git_state(tmp_path) == NO_GIT
+
+
+def test_the_commit_of_the_package_is_told_with_whether_its_files_are_those(package, tmp_path, monkeypatch):
+    git(package, "add", ".")
+    git(package, "commit", "-q", "-m", "package")
+    commit = git(package, "rev-parse", "HEAD")
+    assert git_state(package) == {"git_commit": commit, "git_dirty": False}
+    (tmp_path / "project" / "other.py").write_text("changed")  # which the package does not run
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as a hook of git has it
+    assert git_state(package) == {"git_commit": commit, "git_dirty": False}
+    (package / "__init__.py").write_text("changed")
+    assert git_state(package) == {"git_commit": commit, "git_dirty": True}
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
+    assert git_state(package) == NO_GIT

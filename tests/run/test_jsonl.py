@@ -41,6 +41,7 @@ def test_what_is_synced_is_on_disk_with_all_lines(tmp_path, monkeypatch):
     def fsync(descriptor):
         really(descriptor)
         synced.append((os.fstat(descriptor).st_ino, file.path.read_text()))
+        assert os.fstat(descriptor).st_ino in (file.path.stat().st_ino, tmp_path.stat().st_ino)
 
     monkeypatch.setattr(os, "fsync", fsync)
     file.append({"images": 1})
@@ -48,7 +49,8 @@ def test_what_is_synced_is_on_disk_with_all_lines(tmp_path, monkeypatch):
         file.append({"images": 2})
     assert synced == []
     file.sync()
-    assert synced == [(file.path.stat().st_ino, '{"images": 1}\n{"images": 2}\n')]
+    both = '{"images": 1}\n{"images": 2}\n'
+    assert synced == [(file.path.stat().st_ino, both), (tmp_path.stat().st_ino, both)]
 
 
 @pytest.mark.parametrize(

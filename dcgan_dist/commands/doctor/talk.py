@@ -75,12 +75,14 @@ def small_run(config: Config, ranks: int) -> Config:
     size = 48 if config.model.image_size % 3 == 0 else 32
     # without shared statistics the ranks train another network, which is what the line then says
     shared = "global" if config.sync_batchnorm in ("none", "node") else config.sync_batchnorm
+    batch = IMAGES * ranks * accumulate
     return replace(
         config,
+        images=ITERATIONS * batch,
         model=replace(config.model, image_size=size, nz=8, ngf=4, ndf=4),
         precision="fp64",
         accumulate=accumulate,
-        batch_size=IMAGES * ranks * accumulate,
+        batch_size=batch,
         sync_batchnorm=shared,
         world_size=None,
     )

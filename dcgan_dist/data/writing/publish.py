@@ -15,7 +15,7 @@ from dcgan_dist.data import manifest as manifest_file
 from dcgan_dist.data.index import corpus_fingerprint
 from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, commonest, load_manifest, shard_names
 from dcgan_dist.data.statistics import PixelCounts
-from dcgan_dist.data.storage import move_to_free, write_atomically
+from dcgan_dist.data.storage import move_to_free, sync_folder, write_atomically
 from dcgan_dist.data.writing.duplicates import Duplicates, describe, find_duplicates
 from dcgan_dist.data.writing.receipt import Receipt, read_receipt, receipt_path
 from dcgan_dist.data.writing.staging import Plan, Staging, remove_copies
@@ -164,10 +164,10 @@ def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, To
         _take_place(staged, path)
     for name in SIDE_FILES:
         if name == manifest_file.NAME:
-            _sync_folder(out)  # all else survives a power cut that comes after the manifest
+            sync_folder(out)  # all else survives a power cut that comes after the manifest
         if name in files:
             _take_place(staging.folder / name, out / name)
-    _sync_folder(out)
+    sync_folder(out)
     staging.remove()
     remove_copies(out)
     return manifest, totals
@@ -179,7 +179,7 @@ def _remove_earlier(staging: Staging, shards: list[int]) -> None:
         for name in staging.earlier:
             (staging.out / name).unlink(missing_ok=True)
             if name == manifest_file.NAME:  # from now on OUT is incomplete, and says so
-                _sync_folder(staging.out)
+                sync_folder(staging.out)
         staging.begin_publishing(shards, [])
 
 
@@ -198,15 +198,6 @@ def _take_place(staged: Path, path: Path) -> None:
 def _is_taken(path: Path) -> UserError:
     problem = "is there by now, and was not when the packing began; it is not replaced"
     return UserError(f"{path}: {problem}; move it away, and run the same command again, which goes on")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sees to it that the names in it survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, dict[str, bytes]]:

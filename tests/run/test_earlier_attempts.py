@@ -1,0 +1,236 @@
+"""What a run's folder holds from earlier attempts is never taken for nothing, and never lost."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.shards import write_ours
+
+from dcgan_dist import train
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.session import Session
+
+TINY = (
+    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 48 --precision fp32 "
+    "--data.workers 1 --log.every 8 --log.samples 4 --log.samples_every 16 --wandb.mode disabled --log.no_tensorboard "
+    "--checkpoint.every 16"
+)
+
+pytestmark = pytest.mark.usefixtures("as_before")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def start(capsys, tmp_path, folder):
+    """Runs the command in this process; returns the exit code, standard output and standard error."""
+    shard = write_ours(tmp_path / "a.tar", 12)
+
+    def start(*options: object) -> tuple[int, str, str]:
+        argv = [*TINY.split(), "--run_dir", str(folder.root), "--data.shards", str(shard), *map(str, options)]
+        code = train.main(argv)
+        return code, *capsys.readouterr()
+
+    return start
+
+
+@pytest.fixture
+def complete(start):
+    """A run that is done."""
+    assert start()[0] == 0
+
+
+def killed_before_its_first_checkpoint(start, *options: object) -> None:
+    def end(_session, anyway=False):
+        raise KeyboardInterrupt(f"killed {anyway}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "save", end)
+        with pytest.raises(KeyboardInterrupt):
+            start("--checkpoint.every", 24, *options)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    own = ("owner.json", ".owner.lock")
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name not in own}
+
+
+def reports(path: Path) -> list[int]:
+    return [json.loads(line)["images"] for line in path.read_text().splitlines()]
+
+
+def remove(folder):
+    shutil.rmtree(folder.checkpoints)
+
+
+def empty(folder):
+    remove(folder)
+    folder.checkpoints.mkdir()
+
+
+def old_version(folder):
+    """Which did not note its first checkpoint; it was complete."""
+    empty(folder)
+    folder.first_checkpoint.unlink()
+
+
+def old_and_killed(folder):
+    remove(folder)
+    folder.first_checkpoint.unlink()
+    folder.done.unlink()
+
+
+def only_leftovers(folder):
+    empty(folder)
+    (folder.checkpoints / "latest").write_text("000000048")
+    (folder.checkpoints / ".tmp-1-000000048").mkdir()
+
+
+def no_reports(folder):
+    remove(folder)
+    folder.metrics.unlink()
+
+
+@pytest.mark.usefixtures("complete")
+@pytest.mark.parametrize("lose", [remove, empty, old_version, old_and_killed, only_leftovers, no_reports])
+@pytest.mark.parametrize("options", [[], ["--dry_run"]])
+def test_a_run_that_lost_its_checkpoints_is_not_begun_again(start, folder, lose, options):
+    lose(folder)
+    before = contents(folder.root)
+    code, _, err = start(*options)
+    assert code == 1
+    assert err.startswith(f"error: --run_dir {folder.root}: training has saved checkpoints here (")
+    assert f"{folder.checkpoints} holds none" in err
+    assert err.count("\n") == 1
+    assert contents(folder.root) == before
+
+
+@pytest.mark.usefixtures("complete")
+def test_a_warm_start_that_lost_its_own_checkpoints_does_not_start_there_again(start, folder, tmp_path):
+    warm = ["--run_dir", tmp_path / "warm", "--resume", folder.checkpoints / "000000048", "--images", 80]
+    assert start(*warm)[0] == 0
+    shutil.rmtree(tmp_path / "warm" / "checkpoints")
+    code, _, err = start(*warm)
+    assert (code, "training has saved checkpoints here" in err) == (1, True)
+
+
+@pytest.mark.usefixtures("complete")
+def test_checkpoints_that_cannot_be_listed_are_none_that_are_missing(start, folder, monkeypatch):
+    """As of another user; also where nothing else says that there were any."""
+    folder.first_checkpoint.unlink()
+    folder.done.unlink()
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path == folder.checkpoints:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    code, _, err = start()
+    assert (code, err) == (1, f"error: {folder.checkpoints}: cannot be read (Permission denied)\n")
+
+
+@pytest.mark.usefixtures("complete")
+def test_never_begins_and_keeps_what_was_there(start, folder):
+    remove(folder)
+    before = contents(folder.root)
+    code, out, _ = start("--resume", "never")
+    kept = folder.earlier / "1"
+    assert code == 0
+    line = f"no checkpoint of {folder.root} is used; the reports and samples of earlier attempts are kept in {kept}\n"
+    assert line in out
+    assert contents(kept) == {name: data for name, data in before.items() if name != "DONE"}
+    assert reports(folder.metrics) == [8, 16, 24, 32, 40, 48]
+    assert folder.first_checkpoint.read_text() == "16\n"
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again_and_loses_nothing(start, folder):
+    """By the same command, for SLURM puts a job back into the queue without asking anybody."""
+    killed_before_its_first_checkpoint(start)
+    first = contents(folder.root)
+    assert reports(folder.metrics) == [8, 16, 24]
+    assert set(first) == {"metrics.jsonl", "samples/000000016.png", "config.yaml", "environment.json"}
+    killed_before_its_first_checkpoint(start)
+    assert contents(folder.earlier / "1") == first
+    assert "no checkpoint of" in start()[1]
+    assert [path.name for path in sorted(folder.earlier.iterdir())] == ["1", "2"]
+    assert reports(folder.earlier / "2" / "metrics.jsonl") == [8, 16, 24]
+    assert reports(folder.metrics) == [8, 16, 24, 32, 40, 48]
+    assert "kept in" not in start("--images", 56)[1]
+
+
+def test_a_run_that_failed_before_it_reported_leaves_nothing_to_keep(start, folder):
+    killed_before_its_first_checkpoint(start, "--log.every", 999, "--log.samples_every", 999)
+    assert "kept in" not in start()[1]
+    assert not folder.earlier.exists()
+
+
+@pytest.mark.usefixtures("complete")
+def test_an_old_run_that_goes_on_notes_its_checkpoint(start, folder):
+    folder.first_checkpoint.unlink()
+    assert start("--images", 56)[0] == 0
+    assert folder.first_checkpoint.read_text() == "48\n"
+
+
+@pytest.mark.usefixtures("complete")
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda metrics: metrics.unlink(), "holds no report, but the run had reported at 48"),
+        (lambda metrics: metrics.write_text('{"images": 8}\n'), "ends at 8 images, but the run had reported at 48"),
+        (lambda metrics: metrics.write_text(metrics.read_text()[:-9]), "ends at 40 images, but"),
+    ],
+)
+def test_missing_reports_are_said(start, folder, damage, words):
+    damage(folder.metrics)
+    code, out, _ = start("--images", 56)
+    assert (code, out.count("WARNING")) == (0, 1)
+    assert f"WARNING: {folder.metrics} {words}" in out
+
+
+@pytest.mark.usefixtures("complete")
+def test_reports_that_come_again_are_counted(start, folder):
+    shutil.rmtree(folder.checkpoints / "000000048")
+    code, out, _ = start()
+    assert code == 0
+    assert f"{folder.metrics}: 2 lines after 32 images dropped, for these reports come again\n" in out
+    assert "WARNING" not in out
+    assert reports(folder.metrics) == [8, 16, 24, 32, 40, 48]
+
+
+@pytest.mark.usefixtures("complete")
+@pytest.mark.parametrize("name", ["samples", "checkpoints", "metrics.jsonl", "config.yaml", "environment.json", "DONE"])
+@pytest.mark.parametrize("instead", ["other kind", "dangling link"])
+def test_something_else_in_its_place_is_refused_by_its_name(start, folder, name, instead):
+    path = folder.root / name
+    was_folder = path.is_dir()
+    path.rename(folder.root.parent / "moved")
+    if instead == "dangling link":
+        path.symlink_to(folder.root / "nowhere")
+    elif was_folder:
+        path.write_text("a file")
+    else:
+        path.mkdir()
+    code, _, err = start()
+    kind = "folder" if was_folder else "file"
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: --run_dir {folder.root}: {name} is no {kind}, or a link to one that is missing")
+
+
+@pytest.mark.usefixtures("complete")
+def test_reports_that_may_not_be_written_end_the_start(start, folder, monkeypatch):
+    real = Path.open
+
+    def refuse(path, *args, **named):
+        if path == folder.metrics:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    code, _, err = start()
+    assert (code, err) == (1, f"error: {folder.metrics}: cannot be read and written (Permission denied)\n")

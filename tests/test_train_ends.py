@@ -1,0 +1,133 @@
+"""A run that says that it is done has trained on all images that were asked for, and says what it did last."""
+
+import json
+
+import pytest
+from support.shards import write_ours
+
+from dcgan_dist import train
+from dcgan_dist.run.lease import Lease
+
+TINY = (
+    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --precision fp32 --data.workers 1 "
+    "--log.every 16 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
+)
+
+pytestmark = pytest.mark.usefixtures("as_before")
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def start(capsys, tmp_path, run_dir):
+    shard = write_ours(tmp_path / "a.tar", 12)
+
+    def start(images: int, *options: object) -> tuple[int, str, str]:
+        argv = [*TINY.split(), "--run_dir", run_dir, "--data.shards", shard, "--images", images, *options]
+        code = train.main([*map(str, argv)])
+        return code, *capsys.readouterr()
+
+    return start
+
+
+def rows(run_dir) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry_run"]])
+def test_fewer_images_than_were_seen_are_refused(start, run_dir, dry):
+    assert start(48)[0] == 0
+    (run_dir / "DONE").unlink()
+    code, _, err = start(40, *dry)
+    path = run_dir / "checkpoints" / "000000048"
+    assert code == 2
+    assert err.startswith(f"error: --images 40: {path} has seen 48 images already, which count, so none is left; ")
+    assert not (run_dir / "DONE").exists()
+
+
+@pytest.mark.parametrize("images", [40, 48])
+def test_a_warm_start_of_nothing_is_refused(start, run_dir, tmp_path, images):
+    assert start(48)[0] == 0
+    warm = ["--resume", run_dir / "checkpoints" / "000000048", "--run_dir", tmp_path / "warm"]
+    code, _, err = start(images, *warm)
+    assert (code, f"error: --images {images}: " in err) == (2, True)
+    assert not (tmp_path / "warm").exists()
+    assert start(56, *warm)[0] == 0
+    assert start(56, *warm)[:1] == (0,)  # the same command again finds it complete
+
+
+@pytest.mark.parametrize("images", [44, 48, 42])
+def test_a_complete_run_says_that_nothing_was_left(start, run_dir, images):
+    """By the same command, or by another number that the last batch reaches, too."""
+    assert start(44)[0] == 0
+    code, out, _ = start(images)
+    assert code == 0
+    assert out.endswith("nothing was left to do: 48 images had been seen before; a larger --images gives more\n")
+    assert (run_dir / "DONE").read_text() == "48\n"
+
+
+@pytest.mark.parametrize(("images", "reported"), [(8, [8]), (16, [16]), (24, [16, 24]), (20, [16, 24])])
+def test_the_end_is_reported_once_with_all_values(start, run_dir, images, reported):
+    assert start(images)[0] == 0
+    found = rows(run_dir)
+    assert [row["images"] for row in found] == reported
+    assert all(row.keys() >= {"loss/d", "loss/g", "d/real", "epoch"} for row in found)
+    assert [row["epoch"] for row in found] == [images / 12 for images in reported]
+
+
+def test_no_progress_is_more_than_all(start):
+    out = start(20)[1]
+    assert "--images 20: training ends at 24 images, with a complete batch\n" in out
+    assert "100.0 %  24 img of 24 img  epoch 2.00  " in out
+    assert "--images" not in start(32)[1]
+
+
+def test_a_stream_of_unknown_length_has_no_epochs(start, run_dir):
+    code, out, _ = start(24, "--data.reader", "stream")
+    assert (code, "epoch" in out.partition("24 img of")[2]) == (0, False)
+    assert all("epoch" not in row for row in rows(run_dir))
+
+
+@pytest.mark.parametrize("where", ["/proc/run", "/proc/run/below", "FILE/run"])
+def test_a_dry_run_fails_where_the_run_cannot_write(start, tmp_path, where):
+    (tmp_path / "file").touch()
+    place = where.replace("FILE", str(tmp_path / "file"))
+    code, _, err = start(8, "--dry_run", "--run_dir", place)
+    assert (code, err.startswith(f"error: --run_dir {place}: cannot be written (")) == (2, True)
+    assert start(8, "--run_dir", place)[0] == 2
+
+
+def test_a_dry_run_fails_where_another_job_trains(start, run_dir, monkeypatch):
+    assert start(8)[0] == 0
+    monkeypatch.setattr(Lease, "other", lambda _: "host elsewhere, pid 7")
+    code, _, err = start(16, "--dry_run")
+    assert (code, f"error: --run_dir {run_dir}: another job is training here (" in err) == (2, True)
+
+
+def test_a_dry_run_finds_changed_options_and_leaves_all_as_it_was(start, run_dir):
+    assert start(8)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    assert "--model.nz 4 -> 5" in start(16, "--dry_run", "--model.nz", 5)[2]
+    assert "\nresuming from " in start(16, "--dry_run")[1]
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path != run_dir} == {
+        path: changed for path, changed in before.items() if path != run_dir
+    }
+
+
+def test_a_run_that_is_made_longer_reports_as_if_it_had_not_ended(start, run_dir, tmp_path):
+    """Its last report stands until the window that it belongs to is reported as one."""
+    assert start(24)[0] == 0
+    assert [row["images"] for row in rows(run_dir)] == [16, 24]
+    assert "1 line after 16 images dropped, for these reports come again\n" in start(40)[1]
+    assert start(40, "--run_dir", tmp_path / "straight")[0] == 0
+    longer, straight = (
+        [
+            {name: value for name, value in row.items() if not name.startswith(("time/", "speed/", "save/"))}
+            for row in each
+        ]
+        for each in (rows(run_dir), rows(tmp_path / "straight"))
+    )
+    assert longer == straight
