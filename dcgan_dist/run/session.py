@@ -79,6 +79,9 @@ class Session:
         self.first, self.last_report = seen, (time.monotonic(), seen)
         self.end = seen + -(-max(self.config.images - seen, 0) // batch) * batch
         self.console.begin(seen, self.end, self._epoch_size)
+        if self.end != self.config.images and not self.finished() and not self.state.rollbacks:
+            line = f"--images {self.config.images:,}: training ends at {self.end:,} images, with a complete batch"
+            self.console.say(line)
 
     @property
     def _epoch_size(self) -> int | None:

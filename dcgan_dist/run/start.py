@@ -122,8 +122,6 @@ def _open(
         earlier=before.get("run_seconds", 0.0),  # older versions did not count them
     )
     session.begin()
-    if session.end != config.images and not session.finished():
-        console.say(f"--images {config.images:,}: training ends at {session.end:,} images, with a complete batch")
     if recovery.goes_back and not own:
         session.save(anyway=True)  # there must be one of this run to go back to
     return session
