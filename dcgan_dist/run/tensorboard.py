@@ -12,8 +12,6 @@ from dcgan_dist.config import Config
 class TensorBoardTracker:
     """Raises ImportError where tensorboard is not installed."""
 
-    name = "TensorBoard"
-
     def __init__(self, run_dir: Path, images: int) -> None:
         """`images`: where this life of the run begins; TensorBoard hides what an earlier life wrote after that."""
         from torch.utils.tensorboard import SummaryWriter

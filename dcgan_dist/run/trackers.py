@@ -1,7 +1,9 @@
 """Where scalars and pictures go besides the run's own files; none of these may ever stop or slow the training."""
 
 import contextlib
+import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,12 +14,14 @@ from dcgan_dist.run.tensorboard import open_tensorboard
 from dcgan_dist.run.wandb import open_wandb
 
 Say = Callable[[str], None]
+MOST_WORDS = 500  # characters of an error in the line that says that a tracker failed
 
 
 class Tracker(Protocol):
-    """Something that shows a run; `images`, the real images seen, is its x axis. Used on the main rank only."""
+    """Something that shows a run; `images`, the real images seen, is its x axis. Used on the main rank only.
 
-    name: str
+    `alert` may be missing.
+    """
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
         """Numbers by name, such as "loss/g"."""
@@ -43,12 +47,10 @@ class Tracker(Protocol):
 class Trackers:
     """Several trackers as one. One that raises is switched off, with one line, and the training goes on."""
 
-    name = "trackers"
-
     def __init__(self, say: Say) -> None:
         """`say` prints a line."""
         self._say = say
-        self._trackers: list[Tracker] = []
+        self._trackers: list[tuple[str, Tracker]] = []
 
     def start(self, name: str, make: Callable[[], Tracker | None]) -> None:
         """Adds what `make` returns, if it returns something."""
@@ -57,23 +59,23 @@ class Trackers:
         except Exception as error:
             self._switched_off(name, error)
         else:
-            self._trackers += [tracker] if tracker is not None else []
+            self._trackers += [(name, tracker)] if tracker is not None else []
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
         """See Tracker."""
-        self._each(lambda tracker: tracker.scalars(images, values))
+        self._each(lambda tracker: tracker.scalars(images, dict(values)))  # what one changes is its own
 
     def picture(self, images: int, name: str, array: NDArray[np.uint8]) -> None:
         """See Tracker."""
-        self._each(lambda tracker: tracker.picture(images, name, array))
+        self._each(lambda tracker: tracker.picture(images, name, array.copy()))
 
     def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
         """See Tracker."""
-        self._each(lambda tracker: tracker.histogram(images, name, values))
+        self._each(lambda tracker: tracker.histogram(images, name, values.copy()))
 
     def alert(self, title: str, text: str) -> None:
         """See Tracker."""
-        self._each(lambda tracker: tracker.alert(title, text))
+        self._each(lambda tracker: getattr(tracker, "alert", _no_alert)(title, text))
 
     def close(self, exit_code: int = 0) -> None:
         """See Tracker."""
@@ -81,18 +83,46 @@ class Trackers:
         self._trackers.clear()
 
     def _each(self, act: Callable[[Tracker], None]) -> None:
-        for tracker in list(self._trackers):
+        for name, tracker in list(self._trackers):
             try:
                 act(tracker)
             except Exception as error:
-                self._trackers.remove(tracker)
-                self._switched_off(tracker.name, error)
+                self._trackers.remove((name, tracker))
+                self._switched_off(name, error)
                 with contextlib.suppress(Exception):
                     tracker.close(exit_code=1)
 
     def _switched_off(self, name: str, error: Exception) -> None:
-        what = " ".join(str(error).split()) or "no message"
-        self._say(f"{name} is switched off, the training goes on: {type(error).__name__}: {what}")
+        # whatever the error is, also one that has no text, or fails in making it
+        what = " ".join("".join(traceback.format_exception_only(type(error), error)).split())[:MOST_WORDS]
+        self._say(f"{name} is switched off, the training goes on: {what}")
+
+
+def _no_alert(title: str, text: str) -> None:
+    """Of a tracker that cannot warn anybody; the console has said it."""
+    del title, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a tracker is opened with."""
+
+    config: Config
+    images: int
+    """Real images seen where this attempt of the run begins."""
+    say: Say
+    """Prints a line."""
+    on_stop: Callable[[], None]
+    """To be called, from any thread, when somebody stops the run from outside."""
+    environment: Mapping[str, Any]
+    """Versions and devices, to be shown beside the options."""
+
+
+TRACKERS: dict[str, Callable[[Start], Tracker | None]] = {
+    "TensorBoard": lambda start: open_tensorboard(start.config, start.images, start.say),
+    "W&B": lambda start: open_wandb(start.config, start.say, start.on_stop, start.environment),
+}
+"""By the names that are said. None: the options do not ask for it."""
 
 
 def open_trackers(
@@ -103,11 +133,8 @@ def open_trackers(
     `images`: real images seen where this life of the run begins; `say` prints a line; `on_stop` is called, in another
     thread, when somebody stops the run from outside; `environment`, versions and devices, is shown beside the options.
     """
-    makers: dict[str, Callable[[], Tracker | None]] = {
-        "TensorBoard": lambda: open_tensorboard(config, images, say),
-        "W&B": lambda: open_wandb(config, say, on_stop, environment),
-    }
+    start = Start(config=config, images=images, say=say, on_stop=on_stop, environment=environment)
     trackers = Trackers(say)
-    for name, make in makers.items():
-        trackers.start(name, make)
+    for name, make in TRACKERS.items():
+        trackers.start(name, lambda make=make: make(start))
     return trackers

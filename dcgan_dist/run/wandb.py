@@ -43,17 +43,33 @@ def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str
     return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
 
 
-def _run_id(run_dir: Path) -> tuple[str, bool]:
-    """The folder's W&B run, and whether it begins now. Raises wandb.Error for a WANDB_RUN_ID that is no id."""
+def _run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool]:
+    """The folder's W&B run, and whether it begins now. Raises wandb.Error for a WANDB_RUN_ID that is no id.
+
+    A copy of the folder (neither path nor inode are those that were noted) is a run of its own. A folder that was moved
+    to another disk cannot be told from one; the line says how it keeps its run.
+    """
     import wandb
 
-    path = run_dir / "wandb_id"
-    if path.exists():
-        return path.read_text(encoding="utf-8").strip(), False
-    made = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-    wandb.Settings(run_id=made)
-    write_atomically(path, f"{made}\n".encode())
-    return made, True
+    path, noted = run_dir / "wandb_id", run_dir / "wandb_folder.json"
+    here = {"path": str(run_dir.resolve()), "inode": run_dir.stat().st_ino}
+    before: dict[str, Any] = {}  # older versions did not note it
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        before = dict(json.loads(noted.read_bytes()))
+    known = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    copied = bool(known and before) and not any(before.get(name) == value for name, value in here.items())
+    made = known if known and not copied else os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    if made != known:
+        wandb.Settings(run_id=made)
+        write_atomically(path, f"{made}\n".encode())
+    if copied:
+        say(
+            f"W&B: this folder is a copy of {before.get('path')}, whose run is {known}; its own is {made}. If it was "
+            f"moved from another disk: stop, write {known} into {path}, and start again"
+        )
+    if before != here:
+        write_atomically(noted, json.dumps(here).encode())
+    return made, made != known
 
 
 def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
@@ -91,8 +107,6 @@ class WandbTracker:
     costs nothing until `close`, which waits a bounded time and says how to send the rest.
     """
 
-    name = "W&B"
-
     def __init__(
         self,
         config: Config,
@@ -111,7 +125,7 @@ class WandbTracker:
         self._run_dir = config.run_dir.absolute()
         self._settings = _settings(on_stop)
         chosen, lines = resolve(config.wandb, os.environ)
-        run_id, new = _run_id(self._run_dir)
+        run_id, new = _run_id(self._run_dir, say)
         self._hidden = () if new else ONCE
         if (asked := os.environ.get("WANDB_RUN_ID") or run_id) != run_id:
             lines.append(f"WANDB_RUN_ID={asked}: not used, this folder's run is {run_id}")

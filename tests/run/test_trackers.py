@@ -1,7 +1,16 @@
-import numpy as np
+import json
+from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from support.shards import write_ours
+
+from dcgan_dist import train
 from dcgan_dist.config import Config, WandbConfig
-from dcgan_dist.run.trackers import Trackers, open_trackers
+from dcgan_dist.run import trackers
+from dcgan_dist.run.tensor_file import parsed
+from dcgan_dist.run.trackers import TRACKERS, Trackers, open_trackers
 
 PICTURE = np.zeros((2, 2, 3), dtype=np.uint8)
 
@@ -97,3 +106,156 @@ def test_the_options_decide(tmp_path):
         "W&B: disabled (--wandb.mode disabled)",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
+
+
+@pytest.mark.parametrize("at", ["scalars", "picture", "histogram", "alert", "close"])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AttributeError("no such\nthing"), "AttributeError: no such thing"),
+        (RuntimeError("x" * 9999), f"RuntimeError: {'x' * 486}"),
+        (KeyError(), "KeyError"),
+        (StopIteration(), "StopIteration"),
+    ],
+    ids=["attribute", "long", "no words", "stop"],
+)
+def test_any_error_is_one_line(at, error, words):
+    said, tracker = [], failing(at, error)(Path())
+    trackers = Trackers(said.append)
+    trackers.start("mine", lambda: tracker)
+    use(trackers)
+    assert said == [f"mine is switched off, the training goes on: {words}"]
+
+
+def test_an_error_that_has_no_text_of_its_own_is_one_line():
+    said = []
+    Trackers(said.append).start("mine", lambda: failing("open", UnprintableError())(Path()))
+    assert len(said) == 1
+    assert said[0].endswith("UnprintableError: <exception str() failed>")
+
+
+# ---- in whole trainings
+
+
+class Mine:
+    """What README's table says that a tracker is, and no more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def scalars(self, images: int, values: dict[str, float]) -> None:
+        with (self.folder / "mine.jsonl").open("a") as file:
+            file.write(json.dumps({"images": images, **values}) + "\n")
+
+    def picture(self, images: int, name: str, array: np.ndarray) -> None:
+        np.save(self.folder / f"{name}-{images}.npy", array)
+
+    def histogram(self, images: int, name: str, values: np.ndarray) -> None:
+        (self.folder / f"{name.replace('/', '-')}-{images}.txt").write_text(str(values.size))
+
+    def close(self, exit_code: int = 0) -> None:
+        (self.folder / "closed").write_text(str(exit_code))
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def failing(at: str, error: Exception) -> type:
+    """A tracker that changes what it is given, draws random numbers, and fails there."""
+
+    class Failing(Recorder):
+        def __init__(self, _folder: Path) -> None:
+            super().__init__()
+            if at == "open":
+                raise error
+
+        def note(self, *call):
+            torch.manual_seed(7)
+            np.random.seed(7)  # noqa: NPY002
+            if call[0] == at:
+                raise error
+
+        def scalars(self, images, values):
+            values.clear()
+            self.note("scalars")
+
+        def picture(self, images, name, array):
+            array[:] = 0
+            self.note("picture")
+
+        def histogram(self, images, name, values):
+            values[:] = 0
+            self.note("histogram")
+
+    return Failing
+
+
+TINY = (
+    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 32 --precision fp32 "
+    "--data.workers 1 --log.every 8 --log.samples 4 --log.samples_every 8 --log.no_tensorboard --wandb.mode disabled"
+)
+
+
+@pytest.fixture
+def trained(tmp_path, capsys, as_before):
+    """Trains with a tracker; returns what was said, the records without times, and the tensors."""
+    del as_before
+    shard = write_ours(tmp_path / "a.tar", 12)
+
+    def trained(name: str, kind: type | None) -> tuple[str, list[dict], dict]:
+        with pytest.MonkeyPatch.context() as patch:
+            if kind is not None:
+                patch.setitem(trackers.TRACKERS, "mine", lambda start: kind(start.config.run_dir))
+            options = [
+                *TINY.split(),
+                *["--collapse.after", "0", "--collapse.reports", "1", "--collapse.pixel_std", "1"],
+            ]
+            argv = [*options, "--run_dir", str(tmp_path / name), "--data.shards", str(shard)]
+            assert train.main(argv) == 0
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        rows = [{k: v for k, v in row.items() if not k.startswith(("time/", "speed/", "save/"))} for row in rows]
+        files = (tmp_path / name / "checkpoints" / "000000032").glob("*.safetensors")
+        tensors = {file.name: parsed(file, file.read_bytes()) for file in files}
+        pictures = {file.name: file.read_bytes() for file in (tmp_path / name / "samples").iterdir()}
+        return capsys.readouterr().out, rows, {"tensors": tensors, "pictures": pictures}
+
+    return trained
+
+
+def test_the_recipe_of_the_readme_works(trained, tmp_path):
+    said, rows, _ = trained("run", Mine)
+    folder = tmp_path / "run"
+    mine = [json.loads(line) for line in (folder / "mine.jsonl").read_text().splitlines()]
+    assert [row["images"] for row in mine] == [row["images"] for row in rows] == [8, 16, 24, 32]
+    assert all(mine[i].items() >= {k: v for k, v in row.items() if k != "images"}.items() for i, row in enumerate(rows))
+    assert np.load(folder / "samples-32.npy").shape[2] == 3
+    assert (folder / "samples-pixels-32.txt").read_text() == str(4 * 3 * 32 * 32)
+    assert (folder / "closed").read_text() == "0"
+    assert "G makes one picture of every latent" in said  # an alert, which it cannot take
+    assert "switched off" not in said
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return {}
+
+
+@pytest.mark.parametrize("at", ["open", "scalars", "picture", "histogram", "alert", "close"])
+def test_a_tracker_that_fails_anywhere_changes_no_bit(trained, undisturbed, at):
+    if not undisturbed:
+        undisturbed["without"] = trained("without", None)[1:]
+    said, rows, kept = trained("with", failing(at, KeyError()))
+    lines = [line for line in said.splitlines() if "switched off" in line]
+    assert lines == ["mine is switched off, the training goes on: KeyError"]
+    (wanted_rows, wanted) = undisturbed["without"]
+    assert rows == wanted_rows
+    assert kept["pictures"] == wanted["pictures"]
+    assert kept["tensors"].keys() == wanted["tensors"].keys()
+    for file, tensors in wanted["tensors"].items():
+        assert all(torch.equal(kept["tensors"][file][name], value) for name, value in tensors.items())
+
+
+def test_trackers_stand_in_one_table():
+    assert list(TRACKERS) == ["TensorBoard", "W&B"]

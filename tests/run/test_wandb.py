@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -339,7 +341,7 @@ def test_what_the_variables_ask_for_arrives(config, server, said, monkeypatch, t
     assert (run.entity, run.project, run.id, run.display_name) == ("us", "thesis", "run7", "trial-7")
     assert (sorted(run.tags), run.group) == (["a", "b"], "sizes")
     assert (run.about["notes"], run.about["jobType"]) == ("the third", "search")
-    assert [path.name for path in config.run_dir.iterdir()] == ["wandb_id"]
+    assert {path.name for path in config.run_dir.iterdir()} == {"wandb_id", "wandb_folder.json"}
     assert list((tmp_path / "else" / "wandb").glob("run-*-run7"))
 
 
@@ -376,3 +378,58 @@ def test_an_id_that_is_none_switches_wandb_off_and_leaves_the_folder_free(config
     assert "Run ID cannot contain" in said[-1]
     assert server.runs == {}
     assert not (config.run_dir / "wandb_id").exists()
+
+
+# ---- whose run it is
+
+
+@pytest.fixture
+def known(config):
+    """The W&B run of the folder, and whether it began now, in lines of what was said."""
+
+    def known(folder=config.run_dir):
+        said = []
+        run, new = run_wandb._run_id(folder, said.append)
+        return run, new, said
+
+    return known
+
+
+def test_a_copy_of_the_folder_is_a_run_of_its_own(config, known, tmp_path):
+    first, new, said = known()
+    assert (new, said) == (True, [])
+    shutil.copytree(config.run_dir, tmp_path / "copy")
+    second, new, said = known(tmp_path / "copy")
+    assert (second != first, new) == (True, True)
+    assert said == [
+        f"W&B: this folder is a copy of {config.run_dir}, whose run is {first}; its own is {second}. If it was moved "
+        f"from another disk: stop, write {first} into {tmp_path / 'copy' / 'wandb_id'}, and start again"
+    ]
+    assert known(tmp_path / "copy") == (second, False, [])
+    assert known() == (first, False, [])
+    (tmp_path / "copy" / "wandb_id").write_text(f"{first}\n")
+    assert known(tmp_path / "copy") == (first, False, [])
+
+
+def test_a_folder_that_moved_or_came_back_keeps_its_run(config, known, tmp_path):
+    first, _, _ = known()
+    moved = config.run_dir.rename(tmp_path / "moved")
+    assert known(moved) == (first, False, [])
+    shutil.copytree(moved, tmp_path / "backup")
+    shutil.rmtree(moved)
+    (tmp_path / "keeps the inode").mkdir()
+    shutil.copytree(tmp_path / "backup", moved)
+    assert known(moved) == (first, False, [])
+    link = tmp_path / "link"
+    link.symlink_to(moved)
+    assert known(link) == (first, False, [])
+
+
+@pytest.mark.parametrize("noted", [None, "", "[]", "7", '{"path": ["x"], "inode": "y"}'])
+def test_what_older_versions_and_accidents_left_is_taken_over(config, known, noted):
+    (config.run_dir / "wandb_id").write_text("abc\n")
+    if noted is not None:
+        (config.run_dir / "wandb_folder.json").write_text(noted)
+    run, new, said = known()
+    assert (run, new, said) == ("abc", False, []) if noted in (None, "", "[]", "7") else new
+    assert json.loads((config.run_dir / "wandb_folder.json").read_text())["path"] == str(config.run_dir)
