@@ -43,7 +43,7 @@ def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str
     return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
 
 
-def _run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool]:
+def _run_id(run_dir: Path, say: Callable[[str], None] = print) -> tuple[str, bool]:
     """The folder's W&B run, and whether it begins now. Raises wandb.Error for a WANDB_RUN_ID that is no id.
 
     A copy of the folder (neither path nor inode are those that were noted) is a run of its own. A folder that was moved
