@@ -89,6 +89,9 @@ class Recovery:
         return error
 
     def _names(self) -> list[str]:
+        """The checkpoints, with the one that is still being written."""
+        with suppress(UserError):  # a save that failed is none of them
+            self.saver.wait()
         with suppress(OSError):  # the disk is not what ends the run
             return [path.name for path in checkpoint.all_checkpoints(self.folder.checkpoints)]
         return []

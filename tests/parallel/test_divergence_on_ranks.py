@@ -7,9 +7,11 @@ import json
 import math
 import shutil
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.parallel import agreement
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.run import checkpoint
+from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.session import Session
 
 pytestmark = pytest.mark.dist
@@ -152,6 +155,27 @@ def test_all_ranks_stop_at_one_step_and_nothing_bad_is_kept(fault, what, shards,
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["000000024", "000000048", "latest"]
     assert all_finite(run_dir)
     assert [record["images"] for record in metrics(run_dir)] == [24, 48, 72]  # the bad numbers are shown
+
+
+def life_with_a_slow_disk(given: list[str]) -> dict[str, Any]:
+    """A training that diverges while its second checkpoint is being written; this ends when somebody waits for it."""
+    really_save, awaited = checkpoint.save, threading.Event()
+
+    def save(folder, images, *rest):
+        assert images < 48 or awaited.wait(600)
+        return really_save(folder, images, *rest)
+
+    def waiting(method):
+        return lambda saver: awaited.set() or method(saver)
+
+    patches = [mock.patch.object(Saver, name, waiting(getattr(Saver, name))) for name in ("wait", "close")]
+    with mock.patch.object(checkpoint, "save", save), patches[0], patches[1]:
+        return life(given, 2, "g loss")
+
+
+def test_the_checkpoint_that_is_named_is_the_one_that_is_still_being_written(shards, tmp_path):
+    for one in run_ranks(2, life_with_a_slow_disk, options(shards, tmp_path / "run", CHECKPOINTS)):
+        assert "; the last checkpoint is 000000048: " in one["error"]
 
 
 def resumed_by_hand(run_dir: Path, name: str, target: Path) -> None:
