@@ -5,6 +5,7 @@ Colour profiles are ignored, as everywhere in the field; of animations and multi
 
 import io
 import warnings
+import zlib
 from collections.abc import Callable
 from functools import cache
 from typing import Literal
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dcgan_dist.data.formats import FORMATS, JPEG_SUFFIXES
-from dcgan_dist.data.jpeg import decode_jpeg, plain_size
+from dcgan_dist.data.jpeg import decode_jpeg, odd_kind, plain_size, require_complete
 from dcgan_dist.errors import UserError
 
 Resize = Literal["crop", "pad", "stretch"]
@@ -25,6 +26,11 @@ Size = tuple[int, int]  # width, height
 
 WHITE: Colour = (255, 255, 255)
 FULL_CHROMA_FROM = 90  # JPEG quality
+PNG = b"\x89PNG\r\n\x1a\n"
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+MAGICS = (PNG, b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")  # of files that must be what they say
+
+Image.MAX_IMAGE_PIXELS = 2**28  # 16,384 x 16,384, which take 1 GiB; Pillow's own limit is a third of it
 
 # turned on once and for all, because a filter set around each call would not be safe with decoding threads
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -34,20 +40,24 @@ def open_image(data: bytes, where: str) -> Image.Image:
     """Decodes an image file whole. Its EXIF rotation is left to to_rgb_or_grey.
 
     Raises UserError with `where` in front when the data are damaged, cut, of a format not in FORMATS, or more than
-    Image.MAX_IMAGE_PIXELS pixels.
+    Image.MAX_IMAGE_PIXELS pixels. What is wrong in a file beside its pixels is no damage.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return _open_jpeg(image, data)
         image.load()
+        if image.format == "JPEG":
+            require_complete(data, np.asarray(image), lambda changed: np.asarray(Image.open(io.BytesIO(changed))))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(f"{where}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from error
-    except UnidentifiedImageError as error:
-        begin = f"begins with {data[:12]!r}" if data else "is empty"
-        raise UserError(f"{where}: no image that can be read ({', '.join(_formats())}); the file {begin}") from error
+    except MemoryError as error:
+        raise UserError(f"{where}: the image needs more memory than there is; scale it down first") from error
     except Exception as error:  # on damaged input Pillow's decoders raise errors of any kind
-        raise UserError(f"{where}: a damaged image ({error})") from error
+        plain = _without_extras(data)
+        if plain != data:
+            return open_image(plain, where)
+        raise UserError(f"{where}: {_problem(data, error)}") from error
     if image.mode == "LAB":
         raise UserError(f"{where}: the colours are LAB; convert it to RGB first")
     return image
@@ -58,6 +68,35 @@ def _formats() -> tuple[str, ...]:
     """Those that this machine's Pillow knows."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _problem(data: bytes, error: Exception) -> str:
+    """What is wrong with a file that could not be decoded."""
+    if kind := odd_kind(data):
+        return f"a JPEG of a kind that cannot be read here ({kind}); convert it first"
+    if isinstance(error, UnidentifiedImageError):
+        if data.startswith(MAGICS) or data[4:12] in (b"ftypavif", b"ftypavis"):
+            return "a damaged image (its header cannot be read)"
+        begin = f"begins with {data[:12]!r}" if data else "is empty"
+        return f"no image that can be read (docs/data.md has all formats); the file {begin}"
+    return f"a damaged image ({error})"
+
+
+def _without_extras(data: bytes) -> bytes:
+    """A PNG without the chunks that say nothing of its pixels, of which Pillow refuses some; other files as they are.
+
+    That of the rotation stays, if its checksum is right.
+    """
+    if not data.startswith(PNG):
+        return data
+    kept, at = [PNG], len(PNG)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind, checksum = data[at + 4 : at + 8], int.from_bytes(data[end - 4 : end], "big")
+        if kind in PIXEL_CHUNKS or (kind == b"eXIf" and zlib.crc32(data[at + 4 : end - 4]) == checksum):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _open_jpeg(image: Image.Image, data: bytes) -> Image.Image:
@@ -181,7 +220,7 @@ def _jpeg_into(data: bytes, out: NDArray[np.uint8], where: str) -> bool:
     try:
         decode_jpeg(data, out.shape[2], out)
     except ValueError as error:
-        raise UserError(f"{where}: a damaged image ({error})") from error
+        raise UserError(f"{where}: {_problem(data, error)}") from error
     return True
 
 

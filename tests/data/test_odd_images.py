@@ -22,7 +22,7 @@ from dcgan_dist.data.writing.writer import write_shards
 from dcgan_dist.errors import UserError
 
 SIZE = 24
-TOO_MANY = "more than 89,478,485 pixels; scale it down first"
+TOO_MANY = "more than 268,435,456 pixels; scale it down first"
 
 
 def png(width, height, bits, colour, rows):

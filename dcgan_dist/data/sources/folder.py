@@ -85,8 +85,10 @@ class ZipSource:
     def items(self) -> Items:
         """All images in the archive."""
         with self._opened() as archive:
-            names = {info.filename for info in archive.infolist() if not info.is_dir()}
-        return images_among(sorted(names, key=_bytes), self.path)
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        items = images_among(sorted(set(names), key=_bytes), self.path)
+        twice = len(names) - len(set(names))
+        return items._replace(left_out=items.left_out | {"earlier files of the same name": twice}) if twice else items
 
     def where(self, item: Item) -> str:
         """The archive's path and the member's."""
