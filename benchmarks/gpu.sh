@@ -44,7 +44,7 @@ part() {
   echo "== $name: exit code ${code[$name]} after $SECONDS s in all"
 }
 
-part doctor "${limits[0]}" "$python" -m dcgan_dist doctor --run_dir "$work/run" --wandb.mode disabled --json "$out/doctor.json"
+part doctor "${limits[0]}" "$python" -m dcgan_dist doctor --run_dir "$work/run" --wandb.mode disabled --json "$out/doctor.json" --overwrite
 # -W default: a warning that no other machine gives is to be read, not to hide what else the test shows
 part tests "${limits[1]}" "$python" -m pytest -q tests/gpu -W default -p no:cacheprovider "${tests[@]}"
 part step "${limits[2]}" "$python" -m benchmarks.step "${speed[@]}" --out "$out"

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from dcgan_dist import cli
+from dcgan_dist.commands.output import check_output, check_picture, write_picture
 from dcgan_dist.config import DataConfig, Images, Range, Retries, Seed, Timeout
 from dcgan_dist.data.checking.census import Census, Looks, Picture, count, look, pictures, spread
 from dcgan_dist.data.checking.checklist import shard_names
@@ -28,7 +29,7 @@ from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.run.grid import grid, save_png
+from dcgan_dist.run.grid import grid
 
 LISTED = 5  # sizes, kinds of pixels, bad images
 SMALLEST, LARGEST = 64, 128  # pixels of a tile's longer side
@@ -42,7 +43,9 @@ class InspectOptions(cli.CommandOptions):
     shards: tyro.conf.Positional[tuple[str, ...]]
     """Paths, URLs, globs, brace lists, folders of .tar files, or a manifest.json."""
     out: Path = Path("contact.png")
-    """The contact sheet."""
+    """The contact sheet, a picture by its ending: .png, .jpg, .webp .."""
+    overwrite: bool = False
+    """Let --out and --json replace files."""
     count: Annotated[int, Range(least=0, most=10_000)] = 64
     """Images on the contact sheet, spread evenly over all shards; 0: no sheet."""
     seed: Seed = 0
@@ -71,6 +74,10 @@ class InspectOptions(cli.CommandOptions):
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     options = cli.parse(InspectOptions, argv, "dcgan-dist inspect")
+    if options.json:
+        check_output("--json", options.json, options.overwrite)
+    if options.count:
+        check_picture("--out", options.out, options.overwrite)
     data = DataConfig(
         timeout=options.timeout, retries=options.retries, image_key=options.image_key, label_key=options.label_key
     )
@@ -93,10 +100,12 @@ def main(argv: list[str]) -> int:
     for line in not_used([*corpus.shards, *corpus.without_images], opener.choice):
         print(line)
     if options.json:
-        write_atomically(options.json, (json.dumps(as_dict(census, looks, manifest), indent=1) + "\n").encode())
+        found = json.dumps(as_dict(census, looks, manifest), indent=1) + "\n"
+        write_atomically(options.json, found.encode(), new=not options.overwrite)
     if options.count:
         drawn = spread(corpus.size, options.count, options.seed)
-        save_png(contact_sheet(pictures(corpus, drawn), names_in(manifest, names) or corpus.classes), options.out)
+        sheet = contact_sheet(pictures(corpus, drawn), names_in(manifest, names) or corpus.classes)
+        write_picture(sheet, options.out, options.overwrite)
         print(f"contact sheet: {len(drawn)} images in {options.out}")
     return 0
 

@@ -11,13 +11,14 @@ import tyro
 from torch import Tensor
 
 from dcgan_dist import cli
+from dcgan_dist.commands.output import check_output, check_picture, write_picture
 from dcgan_dist.config import ModelConfig, Range, Seed
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.networks import NetG
 from dcgan_dist.parallel.noise import sample_latents
 from dcgan_dist.run import checkpoint, resume
-from dcgan_dist.run.grid import grid, save_png
+from dcgan_dist.run.grid import grid
 
 AT_ONCE = 64  # images in one forward pass; they do not depend on each other
 
@@ -29,7 +30,10 @@ class SampleOptions(cli.CommandOptions):
     source: tyro.conf.Positional[Path]
     """A run's folder (its newest whole checkpoint is used) or a checkpoint's."""
     out: Path = Path("samples.png")
-    """A .png file for one grid; any other name is a folder for single pictures 000000.png, 000001.png, .."""
+    """A picture for one grid, by its ending: .png, .jpg, .webp ..; a name without ending is a folder for single
+    pictures 000000.png, 000001.png, .."""
+    overwrite: bool = False
+    """Let --out replace files."""
     count: Annotated[int, Range(least=1, most=10**6)] = 64
     """Number of pictures."""
     seed: Seed = 0
@@ -44,21 +48,33 @@ class SampleOptions(cli.CommandOptions):
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     options = cli.parse(SampleOptions, argv, "dcgan-dist sample")
+    singles = _singles(options)
     path = find_checkpoint(options.source)
     weights, state = checkpoint.load_network(path, options.network)
     model = model_config(path, state)
     netg = NetG(model).to(device=_device(options.device), dtype=weights["layers.0.weight"].dtype).eval()
     netg.load_state_dict(weights)
-    if options.out.suffix.lower() == ".png":
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        save_png(grid(torch.cat(list(draw(netg, model, options.count, options.seed)))), options.out)
+    parts = draw(netg, model, options.count, options.seed)
+    if singles:
+        pictures = (picture for part in parts for picture in part)
+        for picture, single in zip(pictures, singles, strict=True):
+            write_picture(grid(picture[None], pad=0), single, options.overwrite)
     else:
-        options.out.mkdir(parents=True, exist_ok=True)
-        pictures = (picture for part in draw(netg, model, options.count, options.seed) for picture in part)
-        for number, picture in enumerate(pictures):
-            save_png(grid(picture[None], pad=0), options.out / f"{number:06d}.png")
+        write_picture(grid(torch.cat(list(parts))), options.out, options.overwrite)
     print(f"{options.count} pictures of {options.network} at {state['images']:,} images ({path}) in {options.out}")
     return 0
+
+
+def _singles(options: SampleOptions) -> list[Path]:
+    """The files of single pictures; none for a grid. Raises UsageError for what is there already, or is no picture."""
+    out = options.out
+    if not out.is_dir() and out.suffix and not out.suffix[1:].isdecimal():  # runs/1.5 is no picture
+        check_picture("--out", out, options.overwrite)
+        return []
+    singles = [out / f"{number:06d}.png" for number in range(options.count)]
+    for single in singles:
+        check_output("--out", single, options.overwrite)
+    return singles
 
 
 def find_checkpoint(source: Path) -> Path:

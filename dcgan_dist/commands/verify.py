@@ -1,6 +1,7 @@
 """`dcgan-dist verify SHARDS`: are the shards whole? What is wrong where, and a way to save what is good."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from dcgan_dist import cli
+from dcgan_dist.commands.output import check_output
 from dcgan_dist.commands.progress import progress
 from dcgan_dist.commands.words import counted
 from dcgan_dist.config import Retries, Timeout, Workers
@@ -43,6 +45,8 @@ class VerifyOptions(cli.CommandOptions):
     """The manifest of these shards, a path or URL; if not given, the manifest.json beside them, where there is one."""
     json: Path | None = None
     """File for all that was found, for programs."""
+    overwrite: bool = False
+    """Let --json replace a file."""
     processes: Workers = 0
     """Processes that check, each a whole shard at a time; 0: as many as CPU cores."""
     timeout: Timeout = 60
@@ -59,6 +63,8 @@ class VerifyOptions(cli.CommandOptions):
 def main(argv: list[str]) -> int:
     """Runs the command; 1 if anything is wrong with the shards. Raises UsageError and UserError."""
     options = cli.parse(VerifyOptions, argv, "dcgan-dist verify")
+    if options.json:
+        check_output("--json", options.json, options.overwrite)
     remote = Remote(timeout=options.timeout, retries=options.retries)
     todo = make_checklist(options.shards, options.manifest, remote, options.deep)
     choice = Choice(image_key=options.image_key)
@@ -72,7 +78,7 @@ def main(argv: list[str]) -> int:
     problems = todo.problems + [problem for shard in reports for problem in shard.problems]
     saved = _repair(options.repair, todo, reports, options.processes) if options.repair else []
     if options.json:
-        write_atomically(options.json, _json(reports, problems, saved))
+        write_atomically(options.json, _json(reports, problems, saved), new=not options.overwrite)
     for line in [*_listed(problems), *_saved(saved)]:
         print(line)
     print(_summary(reports, problems, seconds, options.deep))
@@ -84,7 +90,7 @@ def _check_folder(folder: Path | None, todo: Checklist) -> None:
     if folder is None:
         return
     for name, count in Counter(base_name(job.name) for job in todo.jobs).items():
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             raise UsageError(f"--repair {folder}: holds {name} already; choose another folder")
         if count > 1:
             raise UsageError(f"--repair {folder}: {count} shards are named {name}; repair them one after the other")

@@ -211,8 +211,9 @@ class ShardWriter:
     checksum: str
     fingerprint: int
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, new: bool = False) -> None:
+        """`new`: a file that is there is not replaced."""
+        self._path, self._new = path, new
         self._temporary = temporary_path(path)
         self._rows: list[tuple[int, int, str, int]] = []  # offset, length, suffix, label
         self._keys: dict[str, None] = {}
@@ -291,7 +292,7 @@ class ShardWriter:
             if kind is None:
                 self._finish()
                 self._file.close()
-                put_in_place(self._temporary, self._path)
+                put_in_place(self._temporary, self._path, self._new)
         finally:
             with suppress(OSError):  # a full disk fails again at the bytes that are still to be written
                 self._file.close()

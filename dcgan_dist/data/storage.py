@@ -47,24 +47,24 @@ def lives(pid: int) -> bool:
     return True
 
 
-def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
+def write_atomically(path: Path, data: bytes, *, private: bool = False, new: bool = False) -> None:
     """Writes a file so that any process, also after a crash, sees the old content or the new, never a part.
 
-    `private`: nobody but the owner may read it, at no moment.
+    `private`: nobody but the owner may read it, at no moment. `new`: no file that is there is replaced.
     """
     try:
         make_folder(path.parent)
-        with whole_file(path, 0o600 if private else 0o666) as file:
+        with whole_file(path, 0o600 if private else 0o666, new) as file:
             file.write(data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager
-def whole_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+def whole_file(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[BinaryIO]:
     """A file to be written, which gets its name when it is complete and on disk; an exception leaves nothing of it.
 
-    `mode`: its permissions from the first moment on, less the umask.
+    `mode`: its permissions from the first moment on, less the umask. `new`: see write_atomically.
     """
     temporary = temporary_path(path)
     try:
@@ -73,7 +73,7 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        put_in_place(temporary, path)
+        put_in_place(temporary, path, new)
     finally:
         with suppress(OSError):  # what made the writing fail may fail here too
             temporary.unlink(missing_ok=True)
@@ -92,9 +92,15 @@ def move_to_free(source: Path, path: Path) -> None:
         source.unlink()
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
-    """Gives a file or folder whose content is on disk its name, which outlasts a power cut when this returns."""
-    temporary.replace(path)
+def put_in_place(temporary: Path, path: Path, new: bool = False) -> None:
+    """Gives a file or folder whose content is on disk its name, which outlasts a power cut when this returns.
+
+    `new`: the name must be free.
+    """
+    if new:
+        move_to_free(temporary, path)
+    else:
+        temporary.replace(path)
     sync_folder(path.parent)
 
 

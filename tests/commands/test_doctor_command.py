@@ -49,7 +49,8 @@ def doctor(folder, capsys):
 
     def run(*options, only=None):
         out = folder / "found.json"
-        given = ["--run_dir", folder / "run", "--data.shards", f"{folder}/shards/*.tar", *TINY, "--json", out]
+        given = ["--run_dir", folder / "run", "--data.shards", f"{folder}/shards/*.tar", *TINY]
+        given += ["--json", out, "--overwrite"]
         given += ["--only", only] if only else ["--skip", "ranks,equality"]
         code = front.main(["doctor", *map(str, [*given, *options])])
         found = {line["check"]: line for line in json.loads(out.read_text())["checks"]}

@@ -69,7 +69,7 @@ def test_facts_for_programs(capsys):
 
 def test_a_sample_of_the_images_is_said_to_be_one(capsys):
     assert "of 10 images, decoded:" in run(capsys, "set", "--sample", 10)
-    assert "of all images, decoded:" in run(capsys, "set", "--sample", 10, "--all")
+    assert "of all images, decoded:" in run(capsys, "set", "--sample", 10, "--all", "--overwrite")
 
 
 def test_no_sheet(folder, capsys):

@@ -23,6 +23,7 @@ from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.errors import UserError
 
+ENTRY = f"{0:032x}-entry.tar"
 REMOTE = Remote(timeout=20, retries=2, pause=0.001)
 DATA = {f"{number}.tar": random.Random(number).randbytes(1000) for number in range(8)}
 
@@ -182,6 +183,24 @@ def test_a_pin_holds_against_other_processes_and_ends_with_them(server, tmp_path
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert content(bring(cache, sources[1])) == DATA["1.tar"]
+
+
+def test_what_is_no_entry_is_left_alone(server, tmp_path):
+    """Somebody may name a folder in which other files are."""
+    names = ["thesis.tar", ".thesis.lock", ".thesis.tmp", "0-0.tar", f"{ENTRY}~", f"x{ENTRY}"]
+    for name in names:
+        (tmp_path / name).write_bytes(bytes(900))
+    (tmp_path / "folder").mkdir()
+    cache = ShardCache(tmp_path, 1500, REMOTE)
+    for source in stats(server)[:3]:
+        bring(cache, source).close()
+        assert size_of_entries(tmp_path) == 1000
+        assert len(cache.names()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "folder", ".lock", *cache.names()}
+
+
+def size_of_entries(folder):
+    return sum(path.stat().st_size for path in folder.glob("*-?.tar") if path.name != "0-0.tar")
 
 
 def test_what_is_being_made_counts(server, tmp_path):
@@ -465,9 +484,10 @@ def test_the_usual_bound_is_most_of_the_disk_and_does_not_shrink_by_what_is_cach
     free = 1_000_000
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     assert default_limit(tmp_path / "not" / "there") == 800_000
-    (tmp_path / "entry").write_bytes(bytes(400_000))
+    (tmp_path / ENTRY).write_bytes(bytes(400_000))
     free -= 400_000
-    (tmp_path / "gone").symlink_to("nowhere")  # as a file that is listed, and removed before it is looked at
+    (tmp_path / "another's").write_bytes(bytes(9))
+    (tmp_path / ENTRY[::-1]).symlink_to("nowhere")  # as a file that is listed, and removed before it is looked at
     assert default_limit(tmp_path) == 800_000
 
 

@@ -339,7 +339,7 @@ REFUSED = {
     "a part of a number": (["--data.classes", "1,2.5"], "2.5: no class has this name"),
     "no decimal digit": (["--data.classes", "²"], "²: no class has this name"),
     "below 0": (["--data.classes=-1"], "-1: no class has this name"),
-    "an empty word": (["--data.classes", ""], ": names no class; write labels or names, as in 3,7"),
+    "an empty word": (["--data.classes", ""], " names no classes; leave the option out"),
     "a comma": (["--data.classes", ","], ": names no class"),
     "nothing": (["--data.classes"], "names no classes; leave the option out"),
     "nothing behind =": (["--data.classes="], "names no classes; leave the option out"),

@@ -22,6 +22,8 @@ from dcgan_dist.errors import UserError
 
 
 def repair(path, new, **settings):
+    if Path(new).is_file():
+        Path(new).unlink()
     return repair_shard(RepairJob(job=Job(name=str(path), **settings), path=Path(new)), lambda _: None)
 
 
@@ -265,3 +267,14 @@ def test_a_disk_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         repair(path, tmp_path / "file" / "b.tar")
+
+
+def test_what_appears_meanwhile_is_not_replaced(tmp_path):
+    path, new = write_ours(tmp_path / "a.tar", 3), tmp_path / "new.tar"
+
+    def tick(_):
+        new.write_bytes(b"mine")
+
+    with pytest.raises(UserError, match=rf"^{new}: cannot be written \(File exists\)$"):
+        repair_shard(RepairJob(job=Job(name=str(path)), path=new), tick)
+    assert new.read_bytes() == b"mine"

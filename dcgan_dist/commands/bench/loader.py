@@ -26,6 +26,7 @@ from dcgan_dist.commands.bench.reading import (
 from dcgan_dist.commands.bench.step import Step
 from dcgan_dist.commands.bench.turns import Row, Turns, interleave, show
 from dcgan_dist.commands.bench.verdict import Measured, Verdict, judge
+from dcgan_dist.commands.output import check_output
 from dcgan_dist.config import Config, Images, Options, Range
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError
@@ -52,6 +53,8 @@ class LoaderOptions(Options):
     """Measure plain webdataset, too."""
     out: Path | None = None
     """File for all results, as JSON."""
+    overwrite: bool = False
+    """Let --out replace a file."""
 
 
 def main(argv: list[str]) -> int:
@@ -73,7 +76,8 @@ def main(argv: list[str]) -> int:
     advice = [f"  - {line}" for line in verdict.advice]
     print("\n".join(["", show(rows), "", verdict.text, "What would help:", *advice]))
     if own.out is not None:
-        write_atomically(own.out, json.dumps(_results(rank, step.precision, rows, verdict), indent=1).encode())
+        results = json.dumps(_results(rank, step.precision, rows, verdict), indent=1)
+        write_atomically(own.out, results.encode(), new=not own.overwrite)
         print(f"written: {own.out}")
     return 0
 
@@ -81,8 +85,10 @@ def main(argv: list[str]) -> int:
 def _options(argv: Sequence[str]) -> tuple[LoaderOptions, Config]:
     """This command's own options, and the training's."""
     own, config = cli.load_with(LoaderOptions, argv, PROGRAM)
-    if own.out is not None and (own.out.is_dir() or not own.out.absolute().parent.is_dir()):
-        raise UsageError(f"--out {own.out}: name a file in a folder that exists")
+    if own.out is not None:
+        check_output("--out", own.out, own.overwrite)
+        if not own.out.absolute().parent.is_dir():
+            raise UsageError(f"--out {own.out}: name a file in a folder that exists")
     if config.data.reader != "indexed":
         raise UsageError(f"--data.reader {config.data.reader}: {PROGRAM} measures the indexed reader")
     return own, config

@@ -17,6 +17,7 @@ from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.exchange import Exchange
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, fail
 from dcgan_dist.commands.doctor.table import Line, lines_of, summary
+from dcgan_dist.commands.output import check_output
 from dcgan_dist.config import Config, Options
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
@@ -57,6 +58,8 @@ class DoctorOptions(Options):
     """Read the shards to their ends, and decode every image."""
     json: Path | None = None
     """File for all that was found."""
+    overwrite: bool = False
+    """Let --json replace a file."""
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +79,8 @@ def main(argv: list[str]) -> int:
     if rank == 0:
         print(summary(lines, time.monotonic() - began), flush=True)
         if own.json is not None:
-            write_atomically(own.json, json.dumps(_results(lines), indent=1).encode() + b"\n")
+            found = json.dumps(_results(lines), indent=1).encode() + b"\n"
+            write_atomically(own.json, found, new=not own.overwrite)
             print(f"written: {own.json}", flush=True)
     if exchange is not None:
         exchange.end()
@@ -98,8 +102,10 @@ def _options(argv: Sequence[str], quiet: bool) -> tuple[DoctorOptions, Config]:
         unknown = [name for name in _names(getattr(own, option)) if name not in CHECKS]
         if unknown:
             raise UsageError(f"--{option}: there is no check '{unknown[0]}'; there are {', '.join(CHECKS)}")
-    if own.json is not None and (own.json.is_dir() or not own.json.absolute().parent.is_dir()):
-        raise UsageError(f"--json {own.json}: name a file in a folder that exists")
+    if own.json is not None:
+        check_output("--json", own.json, own.overwrite)
+        if not own.json.absolute().parent.is_dir():
+            raise UsageError(f"--json {own.json}: name a file in a folder that exists")
     return own, config
 
 

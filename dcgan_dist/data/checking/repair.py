@@ -114,7 +114,7 @@ def _write(path: Path, good: Iterator[_Good]) -> int:
     kept = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with ShardWriter(path) as shard:
+        with ShardWriter(path, new=True) as shard:
             for sample in chain([first], good):
                 shard.add(*sample)
                 kept += 1

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.fill import PIECE, Source, Wanted, fill, wanted_of
-from dcgan_dist.data.remote.room import Claim, NextUse, Room, open_pinned
+from dcgan_dist.data.remote.room import ENTRY, Claim, NextUse, Room, open_pinned
 from dcgan_dist.data.storage import NewFile, cache_folder
 from dcgan_dist.errors import UserError
 
@@ -37,6 +37,8 @@ def default_limit(folder: Path) -> int:
     """Bytes for a cache there: 80 % of what its disk has free, with what the cache holds already."""
     held = 0
     for path in folder.iterdir() if folder.is_dir() else ():
+        if not ENTRY.fullmatch(path.name):
+            continue
         with suppress(FileNotFoundError):  # other jobs' files come and go
             held += path.stat().st_size
     disk = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
@@ -114,7 +116,7 @@ class ShardCache:
     def names(self) -> set[str]:
         """Of all entries that are there now."""
         with self._readable_errors(), os.scandir(self.folder) as found:
-            return {entry.name for entry in found if not entry.name.startswith(".")}
+            return {entry.name for entry in found if ENTRY.fullmatch(entry.name)}
 
     def get(self, source: Source) -> CachedShard | None:
         """The entry of a source if it is there now."""

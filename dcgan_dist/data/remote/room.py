@@ -10,6 +10,7 @@ Room is set aside before anything is written, so that the bound holds at every m
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from dcgan_dist.data.storage import NewFile, is_at, lock, locked
 
+ENTRY = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9._-]*")  # see fill.wanted_of; other files are somebody else's
+LOCK = re.compile(rf"\.{ENTRY.pattern}\.lock")
 NextUse = Callable[[str], float | None]
 """When an entry, by name, is read next, in any unit that all entries share; None: not known, so it goes first."""
 
@@ -130,10 +133,10 @@ class Room:
         entries, coming = [], 0
         for found in list(os.scandir(self.folder)):
             with suppress(FileNotFoundError):
-                if not found.name.startswith("."):
+                if ENTRY.fullmatch(found.name):
                     about = found.stat()
                     entries.append(_Entry(found.name, about.st_size, about.st_mtime, next_use(found.name)))
-                elif found.name != ".lock" and found.name.endswith(".lock"):
+                elif LOCK.fullmatch(found.name):
                     coming += self._set_aside(Path(found.path))
         return entries, coming
 

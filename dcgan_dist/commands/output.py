@@ -1,0 +1,58 @@
+"""Files that a command is asked to write: none that is there is replaced, unless that is asked for, too."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.errors import UsageError, UserError
+
+JPEG: tuple[str, dict[str, Any]] = ("JPEG", {"quality": 95, "subsampling": 0})
+PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
+    ".jpe": JPEG,
+    ".jfif": JPEG,
+    ".webp": ("WEBP", {"lossless": True}),
+    ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
+    ".bmp": ("BMP", {}),
+    ".ppm": ("PPM", {}),
+}
+"""By ending: Pillow's name of the format, and how it is written."""
+
+
+def check_output(option: str, path: Path, overwrite: bool) -> None:
+    """Raises UsageError for a file that is there already, without `overwrite`, and for a folder."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder; name a file")
+    if not overwrite and os.path.lexists(path):
+        raise UsageError(f"{option} {path}: is there already; name another file, or add --overwrite")
+
+
+def check_picture(option: str, path: Path, overwrite: bool) -> None:
+    """The same for a picture; raises UsageError also for an ending that no picture has which can be written."""
+    check_output(option, path, overwrite)
+    Image.init()
+    if PICTURES.get(path.suffix.lower(), ("",))[0] not in Image.SAVE:
+        known = " ".join(ending for ending, (kind, _) in PICTURES.items() if kind in Image.SAVE)
+        raise UsageError(f"{option} {path}: pictures can be written as {known}")
+
+
+def write_picture(array: NDArray[np.uint8], path: Path, overwrite: bool) -> None:
+    """Writes an (H, W, 3) uint8 picture in the format of its ending. Raises UserError."""
+    kind, settings = PICTURES[path.suffix.lower()]
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(array).save(buffer, kind, **settings)
+    except (OSError, ValueError) as error:  # too large for the format
+        height, width, _ = array.shape
+        raise UserError(f"{path}: {width}x{height} pixels cannot be written as {kind} ({error}); use .png") from error
+    write_atomically(path, buffer.getvalue(), new=not overwrite)

@@ -1,0 +1,116 @@
+"""Files that commands write: what is there stays unless --overwrite is given, and the ending of a picture counts."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, features
+from support.shards import write_ours
+
+from dcgan_dist.__main__ import main
+from dcgan_dist.commands import output
+from dcgan_dist.config import Config, ModelConfig, flatten
+from dcgan_dist.errors import UserError
+from dcgan_dist.gan.state import create_state
+from dcgan_dist.run import checkpoint
+
+MINE = b"not to be lost"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with a run of tiny networks and a shard."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    config = Config(model=ModelConfig(image_size=32, nz=5, ngf=4, ndf=4))
+    state = create_state(config, torch.device("cpu"), torch.float32, scaled=False)
+    about = {name: value for name, value in flatten(config).items() if name.startswith("model.")}
+    checkpoint.save(tmp_path / "run" / "checkpoints", 640, state.tensors(), {"images": 640, "config": about}, keep=2)
+    write_ours(tmp_path / "a.tar", 3)
+    return tmp_path
+
+
+COMMANDS = {
+    "sample, its default": ("sample run --count 2", "samples.png"),
+    "sample, a grid": ("sample run --count 2 --out x.jpg", "x.jpg"),
+    "sample, a folder": ("sample run --count 2 --out new", "new/000001.png"),
+    "sample, a folder that is there": ("sample run --count 2 --out run", "run/000000.png"),
+    "inspect, its default": ("inspect a.tar", "contact.png"),
+    "inspect, a sheet": ("inspect a.tar --out x.webp", "x.webp"),
+    "inspect, facts": ("inspect a.tar --count 0 --json x.json", "x.json"),
+    "verify": ("verify a.tar --json x.json", "x.json"),
+    "doctor": ("doctor --only versions --json x.json", "x.json"),
+    "bench": ("bench loader --data.shards a.tar --out x.json", "x.json"),
+}
+
+
+@pytest.mark.parametrize(("command", "name"), COMMANDS.values(), ids=COMMANDS)
+def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(folder, capsys, command, name):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(MINE)
+    before = sorted(folder.rglob("*"))
+    assert main(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f" {name}: is there already; name another file, or add --overwrite" in err
+    assert sorted(folder.rglob("*")) == before
+    assert path.read_bytes() == MINE
+    if not command.startswith("bench"):
+        assert main([*command.split(), "--overwrite"]) == 0
+        assert path.read_bytes() != MINE
+        for written in path.parent.glob(f"*{path.suffix}"):
+            written.unlink()
+        assert main(command.split()) == 0
+
+
+@pytest.mark.parametrize("name", ["sample, a folder", "inspect, its default", "verify", "doctor", "bench"])
+def test_a_folder_in_its_place_is_refused(folder, capsys, name):
+    command, name = COMMANDS[name]
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    assert main([*command.split(), "--overwrite"]) == 2
+    assert f" {name}: is a folder; name a file" in capsys.readouterr().err
+
+
+def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch, capsys):
+    monkeypatch.setattr(output, "check_output", lambda *_: None)
+    (folder / "samples.png").write_bytes(MINE)
+    assert main(["sample", "run", "--count", "2"]) == 1
+    assert capsys.readouterr().err == "error: samples.png: cannot be written (File exists)\n"
+    assert (folder / "samples.png").read_bytes() == MINE
+
+
+EXACT = {".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm"}
+
+
+@pytest.mark.parametrize("ending", [*output.PICTURES, ".JPG"])
+def test_the_ending_says_the_format(folder, capsys, ending):
+    kind = output.PICTURES[ending.lower()][0]
+    assert main(["sample", "run", "--count", "2"]) == 0
+    code = main(["sample", "run", "--count", "2", "--out", f"x{ending}"])
+    if kind == "AVIF" and not features.check("avif"):
+        assert code == 2
+        return
+    with Image.open(folder / "samples.png") as wanted, Image.open(folder / f"x{ending}") as found:
+        assert found.format == kind
+        far = np.abs(np.asarray(wanted).astype(int) - np.asarray(found.convert("RGB"))).max()
+    assert far == 0 if ending in EXACT else far < 30
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.pdf", "x.jpgg", "x.tar", "x.", "x.heic"])
+@pytest.mark.parametrize("command", ["sample run", "inspect a.tar"])
+def test_an_ending_that_no_picture_has_is_refused(folder, capsys, command, name):
+    if (command, name) != ("sample run", "x."):  # which has no ending
+        assert main([*command.split(), "--out", name]) == 2
+        assert f"error: --out {name}: pictures can be written as .png .jpg" in capsys.readouterr().err
+        assert not (folder / name).exists()
+
+
+@pytest.mark.parametrize("name", ["run-1.5", "pictures"])
+def test_other_names_are_folders(folder, name):
+    assert main(["sample", "run", "--count", "2", "--out", name]) == 0
+    assert sorted(path.name for path in (folder / name).iterdir()) == ["000000.png", "000001.png"]
+
+
+def test_a_picture_that_is_too_large_for_its_format_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"x\.webp: 20000x1 pixels cannot be written as WEBP \(.*\); use \.png$"):
+        output.write_picture(np.zeros((1, 20_000, 3), dtype=np.uint8), tmp_path / "x.webp", overwrite=False)
