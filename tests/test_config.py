@@ -21,6 +21,7 @@ from dcgan_dist.config import (
     ModelConfig,
     OptimizerConfig,
     Options,
+    ResumeConfig,
     flatten,
 )
 from dcgan_dist.config.checks import ranges
@@ -152,6 +153,13 @@ CONTRADICTIONS = [
     (Config(batch_size=10, world_size=4), ["--batch_size 10", "4 ranks x --accumulate 1", "nearest that does is 8"]),
     (Config(data=DataConfig(shards=PIPE, allow_pipe=True)), ["pipe:cat ...", "add --data.reader stream"]),
     (Config(data=DataConfig(shards=PIPE, reader="stream")), ["pipe:cat ...", "add --data.allow_pipe"]),
+    *(
+        (
+            Config(resume=ResumeConfig(allow_changes=("seed", unknown))),
+            [f"--resume.allow_changes {unknown}: there is no"],
+        )
+        for unknown in ("batch", "optimizr", "optimizer.g", "")
+    ),
 ]
 
 

@@ -156,6 +156,9 @@ class Config(Options):
         for pipe in (url for url in data.shards if url.startswith("pipe:")):
             check(data.reader == "stream", f"--data.shards {pipe}: a pipe cannot be indexed; add --data.reader stream")
             check(data.allow_pipe, f"--data.shards {pipe}: would run a shell command; add --data.allow_pipe to let it")
+        for name in self.resume.allow_changes:
+            known = any(f"{option}.".startswith(f"{name}.") for option in flatten(self))
+            check(known, f"--resume.allow_changes {name}: there is no such option or group of options")
         self.per_rank(self.world_size or 1)
         return self
 

@@ -95,7 +95,8 @@ def _others(folder: str, found: set[str], manifest: Manifest) -> list[str]:
     lines = []
     if used := len(found & known) if found & known != known else 0:
         lines.append(f"{used:,} of the {len(known):,} shards that {_beside(folder)} names are used")
-    if extra := sorted(found - known):
+    # those that were named one by one and are not there are refused when they are opened
+    if extra := [name for name in sorted(found - known) if is_remote(folder) or Path(folder, name).exists()]:
         lines.append(f"{_beside(folder)} does not name {_listed(extra)}: of another set, or left from an earlier one?")
     return lines
 

@@ -172,9 +172,6 @@ def _described(path: Path) -> dict[str, Any]:
 
 def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state: dict[str, Any]) -> None:
     now, allowed = _options(config), config.resume.allow_changes
-    unknown = [name for name in allowed if not any(f"{known}.".startswith(f"{name}.") for known in now)]
-    if unknown:
-        raise UsageError(f"--resume.allow_changes {unknown[0]}: there is no such option or group of options")
     # a learning rate that falls towards the end depends on where the end is
     fixed = {"images"} if config.optimizer.decay != "none" else set()
     fixed |= {"divergence.lr_factor"} if state.get("rollbacks") else set()

@@ -85,6 +85,13 @@ def test_a_part_of_a_set_is_said(folder):
         assert said_of(*patterns)[0] == "data: 2 of the 4 shards that set/manifest.json names are used"
 
 
+def test_a_shard_that_is_named_and_not_there_is_not_taken_for_one_of_another_set(folder):
+    lines = []
+    with pytest.raises(UserError, match=r"set/shard-7\.tar: no such file"):
+        open_data(configured("set/shard-{0..3}.tar", "set/shard-7.tar"), lines.append)
+    assert lines == []
+
+
 def test_shards_that_the_manifest_does_not_name_are_said(folder):
     write_ours(folder / "left.tar", 3, "jpg")
     expected = "data: set/manifest.json does not name left.tar: of another set, or left from an earlier one?"

@@ -156,8 +156,6 @@ def test_allowed_changes_pass_by_name_or_by_group(config, data, said):
     assert "--optimizer.d_lr" in refusal(allow(changed, "batch_size", "optimizer.g_lr"), data)
     assert find(allow(changed, "batch_size", "optimizer.g_lr", "optimizer.d_lr"), data, said) == path
     assert find(allow(changed, "batch_size", "optimizer"), data, said) == path
-    for unknown in ("batch", "optimizr", "optimizer.g"):
-        assert f"--resume.allow_changes {unknown}: there is no such option" in refusal(allow(changed, unknown), data)
 
 
 def test_the_end_of_the_run_is_part_of_a_falling_learning_rate(config, data, said):
@@ -219,7 +217,7 @@ def test_what_decides_the_training_is_not_free():
     learnt = ("model", "loss", "optimizer", "ema")
     assert changed >= {name for name in flat if name.partition(".")[0] in learnt}
     assert {name for name in changed if name.startswith("data.")} == {
-        "data.reader", "data.classes", "data.hflip", "data.faces"
+        "data.reader", "data.classes", "data.hflip", "data.faces", "data.image_key", "data.label_key"
     }  # fmt: skip
     assert {name.partition(".")[0] for name in changed if "." in name} == {*learnt, "data"}
 
