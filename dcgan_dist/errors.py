@@ -1,6 +1,7 @@
 """The errors a person can do something about: one line that says what, where and what to do."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,6 +28,12 @@ class UsageError(UserError):
     exit_code = 2
 
 
+# what Python, NumPy, torch and CUDA say when the system gives no more memory, threads or processes
+EXHAUSTED = re.compile(
+    "OutOfMemoryError|out of memory|can't allocate memory|cannot allocate memory|start (new|watchdog) thread|bad_alloc|"
+    "failed to map segment|Resource temporarily unavailable",
+    re.IGNORECASE,
+)
 _tracebacks = False
 
 
@@ -64,8 +71,9 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str
     sys.excepthook = print_traceback
     try:
         return act()
-    except UserError as error:
-        if _tracebacks:
+    except Exception as failure:
+        error = failure if isinstance(failure, UserError) else of_the_system(failure)
+        if _tracebacks or error is None:
             raise
         if rank == 0 or not (
             error.on_all_ranks or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")
@@ -74,3 +82,18 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str
             sys.stderr.write(f"{where}error: {redacted(str(error), *given)}\n")
             sys.stderr.flush()
         return error.exit_code
+
+
+def of_the_system(error: Exception) -> UserError | None:
+    """What the system refused, in one line: memory, threads, processes, files. None for an error of the program."""
+    words = [type(error).__name__, *str(error).split()]
+    what = " ".join(words).partition(" If reserved")[0][:300]
+    if isinstance(error, MemoryError) or EXHAUSTED.search(what):
+        return UserError(
+            f"out of memory, threads or processes ({what}): a smaller --batch_size, --data.prefetch, --data.workers or "
+            "--processes, a larger --accumulate, or --checkpoint.blocking helps; what is complete on disk stays"
+        )
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return UserError(f"{where}{error.strerror or error}")
+    return None

@@ -20,13 +20,14 @@ from dcgan_dist.errors import run_and_report, tracebacks_wanted
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
 from dcgan_dist.parallel import variables
-from dcgan_dist.parallel.ending import leave, out_of_memory
+from dcgan_dist.parallel.ending import leave
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.watchdog import stop_watching, tell_if_lost
 from dcgan_dist.parallel.world import World, launch
 from dcgan_dist.run import resume
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.lease import Lease
+from dcgan_dist.run.memory import require_memory
 from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.start import open_session
@@ -107,6 +108,7 @@ def _dry_run(config: Config, world: World) -> None:
         lines.append("data.shards: shown without user, password and query of URLs, and arguments of commands")
     chosen = arithmetic(config.precision, world.device)
     lines.append(f"{chosen.name} on {world.device.type}: {chosen.reason}")
+    require_memory(config, chosen, world, lines.append)
     folder = RunFolder(config.run_dir)
     folder.check()
     folder.probe()
@@ -124,17 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rank = variables.rank()
     options = sys.argv[1:] if argv is None else argv
 
-    def act() -> int:
-        try:
-            return run(cli.load(options, quiet=rank != 0))
-        except RuntimeError as error:
-            problem = out_of_memory(error)
-            if problem is None:
-                raise
-            raise problem from error
-
     try:
-        return run_and_report(act, rank=rank, given=options)
+        return run_and_report(lambda: run(cli.load(options, quiet=rank != 0)), rank=rank, given=options)
     except RuntimeError as error:
         if tell_if_lost(error) and not tracebacks_wanted():
             return 1

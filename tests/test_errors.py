@@ -1,9 +1,13 @@
+import errno
+import os
+
 import pytest
+import torch
 
 from dcgan_dist.errors import UsageError, UserError, run_and_report, show_tracebacks
 
 
-def failing(error: UserError):
+def failing(error: Exception):
     def act() -> int:
         raise error
 
@@ -41,6 +45,35 @@ def test_debug_lets_it_through():
     show_tracebacks(True)
     with pytest.raises(UserError, match="disk full"):
         run_and_report(failing(UserError("disk full")))
+
+
+EXHAUSTED = [
+    MemoryError(),
+    MemoryError("Unable to allocate 6.87 MiB for an array"),
+    torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. If reserved but unallocated memory is large"
+    ),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 99 bytes"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("can't start new thread"),
+    RuntimeError("unable to start watchdog thread"),
+    OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+]
+
+
+@pytest.mark.parametrize("error", EXHAUSTED, ids=map(repr, EXHAUSTED))
+def test_what_the_system_has_no_more_of_is_one_line(capsys, error):
+    assert run_and_report(failing(error)) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: out of memory, threads or processes ({type(error).__name__}")
+    assert (line.count("\n"), "If reserved" in line) == (1, False)
+
+
+def test_a_file_that_the_system_refuses_is_one_line(capsys, tmp_path):
+    assert run_and_report(lambda: len(tmp_path.read_bytes())) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
 
 
 def test_a_bug_is_no_users_error():

@@ -333,4 +333,4 @@ def test_a_gpu_without_memory_is_one_line(start, monkeypatch):
     monkeypatch.setattr(train, "generate", full)
     code, _, errors = start()
     assert (code, errors.count("\n")) == (1, 1)
-    assert errors.startswith("error: CUDA out of memory. Tried to allocate 2.00 GiB. The last checkpoint is untouched")
+    assert errors.startswith("error: out of memory, threads or processes (OutOfMemoryError CUDA out of memory. Tried")

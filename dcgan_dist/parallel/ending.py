@@ -5,27 +5,13 @@ import os
 import sys
 from typing import NoReturn
 
-import torch
 import torch.distributed as dist
-
-from dcgan_dist.errors import UserError
 
 
 def rank_lost(error: RuntimeError) -> bool:
     """Whether an error says that another rank went away or does not answer."""
     signs = ("Connection closed by peer", "Connection reset", "Timed out waiting", "Broken pipe")
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
-
-
-def out_of_memory(error: RuntimeError) -> UserError | None:
-    """What to do when a GPU has too little memory; None for any other error."""
-    if not isinstance(error, torch.OutOfMemoryError):
-        return None
-    what = " ".join(str(error).split()).partition(" If reserved")[0][:300]
-    return UserError(
-        f"{what} The last checkpoint is untouched: a larger --accumulate, a smaller --batch_size, more GPUs, or "
-        "--checkpoint.blocking needs less"
-    )
 
 
 def leave(code: int) -> NoReturn:

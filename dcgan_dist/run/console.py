@@ -23,6 +23,14 @@ def human_images(images: float) -> str:
     return f"{images / 1e3:.1f} kimg" if images < 999_950 else f"{images / 1e6:.1f} Mimg"
 
 
+def human_bytes(count: float) -> str:
+    """Bytes for people."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count / 1e3:,.1f} kB"
+
+
 def human_time(seconds: float) -> str:
     """45 s, 3 min 20 s, 2 h 05 min, 1 d 03 h."""
     whole = round(seconds)

@@ -9,10 +9,12 @@ from dcgan_dist.gan.networks import NetD, NetG, layer_table
 def layers_text(config: Config) -> str:
     """Both networks, layer by layer: output shape, number of parameters, kind."""
     model = config.model
-    z = torch.zeros(1, model.nz, 1, 1)
-    x = torch.zeros(1, model.channels, model.image_size, model.image_size)
     lines: list[str] = []
-    for name, network, example in (("NetG", NetG(model), z), ("NetD", NetD(model), x)):
+    with torch.device("meta"):  # which holds no numbers, for a plan must not need a run's memory
+        z = torch.zeros(1, model.nz, 1, 1)
+        x = torch.zeros(1, model.channels, model.image_size, model.image_size)
+        networks = (("NetG", NetG(model), z), ("NetD", NetD(model), x))
+    for name, network, example in networks:
         rows = layer_table(network, example)
         lines.append(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters, input {_shape(example)}")
         lines += [f"  {shape:>15} {count:>12,}  {description}" for description, shape, count in rows]

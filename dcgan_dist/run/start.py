@@ -22,6 +22,7 @@ from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Lease
+from dcgan_dist.run.memory import require_memory
 from dcgan_dist.run.reading import ReadingReport
 from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.session import Session
@@ -52,6 +53,7 @@ def _open(
     world.from_main(lease.take)  # before anything is looked for that another job may be writing
     ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
     console.say(f"{ranks}; {chosen.name}: {chosen.reason}")
+    require_memory(config, chosen, world, console.say)
     threads = set_cpu_threads(world)
     if threads:
         console.say(threads)

@@ -20,14 +20,16 @@ from support.shards import write_ours
 from dcgan_dist import __main__ as front
 from dcgan_dist import cli, train
 from dcgan_dist.commands.doctor import command, disk, hardware, memory, shards
-from dcgan_dist.commands.doctor.case import Case, measure_networks
+from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.command import CHECKS, Check, examine
 from dcgan_dist.commands.doctor.finding import ok
 from dcgan_dist.config import Config, ModelConfig
 from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.gan.measure import measure_networks
 from dcgan_dist.gan.networks import layer_table
 from dcgan_dist.gan.state import create_state
 from dcgan_dist.run import checkpoint
+from dcgan_dist.run import memory as run_memory
 from dcgan_dist.run.lease import Lease
 
 LOCAL = [name for name in CHECKS if name not in ("ranks", "equality")]
@@ -450,7 +452,7 @@ def test_memory_that_ranks_and_the_copy_of_a_save_need(doctor, folder):
     assert copy > 5e8
     assert needed(*big) - needed(*big, "--checkpoint.blocking") == pytest.approx(copy, abs=2e8)
     one_rank, four = needed("--world_size", "1"), needed("--world_size", "4")  # without a launcher: all of them here
-    assert four - one_rank == pytest.approx(3 * memory.PROCESS["cpu"], rel=0.1)
+    assert four - one_rank == pytest.approx(3 * run_memory.PROCESS["cpu"], rel=0.1)
 
 
 def test_of_the_gpus_only_those_count_that_ranks_will_have(monkeypatch):
@@ -474,8 +476,8 @@ def test_a_job_s_limit_of_memory(folder, monkeypatch):
         (groups / name / "memory.max").write_text(limit)
         (groups / name / "memory.current").write_text(used)
     (folder / "own").write_text("0::/job/step\n")
-    monkeypatch.setattr(memory, "GROUPS", groups)
-    monkeypatch.setattr(memory, "OWN_GROUPS", folder / "own")
+    monkeypatch.setattr(run_memory, "GROUPS", groups)
+    monkeypatch.setattr(run_memory, "OWN_GROUPS", folder / "own")
     assert memory.available_memory() == 2e6
     # files that were read lie in memory while nobody else wants it, and count as used
     (groups / "job/memory.stat").write_text("anon 100000\ninactive_file 900000\nactive_file 5\n")
@@ -490,8 +492,8 @@ def test_a_job_s_limit_of_memory_by_older_groups(folder, monkeypatch):
     ):  # fmt: skip
         (group / f"memory.{name}").write_text(text)
     (folder / "own").write_text("4:cpu:/else\n3:memory:/job\n")
-    monkeypatch.setattr(memory, "GROUPS", folder / "cgroup")
-    monkeypatch.setattr(memory, "OWN_GROUPS", folder / "own")
+    monkeypatch.setattr(run_memory, "GROUPS", folder / "cgroup")
+    monkeypatch.setattr(run_memory, "OWN_GROUPS", folder / "own")
     assert memory.available_memory() == 2.7e6
 
 

@@ -30,8 +30,10 @@ from dcgan_dist.commands.output import check_output
 from dcgan_dist.config import Config, Images, Options, Range
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError
+from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import launch, set_cpu_threads
 from dcgan_dist.run.folder import environment
+from dcgan_dist.run.memory import require_memory
 
 PROGRAM = "dcgan-dist bench loader"
 STEP, DECODE, GATHER = "training step alone", "floor: bare decode of the same bytes", "floor: copy of the same pixels"
@@ -67,6 +69,7 @@ def main(argv: list[str]) -> int:
     if world.size > 1:
         raise UsageError(f"{PROGRAM} is one process; start it without a launcher")
     print(set_cpu_threads(world) or f"device: {world.device}")
+    require_memory(config, arithmetic(config.precision, world.device), world, print)
     rank = open_rank(config, world.device, min(ranks, local_ranks), own.samples)
     step = Step(rank.config, world)
     print(f"a rank's batch: {config.batch_size} images; {step.precision}", flush=True)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from pathlib import Path
 
 import torch
@@ -13,13 +12,12 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.errors import UserError
-from dcgan_dist.gan.networks import NetD, NetG, layer_table
+from dcgan_dist.gan.measure import Networks, measure_networks
 from dcgan_dist.parallel.precision import Arithmetic, arithmetic
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.checkpoint import TENSOR_FILES
 
 FILES = len(TENSOR_FILES) + 3  # of one checkpoint, with its state, its manifest and its folder
-ADAM = 2  # numbers that Adam keeps for each parameter
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Case:
         return arithmetic(self.config.precision, self.device)
 
     @cached_property
-    def networks(self) -> "Networks":
+    def networks(self) -> Networks:
         """How large they are."""
         return measure_networks(self.config, self.arithmetic.weights)
 
@@ -99,44 +97,6 @@ class Case:
             return None, error
         except RuntimeError as error:  # of torch: another rank is gone, or does not answer
             return None, RanksError(" ".join(str(error).split())[:300])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Networks:
-    """Bytes of the networks of a run, without making them."""
-
-    gradients: int
-    """Of both networks."""
-    checkpoint: int
-    """The tensors of one: three networks, and Adam's state of two."""
-    largest_file: int
-    """Of a checkpoint."""
-    outputs: int
-    """Of all layers for one image: G's once and D's twice, for a real and a made one."""
-
-
-def measure_networks(config: Config, weights: torch.dtype) -> Networks:
-    """Counts on torch's meta device, which holds no numbers. `weights`: dtype of the parameters."""
-    model = config.model
-    with torch.device("meta"):
-        netg, netd = NetG(model).to(weights), NetD(model).to(weights)
-        z = torch.zeros(1, model.nz, 1, 1, dtype=weights)
-        x = torch.zeros(1, model.channels, model.image_size, model.image_size, dtype=weights)
-        outputs = _outputs(netg, z) + 2 * _outputs(netd, x)
-    files: list[int] = []
-    for network in (netg, netd):
-        tensors = sum(tensor.nbytes for tensor in network.state_dict().values())
-        files += [tensors, sum(ADAM * p.nbytes + 4 for p in network.parameters())]  # and its count of steps
-    return Networks(
-        gradients=sum(p.nbytes for network in (netg, netd) for p in network.parameters()),
-        checkpoint=sum(files) + files[0],  # the average of G
-        largest_file=max(files),
-        outputs=outputs * weights.itemsize,
-    )
-
-
-def _outputs(network: NetG | NetD, example: torch.Tensor) -> int:
-    return sum(prod(map(int, shape.split(" x "))) for _, shape, _ in layer_table(network, example))
 
 
 def nearest(path: Path) -> Path:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcgan_dist.commands.doctor.case import FILES, Case, nearest
-from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, ok, size, warn
+from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, ok, warn
 from dcgan_dist.run import checkpoint
+from dcgan_dist.run.console import human_bytes as size
 from dcgan_dist.run.folder import RunFolder
 
 PROBED = 64e6  # bytes that are written, at most

@@ -41,14 +41,6 @@ def conclude(found: str, *problems: Finding | None) -> Finding:
     return Finding(there[0].mark, "; ".join(filter(None, texts)), "\n".join(p.advice for p in there))
 
 
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:,.1f} {unit}"
-    return f"{count / 1e3:,.1f} kB"
-
-
 class FoundError(Exception):
     """Ends a check early with what it has found."""
 

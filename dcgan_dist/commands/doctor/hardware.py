@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, size, warn
+from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import nccl_version
+from dcgan_dist.run.console import human_bytes as size
 
 PYTHON = (3, 11)
 FULL = 0.5  # part of a GPU's memory that others may hold

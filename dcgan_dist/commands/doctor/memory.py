@@ -2,23 +2,18 @@
 
 import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, size, warn
+from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, warn
 from dcgan_dist.commands.words import counted
 from dcgan_dist.data.reading.fetch import MOST_OPEN
-from dcgan_dist.data.reading.layout import bytes_of_batch
+from dcgan_dist.run.console import human_bytes as size
+from dcgan_dist.run.memory import available_memory, estimate
 
-GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-PROCESS = {"cpu": 0.7e9, "cuda": 3.0e9}  # bytes of a rank that has done nothing yet
-GPU_CONTEXT = 1.0e9  # bytes
-BOTH_WAYS = 2  # a layer's output, and its gradient
 TIGHT = 0.8  # part of what is there
 SHARED_BY_NCCL = 64e6  # bytes for each rank of this machine
 MESSAGES = 1e6  # bytes of shared memory that locks between processes take
@@ -50,64 +45,23 @@ class Memory:
 
 def check_memory(case: Case) -> Finding:
     """Memory of the machine and of its GPUs."""
-    config, networks, kind = case.config, case.networks, case.device.type
-    on_gpu = kind == "cuda"
+    config, on_gpu = case.config, case.device.type == "cuda"
     ranks = config.world_size or (case.world.size if case.world else case.local_ranks)
-    copy = 0 if config.checkpoint.blocking else networks.checkpoint  # by the main rank, while it is written
-    batch = config.batch_size / config.accumulate / ranks
-    images = -(-config.batch_size // ranks)
-    ring = (config.data.prefetch + 2) * bytes_of_batch(images, config.model.image_size, config.model.channels)
-    half = case.arithmetic.forward is not None
-    training = networks.checkpoint + networks.gradients + BOTH_WAYS * batch * networks.outputs / (2 if half else 1)
+    need = estimate(config, case.arithmetic, ranks, on_gpu)
     used = min(case.local_ranks, torch.cuda.device_count())
-    rank = PROCESS[kind] + ring + (0 if on_gpu else training)
-    copies = 0 if on_gpu else copy
     free = [torch.cuda.mem_get_info(number)[0] for number in range(used)]
     return judge_memory(
         Memory(
             available=available_memory(),
             ranks=case.local_ranks,
             surely=on_gpu or case.world is not None,
-            needed=case.local_ranks * rank + copies,
-            alone=rank + copies,
-            ring=case.local_ranks * ring,
+            needed=case.local_ranks * need.host + need.host_once,
+            alone=need.host + need.host_once,
+            ring=case.local_ranks * sum(need.reading.values()),
             gpu_free=min(free) if free else None,
-            gpu_needed=GPU_CONTEXT + training + copy,
+            gpu_needed=need.gpu,
         )
     )
-
-
-def available_memory() -> float:
-    """Bytes that the system and the job's limits leave."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    numbers = {line.partition(":")[0]: float(line.split()[1]) * 1024 for line in lines}
-    return min([numbers["MemAvailable"], *_left_by_groups()])
-
-
-def _left_by_groups() -> Iterator[float]:
-    """By the control groups that this process is in, which is how SLURM and containers limit memory."""
-    with suppress(OSError):
-        for line in OWN_GROUPS.read_text().splitlines():
-            _, kinds, name = line.split(":", 2)
-            if kinds not in ("", "memory"):
-                continue
-            top = GROUPS / kinds
-            most, used = ("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")
-            own = top / name.lstrip("/")
-            for group in (own, *own.parents):
-                with suppress(OSError, ValueError):  # "max": no limit
-                    limit = float((group / f"memory.{most}").read_text())
-                    yield limit - float((group / f"memory.{used}").read_text()) + _page_cache(group)
-                if group == top:
-                    break
-
-
-def _page_cache(group: Path) -> float:
-    """Bytes of files that are held in memory while nobody else wants it; they count as used."""
-    with suppress(OSError, ValueError):
-        numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return float(numbers.get("total_inactive_file", numbers.get("inactive_file", 0)))
-    return 0.0
 
 
 def judge_memory(facts: Memory) -> Finding:

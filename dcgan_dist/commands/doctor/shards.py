@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.disk import free_bytes, probing
-from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, size, warn
+from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
 from dcgan_dist.commands.doctor.locks import judge_cache_locks, try_lock
 from dcgan_dist.commands.words import counted
 from dcgan_dist.data.checking.access import Job
@@ -20,6 +20,7 @@ from dcgan_dist.data.pool import over_processes
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.errors import UserError
+from dcgan_dist.run.console import human_bytes as size
 
 SAMPLES = 4  # of each shard
 SECONDS = 15.0  # for all of them

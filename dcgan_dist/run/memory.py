@@ -1,0 +1,154 @@
+"""How much memory a run takes, before it takes any, and how much there is."""
+
+import math
+import resource
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dcgan_dist.config import Config
+from dcgan_dist.data.reading.layout import bytes_of_batch
+from dcgan_dist.errors import UsageError
+from dcgan_dist.gan.measure import measure_networks
+from dcgan_dist.parallel.precision import Arithmetic
+from dcgan_dist.parallel.world import World
+from dcgan_dist.run.console import human_bytes
+
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+PROCESS = {"cpu": 0.7e9, "cuda": 3.0e9}  # bytes of a rank that has done nothing yet
+GPU_CONTEXT = 1.0e9  # bytes
+BOTH_WAYS = 2  # a layer's output, and its gradient
+LEAST = 0.25  # of that, which autograd keeps in any case: measured 0.3 to 0.4 on CPUs
+DECODER = 40e6  # bytes of a decoding process
+COPIES = 4  # of the grid of samples: pictures, canvas, and what is written
+NAMED = 0.2  # part of all from which on something is named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes that a run takes: at least, by what takes them and the options that decide it; and roughly."""
+
+    computing: dict[str, float]
+    """At least, of each rank, where it computes."""
+    reading: dict[str, float]
+    """At least, of each rank, in the machine's memory."""
+    showing: dict[str, float]
+    """At least, of the main rank, in the machine's memory."""
+    host: float
+    """Roughly, of each rank, in the machine's memory."""
+    host_once: float
+    """Roughly, of the main rank besides."""
+    gpu: float
+    """Roughly, of the main rank, on its GPU."""
+
+
+def estimate(config: Config, chosen: Arithmetic, ranks: int, on_gpu: bool) -> Need:
+    """What a run of so many ranks takes, counted without making it. `on_gpu`: they compute on GPUs."""
+    model, data, networks = config.model, config.data, measure_networks(config, chosen.weights)
+    images = -(-config.batch_size // ranks)
+    ahead = (data.prefetch + 2) * bytes_of_batch(images, model.image_size, model.channels)
+    ahead += data.workers * DECODER * (data.decode == "processes")
+    state = networks.checkpoint + networks.gradients
+    outputs = BOTH_WAYS * networks.outputs * images / config.accumulate / (1 if chosen.forward is None else 2)
+    picture = COPIES * model.channels * model.image_size**2 + chosen.weights.itemsize * model.nz
+    copy = 0 if config.checkpoint.blocking else networks.checkpoint  # while it is written
+    batch = f"--batch_size {config.batch_size}"
+    return Need(
+        computing={
+            f"the networks (--model.nz {model.nz}, --model.ngf {model.ngf}, --model.ndf {model.ndf})": state,
+            f"their outputs ({batch}, --accumulate {config.accumulate})": LEAST * outputs,
+        },
+        reading={f"reading ahead (--data.prefetch {data.prefetch}, --data.workers {data.workers}, {batch})": ahead},
+        showing={f"pictures (--log.samples {config.log.samples})": config.log.samples * picture},
+        host=PROCESS["cuda" if on_gpu else "cpu"] + ahead + (0 if on_gpu else state + outputs),
+        host_once=0 if on_gpu else copy,
+        gpu=GPU_CONTEXT + state + outputs + copy,
+    )
+
+
+def require_memory(config: Config, chosen: Arithmetic, world: World, say: Callable[[str], None]) -> None:
+    """Raises UsageError when a run needs more than there is, and warns when it may need more than is free.
+
+    All ranks call it together.
+    """
+    on_gpu, here = world.device.type == "cuda", world.local_size
+    need = estimate(config, chosen, world.size, on_gpu)
+
+    def check() -> None:
+        each = need.reading if on_gpu else need.reading | need.computing
+        _refuse(need.showing | {name: here * taken for name, taken in each.items()}, total_memory(), "there is")
+        if on_gpu:
+            _refuse(need.computing, torch.cuda.mem_get_info(world.device)[1], "a GPU has")
+
+    world.everywhere(check)
+    rough, free = here * need.host + need.host_once, available_memory()
+    if rough > free:
+        what = f"this run may need {human_bytes(rough)} of memory here, and {human_bytes(free)} are free"
+        say(f"WARNING: {what}: dcgan-dist doctor --only memory")
+
+
+def _refuse(parts: dict[str, float], there: float, who: str) -> None:
+    needed = sum(parts.values())
+    if needed > there:
+        largest = sorted((item for item in parts.items() if item[1] > NAMED * needed), key=lambda item: -item[1])
+        why = ", ".join(f"{human_bytes(taken)} for {name}" for name, taken in largest)
+        raise UsageError(
+            f"{human_bytes(needed)} of memory are needed at least, and {who} {human_bytes(there)}: {why}; lower them"
+        )
+
+
+def total_memory() -> float:
+    """Bytes that this process can have at all, when no other runs: of the machine, and by the limits of the job."""
+    numbers = _kilobytes(Path("/proc/meminfo"))
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return min(
+        numbers["MemTotal"] + numbers["SwapTotal"],
+        *(limit for limit, _ in _groups()),
+        *(limit for limit in limits if limit != resource.RLIM_INFINITY),
+    )
+
+
+def available_memory() -> float:
+    """Bytes that the system and the job's limits leave."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    taken = _kilobytes(Path("/proc/self/status"))["VmSize"]
+    own = [] if limit == resource.RLIM_INFINITY else [limit - taken]
+    return min([_kilobytes(Path("/proc/meminfo"))["MemAvailable"], *own, *(left for _, left in _groups())])
+
+
+def _kilobytes(path: Path) -> dict[str, float]:
+    """The numbers of such a file, in bytes."""
+    lines: list[list[str]] = []
+    with suppress(OSError):  # only Linux has it
+        lines = [line.split() for line in path.read_text(errors="replace").splitlines() if line.endswith(" kB")]
+    return defaultdict(lambda: math.inf, {words[0].rstrip(":"): float(words[1]) * 1024 for words in lines})
+
+
+def _groups() -> Iterator[tuple[float, float]]:
+    """Limit, and what is left of it, by the control groups of this process: how SLURM and containers limit memory."""
+    with suppress(OSError):
+        for line in OWN_GROUPS.read_text().splitlines():
+            _, kinds, name = line.split(":", 2)
+            if kinds not in ("", "memory"):
+                continue
+            top = GROUPS / kinds
+            most, used = ("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")
+            own = top / name.lstrip("/")
+            for group in (own, *own.parents):
+                with suppress(OSError, ValueError):  # "max": no limit
+                    limit = float((group / f"memory.{most}").read_text())
+                    yield limit, limit - float((group / f"memory.{used}").read_text()) + _page_cache(group)
+                if group == top:
+                    break
+
+
+def _page_cache(group: Path) -> float:
+    """Bytes of files that are held in memory while nobody else wants it; they count as used."""
+    with suppress(OSError, ValueError):
+        numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return float(numbers.get("total_inactive_file", numbers.get("inactive_file", 0)))
+    return 0.0
