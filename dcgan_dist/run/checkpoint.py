@@ -32,6 +32,7 @@ from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.tensor_file import parsed, serialised
 
 SUFFIX, LEFT = ".safetensors", "-left"
+NAME = re.compile(r"\d{9,}", re.ASCII)  # of a checkpoint; what has another name is not ours
 TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -155,7 +156,8 @@ def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
     while old and not any(verify(path) is None for path in reversed(kept[:-1])):
         kept.insert(0, old.pop())
     best = best_name(folder)
-    for path in (*old, *folder.glob(f"[0-9]*{LEFT}")):
+    left = [path for path in folder.glob(f"*{LEFT}") if NAME.fullmatch(path.name.removesuffix(LEFT))]
+    for path in (*old, *left):
         if path.name != best:
             remove(path, lease)
 
@@ -209,7 +211,7 @@ def _remove(path: Path, lease: Lease) -> None:
 def all_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first, checked or not. Raises OSError when the disk does not answer."""
     try:
-        found = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+        found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
         found = []
     return sorted(found, key=lambda path: int(path.name))

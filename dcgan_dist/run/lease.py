@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dcgan_dist.data.storage import lives, make_folder, write_atomically
+from dcgan_dist.data.storage import is_at, lives, make_folder, write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 BEAT = 5.0  # seconds between two signs of life
@@ -88,9 +88,12 @@ class Lease:
             raise UsageError(f"--run_dir {self._root}: cannot be written ({error.strerror})") from error
 
     def _take(self, new: bool) -> None:
-        lock = os.open(self._root / ".owner.lock", os.O_RDWR | os.O_CREAT, 0o666)
-        self._descriptors.append(lock)
-        locked = _lock(lock)
+        path, locked = self._root / ".owner.lock", None
+        # the folder may be removed, and a new run begin in it, before the lock: that of a removed file keeps nobody out
+        while not (self._descriptors and is_at(path, self._descriptors[-1])):
+            self._close()
+            self._descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+            locked = _lock(self._descriptors[-1])
         before = self._read()
         me = _successor(before)
         # somebody may have begun a run, and ended it, since this job found that there was none
@@ -166,9 +169,12 @@ class Lease:
         with suppress(OSError, UserError):  # a full disk, or none any more: the lock says it too
             if self.owner is not None and self._read() == self.owner:
                 write_atomically(self._file, json.dumps(asdict(replace(self.owner, ended=True)), indent=2).encode())
+        self._close()
+        self.owner = None
+
+    def _close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
-        self.owner = None
 
     def _read(self) -> Owner | None:
         """None: there is no owner, or the file is nothing that this program wrote."""

@@ -256,9 +256,11 @@ def test_other_things_in_the_folder_are_left_alone(folder, said):
         save(folder, images, keep=2)
     shutil.copytree(folder / "000000200", folder / "000000200-before-the-crash")
     (folder / "000000999").write_text("not a folder")
+    for name in "2024", "1-left":
+        (folder / name).mkdir()
     newest = save(folder, 400, keep=2)
     assert checkpoint.find_newest(folder, said.append) == newest
-    others = {"000000200-before-the-crash", "000000999"}
+    others = {"000000200-before-the-crash", "000000999", "2024", "1-left"}
     assert set(names(folder)) == {"000000300", "000000400", "latest"} | others
 
 

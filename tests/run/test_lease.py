@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from support.locks import before_next_flock
 
 from dcgan_dist.config import CheckpointConfig
 from dcgan_dist.errors import UsageError, UserError
@@ -148,6 +149,21 @@ def test_a_second_job_is_refused_and_told_who_has_the_run(lease_of, tmp_path, sa
         mine = lease_of()
         mine.take()  # after its orderly end
     assert (mine.attempt, said) == (2, [])
+
+
+def test_a_run_that_another_job_made_again_before_the_lock_is_not_taken(lease_of, tmp_path, monkeypatch):
+    with ExitStack() as stack:
+
+        def made_again():
+            for path in tmp_path.iterdir():
+                path.unlink()
+            stack.enter_context(holder(tmp_path))
+
+        lease_of().take()  # which leaves files to be removed
+        before_next_flock(monkeypatch, made_again, "lockf")
+        with pytest.raises(UsageError, match="another job is training here"):
+            lease_of().take()
+        assert on_disk(tmp_path)["attempt"] == 1
 
 
 def test_who_only_looks_sees_what_who_takes_would_be_refused_for(lease_of, tmp_path):
