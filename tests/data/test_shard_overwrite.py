@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.folders import contents, make_pictures
 
+from dcgan_dist.commands import shard
 from dcgan_dist.data.sources import FolderSource, find_source
 from dcgan_dist.data.storage import move_to_free
 from dcgan_dist.data.writing import publish
@@ -205,3 +206,12 @@ def test_another_command_does_not_remove_the_copies_of_a_source(pictures, tmp_pa
             return self
 
     write_shards(Slow(pictures), out, Packing(size=12, shard_size=6, processes=1))
+
+
+@pytest.mark.parametrize("command", [["in", "", "--size", "32", "--overwrite"], ["--merge", "", "--overwrite"]])
+def test_an_empty_out_is_not_this_folder(pictures, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, "mine.tar")
+    with pytest.raises(UsageError, match=r"^OUT '': is empty"):
+        shard.main(command)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "mine.tar"]
