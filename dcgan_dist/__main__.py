@@ -11,10 +11,8 @@ from dcgan_dist.run import signals
 # name -> module with main(argv) -> exit code, and what it does; imported only when asked for, because torch is slow to
 # import
 COMMANDS: dict[str, tuple[str, str]] = {
-    "train": (
-        "dcgan_dist.train",
-        "train on this machine in one process (several: accelerate launch -m dcgan_dist.train)",
-    ),
+    "train": ("dcgan_dist.train", "train in one process"),
+    "launch": ("dcgan_dist.commands.launch", "train with several processes, on one machine or more"),
     "shard": (
         "dcgan_dist.commands.shard",
         "write shards from folders, zips, tars, Parquet, lists, torchvision sets",
@@ -47,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"dcgan-dist has no command '{arguments[0]}'; there are {', '.join(COMMANDS)}")
         if argv is None and arguments[0] == "train":
             signals.listen()  # before torch is imported; only in a process that is there for nothing else
+        elif argv is None:
+            signals.hear()
         command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 

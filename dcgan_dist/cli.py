@@ -67,7 +67,7 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
     settings = {"prog": PROGRAM, "description": DESCRIPTION}
     config = Config()
     for path in known.config:
-        config = _parse(Config, _read_yaml(path), where=f"{path}: ", quiet=quiet, default=config, **settings)
+        config = _parse(Config, _options_in(path), where=f"{path}: ", quiet=quiet, default=config, **settings)
     options = [_scalar_resume(option) for option in options]
     config = _parse(Config, options, quiet=quiet, default=config, **settings)
     config, lines = obey(config, environment())
@@ -138,24 +138,33 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> list[str]:
-    """The options in a file."""
+def read_yaml(path: Path, option: str = "--config") -> dict[str, Any]:
+    """The mapping in a file that `option` names; its values are words as they stand. Raises UsageError."""
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        if isinstance(tree, dict):
-            return list(as_options(tree))
     except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
+        raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:  # without the lines that its text quotes
         place = f"{error.problem} in line {error.problem_mark.line + 1}" if error.problem_mark else error.problem
-        raise UsageError(f"--config {path}: is not YAML ({place})") from None
+        raise UsageError(f"{option} {path}: is not YAML ({place})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: is not YAML ({' '.join(str(error).split())})") from error
+        raise UsageError(f"{option} {path}: is not YAML ({' '.join(str(error).split())})") from error
     except RecursionError as error:
+        raise UsageError(f"{option} {path}: is nested too deep") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"{option} {path}: must be a mapping of options, for example 'model: {{image_size: 96}}'")
+    return tree
+
+
+def _options_in(path: Path) -> list[str]:
+    """The options in a file."""
+    tree = read_yaml(path)
+    try:
+        return list(as_options(tree))
+    except RecursionError as error:  # of an alias in itself
         raise UsageError(f"--config {path}: is nested too deep") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    raise UsageError(f"--config {path}: must be a mapping of options, for example 'model: {{image_size: 96}}'")
 
 
 def as_options(tree: Any, prefix: str = "") -> Iterator[str]:

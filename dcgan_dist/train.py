@@ -95,7 +95,7 @@ def run(config: Config) -> int:
         tell_if_lost(error)  # first, for what follows may take longer than a launcher waits
         session.abandon()
         raise
-    # a launcher takes any other code for a crash, ends the other ranks and prints a banner; RUN/PREEMPTED says it too
+    # their launchers take any other code for a crash, end the other ranks and print a banner; RUN/PREEMPTED tells it
     return DONE if signals.launched() else code
 
 

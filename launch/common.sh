@@ -12,8 +12,8 @@ fail() { # fail MESSAGE: the command is wrong
   exit 2
 }
 
-gpus() { # how many this process may use
-  python -c 'import torch; print(torch.cuda.device_count())'
+number() { # number NAME: that variable, if it is set, holds one
+  [[ ${!1:-0} =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "$1=${!1}: must be a whole number"
 }
 
 # preflight RANKS OPTION...: a wrong option ends here, in one line, before every rank and the launcher report it at length
@@ -31,11 +31,6 @@ preflight() {
   fi
 }
 
-# start RANKS OPTION...: trains with so many ranks on this machine
-start() {
-  local ranks=$1 several=()
-  shift
-  if ((ranks > 1)); then several=(--multi_gpu --main_process_port 0); fi # 0: any free port
-  exec accelerate launch --quiet --config_file "$root/accelerate_config.yaml" "${several[@]}" --num_processes "$ranks" \
-    -m dcgan_dist.train "$@" --world_size "$ranks"
+start() { # start OPTION...: what dcgan-dist launch does with them, in place of this script
+  exec python -m dcgan_dist launch "$@"
 }

@@ -6,6 +6,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 [[ ${1:-} =~ ^[1-9][0-9]*$ ]] || fail "usage: launch/cpu.sh N [OPTIONS], with N ranks"
-export CUDA_VISIBLE_DEVICES= # no rank may take a GPU
-preflight "$@"
-start "$@"
+start --cpu --num_processes "$@"

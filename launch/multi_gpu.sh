@@ -6,9 +6,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-found=$(gpus)
-ranks=${GPUS:-$found}
-[[ $ranks != 0 ]] || fail "torch finds no GPU here; launch/cpu.sh N trains without"
-preflight "$ranks" "$@"
-((ranks <= found)) || fail "GPUS=$ranks, but torch finds $found here"
-start "$ranks" "$@"
+number GPUS
+start --multi_gpu ${GPUS:+--num_processes "$GPUS"} "$@"

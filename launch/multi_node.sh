@@ -13,11 +13,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 for name in NODES NODE_RANK MAIN_ADDR; do
   [[ ${!name:-} ]] || fail "$name is not set; usage: NODES=2 NODE_RANK=0 MAIN_ADDR=10.0.0.1 launch/multi_node.sh [OPTIONS]"
 done
-here=${RANKS_PER_NODE:-$(gpus)}
-ranks=$((NODES * (here ? here : 1)))
-preflight "$ranks" "$@"
-((ranks > 1)) || start 1 "$@"
-((NODES == 1)) || echo "waiting for all $NODES machines (the launcher hears no Ctrl-C before they are here, but Ctrl-\\)"
-exec accelerate launch --quiet --config_file "$root/accelerate_config.yaml" --multi_gpu --num_processes "$ranks" \
-  --num_machines "$NODES" --machine_rank "$NODE_RANK" --main_process_ip "$MAIN_ADDR" --main_process_port "${MAIN_PORT:-29500}" \
-  -m dcgan_dist.train "$@" --world_size "$ranks"
+for name in NODES NODE_RANK MAIN_PORT RANKS_PER_NODE; do number "$name"; done
+start --num_machines "$NODES" --machine_rank "$NODE_RANK" --main_process_ip "$MAIN_ADDR" \
+  ${MAIN_PORT:+--main_process_port "$MAIN_PORT"} ${RANKS_PER_NODE:+--num_processes "$((NODES * RANKS_PER_NODE))"} "$@"

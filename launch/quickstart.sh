@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 launch/install.sh
 config=launch/configs/quickstart.yaml
-.venv/bin/accelerate launch --quiet --config_file accelerate_config.yaml -m dcgan_dist.train --config "$config" "$@"
+.venv/bin/dcgan-dist launch --num_processes 1 --config "$config" "$@"
 
 run=$(.venv/bin/python -c 'import sys; from dcgan_dist import cli; print(cli.load(sys.argv[1:]).run_dir)' --config "$config" "$@")
 last=$(find "$run/samples" -name '*.png' | sort | tail -n 1)
@@ -16,5 +16,5 @@ The numbers:      $run/metrics.jsonl, or: .venv/bin/tensorboard --logdir $run/te
 More faces:       .venv/bin/dcgan-dist sample $run --count 256 --out faces.png
 Train longer:     launch/quickstart.sh ${*:+$* }--images 400000
 Your own images:  .venv/bin/dcgan-dist shard FOLDER shards --size 64
-                  .venv/bin/accelerate launch -m dcgan_dist.train --data.shards 'shards/*.tar'
+                  .venv/bin/dcgan-dist launch --data.shards 'shards/*.tar'
 END

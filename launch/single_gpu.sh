@@ -5,6 +5,4 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-preflight 1 "$@"
-(($(gpus) > 0)) || fail "torch finds no GPU here; launch/cpu.sh N trains without"
-start 1 "$@"
+start --multi_gpu --num_processes 1 "$@"

@@ -22,6 +22,7 @@ trap 'warned=yes' USR1 # SLURM's warning may come at any time; without a trap it
 # shellcheck source=../launch/common.sh
 source "$SLURM_SUBMIT_DIR/launch/common.sh"
 
+number RANKS_PER_NODE
 ranks=$((SLURM_NNODES * ${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}))
 preflight "$ranks" "$@"
 run_dir=$(python -c 'import sys; from dcgan_dist import cli; print(cli.load(sys.argv[1:]).run_dir)' "$@")

@@ -129,4 +129,4 @@ def _next_command(summary: Summary) -> str:
     size = summary.size if summary.size in sizes else min(sizes, key=lambda known: abs(known - (summary.size or 64)))
     grey = " --model.channels 1" if summary.channels == 1 else ""
     shards = shlex.quote(f"{summary.out}/{'shard-' * bool(summary.others)}*.tar")
-    return f"accelerate launch -m dcgan_dist.train --data.shards {shards} --model.image_size {size}{grey}"
+    return f"dcgan-dist launch --data.shards {shards} --model.image_size {size}{grey}"

@@ -68,6 +68,11 @@ class Setting:
     text: str = ""
     """Why it is refused or not used, and what to do."""
 
+    @property
+    def flag(self) -> bool:
+        """Whether it is true or false, so that the launcher's option takes no value."""
+        return self.read is _flag
+
 
 NO_SHARDING = "not supported, every rank holds complete networks and DDP averages the gradients; launch without it"
 NO_TPU = "TPUs are not supported; run on GPUs or CPUs"
@@ -137,7 +142,7 @@ def environment() -> dict[str, str]:
             for word, following in pairwise(words[: len(words) - len(sys.argv)]):  # without the trainer's options
                 name, equals, value = word.partition("=")
                 if setting := variables.get("--" + name.removeprefix("--").replace("-", "_")):
-                    kept[setting.variable] = value if equals else "true" if setting.read is _flag else following
+                    kept[setting.variable] = value if equals else "true" if setting.flag else following
     return kept | dict(os.environ)
 
 
@@ -148,7 +153,7 @@ def obey(config: Config, env: Mapping[str, str]) -> tuple[Config, list[str]]:
     """
     lines: list[str] = []
     for setting in SETTINGS:
-        if env.get(setting.variable) or (setting.read is _flag and setting.variable in env):
+        if env.get(setting.variable) or (setting.flag and setting.variable in env):
             config = _apply(setting, env[setting.variable], config, lines)
     known = {setting.variable for setting in SETTINGS}
     others = [name for name in env if name.startswith(FAMILIES) and not name.startswith(PARTS) and name not in known]

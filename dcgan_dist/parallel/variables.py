@@ -11,6 +11,10 @@ from dcgan_dist.errors import UsageError, UserError
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of MPI; Accelerate obeys them, on CPUs alone
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", *SIZES)
 LARGEST_PORT = 65_535
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torch reads."""
+MARK = "DCGAN_DIST_LAUNCHER"
+"""Set in ranks of our own launcher, which hands on their exit codes."""
 ADVICE = "start the ranks with dcgan-dist launch, torchrun or accelerate launch; for one process unset it"
 
 

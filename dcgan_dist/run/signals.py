@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from dcgan_dist.config import settings
+from dcgan_dist.parallel.variables import MARK
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = b"\nalready stopping: at the end of this iteration, with a checkpoint (Ctrl-\\ ends it at once, without)\n"
@@ -19,8 +20,8 @@ NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ 
 
 
 def launched() -> bool:
-    """Whether torchrun or accelerate launch started this process."""
-    return settings.launched(os.environ)
+    """Whether torchrun or accelerate launch started this process, which take every exit code but 0 for a crash."""
+    return settings.launched(os.environ) and MARK not in os.environ
 
 
 def asks_to_stop(file: Path) -> bool:
@@ -60,7 +61,7 @@ class Requests:
         """This life begins here."""
         self.reason = ""
         self._began = time.monotonic()
-        self._parent = os.getppid() if launched() else None
+        self._parent = os.getppid() if launched() or "LOCAL_RANK" in os.environ else None
         self._first_signal = 0
         self._told = os.environ.get("RANK", "0") != "0"  # one rank is enough to answer
         self._stop: Path | None = None
@@ -148,6 +149,12 @@ _early: list[Requests] = []
 def listen() -> None:
     """Begins this life of the run that this process is for, and notes signals from here on."""
     _early.append(Requests())
+    hear()
+
+
+def hear() -> None:
+    """Lets those signals through that our launcher held back from this process until it could handle them."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def asked() -> bool:

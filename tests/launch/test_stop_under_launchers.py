@@ -122,3 +122,34 @@ def test_a_signal_to_the_launcher_stops_its_ranks_in_order(start, tmp_path):
         assert why == reason, name
         assert int(images) == int((run / "checkpoints/latest").read_text()) > 0
         assert json.loads((run / "environment.json").read_text())["world_size"] == world_size
+
+
+OURS = {  # command, signal, why it stopped, exit code
+    "Ctrl-C": ([ROOT / "launch/cpu.sh", "2"], signal.SIGINT, "SIGINT", 75),
+    "one rank": ([sys.executable, "-m", "dcgan_dist", "launch", "--cpu"], signal.SIGHUP, "SIGHUP", 75),
+    "killed": ([ROOT / "launch/cpu.sh", "2"], signal.SIGKILL, "its launcher ended", -signal.SIGKILL),
+}
+
+
+def test_our_launcher_ends_with_its_ranks_and_their_code(start, tmp_path):
+    """And with not a line on standard error; a signal to its process group, as by a terminal, is one to each rank."""
+    begin, known = start
+    lives = {
+        name: (tmp_path / name, begin([*command, *OPTIONS, "--run_dir", tmp_path / name]))
+        for name, (command, *_) in OURS.items()
+    }
+    for name, (run, launcher) in lives.items():
+        file = run / "metrics.jsonl"
+        wait_for(lambda file=file: file.exists() and file.read_text(), launcher)
+        ranks = psutil.Process(launcher.pid).children(recursive=True)
+        assert len(ranks) == 2 * (name != "one rank")
+        known += ranks
+        _, number, reason, code = OURS[name]
+        os.killpg(launcher.pid, number)
+        launcher.wait(timeout=60)
+        left = [rank for rank in ranks if rank.is_running()]
+        assert not left or number == signal.SIGKILL
+        psutil.wait_procs(left, timeout=120)
+        assert (launcher.communicate(timeout=60)[1], launcher.returncode) == ("", code), name
+        assert (run / "PREEMPTED").read_text().split("\n")[1] == reason
+        assert int((run / "checkpoints/latest").read_text()) > 0

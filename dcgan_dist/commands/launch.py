@@ -1,0 +1,195 @@
+"""`dcgan-dist launch`: the ranks of a training on this machine, started and ended together."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist import cli
+from dcgan_dist.config.settings import SETTINGS
+from dcgan_dist.errors import UsageError
+from dcgan_dist.parallel.launcher import KEPT_FROM_RANKS, Job, free_port, run
+from dcgan_dist.parallel.variables import LARGEST_PORT
+
+PROGRAM = "dcgan-dist launch"
+TRAINER = "dcgan_dist.train"
+PORT = 29500
+IDLE = {  # what a configuration file of Accelerate may say without effect
+    "compute_environment": ("LOCAL_MACHINE",),
+    "distributed_type": ("NO", "MULTI_GPU", "MULTI_CPU"),
+    "gpu_ids": ("all",),
+    "main_training_function": ("main",),
+    "rdzv_backend": ("static",),
+    "same_network": ("true", "True"),
+    "mixed_precision": ("no",),
+    "downcast_bf16": ("no",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Those of this command."""
+
+    num_processes: int | None = None
+    num_machines: int = 1
+    machine_rank: int = 0
+    main_process_ip: str | None = None
+    main_process_port: int = 0
+    cpu: bool = False
+    multi_gpu: bool = False
+    gpu_ids: str | None = None
+    config_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        machines, ranks = self.num_machines, self.num_processes
+        limits = (("num_machines", 1, None), ("num_processes", 1, None), ("machine_rank", 0, machines - 1))
+        for name, least, most in (*limits, ("main_process_port", 0, LARGEST_PORT)):
+            value = getattr(self, name)
+            if value is not None and not (least <= value and (most is None or value <= most)):
+                limit = f"at least {least}" if most is None else f"from {least} to {most}"
+                raise UsageError(f"--{name} {value}: must be {limit}")
+        if ranks is not None and ranks % machines:
+            raise UsageError(f"--num_processes {ranks}: must be a multiple of --num_machines {machines}")
+        if machines > 1 and not self.main_process_ip:
+            raise UsageError(f"--num_machines {machines} needs --main_process_ip, the address of machine 0")
+        if self.cpu and self.multi_gpu:
+            raise UsageError("--cpu and --multi_gpu: give one of them")
+
+    def job(self) -> Job:
+        """The ranks that are asked for."""
+        alone = self.num_machines == 1
+        here = self.num_processes // self.num_machines if self.num_processes else max(1, 0 if self.cpu else gpus_here())
+        return Job(
+            machines=self.num_machines,
+            machine=self.machine_rank,
+            here=here,
+            address=self.main_process_ip or "127.0.0.1",
+            port=self.main_process_port or (free_port() if alone else PORT),
+        )
+
+
+def gpus_here() -> int:
+    """That torch finds on this machine."""
+    import torch  # takes seconds, for which nobody has to wait who knows the answer
+
+    return torch.cuda.device_count()
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; the exit code is that of the ranks. Raises UsageError."""
+    own, module, options = _options(argv)
+    if own.cpu or own.gpu_ids is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "" if own.cpu else str(own.gpu_ids)
+    job = own.job()
+    alone = job.size == 1 or "--help" in options
+    if module == TRAINER and not alone:
+        # what is wrong is said here, once, before any rank starts; the plan of a dry run is one rank's as well
+        alone = _check(options, job.size)
+        options = [*options, f"--world_size={job.size}"]
+    if own.multi_gpu and (gpus := gpus_here()) < job.here:
+        found = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+        raise UsageError(f"torch finds {found} here, for {job.here} to be launched; --cpu --num_processes N needs none")
+    command = [sys.executable, "-m", module, *options]
+    if (
+        alone
+    ):  # nobody has to be waited for: this process becomes the trainer, which unblocks the signals that it handles
+        signal.pthread_sigmask(signal.SIG_BLOCK, KEPT_FROM_RANKS)
+        os.execve(command[0], command, Job().environments(os.environ)[0])
+    if job.machines > 1:
+        print(f"waiting for the ranks of all {job.machines} machines", flush=True)
+    return run(command, job, os.environ)
+
+
+def _check(options: Sequence[str], ranks: int) -> bool:
+    """Raises UsageError where ranks would; returns whether they would only tell what they would do."""
+    config = cli.load(options, quiet=True)  # the first rank says what is taken from elsewhere
+    if config.world_size not in (None, ranks):
+        raise UsageError(
+            f"--world_size {config.world_size}, but {ranks} ranks are to be launched; change one of them, or leave "
+            "--world_size out"
+        )
+    config.per_rank(ranks)
+    return config.dry_run
+
+
+def _options(argv: Sequence[str]) -> tuple[Options, str, list[str]]:
+    """This command's own options; the module that the ranks run; its options."""
+    at = argv.index("-m") if "-m" in argv else len(argv)
+    mine, module, after = argv[:at], [*argv[at + 1 : at + 2], TRAINER][0], list(argv[at + 2 :])
+    if module not in (TRAINER, "dcgan_dist"):
+        raise UsageError(f"-m {module}: {PROGRAM} starts the ranks of {TRAINER}, or of a command of dcgan_dist")
+    if "--help" in mine or "-h" in mine:
+        print(_parser().format_help() + "\ntraining options:\n")
+        cli.load(["--help"])
+    given, options = _given(mine)
+    if options and at < len(argv):
+        raise UsageError(f"{options[0]}: stands before -m, but is no option of {PROGRAM}; --help lists them")
+    file = given.get("config_file")
+    below = {} if file is None else _given(list(_words(file)), f"{file}: ")[0]
+    merged = below | given
+    # what the trainer obeys of Accelerate's options, or refuses, it takes from the environment
+    os.environ.update({name: merged.pop(name) for name in list(merged) if name.isupper()})
+    return Options(**merged), module, options + after
+
+
+def _given(words: Sequence[str], where: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Which of this command's options are there, and what else."""
+    try:
+        own, others = _parser().parse_known_args(list(words))
+    except argparse.ArgumentError as error:
+        raise UsageError(where + str(error).removeprefix("argument ")) from error
+    return vars(own), others
+
+
+def _words(file: Path) -> Iterator[str]:
+    """The options that a configuration file of Accelerate stands for. Raises UsageError for what has no effect here."""
+    known = {option for action in _parser()._actions for option in action.option_strings if option != "--config_file"}
+    for name, value in cli.read_yaml(file, "--config_file").items():
+        option = "--cpu" if name == "use_cpu" else f"--{name}"
+        if value in (None, {}, []) or str(value).lower() == "false" or value in IDLE.get(name, ()):
+            continue
+        if option not in known or not isinstance(value, str):
+            raise UsageError(f"--config_file {file}: {name}: {value} is not for {PROGRAM}; leave it out")
+        yield option if value.lower() == "true" else f"{option}={value}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [OPTIONS] [TRAINING OPTIONS]",
+        description="Train with several processes (ranks), or one. They stop together, with a checkpoint, at Ctrl-C or "
+        "SIGTERM, and this command ends when the last of them has, with their exit code: 0 done, 1 failed, 2 wrong "
+        "usage, 75 stopped on request. The options are those of accelerate launch, whose own default file is not read; "
+        "`-m dcgan_dist doctor ..` after them examines the machines instead.",
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    whole = {"type": _whole, "metavar": "N"}
+    parser.add_argument("--num_processes", **whole, help="ranks on all machines (default: one for each GPU, or 1)")
+    parser.add_argument("--num_machines", **whole, help="machines, each with as many ranks (default: 1)")
+    parser.add_argument("--machine_rank", **whole, help="number of this machine, from 0 (default: 0)")
+    parser.add_argument("--main_process_ip", metavar="HOST", help="address of machine 0, which the others reach")
+    parser.add_argument(
+        "--main_process_port", **whole, help=f"a free port there (default: {PORT}; of one machine: any)"
+    )
+    parser.add_argument("--cpu", action="store_true", help="leave the GPUs alone")
+    parser.add_argument("--multi_gpu", action="store_true", help="do not train where there is no GPU")
+    parser.add_argument("--gpu_ids", metavar="N,..", help="GPUs of this machine to use (default: all)")
+    parser.add_argument("--config_file", type=Path, metavar="FILE", help="these options in YAML, by accelerate config")
+    for option, setting in {setting.launcher: setting for setting in SETTINGS}.items():
+        if option not in ("", "--cpu", "--debug"):  # the trainer has the last, too
+            value = {"action": "store_const", "const": "true"} if setting.flag else {}
+            parser.add_argument(option, dest=setting.variable, help=argparse.SUPPRESS, **value)
+    return parser
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number")
+    return int(text)
