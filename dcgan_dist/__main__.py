@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from dcgan_dist.errors import UsageError, debug_last, run_and_report
@@ -31,23 +32,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names; returns its exit code."""
     arguments = debug_last(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
-        sys.stdout.write(
-            "\n".join(
-                ["usage: dcgan-dist COMMAND [OPTIONS]", "", *lines, "", "dcgan-dist COMMAND --help tells more", ""]
-            )
-        )
-        return 0 if arguments else 2
 
     def act() -> int:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
+            tail = ["", "dcgan-dist COMMAND --help tells more", ""]
+            sys.stdout.write("\n".join(["usage: dcgan-dist COMMAND [OPTIONS]", "", *lines, *tail]))
+            return 0 if arguments else 2
         if arguments[0] not in COMMANDS:
             raise UsageError(f"dcgan-dist has no command '{arguments[0]}'; there are {', '.join(COMMANDS)}")
-        if argv is None and arguments[0] == "train":
-            signals.listen()  # before torch is imported; only in a process that is there for nothing else
-        elif argv is None:
-            signals.hear()
-        command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
+        with signals.preparing(arguments[0] == "train") if argv is None else nullcontext():
+            command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 
     return run_and_report(act, rank=rank(), given=arguments)

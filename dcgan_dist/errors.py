@@ -2,11 +2,15 @@
 
 import os
 import re
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import dropwhile
 from types import TracebackType
+from typing import TextIO
 
 from dcgan_dist.location import redacted
 
@@ -58,6 +62,9 @@ def tracebacks_wanted() -> bool:
 def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str] = ()) -> int:
     """Runs a command; a UserError becomes one line on standard error and its exit code, or its traceback by --debug.
 
+    Ctrl-C is one line, too: what the KeyboardInterrupt says. Where the reader of standard output goes away (`| head`),
+    there is none.
+
     Args:
         act: the command; returns its exit code.
         rank: this process. Of errors that all ranks raise, rank 0 speaks; of wrong commands that each rank found by
@@ -70,8 +77,18 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str
 
     sys.excepthook = print_traceback
     try:
-        return act()
+        return _acted(act)
+    except KeyboardInterrupt as interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program ends already
+        if _tracebacks:
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"{str(interrupt) or 'interrupted'}\n")
+        return 128 + signal.SIGINT
     except Exception as failure:
+        if isinstance(failure, BrokenPipeError) and _is_unread(sys.stdout):  # and no connection
+            _discard()
+            return 128 + signal.SIGPIPE
         error = failure if isinstance(failure, UserError) else of_the_system(failure)
         if _tracebacks or error is None:
             raise
@@ -97,3 +114,35 @@ def of_the_system(error: Exception) -> UserError | None:
         where = f"{error.filename}: " if error.filename is not None else ""
         return UserError(f"{where}{error.strerror or error}")
     return None
+
+
+def _acted(act: Callable[[], int]) -> int:
+    try:
+        return act()
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Python would do so when it ends, and report by itself what goes wrong."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard()
+        raise UserError(f"standard output cannot be written ({error.strerror})") from error
+
+
+def _discard() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether it is a pipe that nobody reads any more."""
+    with suppress(OSError):  # it is no file at all
+        look = select.poll()
+        look.register(stream.fileno(), select.POLLERR)
+        return bool(look.poll(0))
+    return False

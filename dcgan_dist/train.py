@@ -1,4 +1,4 @@
-"""The trainer: `accelerate launch -m dcgan_dist.train [OPTIONS]`.
+"""The trainer: `dcgan-dist launch [OPTIONS]`.
 
 Top to bottom: `main` reads the options, `train` is the algorithm.
 """

@@ -1,7 +1,6 @@
 """`dcgan-dist shard SOURCE OUT --size 96`: images in, training shards out."""
 
 import shlex
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -19,7 +18,6 @@ from dcgan_dist.data.writing.publish import BAD, DUPLICATES
 from dcgan_dist.data.writing.writer import Summary, Watch, merge_shards, write_shards
 
 LISTED = 20  # bad images
-INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +84,7 @@ def main(argv: list[str]) -> int:
             watch = Watch(packed=packed, hashed=hashed, say=to_stderr)
             summary = write_shards(source, options.out, options, watch, part)
     except KeyboardInterrupt:
-        to_stderr("stopped; the same command goes on with what is complete")
-        return INTERRUPTED
+        raise KeyboardInterrupt("stopped; the same command goes on with what is complete") from None
     print(f"part {part}: {_text(summary)}" if part else _text(summary))
     return 0
 

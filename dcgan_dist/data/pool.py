@@ -1,7 +1,6 @@
 """The same work on many jobs, by several processes, with progress in one number."""
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +10,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
-from dcgan_dist.data.workers import available_cores, follow_parent
+from dcgan_dist.data.workers import available_cores, deaf_processes, follow_parent
 from dcgan_dist.errors import UserError
 
 POLL = 0.2  # seconds
@@ -70,7 +69,7 @@ def _spread(
     report: Callable[[int], None],
 ) -> list[R]:
     # spawned, because a forked process inherits the locks of threads that it does not have
-    context = multiprocessing.get_context("spawn")
+    context = deaf_processes()  # Ctrl-C is for this process, which has them stop
     try:
         counter, stop = context.Value("q", 0), context.Event()
     except OSError as error:

@@ -65,18 +65,6 @@ def follow_parent() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-class _KilledProcess(SpawnProcess):
-    """A pool puts away the rest when one was killed, by a signal that does not reach these."""
-
-    def terminate(self) -> None:
-        """By one that does."""
-        self.kill()
-
-
-class _KilledProcesses(SpawnContext):
-    Process = _KilledProcess
-
-
 @contextmanager
 def deaf() -> Iterator[None]:
     """Of what is sent to everybody, processes that are started within get nothing; SIGKILL ends them.
@@ -91,13 +79,25 @@ def deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextmanager
-def deaf_pool() -> Iterator[SpawnContext]:
-    """The same for the processes of a pool with this context."""
+class _DeafProcess(SpawnProcess):
+    def start(self) -> None:
+        with deaf():
+            super().start()
+
+    def terminate(self) -> None:
+        """By a signal that reaches it: a pool puts away the rest when one was killed."""
+        self.kill()
+
+
+class _DeafProcesses(SpawnContext):
+    Process = _DeafProcess
+
+
+def deaf_processes() -> SpawnContext:
+    """A context of multiprocessing for a pool whose processes are deaf."""
     with deaf():
-        resource_tracker.ensure_running()  # of Python's own; it is to be deaf, too, but unblocks some signals here
-        signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
-        yield _KilledProcesses()
+        resource_tracker.ensure_running()  # of Python's own; it is to be deaf, too
+    return _DeafProcesses()
 
 
 _programs: set[subprocess.Popen] = set()

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from dcgan_dist.errors import UserError
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds from a request to stop; less than the 30 after which a launcher kills its ranks
+LOOK_EVERY = 1.0  # seconds
 MARGIN = 10.0  # seconds after torch's own timeout, which does not count while something else answers at the port
 
 
@@ -50,7 +52,10 @@ def meet(join: Callable[[], T], timeout: float, asked: bool = False) -> T:
 
 def _guard(met: threading.Event, signals: socket.socket, seconds: float) -> None:
     """Ends the process when it has to. `signals` can be read at a signal, and at the end of the meeting."""
-    asked, _, _ = select.select([signals], [], [], seconds)
+    launcher, end = os.getppid(), time.monotonic() + seconds
+    asked: object = None
+    while not asked and time.monotonic() < end:
+        asked = select.select([signals], [], [], LOOK_EVERY)[0] or os.getppid() != launcher  # who may hold the store
     if met.wait(PATIENCE if asked else 0):
         return
     why = f"error: {_alone(f'no answer in {seconds:g} s')}"

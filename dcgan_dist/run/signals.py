@@ -7,11 +7,11 @@ import os
 import re
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from dcgan_dist.config import settings
 from dcgan_dist.parallel.variables import MARK
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -21,6 +21,8 @@ NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ 
 
 def launched() -> bool:
     """Whether torchrun or accelerate launch started this process, which take every exit code but 0 for a crash."""
+    from dcgan_dist.config import settings  # its import takes a moment, in which a signal would end the process
+
     return settings.launched(os.environ) and MARK not in os.environ
 
 
@@ -59,9 +61,9 @@ class Requests:
 
     def __init__(self) -> None:
         """This life begins here."""
+        parent = os.getppid()
         self.reason = ""
         self._began = time.monotonic()
-        self._parent = os.getppid() if launched() or "LOCAL_RANK" in os.environ else None
         self._first_signal = 0
         self._told = os.environ.get("RANK", "0") != "0"  # one rank is enough to answer
         self._stop: Path | None = None
@@ -72,6 +74,7 @@ class Requests:
         # nohup ignores the end of the terminal, and is to be obeyed
         noted = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._note) for number in noted}
+        self._parent = parent if launched() or "LOCAL_RANK" in os.environ else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -157,9 +160,33 @@ def hear() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
+@contextmanager
+def preparing(training: bool) -> Iterator[None]:
+    """While a command is imported by a process that is there for nothing else.
+
+    A training listens from here on. Ctrl-C ends any other at once, by a line: imports lose such an exception at times.
+    """
+    if training:
+        listen()
+        yield
+        return
+    hear()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        del frame
+        os.write(2, b"interrupted\n")
+        os._exit(128 + number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, leave)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def asked() -> bool:
     """Whether a stop was asked for since `listen`."""
-    return any(requests.reason for requests in _early)
+    return any(requests.stop_wanted() for requests in _early)
 
 
 def take() -> Requests:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from support.processes import children
 
+from dcgan_dist import __main__ as front
 from dcgan_dist.commands import progress, shard
 from dcgan_dist.data.index import read_index
 from dcgan_dist.errors import UsageError, UserError
@@ -128,6 +129,7 @@ def test_a_stopped_command_goes_on_and_its_rate_is_that_of_the_new_images(images
     assert "6 images in 2 shards" in printed.out
 
 
+@pytest.mark.usefixtures("as_before")
 def test_an_interrupt_is_one_line_and_costs_nothing(images, tmp_path, capsys, monkeypatch):
     options = [str(images), str(tmp_path / "out"), "--size=32", "--shard_size=2", "--no_shuffle", "--processes=1"]
     say = progress.to_stderr
@@ -140,7 +142,7 @@ def test_an_interrupt_is_one_line_and_costs_nothing(images, tmp_path, capsys, mo
     with monkeypatch.context() as patch:
         patch.setattr(progress, "PLAIN_EVERY", 0)
         patch.setattr(progress, "to_stderr", press)
-        assert shard.main(options) == 130
+        assert front.main(["shard", *options]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "stopped; the same command goes on with what is complete"
     assert shard.main(options) == 0
     assert capsys.readouterr().err == "going on: 2 of 3 shards are complete\n"

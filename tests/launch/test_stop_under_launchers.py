@@ -1,5 +1,6 @@
 """Signals to whole programs: while they import, and to the launcher of ranks, once and twice."""
 
+import contextlib
 import json
 import os
 import signal
@@ -52,11 +53,14 @@ def start():
         return process
 
     yield start, known
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            known += psutil.Process(process.pid).children(recursive=True)
+        process.kill()
     for process in known:
-        if process.is_running():
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     for process in started:
-        process.kill()
         process.communicate()
 
 

@@ -46,7 +46,7 @@ class Check:
 class DoctorOptions(Options):
     """Examine this machine for a training with these options: what is fine, what is not, and what to do about it.
 
-    Exit code 0: nothing fails; 1: something does; 2: wrong usage. Under a launcher (accelerate launch -m dcgan_dist
+    Exit code 0: nothing fails; 1: something does; 2: wrong usage. Under a launcher (dcgan-dist launch -m dcgan_dist
     doctor) its ranks and all their nodes are examined.
     """
 

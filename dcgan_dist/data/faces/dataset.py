@@ -20,7 +20,7 @@ from dcgan_dist import keyed
 from dcgan_dist.data.codecs import netpbm_header
 from dcgan_dist.data.faces.art import Factors, Jitter, paint
 from dcgan_dist.data.index import ShardWriter, read_index
-from dcgan_dist.data.workers import available_cores, deaf_pool, follow_parent
+from dcgan_dist.data.workers import available_cores, deaf_processes, follow_parent
 from dcgan_dist.errors import UserError
 
 VERSION = 1  # of the pictures, part of the shards' names: goes up with every change of the drawing or the distribution
@@ -160,11 +160,8 @@ def _encoded(faces: FaceSet, indices: list[int]) -> Iterator[bytes]:
             yield from _encode_task(task)
         return
     # spawned, not forked: forking a process that has threads, as any that imported torch, can hang
-    with deaf_pool() as context:
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent)
-        painted = pool.map(_encode_task, tasks)  # which starts them
-    with pool:
-        for files in painted:
+    with ProcessPoolExecutor(workers, mp_context=deaf_processes(), initializer=follow_parent) as pool:
+        for files in pool.map(_encode_task, tasks):
             yield from files
 
 
