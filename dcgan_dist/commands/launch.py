@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config_file", type=Path, metavar="FILE", help="these options in YAML, by accelerate config")
     for option, setting in {setting.launcher: setting for setting in SETTINGS}.items():
         if option not in ("", "--cpu", "--debug"):  # the trainer has the last, too
-            value = {"action": "store_const", "const": "true"} if setting.flag else {}
+            value: dict[str, Any] = {"action": "store_const", "const": "true"} if setting.flag else {}
             parser.add_argument(option, dest=setting.variable, help=argparse.SUPPRESS, **value)
     return parser
 

@@ -115,7 +115,8 @@ def _check_port(port: int) -> None:
 
 def _store(port: int) -> object:
     """Where the ranks meet, and where their watchdogs talk."""
-    from torch.distributed import TCPStore  # seconds, in which the ranks import torch, too
+    # seconds, in which the ranks import torch, too
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
