@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.disk import no_file_larger_than
 from support.shards import encoded, write_ours, write_tar
+from support.waiting import LIMIT
 
 from dcgan_dist import train
 from dcgan_dist.run import checkpoint
@@ -47,7 +48,7 @@ def start(capsys, run_dir, shard):
 def in_a_process(*options: object) -> tuple[int, str]:
     """The same with a Python of its own, where nobody else holds what it writes."""
     command = [sys.executable, "-m", "dcgan_dist.train", *TINY, *map(str, options)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     return result.returncode, result.stderr
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.disk import no_file_larger_than
 from support.shards import write_ours
+from support.waiting import LIMIT
 
 from dcgan_dist import train
 from dcgan_dist.parallel.agreement import Wishes
@@ -172,7 +173,7 @@ def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(argume
         assert f", pid {first.pid}, since 20" in errors
         assert {path: path.read_bytes() for path in before} == before
         first.send_signal(signal.SIGTERM)
-        _, errors = first.communicate(timeout=60)
+        _, errors = first.communicate(timeout=LIMIT)
         assert (first.returncode, errors) == (75, "")
     finally:
         first.kill()

@@ -6,13 +6,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from support.processes import of_group
+from support.waiting import LIMIT, until
 
 from dcgan_dist.data.faces.dataset import ensure
 
@@ -64,14 +64,6 @@ def drawn(cache: Path) -> list[Path]:
     return ensure(cache / "dcgan_dist" / "faces", size=32, channels=3, count=1000, seed=0)
 
 
-def left_over(group: int) -> list:
-    """Processes of a group that are still there after some seconds."""
-    deadline = time.monotonic() + 10
-    while (found := of_group(group)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "number"),
@@ -97,7 +89,7 @@ def test_it_stops_in_order_while(moment, number, start, tmp_path):
     for child in everything:  # as SLURM does, whatever their group
         with contextlib.suppress(psutil.NoSuchProcess):
             child.send_signal(number)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=LIMIT)
     assert (process.returncode, errors) == (75, ""), out
     images, reason = (tmp_path / "run" / "PREEMPTED").read_text().splitlines()
     assert reason == number.name
@@ -105,7 +97,7 @@ def test_it_stops_in_order_while(moment, number, start, tmp_path):
     assert int(images) == (int(kept.read_text()) if kept.exists() else 0)
     assert (int(images) > 0) == (sign == "0.0 %")
     assert f"stopped at {int(images):,} images" in out
-    assert left_over(process.pid) == []
+    until(lambda: of_group(process.pid) == [])
     # a cache that torch makes for all programs of this user
     assert [path.name for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("torchinductor_")] == []
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.tar")}

@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 from support.processes import children
+from support.waiting import LIMIT, until
 
 from dcgan_dist import __main__ as front
 from dcgan_dist.commands import progress, shard
@@ -204,11 +204,6 @@ def test_no_process_outlives_a_killed_command(images, tmp_path):
     command = f"from dcgan_dist.commands.shard import main; main([{str(images)!r}, {str(tmp_path / 'out')!r}, *"
     command += "'--size 32 --shard_size 1 --processes 2 --no_shuffle'.split()])"
     with subprocess.Popen([sys.executable, "-c", command]) as process:
-        deadline = time.monotonic() + 60
-        started: list[psutil.Process] = []
-        while len(started) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-            started = children("spawn_main", process.pid)
+        started = until(lambda: len(found := children("spawn_main", process.pid)) == 2 and found)
         process.kill()
-        assert len(started) == 2
-        assert psutil.wait_procs(started, timeout=60)[1] == []
+        assert psutil.wait_procs(started, timeout=LIMIT)[1] == []

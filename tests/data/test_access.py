@@ -7,6 +7,7 @@ import pytest
 import zstandard
 from support.damages import DAMAGES, IMAGES, MAKERS, ours_jpg
 from support.http_server import HttpServer
+from support.waiting import LIMIT
 
 from dcgan_dist.data.checking.access import Job, base_name, opened
 from dcgan_dist.data.checking.repair import RepairJob, repair_shard
@@ -30,7 +31,7 @@ def server(request):
 
 def far(server, name, content):
     server.files[name] = content
-    remote = Remote(timeout=10, retries=0)
+    remote = Remote(timeout=LIMIT, retries=0)
     return {"remote": remote, "stat": remote.stat(server.url(name))}
 
 

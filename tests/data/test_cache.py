@@ -16,6 +16,7 @@ import zstandard
 from support.counting import CountedCache
 from support.disk import no_file_larger_than
 from support.http_server import HttpServer, cut, silent, status
+from support.waiting import LIMIT
 
 from dcgan_dist.data import storage
 from dcgan_dist.data.remote.cache import ANY, ShardCache, Wish, default_limit, entry_name
@@ -24,7 +25,7 @@ from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.errors import UserError
 
 ENTRY = f"{0:032x}-entry.tar"
-REMOTE = Remote(timeout=20, retries=2, pause=0.001)
+REMOTE = Remote(timeout=LIMIT, retries=2, pause=0.001)
 DATA = {f"{number}.tar": random.Random(number).randbytes(1000) for number in range(8)}
 
 
@@ -94,7 +95,7 @@ def test_eight_processes_make_one_download(server, tmp_path, method):
     ranks = [context.Process(target=read_all, args=(tmp_path, sources, start, answers)) for _ in range(8)]
     for rank in ranks:
         rank.start()
-    got = [answers.get(timeout=120) for _ in ranks]
+    got = [answers.get(timeout=LIMIT) for _ in ranks]
     for rank in ranks:
         rank.join()
     assert got == [[DATA["0.tar"], DATA["1.tar"]]] * 8
@@ -122,7 +123,7 @@ def test_a_killed_downloader_leaves_nothing_and_the_next_succeeds(server, tmp_pa
     server.fail("0.tar", and_tell)
     rank = multiprocessing.get_context("spawn").Process(target=hang, args=(tmp_path, source, named))
     rank.start()
-    assert asked.wait(60)
+    assert asked.wait(LIMIT)
     rank.kill()
     rank.join()
     entry = entry_name(source)
@@ -210,13 +211,13 @@ def test_what_is_being_made_counts(server, tmp_path):
 
     def late(handler, name):
         asked.set()
-        return go_on.wait(30)
+        return go_on.wait(LIMIT)
 
     server.fail("0.tar", late)
     with_result = []
     thread = threading.Thread(target=lambda: with_result.append(cache.acquire(sources[0])))
     thread.start()
-    assert asked.wait(30)
+    assert asked.wait(LIMIT)
     assert cache.acquire(sources[1]) is None
     go_on.set()
     thread.join()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from support.disk import no_file_larger_than
 from support.processes import decoders as workers
 from support.shards import write_ours
+from support.waiting import LIMIT, until
 
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.reading.crew import Plan, shares
@@ -97,7 +97,7 @@ def test_nothing_is_left_of_a_reader_whose_process_is_killed(tmp_path):
         decoding = workers(trainer.pid)
         assert len(decoding) == 2
         trainer.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(decoding, timeout=30)
+    _, alive = psutil.wait_procs(decoding, timeout=LIMIT)
     assert alive == []
     assert set(shared.iterdir()) <= before
 
@@ -148,9 +148,7 @@ def test_the_reader_waits_for_a_slow_trainer_with_a_bounded_number_of_batches(tm
     reader = IndexedReader(fetcher, shape=(32, 3), seed=0, plan=Plan(prefetch=3))
     batches = reader.batches(0, ALONE)
     next(batches)
-    deadline = time.monotonic() + 30
-    while fetcher.images < 5 * 8 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: fetcher.images >= 5 * 8)
     assert fetcher.images == 5 * 8  # one with the trainer, three ahead, one in the making
     assert reader.counters.images == 8  # the trainer's
     batches.close()

@@ -3,7 +3,6 @@ import io
 import multiprocessing
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from support.waiting import until
 from webdataset.compat import WebDataset
 
 from dcgan_dist.data.faces import dataset as faces
@@ -134,23 +134,16 @@ faces.ensure(Path(sys.argv[1]), size=32, channels=3, count=100_000, seed=0)
 """
 
 
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 def test_a_killed_call_leaves_whole_shards_and_no_processes(tmp_path):
     folder = tmp_path / "cache"
     with subprocess.Popen([sys.executable, "-c", GREEDY, folder]) as process:
         try:
-            wait_for(lambda: process.poll() is not None or len(list(folder.glob("*.tar"))) >= 2)
+            until(lambda: process.poll() is not None or len(list(folder.glob("*.tar"))) >= 2)
             children = psutil.Process(process.pid).children(recursive=True)
             assert len(children) >= 2
         finally:
             process.kill()
-    wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+    until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
     for path in folder.glob("*.tar"):
         index = read_index(path)
         assert index is not None

@@ -2,7 +2,6 @@
 
 import gzip
 import itertools
-import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import zstandard
 from support.http_server import HttpServer, status
 from support.shards import encoded, write_ours, write_tar
+from support.waiting import LIMIT, until
 
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import open_corpus
@@ -23,7 +23,7 @@ from dcgan_dist.errors import UserError
 
 SHAPE = (32, 3)
 SPLIT = Split(batch=10, micro_batches=1, rank=0, world_size=1)
-REMOTE = Remote(timeout=5, retries=2, pause=0.01)
+REMOTE = Remote(timeout=LIMIT, retries=2, pause=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,8 @@ def test_the_cache_takes_over_while_the_reader_goes_on(folder, server, tmp_path)
     corpus = open_corpus(names(server)[:3], opener(tmp_path))
     reader = IndexedReader(Fetcher(corpus, SHAPE), shape=SHAPE, seed=4, plan=Plan(prefetch=2))
     batches = reader.batches(0, SPLIT)
-    deadline = time.monotonic() + 60
-    while reader.counters.from_cache < 200 and time.monotonic() < deadline:
-        next(batches)
+    until(lambda: next(batches) and reader.counters.from_cache >= 200)
     batches.close()
-    assert reader.counters.from_cache >= 200
     assert reader.counters.from_afar + reader.counters.from_cache == reader.counters.images
     # the next life reads nothing from afar but what a start looks at
     before = server.requests()
@@ -133,12 +130,12 @@ def test_a_cache_smaller_than_the_corpus_is_never_exceeded_and_the_batches_are_r
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_a_shard_that_the_cache_damaged_is_brought_anew(folder, server, tmp_path, ending):
-    contents(open_corpus(names(server, ending)[:3], opener(tmp_path)), steps=30)
-    held = list((tmp_path / "cache").glob("*.tar"))
-    deadline = time.monotonic() + 60
-    while len(held) < 3 and time.monotonic() < deadline:
+
+    def all_held():
         contents(open_corpus(names(server, ending)[:3], opener(tmp_path)), steps=30)
-        held = list((tmp_path / "cache").glob("*.tar"))
+        return len(found := list((tmp_path / "cache").glob("*.tar"))) == 3 and found
+
+    held = until(all_held)
     corpus = open_corpus(names(server, ending)[:3], opener(tmp_path))
     for path in held:
         content = bytearray(path.read_bytes())
@@ -184,7 +181,7 @@ def test_a_bad_remote_shard_is_named_at_the_start(server, tmp_path, damage):
 
 def test_the_options_choose_the_cache_and_the_console_is_told(server, tmp_path):
     said = []
-    options = {"cache": tmp_path / "kept", "timeout": 5.0, "retries": 1}
+    options = {"cache": tmp_path / "kept", "timeout": float(LIMIT), "retries": 1}
 
     def begin(**more):
         said.clear()

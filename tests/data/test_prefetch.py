@@ -6,13 +6,13 @@ import os
 import random
 import re
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.counting import CountedCache
 from support.http_server import HttpServer, silent, status
+from support.waiting import LIMIT, until
 
 from dcgan_dist.data.opening import CachePlan, Opener, Shard
 from dcgan_dist.data.order import Order
@@ -21,7 +21,7 @@ from dcgan_dist.data.remote.cache import ANY, ShardCache, entry_name
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.prefetch import Prefetcher
 
-REMOTE = Remote(timeout=20, retries=0, pause=0.001)
+REMOTE = Remote(timeout=LIMIT, retries=0, pause=0.001)
 DATA = {f"{number}.tar": random.Random(number).randbytes(1000) for number in range(8)}
 PER_SHARD = 10  # positions
 ORDER = [3, 1, 4, 0, 5, 7, 2, 6]
@@ -45,13 +45,6 @@ def first_uses(horizon):
 
 def sources_of(server):
     return [REMOTE.stat(server.url(name)) for name in DATA]
-
-
-def until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -245,12 +238,12 @@ def test_closing_does_not_wait_for_a_server_that_hangs(server, tmp_path, monkeyp
 
     server.fail("3.tar", hang)
     ahead = Prefetcher(ShardCache(tmp_path, 10**6, REMOTE), sources, first_uses(1), say=unsaid)
-    assert asked.wait(30)
+    assert asked.wait(LIMIT)
     ahead.close()
     assert ahead.threads[0].is_alive(), "it hangs, and was left behind"
     server.over.set()
     for thread in ahead.threads:
-        thread.join(30)
+        thread.join(LIMIT)
         assert not thread.is_alive()
 
 
@@ -272,7 +265,7 @@ def test_the_ranks_of_a_node_bring_every_shard_once(server, tmp_path):
     ranks = [context.Process(target=prefetch_all, args=(tmp_path, sources, start, answers)) for _ in range(4)]
     for rank in ranks:
         rank.start()
-    assert [answers.get(timeout=100) for _ in ranks] == [list(DATA.values())] * 4
+    assert [answers.get(timeout=LIMIT) for _ in ranks] == [list(DATA.values())] * 4
     for rank in ranks:
         rank.join()
     assert server.requests() - before == dict.fromkeys(DATA, 2)

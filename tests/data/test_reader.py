@@ -19,6 +19,7 @@ from PIL import Image
 from support.processes import decoders as workers
 from support.processes import open_files
 from support.shards import encoded, write_ours, write_tar
+from support.waiting import LIMIT
 
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import ShardWriter
@@ -182,7 +183,7 @@ def test_a_batch_is_valid_until_the_next_is_asked_for():
     batches = read_ahead(fill, [empty_batch(1, 4, 3, pinned=False) for _ in range(3)])
     for number in range(20):
         batch = next(batches)
-        while filled.get(timeout=60) < number + 2:  # until every other slot is filled anew
+        while filled.get(timeout=LIMIT) < number + 2:  # until every other slot is filled anew
             pass
         assert batch.images.unique().tolist() == [number]
     batches.close()

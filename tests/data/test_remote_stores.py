@@ -9,6 +9,7 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 from support.http_server import HttpServer, cut, status
 from support.s3 import s3_server
+from support.waiting import LIMIT
 
 from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.cache import ShardCache
@@ -27,7 +28,7 @@ def bucket():
         yield client
 
 
-REMOTE = Remote(timeout=20, retries=2, pause=0.001)
+REMOTE = Remote(timeout=LIMIT, retries=2, pause=0.001)
 
 
 def test_s3_patterns(bucket):
@@ -80,7 +81,7 @@ def test_s3_faults_are_retried_here_and_not_below(monkeypatch):
         monkeypatch.setitem(
             fsspec.config.conf, "s3", {"endpoint_url": server.url("").rstrip("/"), "key": "id", "secret": "key"}
         )
-        remote = Remote(timeout=21, retries=2, pause=0.001)
+        remote = Remote(timeout=LIMIT + 21, retries=2, pause=0.001)
         server.fail("shards/a.tar", status(503), cut(100))
         assert remote.read("s3://shards/a.tar", 5, 1000) == DATA[5:1005]
         server.always["shards/a.tar"] = status(503)
@@ -117,7 +118,7 @@ def test_gs(monkeypatch, tmp_path):
     }
     with HttpServer(files) as server:
         monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": server.url("").rstrip("/"), "token": "anon"})
-        remote = Remote(timeout=22, retries=2, pause=0.001)
+        remote = Remote(timeout=LIMIT + 22, retries=2, pause=0.001)
         assert remote.expand("gs://shards/faces/*.tar") == ["gs://shards/faces/0.tar"]
         stat = remote.stat("gs://shards/faces/0.tar")
         assert (stat.size, stat.version) == (len(DATA), "7")
@@ -146,7 +147,7 @@ def test_hf(monkeypatch):
             "hf",
             {"endpoint": server.url("").rstrip("/"), "token": "a-token", "use_listings_cache": False},
         )
-        remote = Remote(timeout=23, retries=1, pause=0.001)
+        remote = Remote(timeout=LIMIT + 23, retries=1, pause=0.001)
         url = "hf://datasets/someone/faces/data/0.tar"
         seen = []
         server.always[page] = lambda handler, name: seen.append(handler.headers.get("Authorization")) or True
@@ -179,7 +180,7 @@ def test_hf_sends_to_another_server_which_gets_no_token(monkeypatch):
         storage.always["0.tar"] = lambda handler, name: seen.append(handler.headers.get("Authorization")) or True
         options = {"endpoint": server.url("").rstrip("/"), "token": "a-token"}
         monkeypatch.setitem(fsspec.config.conf, "hf", options)
-        remote = Remote(timeout=25, retries=1, pause=0.001)
+        remote = Remote(timeout=LIMIT + 25, retries=1, pause=0.001)
         stat = remote.stat(url)
         assert (stat.size, stat.version) == (len(DATA), '"the-hubs"')
         file = io.BytesIO()
@@ -191,4 +192,4 @@ def test_hf_sends_to_another_server_which_gets_no_token(monkeypatch):
 def test_hf_without_a_network(monkeypatch):
     monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": "http://127.0.0.1:1"})
     with pytest.raises(UserError, match=r"^hf://datasets/someone/faces/0.tar: .*tried 2 times"):
-        Remote(timeout=24, retries=1, pause=0.001).stat("hf://datasets/someone/faces/0.tar")
+        Remote(timeout=LIMIT + 24, retries=1, pause=0.001).stat("hf://datasets/someone/faces/0.tar")

@@ -11,6 +11,7 @@ from support import damages
 from support.damages import DAMAGES, IMAGES, MAKERS, NOTHING_LEFT, OF_THE_INDEX, flipped, foreign, members, ours_jpg
 from support.http_server import HttpServer
 from support.shards import by_index, encoded, write_ours, write_tar
+from support.waiting import LIMIT
 
 from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.repair import RepairJob, repair_shard
@@ -254,7 +255,7 @@ def test_remote_shards_are_saved_too(tmp_path):
     whole = rows_of(path)
     for damage, lost in ("cut in a header", 7), ("flipped start of an image", 1):
         with HttpServer({"a.tar": DAMAGES[damage](path.read_bytes())}) as server:
-            remote = Remote(timeout=10, retries=0)
+            remote = Remote(timeout=LIMIT, retries=0)
             url = server.url("a.tar?key=secret")
             report = repair(url, tmp_path / "b.tar", remote=remote, stat=remote.stat(url))
         assert report.kept == IMAGES - lost

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -15,6 +14,7 @@ from support.folders import contents, make_pictures
 from support.launching import ROOT, environment
 from support.locks import before_next_flock
 from support.shards import by_webdataset
+from support.waiting import until
 
 from dcgan_dist.data.manifest import load_manifest
 from dcgan_dist.data.sources import find_source
@@ -79,9 +79,7 @@ def test_several_processes_killed_while_they_pack(pictures, tmp_path):
     options = ["--size", "32", "--shard_size", "10", "--processes", "2"]
     command = [sys.executable, "-m", "dcgan_dist", "shard", str(pictures), str(tmp_path / "out"), *options]
     with subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not any((tmp_path / "out").rglob("*.receipt")) and time.monotonic() < deadline:
-            time.sleep(0.001)
+        until(lambda: any((tmp_path / "out").rglob("*.receipt")))
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not list((tmp_path / "out").glob("*"))[1:]  # .partial alone

@@ -15,6 +15,7 @@ import pytest
 from support.disk import no_file_larger_than
 from support.http_server import HttpServer
 from support.sources import given, tar_bytes
+from support.waiting import LIMIT
 
 from dcgan_dist.data.sources import find_source, spool, tars
 from dcgan_dist.errors import UserError
@@ -138,7 +139,7 @@ def test_the_copy_of_a_process_that_dies_while_others_wait(tmp_path, source):
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread = threading.Thread(target=source.prepared, args=(tmp_path / "spool", report))
         thread.start()
-        assert waits.wait(60)
+        assert waits.wait(LIMIT)
         assert not copies[3].exists()
     thread.join()
     assert copies[3].exists()

@@ -3,6 +3,7 @@
 import pytest
 from support.http_server import HttpServer
 from support.shards import encoded, write_ours, write_tar
+from support.waiting import LIMIT
 
 from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.spot import spot_check
@@ -45,7 +46,7 @@ def test_a_shard_far_away_is_looked_at_without_reading_all_of_it(tmp_path):
     damage(shard, 999)
     content = shard.read_bytes()
     with HttpServer({"0.tar": content}) as server:
-        remote = Remote(timeout=5, retries=0)
+        remote = Remote(timeout=LIMIT, retries=0)
         stat = remote.stat(server.url("0.tar"))
         count, problems = spot_check(Job(name=server.url("0.tar"), remote=remote, stat=stat), 4)
         asked = [span.removeprefix("bytes=").split("-") for _, span in server.log if span]

@@ -7,6 +7,7 @@ from threading import Barrier
 
 import pytest
 import torch
+from support.waiting import LIMIT
 from torch import Tensor, nn
 
 from dcgan_dist.gan.layers import GroupedBatchNorm, SharedBatchNorm
@@ -32,9 +33,9 @@ class Team:
     def sum_for(self, rank: int) -> Callable[[Tensor], Tensor]:
         def sum_over_ranks(tensor: Tensor) -> Tensor:
             self._shown[rank] = tensor.clone()
-            self._barrier.wait(10)
+            self._barrier.wait(LIMIT)
             tensor.copy_(torch.stack([self._shown[other] for other in range(self.ranks)]).sum(0))
-            self._barrier.wait(10)
+            self._barrier.wait(LIMIT)
             return tensor
 
         return sum_over_ranks

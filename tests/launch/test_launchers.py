@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from support.launching import ROOT, TINY, call, deviation, environment, newest_tensors
+from support.waiting import LIMIT
 
 CLUSTER = ROOT / "tests/support/slurm"
 SCRIPTS = [path for folder in (ROOT / "launch", ROOT / "slurm", CLUSTER) for path in folder.rglob("*.sh")]
@@ -78,7 +79,7 @@ def test_two_machines_by_hand(alone, tmp_path):
         machines.append(subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True))
     try:
         for machine in machines:
-            errors = machine.communicate(timeout=120)[1]
+            errors = machine.communicate(timeout=LIMIT)[1]
             assert machine.returncode == 0, errors
     finally:
         for machine in machines:

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from support.launching import ROOT, TINY, environment
+from support.waiting import LIMIT, until
 
 from dcgan_dist.run import signals
 
@@ -76,7 +76,7 @@ def test_signals_while_torch_is_imported(start, tmp_path):
         begin([*front, *OPTIONS, "--run_dir", tmp_path / "front"], **variables, NUMBERS=int(signal.SIGHUP)),
         begin([*module, *OPTIONS, "--dry_run"], **variables, NUMBERS=int(signal.SIGTERM)),
     ]
-    errors = [life.communicate(timeout=120)[1] for life in lives]
+    errors = [life.communicate(timeout=LIMIT)[1] for life in lives]
     # a dry run has nothing to save, and the script that asked for it must see that it was interrupted
     assert [life.returncode for life in lives] == [75, 75, -signal.SIGTERM], errors
     assert errors == [signals.NOT_BEGUN.decode(), "", ""]
@@ -96,14 +96,6 @@ LAUNCHERS = {
 }
 
 
-def wait_for(happened, launcher):
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert launcher.poll() is None, launcher.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_signal_to_the_launcher_stops_its_ranks_in_order(start, tmp_path):
     begin, known = start
     lives = {}
@@ -112,14 +104,15 @@ def test_a_signal_to_the_launcher_stops_its_ranks_in_order(start, tmp_path):
         lives[name] = run, begin([*command, "-m", "dcgan_dist.train", *OPTIONS, "--run_dir", run], OMP_NUM_THREADS=1)
     for name, (run, launcher) in lives.items():
         file = run / "metrics.jsonl"
-        wait_for(lambda file=file: file.exists() and file.read_text(), launcher)
+        until(lambda file=file, end=launcher.poll: end() is not None or (file.exists() and file.read_text()))
+        assert launcher.poll() is None, launcher.stderr.read()
         ranks = psutil.Process(launcher.pid).children(recursive=True)
         known += ranks
         for number in LAUNCHERS[name][1]:
             os.kill(launcher.pid, number)
-    psutil.wait_procs(known, timeout=120)
+    psutil.wait_procs(known, timeout=LIMIT)
     for name, (run, launcher) in lives.items():
-        errors = launcher.communicate(timeout=60)[1]
+        errors = launcher.communicate(timeout=LIMIT)[1]
         *_, reason, world_size = LAUNCHERS[name]
         assert (run / "PREEMPTED").exists(), f"{name}: {errors}"
         images, why = (run / "PREEMPTED").read_text().splitlines()

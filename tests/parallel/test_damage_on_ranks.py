@@ -36,7 +36,7 @@ TOLD = " is damaged, another takes its place: "
 
 def end_on(world_size, given, act=train_and_tell, *args):
     """Exit code, standard output and standard error of every rank; that all ranks end is a part of each test."""
-    return run_ranks(world_size, act, given, *args, timeout=60)
+    return run_ranks(world_size, act, given, *args)
 
 
 def completed(results):

@@ -17,6 +17,7 @@ import pytest
 import safetensors.numpy
 from support.ranks import QUIET, run_ranks
 from support.recording import begin, deviations, metrics, options
+from support.waiting import LIMIT, until
 
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.train import main
@@ -176,11 +177,7 @@ def test_torchrun_killed_and_started_again(undisturbed, shards, tmp_path):
     given = options(shards, run, LONG)
     launcher = torchrun(2, given, tmp_path)
     try:
-        deadline = time.monotonic() + 120
-        while not (run / "checkpoints" / "latest").exists():
-            assert launcher.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: launcher.poll() is not None or (run / "checkpoints" / "latest").exists())
         time.sleep(random.Random(4).uniform(0, 0.4))
         assert launcher.poll() is None
     finally:
@@ -188,7 +185,7 @@ def test_torchrun_killed_and_started_again(undisturbed, shards, tmp_path):
     assert newest(run) < LENGTH
     again = torchrun(2, given, tmp_path)
     try:
-        assert again.wait(120) == 0
+        assert again.wait(LIMIT) == 0
     finally:
         end(again)
     assert_same_bits(run, undisturbed)

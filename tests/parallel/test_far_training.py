@@ -14,6 +14,7 @@ from support.ranks import run_ranks
 from support.recording import begin, deviations, metrics, options
 from support.s3 import KEYS, s3_server
 from support.shards import write_ours
+from support.waiting import LIMIT
 
 from dcgan_dist.data.remote.cache import ShardCache
 from dcgan_dist.errors import UserError
@@ -69,7 +70,7 @@ def told_without_room(given, world_size):
         session = begin(given, world_size)
         batches = session.reader.batches(0, session.split)
         next(batches)
-        assert tried.wait(60)
+        assert tried.wait(LIMIT)
         batches.close()  # and with them the threads that look ahead
     return [line for line in told.getvalue().splitlines() if line.startswith("data: ")]
 

@@ -16,6 +16,7 @@ from support.ranks import ends_of_ranks, run_ranks
 from support.recording import options
 from support.shards import write_ours
 from support.telling import train_and_tell
+from support.waiting import LIMIT
 
 from dcgan_dist.parallel import meeting
 from dcgan_dist.run import checkpoint
@@ -143,7 +144,7 @@ def test_training_with_decoding_processes_needs_no_dev_shm(tmp_path):
         env=environment(GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS=1),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -98,7 +98,7 @@ def test_a_server_that_fails_costs_a_bounded_wait_and_the_rest_can_be_sent(
 ):
     run = tmp_path / "run"
     # the limit of time is the bound: a server that is slow here never answers
-    ends = run_ranks(2, with_wandb, given(shards, run), str(tmp_path / "home"), when, fault, timeout=60)
+    ends = run_ranks(2, with_wandb, given(shards, run), str(tmp_path / "home"), when, fault)
     (code, said, errors, _), (other_code, *_) = ends
     assert (code, other_code) == (0, 0)
     assert [line for line in errors.splitlines() if not line.startswith("wandb: WARNING ")] == []
@@ -123,7 +123,7 @@ def test_a_server_that_fails_costs_a_bounded_wait_and_the_rest_can_be_sent(
 
 def test_without_its_service_the_training_goes_on(undisturbed, shards, tmp_path):
     run = tmp_path / "run"
-    ends = run_ranks(2, with_wandb, given(shards, run), str(tmp_path / "home"), "middle", "killed", timeout=60)
+    ends = run_ranks(2, with_wandb, given(shards, run), str(tmp_path / "home"), "middle", "killed")
     (code, said, errors, _), (other_code, *_) = ends
     assert (code, other_code, errors) == (0, 0, "")
     assert said.count("W&B is switched off, the training goes on: ") == 1

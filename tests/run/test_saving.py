@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from support.disk import no_file_larger_than
+from support.waiting import LIMIT
 
 from dcgan_dist.config import CheckpointConfig
 from dcgan_dist.errors import UserError
@@ -42,7 +43,7 @@ def make(folder, said) -> Iterator:
 def gate(monkeypatch) -> threading.Event:
     """The thread does not get past the first file before this is set."""
     event = threading.Event()
-    monkeypatch.setattr(checkpoint, "reach", lambda point: point != "folder made" or event.wait(60))
+    monkeypatch.setattr(checkpoint, "reach", lambda point: point != "folder made" or event.wait(LIMIT))
     return event
 
 
@@ -78,7 +79,7 @@ def test_the_next_save_waits_for_the_one_before(make, folder, gate):
     second.join(0.3)  # a save that did not wait would be back by now
     assert second.is_alive()
     gate.set()
-    second.join(60)
+    second.join(LIMIT)
     assert (folder.checkpoints / "000000100").exists()
     saver.finish()
     assert names(folder) == ["000000100", "000000200", "latest"]
@@ -98,7 +99,7 @@ def test_the_seconds_are_told_once(make, blocking, gate):
     saver.save(100, tensors(), {"images": 100})
     seconds = saver.seconds()
     assert seconds.keys() == {"time/save_seconds"} | ({"save/write_seconds"} if blocking else set())
-    assert all(0 < value < 60 for value in seconds.values())
+    assert all(0 < value < LIMIT for value in seconds.values())
     gate.set()
     saver.finish()
     assert saver.seconds().keys() == (set() if blocking else {"save/write_seconds"})
@@ -116,13 +117,13 @@ def test_what_is_not_finite_is_never_saved(make, folder, value):
 
 def succeed(saver: Saver, images: int) -> None:
     saver.save(images, tensors(), {"images": images})
-    assert saver._running is None or saver._running.result(60)
+    assert saver._running is None or saver._running.result(LIMIT)
 
 
 def fail(saver: Saver, images: int) -> None:
     with no_file_larger_than(300):
         saver.save(images, tensors(), {"images": images})
-        assert saver._running is None or saver._running.exception(60) is not None
+        assert saver._running is None or saver._running.exception(LIMIT) is not None
 
 
 @pytest.mark.parametrize("blocking", [False, True])

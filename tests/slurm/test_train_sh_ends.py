@@ -6,10 +6,10 @@ The ways that are worth a real cluster are in test_train_sh.py.
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 from support.launching import ROOT, environment
+from support.waiting import LIMIT, until
 
 # called once with --dry_run, once for the run folder
 PYTHON = """
@@ -110,7 +110,7 @@ def test_it_comes_back_exactly_when_it_should(end, life):
     run, begin = life
     run.with_name("run.checked").touch()
     process = begin(trainer, variables)
-    log = process.communicate(timeout=20)[0]
+    log = process.communicate(timeout=LIMIT)[0]
     assert process.returncode == code, log
     assert ("requeued 7" in log) == requeued, log
 
@@ -121,7 +121,7 @@ def test_it_removes_nothing_from_a_folder_that_another_job_may_have(life):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     run.with_name("run.checked").touch()
     process = begin("exit 2", {})
-    log = process.communicate(timeout=20)[0]
+    log = process.communicate(timeout=LIMIT)[0]
     assert process.returncode == 2, log
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     assert "not queued again (exit code 2)" in log
@@ -131,7 +131,7 @@ def test_the_warning_says_whose_life_is_meant(life):
     run, begin = life
     run.with_name("run.checked").touch()
     process = begin(WARNED + "touch $RUN/PREEMPTED", {"SLURM_RESTART_COUNT": "3"})
-    log = process.communicate(timeout=20)[0]
+    log = process.communicate(timeout=LIMIT)[0]
     assert "requeued 7" in log
     assert (run / "STOP").read_text() == "SLURM job 7, life 3\n"
 
@@ -139,10 +139,9 @@ def test_the_warning_says_whose_life_is_meant(life):
 def test_a_warning_that_comes_while_the_options_are_checked_is_not_lost(life):
     run, begin = life
     process = begin("until [[ -e $RUN/STOP ]]; do sleep 0.02; done; touch $RUN/PREEMPTED", {})
-    while not run.with_name("run.checking").exists():
-        time.sleep(0.02)
+    until(run.with_name("run.checking").exists)
     process.send_signal(signal.SIGUSR1)
     run.with_name("run.checked").touch()
-    log = process.communicate(timeout=20)[0]
+    log = process.communicate(timeout=LIMIT)[0]
     assert process.returncode == 0, log
     assert "requeued 7" in log

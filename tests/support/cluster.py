@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.launching import ROOT, environment
+from support.waiting import LIMIT
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Cluster:
             env=environment(**variables),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=LIMIT,
             check=True,
         ).stdout.strip()
 

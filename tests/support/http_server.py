@@ -8,6 +8,8 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from support.waiting import LIMIT
+
 
 class HttpServer:
     """`with HttpServer({"a.tar": data}) as server: server.url("a.tar")`.
@@ -78,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         assert isinstance(self.server, _Server)
         self.owner = self.server.owner
-        self.connection.settimeout(30)
+        self.connection.settimeout(LIMIT)
 
     def do_GET(self):
         name = urlsplit(self.path).path.lstrip("/")

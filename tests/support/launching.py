@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from support.waiting import LIMIT
 from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def call(*command: object, cwd: Path = ROOT, **variables: object) -> subprocess.
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         check=False,
     )
 

@@ -15,12 +15,14 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+from support.waiting import LIMIT
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 PRELOADED = ["accelerate", "torch._dynamo", "pytest", "support.recording"]  # the first is what any optimiser imports
@@ -60,32 +62,31 @@ def run_ranks(
     act: Callable[..., Any],
     *args: Any,
     variables: Mapping[str, str] | None = None,
-    timeout: float = 120,
 ) -> list[Any]:
     """Runs `act(*args)`, a function of a module, in `world_size` processes; returns what it returned on each rank.
 
-    Raises AssertionError with the traceback of the first rank that failed, or when `timeout` seconds have passed. No
+    Raises AssertionError with the traceback of the first rank that failed, or after LIMIT seconds. No
     process outlives this call. Arguments and results: plain objects and numpy arrays. `variables`: further ones of the
     environment.
     """
     context = _context()
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes, results = [], {}
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + LIMIT
     try:
         for rank in range(world_size):
             ours, theirs = context.Pipe(duplex=False)
             settings = environment(rank, world_size, store.port) | dict(variables or {})
             if "LOCAL_WORLD_SIZE" in settings:  # that of several nodes may be among the variables
                 settings["LOCAL_RANK"] = str(rank % int(settings["LOCAL_WORLD_SIZE"]))
-            process = context.Process(target=_rank, args=(theirs, settings, timeout, act, args))
+            process = context.Process(target=_rank, args=(theirs, settings, act, args))
             process.start()
             theirs.close()
             processes.append((process, ours))
         waiting = {ours: rank for rank, (_, ours) in enumerate(processes)}
         while waiting:
             ready = wait(list(waiting), max(deadline - time.monotonic(), 0))
-            assert ready, f"ranks {sorted(waiting.values())} of {world_size} have not ended after {timeout} s"
+            assert ready, f"ranks {sorted(waiting.values())} of {world_size} have not ended after {LIMIT} s"
             for connection in ready:
                 assert isinstance(connection, Connection)
                 rank = waiting.pop(connection)
@@ -98,30 +99,28 @@ def run_ranks(
     return [results[rank] for rank in range(world_size)]
 
 
-def ends_of_ranks(
-    world_size: int, act: Callable[..., int], *args: Any, stuck: int | None = None, timeout: float = 60
-) -> list[End]:
+def ends_of_ranks(world_size: int, act: Callable[..., int], *args: Any, stuck: int | None = None) -> list[End]:
     """Runs `act(*args)` in `world_size` processes; how each of them ended.
 
-    Raises AssertionError when one has not ended after `timeout` seconds, but for rank `stuck`, which is killed when the
+    Raises AssertionError when one has not ended after LIMIT seconds, but for rank `stuck`, which is killed when the
     others have ended. No process outlives this call.
     """
     context = _context()
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + LIMIT
     processes, ended = [], {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             for rank in range(world_size):
                 error = Path(folder) / str(rank)
                 settings = environment(rank, world_size, store.port)
-                process = context.Process(target=_heard, args=(error, settings, timeout, act, args))
+                process = context.Process(target=_heard, args=(error, settings, act, args))
                 process.start()
                 processes.append(process)
             waiting = {process.sentinel: rank for rank, process in enumerate(processes) if rank != stuck}
             while waiting:
                 ready = wait(list(waiting), max(deadline - time.monotonic(), 0))
-                assert ready, f"ranks {sorted(waiting.values())} of {world_size} have not ended after {timeout} s"
+                assert ready, f"ranks {sorted(waiting.values())} of {world_size} have not ended after {LIMIT} s"
                 for sentinel in ready:
                     ended[waiting.pop(sentinel)] = time.monotonic()  # pyright: ignore[reportArgumentType]
         finally:
@@ -132,9 +131,9 @@ def ends_of_ranks(
     return [End(p.exitcode, errors[rank], ended.get(rank, math.inf)) for rank, p in enumerate(processes)]
 
 
-def _heard(error: Path, settings: dict[str, str], timeout: float, act: Callable[..., int], args: tuple) -> None:
+def _heard(error: Path, settings: dict[str, str], act: Callable[..., int], args: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.alarm(round(timeout) + 10)
+    signal.alarm(LIMIT + 60)
     os.environ.update(settings)
     with error.open("w") as file:
         os.dup2(file.fileno(), 2)
@@ -146,7 +145,16 @@ def _context() -> Any:
     context.set_forkserver_preload(PRELOADED)
     with mock.patch.dict(os.environ, QUIET | {"PYTHONPATH": os.pathsep.join(sys.path)}):
         forkserver.ensure_running()
+    _preloaded(context)
     return context
+
+
+@cache
+def _preloaded(context: Any) -> None:
+    """Waits for a first process: the server forks none before it has imported everything, which may take a minute."""
+    first = context.Process(target=os.getpid)
+    first.start()
+    first.join()
 
 
 def _result(connection: Connection, rank: int, world_size: int) -> Any:
@@ -158,11 +166,9 @@ def _result(connection: Connection, rank: int, world_size: int) -> Any:
     return result
 
 
-def _rank(
-    connection: Connection, settings: dict[str, str], timeout: float, act: Callable[..., Any], args: tuple
-) -> None:
+def _rank(connection: Connection, settings: dict[str, str], act: Callable[..., Any], args: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.alarm(round(timeout) + 10)  # ends this process even when nobody is left to kill it
+    signal.alarm(LIMIT + 60)  # ends this process even when nobody is left to kill it
     os.environ.update(settings)
     warnings.simplefilter("error")
     try:
