@@ -43,7 +43,7 @@ class Watchdog:
         self._long = max(self._limit, LONG_OF_TIMEOUT * config.timeout) if world.size > 1 else math.inf
         self._over, self._last_word = Event(), Lock()
         self._thread: Thread | None = None
-        self._lost_at = math.inf
+        self._lost_at = self._alarm_at = math.inf
         if self._limit:
             self._path = folder / f"rank-{world.rank}.txt"
             self._file = _open(self._path)
@@ -101,7 +101,7 @@ class Watchdog:
             elif alarm == "hang":
                 self._give_up("ends, for another rank hangs")
             elif alarm == "lost":
-                self._lose()
+                self._lose(now)
 
     def _put_off(self) -> None:
         """The end by faulthandler's timer; not before other ranks have seen that this one does not answer."""
@@ -118,10 +118,12 @@ class Watchdog:
         missing = f"; no answer from {', '.join(gone)}" if first and gone else ""
         self._end(f"{why} ({activity}){missing}")
 
-    def _lose(self) -> None:
+    def _lose(self, now: float) -> None:
         """Another rank has lost one: collectives fail here, too, unless the main thread is elsewhere."""
-        self._peers.answer()
-        if not self._over.wait(GRACE) and self._last_word.acquire(blocking=False):
+        if self._alarm_at == math.inf:
+            self._alarm_at = now
+            self._peers.answer()
+        if now - self._alarm_at > GRACE and self._last_word.acquire(blocking=False):
             self._write_stacks()
             self._end(f"ends, for another rank has ended ({self._activity})")
 
