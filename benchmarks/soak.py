@@ -40,7 +40,7 @@ LENGTH, REPORT = BATCH * STEPS, 2 * BATCH  # images
 OPTIONS = (
     f"--world_size {RANKS} --images {LENGTH} --batch_size {BATCH} --precision fp32 --model.image_size 32 --model.nz 8 "
     f"--model.ngf 4 --model.ndf 4 --data.decode processes --data.workers 1 --log.every {REPORT} --log.samples 1 "
-    f"--log.no_tensorboard --wandb.mode disabled --checkpoint.every {8 * BATCH} --watchdog.seconds 5"
+    f"--log.no_tensorboard --wandb.mode disabled --checkpoint.every {8 * BATCH}"
 )
 FAULTS = (
     "SIGKILL of a rank",
@@ -53,7 +53,7 @@ FAULTS = (
     "SIGKILL of launcher and ranks",
     "the file STOP",
 )
-PATIENCE = 120  # seconds for anything that is waited for
+PATIENCE = 600  # seconds for anything that is waited for
 CLOCKED = ("time/", "speed/", "rank/", "save/", "data/")  # what no two lives report alike
 MEMORY = Path("/dev/shm")
 
@@ -82,10 +82,11 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Job:
     """A run's folder, and the command that goes on with it."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, watchdog: float) -> None:
         self.run, self._errors = folder / name, folder / f"{name}.err"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
         given = ["--run_dir", str(self.run), "--data.shards", str(folder / "shard.tar"), *OPTIONS.split()]
+        given += ["--watchdog.seconds", str(watchdog)]
         self._command = [*launcher, "-m", "dcgan_dist.train", *given]
         quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo"}
         self._variables = os.environ | quiet | {"XDG_CACHE_HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
@@ -203,10 +204,11 @@ def left_over(job: Job, memory: set[Path]) -> dict[str, list[str]]:
     hidden = [str(path.relative_to(job.run)) for path in job.run.rglob(".*") if path.name != ".owner.lock"]
     running = psutil.process_iter(["pid", "cmdline"])
     processes = [str(each.info["pid"]) for each in running if str(job.run) in (each.info["cmdline"] or [])]
-    ends = time.monotonic() + 10
-    while (new := set(MEMORY.iterdir()) - memory) and time.monotonic() < ends:
+    ends, new = time.monotonic() + 60, set(MEMORY.iterdir()) - memory
+    while any(path.exists() for path in new) and time.monotonic() < ends:
         time.sleep(0.1)  # another program's will go
-    return {"files": hidden, "processes": processes, "shared_memory": [path.name for path in new]}
+    shared = [path.name for path in new if path.exists()]
+    return {"files": hidden, "processes": processes, "shared_memory": shared}
 
 
 def complete(job: Job, straight: Job) -> float:
@@ -235,11 +237,11 @@ def by_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def soak(folder: Path, seed: int, count: int) -> dict[str, Any]:
+def soak(folder: Path, seed: int, count: int, watchdog: float) -> dict[str, Any]:
     """The whole of it; what came of each fault, and of the run."""
     write_shard(folder / "shard.tar")
     chance, memory = random.Random(seed), set(MEMORY.iterdir())
-    straight, job = Job(folder, "straight"), Job(folder, "run")
+    straight, job = Job(folder, "straight", watchdog), Job(folder, "run", watchdog)
     faults = []
     for fault in itertools.islice(itertools.cycle(FAULTS), count):
         faults.append(disturb(job, fault, chance))
@@ -271,10 +273,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=2 * len(FAULTS), help="how many, of each kind in turn")
+    parser.add_argument("--watchdog", type=float, default=5, help="seconds without progress that it takes for a hang")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for soak.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = soak(Path(folder), options.seed, options.faults)
+        results = soak(Path(folder), options.seed, options.faults, options.watchdog)
     print(json.dumps(results, indent=2))
     save(options.out, "soak", "benchmarks.soak", results)
 

@@ -7,4 +7,5 @@ launch/install.sh test
 export PATH="$PWD/.venv/bin:$PATH"
 export OMP_WAIT_POLICY=passive # several processes share the cores: waiting threads must not burn them
 launch/lint.sh
+(($#)) || set -- --numprocesses 3 # also on two cores, for half of the time is waiting
 exec python -m pytest "$@"

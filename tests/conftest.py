@@ -45,11 +45,32 @@ def without_tracebacks() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU tests are skipped where there is no GPU."""
+    """GPU tests are skipped where there is no GPU. Of several workers each begins with what takes long."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if items and hasattr(items[0].config, "workerinput"):
+        long = ("slurm", "gpu", "dist", "slow")
+        items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in long])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With several workers (pytest-xdist) a file's tests stay together, for they share what they set up.
+
+    So do those of the folders for which there is one of something: the cluster, the GPU.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            folder = file.rpartition("/")[0]
+            return folder if folder in ("tests/slurm", "tests/gpu") else file
+
+    config.option.loadscopereorder = False
+    return Files(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

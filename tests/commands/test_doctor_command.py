@@ -13,6 +13,7 @@ from itertools import count
 import pytest
 import torch
 from support.disk import no_file_larger_than
+from support.doctor import take_time
 from support.fake_wandb import FakeWandb
 from support.http_server import HttpServer
 from support.shards import write_ours
@@ -46,8 +47,9 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def doctor(folder, capsys):
+def doctor(folder, capsys, monkeypatch):
     """Runs the command on a good configuration with further options: exit code, findings, what was printed."""
+    take_time(monkeypatch)
 
     def run(*options, only=None):
         out = folder / "found.json"

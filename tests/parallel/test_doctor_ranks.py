@@ -12,9 +12,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from support.clock import Clock
+from support.doctor import take_time
 from support.launching import ROOT, call
 from support.processes import children
 from support.ranks import run_ranks
+from support.waiting import LIMIT
 
 from dcgan_dist import __main__ as front
 from dcgan_dist import cli
@@ -45,7 +48,8 @@ TRAININGS = {
 @pytest.fixture(scope="module")
 def printed_and_found(tmp_path_factory):
     out, printed = tmp_path_factory.mktemp("doctor") / "found.json", io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        take_time(patch)
         assert front.main(["doctor", "--only", "ranks,equality", "--json", str(out)]) == 0
     return printed.getvalue(), {line["check"]: line for line in json.loads(out.read_text())["checks"]}
 
@@ -69,7 +73,7 @@ rank.main()
 """
 
 
-def started(monkeypatch, program, seconds=60.0):
+def started(monkeypatch, program, seconds=LIMIT):
     """A case whose ranks are this program instead."""
     monkeypatch.setattr(spawn, "RANK", (sys.executable, "-c", program))
     monkeypatch.setattr(spawn, "SECONDS", seconds)
@@ -179,9 +183,14 @@ def launched(options, nodes, printed=None):
     return code, printed.getvalue()
 
 
+def unhurried(options, nodes):
+    take_time(pytest.MonkeyPatch())
+    return launched(options, nodes)
+
+
 def test_launched_ranks_are_those_that_are_examined(tmp_path):
     options = ["--run_dir", str(tmp_path / "run"), "--only", "ranks,equality,precision,launcher"]
-    (code, printed), (other_code, nothing) = run_ranks(2, launched, options, 1)
+    (code, printed), (other_code, nothing) = run_ranks(2, unhurried, options, 1)
     assert (code, other_code, nothing) == (0, 0, "")
     assert [line.split()[1] for line in printed.splitlines() if line[:2] == "ok"] == [
         "precision", "launcher", "ranks", "equality",
@@ -203,7 +212,7 @@ def test_every_node_is_examined_and_one_bad_node_fails_all(tmp_path):
 def launched_with_one_bad_node(options):
     if os.environ["RANK"] == "1":
         options = [*options, "--run_dir", __file__]
-    return launched(options, 2)
+    return unhurried(options, 2)
 
 
 def lost():
@@ -227,8 +236,9 @@ def test_launched_ranks_that_do_not_meet_say_so_in_one_line():
 def silent(options, pipe):
     """Rank 1 never takes part; rank 0 would end its process, whose thread still waits, with an exit code."""
     if os.environ["RANK"] == "1":
-        return launch(Config(timeout=30)).size, pipe.read_text(), ""
-    _in_a_hurry()
+        return launch(Config()).size, pipe.read_text(), ""
+    take_time(pytest.MonkeyPatch())
+    exchange.time = Clock(lambda: True)  # pyright: ignore[reportAttributeAccessIssue]
     codes = []
     command.os._exit = codes.append  # pyright: ignore[reportAttributeAccessIssue]
     command.World.close = lambda self: None
@@ -245,19 +255,16 @@ def test_a_launched_rank_that_never_answers(tmp_path):
     assert (size, codes, other) == (2, [1], (2, "over", ""))
     assert "ok    devices " in printed
     assert "FAIL  ranks " in printed
-    assert "rank 1 has not said within 6 s what it found" in " ".join(printed.split())
+    assert f"rank 1 has not said within {2 * LIMIT} s what it found" in " ".join(printed.split())
     assert "no answer" not in printed  # what it would be asked for is not begun
     assert "not fit for this run (ranks)" in printed
 
 
-def _in_a_hurry():
-    command.MARGIN, exchange.LINGER = 1.0, 0.5
-    command.CHECKS["devices"] = replace(command.CHECKS["devices"], seconds=5.0)
-
-
 def cannot_talk(options, kind):
     """Rank 1's sums over all ranks fail, or never end, as where NCCL finds no way to the others."""
-    command.CHECKS["ranks"] = replace(command.CHECKS["ranks"], seconds=3.0)
+    take_time(pytest.MonkeyPatch())
+    if kind == "hangs" or os.environ["RANK"] == "0":
+        command.CHECKS["ranks"] = replace(command.CHECKS["ranks"], seconds=3.0)
 
     def sum_(world, tensor):
         if world.rank == 1 and kind == "fails":

@@ -2,12 +2,13 @@
 
 import os
 import signal
-import threading
-import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support.ranks import ends_of_ranks
 from support.recording import options
+from support.waiting import LIMIT, until
 
 from dcgan_dist.parallel import meeting
 from dcgan_dist.run import signals
@@ -18,31 +19,38 @@ pytestmark = pytest.mark.dist
 ASKED = "asked to stop while it waited for the other ranks; nothing had begun\n"
 
 
-def wait_for_the_other(given: list[str], when: str) -> int:
+def wait_for_the_other(given: list[str], when: str, asked: Path) -> int:
     """The command on rank 0, which is asked to stop before or while it waits; rank 1 is away, or comes late."""
-    late = when.endswith("late")
-    meeting.PATIENCE = 30.0 if late else 0.5
+    late, guard = when == "late", meeting._guard
+    meeting.PATIENCE = LIMIT if late else 0.5
     if os.environ["RANK"] == "1":
         if not late:
             return 0
-        time.sleep(1.0)
+        until(asked.exists)
         return main(given)
+
+    def ask(*waits: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        asked.touch()
+        if waits:
+            guard(*waits)
+
     signals.listen()
     if when == "before":
-        os.kill(os.getpid(), signal.SIGTERM)
+        ask()
     else:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        meeting._guard = ask
     return main(given)
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_rank_that_is_asked_to_stop_does_not_wait_for_one_that_never_comes(when, shards, tmp_path):
-    first, _ = ends_of_ranks(2, wait_for_the_other, options(shards, tmp_path / "run"), when)
+    first, _ = ends_of_ranks(2, wait_for_the_other, options(shards, tmp_path / "run"), when, tmp_path / "asked")
     assert (first.code, first.error) == (1, f"rank 0: {ASKED}")
     assert not (tmp_path / "run").exists()
 
 
 def test_it_stops_in_order_with_one_that_comes_late(shards, tmp_path):
-    for end in ends_of_ranks(2, wait_for_the_other, options(shards, tmp_path / "run"), "late"):
+    for end in ends_of_ranks(2, wait_for_the_other, options(shards, tmp_path / "run"), "late", tmp_path / "asked"):
         assert (end.code, end.error) == (0, "")
     assert (tmp_path / "run" / "PREEMPTED").read_text() == "0\nSIGTERM\n"
