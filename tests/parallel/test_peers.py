@@ -6,12 +6,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.waiting import LIMIT, until
 
 from dcgan_dist.parallel import peers as module
 from dcgan_dist.parallel.peers import Peers
@@ -25,15 +25,16 @@ def peer(rank, size=3):
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A store that answers may take long to do it on a machine with other work."""
-    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    monkeypatch.setattr(module, "PATIENCE", LIMIT)
 
 
 def stop(store, number):
     """Returns when the process has stopped or ended; a signal may take its time."""
     os.kill(store.pid, number)
     states = [path / "stat" for path in Path(f"/proc/{store.pid}/task").iterdir()]
-    while any(state.exists() and state.read_text().rpartition(")")[2].split()[0] not in "TZX" for state in states):
-        time.sleep(0.01)
+    until(
+        lambda: all(not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "TZX" for state in states)
+    )
 
 
 def test_an_alarm_reaches_all_and_the_first_to_raise_it_is_one(store):
@@ -73,10 +74,7 @@ def test_one_rank_alone_asks_nobody():
 
 def hears(one: Peers) -> None:
     """Returns when it has heard of the alarm."""
-    deadline = time.monotonic() + 60
-    while one.alarm() != "hang":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: one.alarm() == "hang")
 
 
 def test_a_store_that_was_silent_is_asked_again(store, monkeypatch):
@@ -89,9 +87,7 @@ def test_a_store_that_was_silent_is_asked_again(store, monkeypatch):
         assert sum(thread.name == "asks the store" for thread in threading.enumerate()) == 1
     finally:
         os.kill(store.pid, signal.SIGCONT)
-    deadline = time.monotonic() + 60
-    while not other.raise_alarm("hang") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: other.raise_alarm("hang"))
     hears(one)
 
 
