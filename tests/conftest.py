@@ -11,6 +11,7 @@ os.environ["WANDB_MODE"] = "disabled"  # a developer's own account must not see 
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """With several workers (pytest-xdist) a file's tests stay together, for they share what they set up.
 
     So do those of the folders for which there is one of something: the cluster, the GPU.

@@ -204,6 +204,7 @@ def test_no_process_outlives_a_killed_command(images, tmp_path):
     command = f"from dcgan_dist.commands.shard import main; main([{str(images)!r}, {str(tmp_path / 'out')!r}, *"
     command += "'--size 32 --shard_size 1 --processes 2 --no_shuffle'.split()])"
     with subprocess.Popen([sys.executable, "-c", command]) as process:
-        started = until(lambda: len(found := children("spawn_main", process.pid)) == 2 and found)
+        until(lambda: len(children("spawn_main", process.pid)) == 2)
+        started = children("spawn_main", process.pid)
         process.kill()
         assert psutil.wait_procs(started, timeout=LIMIT)[1] == []

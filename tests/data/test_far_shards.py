@@ -130,14 +130,12 @@ def test_a_cache_smaller_than_the_corpus_is_never_exceeded_and_the_batches_are_r
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_a_shard_that_the_cache_damaged_is_brought_anew(folder, server, tmp_path, ending):
+    def read():
+        return contents(open_corpus(names(server, ending)[:3], opener(tmp_path)), steps=30)
 
-    def all_held():
-        contents(open_corpus(names(server, ending)[:3], opener(tmp_path)), steps=30)
-        return len(found := list((tmp_path / "cache").glob("*.tar"))) == 3 and found
-
-    held = until(all_held)
+    until(lambda: read() and len(list((tmp_path / "cache").glob("*.tar"))) == 3)
     corpus = open_corpus(names(server, ending)[:3], opener(tmp_path))
-    for path in held:
+    for path in (tmp_path / "cache").glob("*.tar"):
         content = bytearray(path.read_bytes())
         content[1_000] ^= 1  # in the first image
         path.write_bytes(content)

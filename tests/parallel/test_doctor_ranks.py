@@ -73,7 +73,7 @@ rank.main()
 """
 
 
-def started(monkeypatch, program, seconds=LIMIT):
+def started(monkeypatch, program, seconds=float(LIMIT)):
     """A case whose ranks are this program instead."""
     monkeypatch.setattr(spawn, "RANK", (sys.executable, "-c", program))
     monkeypatch.setattr(spawn, "SECONDS", seconds)

@@ -42,7 +42,7 @@ class OwnTime:
                 self.now += time.perf_counter() - self._begun
             end(waits)
 
-        HostWaits.begin, HostWaits.end = begins, ends
+        mock.patch.multiple(HostWaits, begin=begins, end=ends).start()
 
     def perf_counter(self):
         return self.now

@@ -46,6 +46,13 @@ PLACE = "iteration 5 after 48 images, section d for "
 HOST = socket.gethostname()
 
 
+class Clocks:
+    """Of the watchdog in this process, and of what it asks others."""
+
+    own: Clock
+    peers: Clock
+
+
 def sleeps_for_ever(stays):
     stays.touch()
     threading.Event().wait()
@@ -53,7 +60,7 @@ def sleeps_for_ever(stays):
 
 def is_stopped(stays):
     os.setsid()  # the system hangs up on a group without a terminal that has a stopped process
-    watchdog.time.over = never
+    Clocks.own.over = never
     stays.touch()
     os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -106,7 +113,9 @@ def train_with(given, fault, signs, healthy, meanwhile=lambda: None):
 
 def stand_still(over=never, answered=None):
     """The clocks of this process's watchdog, until what it waits for can only be a hang; and for answers of others."""
-    watchdog.time, peers.time = Clock(over), Clock(answered or over)
+    Clocks.own, Clocks.peers = Clock(over), Clock(answered or over)
+    mock.patch.object(watchdog, "time", Clocks.own).start()
+    mock.patch.object(peers, "time", Clocks.peers).start()
     peers.PATIENCE = LIMIT
 
 
@@ -203,7 +212,7 @@ def train_with_a_slow_disk(given, signs, answers):
         path = really_save(*args)
         waits.wait()
         if not answers:
-            watchdog.time.over = waits.is_set
+            Clocks.own.over = waits.is_set
             threading.Event().wait()
         return path
 
@@ -278,7 +287,7 @@ def slowly(given):
     """The command, with long iterations, and checkpoints that take longer than one of them may."""
     step, save = train.discriminator_step, checkpoint.save
     stand_still()
-    clock = watchdog.time
+    clock = Clocks.own
 
     def takes(seconds):
         clock.now += seconds

@@ -15,6 +15,7 @@ from PIL import Image
 from support import wandb_reader
 from support.fake_wandb import FakeWandb, Run
 from support.shards import write_ours
+from support.waiting import LIMIT
 
 from dcgan_dist.config import Config, DataConfig, OptimizerConfig, WandbConfig
 from dcgan_dist.run import wandb as run_wandb
@@ -34,6 +35,8 @@ def config(tmp_path, monkeypatch):
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for name in ("INIT_TIMEOUT", "FINISH_TIMEOUT"):
+        monkeypatch.setattr(run_wandb, name, LIMIT)
     (tmp_path / "faces").mkdir()
     yield Config(run_dir=tmp_path / "faces", wandb=WandbConfig(project="gans", tags=("fruit",), group="nightly"))
     run_wandb._end_service()
@@ -139,7 +142,7 @@ def test_a_resumed_run_goes_on_without_gap_or_double(config, server, said):
 
 @pytest.mark.parametrize("fault", ["down", "401"])
 def test_a_dead_server_at_the_start_makes_the_run_offline(config, server, said, fault, monkeypatch):
-    monkeypatch.setattr(run_wandb, "INIT_TIMEOUT", 1.0)
+    monkeypatch.setattr(run_wandb, "INIT_TIMEOUT", 2.0)
     server.fault = fault
     tracker = start(config, said)
     tracker.scalars(0, {"loss/d": 1.0})
@@ -154,7 +157,7 @@ def test_a_dead_server_at_the_start_makes_the_run_offline(config, server, said, 
 
 
 def test_a_server_that_dies_costs_a_bounded_wait_and_no_data(config, server, said, monkeypatch):
-    monkeypatch.setattr(run_wandb, "FINISH_TIMEOUT", 1.0)
+    monkeypatch.setattr(run_wandb, "FINISH_TIMEOUT", 5.0)
     tracker = start(config, said)
     server.fault = "down"
     for images in range(50):
@@ -162,7 +165,7 @@ def test_a_server_that_dies_costs_a_bounded_wait_and_no_data(config, server, sai
     tracker.close()  # returns, although the server never does
     (log,) = config.run_dir.glob("wandb/run-*/run-*.wandb")
     assert len(points(wandb_reader.history(log), "loss/d")) == 50
-    assert said[-1] == f"W&B: not everything was sent in 1 s; the rest: wandb sync --include-online {log.parent}"
+    assert said[-1] == f"W&B: not everything was sent in 5 s; the rest: wandb sync --include-online {log.parent}"
 
 
 SERVICE_DIES = """
@@ -170,9 +173,11 @@ import sys
 from pathlib import Path
 import psutil
 from dcgan_dist.config import Config
+from dcgan_dist.run import wandb
 from dcgan_dist.run.trackers import Trackers
 from dcgan_dist.run.wandb import open_wandb
 
+wandb.INIT_TIMEOUT = 600
 trackers = Trackers(print)
 trackers.start("W&B", lambda: open_wandb(Config(run_dir=Path(sys.argv[1])), print, lambda: None, {}))
 (service,) = psutil.Process().children()
@@ -198,7 +203,7 @@ def test_the_stop_button_calls_back(config, server, said, monkeypatch):
     server.runs["stopme"] = Run("tester", "gans", "stopme", stop_requested=True)
     stopped = threading.Event()
     tracker = start(config, said, on_stop=stopped.set)
-    assert stopped.wait(30)
+    assert stopped.wait(LIMIT)
     tracker.close()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.cluster import Cluster
 from support.launching import ROOT, environment
+from support.waiting import LIMIT
 
 SCRIPTS = ROOT / "tests/support/slurm"
 NODES = 9  # as many as test_train_sh_faults.py breaks at the same time
@@ -19,7 +20,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("slurm")
     variables = environment(DCS_STATE=folder / "cluster", DCS_NODES=NODES)
     try:
-        subprocess.run([SCRIPTS / "slurm-up.sh"], env=variables, check=True, timeout=240)
+        subprocess.run([SCRIPTS / "slurm-up.sh"], env=variables, check=True, timeout=LIMIT)
         yield Cluster(folder / "cluster", folder)
     finally:
-        subprocess.run([SCRIPTS / "slurm-down.sh"], env=variables, check=True, timeout=60)
+        subprocess.run([SCRIPTS / "slurm-down.sh"], env=variables, check=True, timeout=LIMIT)

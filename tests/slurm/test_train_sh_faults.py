@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,10 +18,11 @@ from typing import Any
 import pytest
 from support.cluster import Cluster
 from support.launching import TINY, deviation, newest_tensors, train_alone
+from support.waiting import LIMIT, until
 
 from dcgan_dist.run import checkpoint
 
-pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow, pytest.mark.timeout(4 * LIMIT)]
 
 EVERY = 64  # images from one checkpoint to the next
 WHOLE_NODE = "--cpus-per-task=4"
@@ -44,11 +44,11 @@ class Job:
         length.write_text("images: 1000000\nlog: {samples: 2000, samples_every: 16, every: 16}\n")
         often = ["--checkpoint.every", EVERY, "--checkpoint.keep", 999]
         options = [*TINY, *often, "--config", length, "--run_dir", run]
-        return cls(cluster, run, cluster.train(f"--time=20 {sbatch_options}", *options, RANKS_PER_NODE=ranks))
+        return cls(cluster, run, cluster.train(f"--time=60 {sbatch_options}", *options, RANKS_PER_NODE=ranks))
 
     def reaches(self, images: int) -> None:
         """Waits for a checkpoint."""
-        self.cluster.wait(self.number, lambda: self.newest() >= images, 180)
+        self.cluster.wait(self.number, lambda: self.newest() >= images)
 
     def newest(self) -> int:
         latest = self.run / "checkpoints" / "latest"
@@ -56,7 +56,7 @@ class Job:
 
     def goes_back_to_the_queue(self) -> int:
         """Waits for that; what the next life is to begin from."""
-        self.cluster.wait(self.number, lambda: self.restarts() == 1, 120)
+        self.cluster.wait(self.number, lambda: self.restarts() == 1)
         return self.newest()
 
     def restarts(self) -> int:
@@ -70,7 +70,7 @@ class Job:
 
     def ends(self) -> str:
         """Waits for the end of its second life, which must complete the training; the log of both."""
-        fields = self.cluster.end(self.number, 240)
+        fields = self.cluster.end(self.number)
         log = self.cluster.log(self.number)
         assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), log
         return log
@@ -82,10 +82,7 @@ class Job:
 
     def says(self, text: str) -> None:
         """Waits for these words in its log."""
-        deadline = time.monotonic() + 60
-        while text not in self.cluster.log(self.number):
-            assert time.monotonic() < deadline, self.cluster.log(self.number)
-            time.sleep(0.5)
+        until(lambda: text in self.cluster.log(self.number))
 
 
 @contextmanager

@@ -44,19 +44,19 @@ class Cluster:
         fields = self.call("scontrol", "show", "job", "-o", job).split()
         return dict(field.split("=", 1) for field in fields if "=" in field)
 
-    def wait(self, job: str, happened: Callable[[], object], seconds: float = 120) -> None:
+    def wait(self, job: str, happened: Callable[[], object]) -> None:
         """Waits until something has happened in a job that must not end before."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + LIMIT
         while not happened():
             state = self.call("squeue", "--noheader", f"--jobs={job}", "--format=%T")
             assert state, f"job {job} ended too early:\n{self.log(job)}"
-            assert time.monotonic() < deadline, f"job {job} is still {state} after {seconds} s:\n{self.log(job)}"
+            assert time.monotonic() < deadline, f"job {job} is still {state} after {LIMIT} s:\n{self.log(job)}"
             time.sleep(0.5)
 
-    def end(self, job: str, seconds: float = 120) -> dict[str, str]:
+    def end(self, job: str) -> dict[str, str]:
         """Waits for the end of a job; its fields."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + LIMIT
         while self.call("squeue", "--noheader", f"--jobs={job}"):
-            assert time.monotonic() < deadline, f"job {job} has not ended after {seconds} s:\n{self.log(job)}"
+            assert time.monotonic() < deadline, f"job {job} has not ended after {LIMIT} s:\n{self.log(job)}"
             time.sleep(0.5)
         return self.job(job)

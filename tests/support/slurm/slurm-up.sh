@@ -175,10 +175,10 @@ SlurmctldParameters=preempt_send_user_signal
 ReturnToService=2
 # short clocks, so that tests see faults within seconds
 SlurmctldTimeout=30
-SlurmdTimeout=20
+SlurmdTimeout=40
 TCPTimeout=3
 MessageTimeout=10
-KillWait=15
+KillWait=60
 UnkillableStepTimeout=60
 CompleteWait=0
 InactiveLimit=0
@@ -188,13 +188,13 @@ MinJobAge=3600
 JobRequeue=1
 RequeueExit=75
 RequeueExitHold=76
-BatchStartTimeout=20
+BatchStartTimeout=120
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PriorityType=priority/basic
-PartitionName=low  Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1  PreemptMode=REQUEUE GraceTime=20
+PartitionName=low  Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1  PreemptMode=REQUEUE GraceTime=60
 PartitionName=high Nodes=ALL Default=NO  MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
 for i in $(seq 1 "$nodes"); do
@@ -217,7 +217,7 @@ if [[ $mode == netns ]]; then
   outer=$! pid=
   disown "$outer"
   remember "$outer" "$S/run/outer"
-  for _ in $(seq 100); do
+  for _ in $(seq 2000); do
     pid=$(tr -d ' ' <"/proc/$outer/task/$outer/children" 2>/dev/null) || true
     [[ $pid ]] && break
     sleep 0.05
@@ -227,14 +227,14 @@ if [[ $mode == netns ]]; then
 else
   setsid bash "$S/lib/munged.sh" "$S" &
   remember $! "$S/run/munged"
-  for _ in $(seq 100); do [[ -S $S/munge/sock/munge.socket.2 ]] && break; sleep 0.05; done
+  for _ in $(seq 2000); do [[ -S $S/munge/sock/munge.socket.2 ]] && break; sleep 0.05; done
   setsid slurmctld -D -f "$SLURM_CONF" </dev/null >"$S/log/slurmctld.out" 2>&1 &
   remember $! "$S/run/init"
   for i in $(seq 1 "$nodes"); do bash "$S/lib/node-up-plain.sh" "node$i"; done
   : >"$S/run/booted"
 fi
 
-for _ in $(seq 200); do
+for _ in $(seq 3000); do
   alive "$S/run/init" || { tail -n 5 "$S"/log/* >&2; die "the controller died"; }
   if [[ -e $S/run/booted ]] && healthy; then
     say "up: $nodes nodes x $cpus CPUs x $gpus fake GPUs, mode $mode, $(slurmctld -V)"
@@ -244,4 +244,4 @@ for _ in $(seq 200); do
   sleep 0.2
 done
 tail -n 5 "$S"/log/* >&2
-die "nodes did not become idle within 40 s (logs in $S/log)"
+die "nodes did not become idle within 600 s (logs in $S/log)"
