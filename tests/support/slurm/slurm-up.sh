@@ -148,8 +148,9 @@ SlurmctldPort=$controller_port
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# cred_expire is also how long a requeued job waits before it starts again (default 120 s)
-AuthInfo=socket=$S/munge/sock/munge.socket.2,cred_expire=5
+# cred_expire is also how long a requeued job waits before it starts again (default 120 s); it must be enough for a step to
+# begin on a machine that is busy
+AuthInfo=socket=$S/munge/sock/munge.socket.2,cred_expire=45
 StateSaveLocation=$S/ctld
 SlurmdSpoolDir=$S/nodes/%n/spool
 SlurmctldPidFile=$S/run/slurmctld.pid
