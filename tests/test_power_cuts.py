@@ -1,0 +1,213 @@
+"""What is said to be on disk is there after a power cut, too: in which order every writer syncs and names its files."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.power import Disk
+from support.shards import write_ours
+from support.sources import make_folder as pictures
+
+from dcgan_dist import train
+from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.storage import NewFile, make_folder, put_in_place, sync_folder, whole_file, write_atomically
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.writer import write_shards
+from dcgan_dist.run import checkpoint
+from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.grid import save_png
+from dcgan_dist.run.jsonl import MetricsFile
+from dcgan_dist.run.lease import Lease
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def disk(root, monkeypatch):
+    return Disk(root, monkeypatch)
+
+
+def whole(name: str, folder: str = ".") -> list[str]:
+    """A file that appears in one piece, and stays."""
+    prefix = "" if folder == "." else f"{folder}/"
+    return [f"sync {prefix}~{name}", f"name {prefix}{name}", f"sync {folder}/"]
+
+
+TENSORS = {name: {"weight": torch.ones(3)} for name in checkpoint.TENSOR_FILES}
+NEW = "checkpoints/.tmp-0-000000100"
+SAVED = [
+    "sync ./",  # the folder of the checkpoints is new
+    *(f"sync {NEW}/{name}.safetensors" for name in checkpoint.TENSOR_FILES),
+    f"sync {NEW}/state.json",
+    f"sync {NEW}/manifest.json",
+    f"sync {NEW}/",
+    "name checkpoints/000000100",
+    "sync checkpoints/",
+    "sync checkpoints/.tmp-0-latest",
+    "name checkpoints/latest",
+    "sync checkpoints/",
+]
+
+
+def save(root: Path, images: int = 100) -> Path:
+    return checkpoint.save(root / "checkpoints", images, TENSORS, {"images": images}, keep=3)
+
+
+def stream(root: Path) -> None:
+    with whole_file(root / "file") as file:
+        file.write(b"data")
+
+
+def report(root: Path) -> None:
+    metrics = MetricsFile(root / "metrics.jsonl")
+    metrics.append({"images": 8})
+    metrics.sync()
+
+
+def own(root: Path) -> None:
+    lease = Lease(root)
+    lease.take()
+    lease.release()
+
+
+def cache(root: Path) -> None:
+    file = NewFile(root / "fallback")
+    os.write(file.descriptor, b"data")
+    file.publish(root / "entry")
+    file.discard()
+
+
+def place(root: Path) -> None:
+    """A folder with what is in it."""
+    make_folder(root / "a" / "b")
+    write_atomically(root / "a" / "b" / "file", b"data")
+    put_in_place(root / "a", root / "z")
+
+
+WRITERS = {
+    "a small file": (lambda root: write_atomically(root / "file", b"data"), whole("file")),
+    "in new folders": (
+        lambda root: write_atomically(root / "a" / "b" / "file", b"data"),
+        ["sync a/", "sync ./", *whole("file", "a/b")],
+    ),
+    "a stream": (stream, whole("file")),
+    "a picture": (lambda root: save_png(np.zeros((2, 2, 3), dtype=np.uint8), root / "p.png"), whole("p.png")),
+    "a shard": (lambda root: write_ours(root / "a.tar", 2), whole("a.tar")),
+    "reports": (report, ["sync metrics.jsonl", "sync ./"]),
+    "DONE": (lambda root: RunFolder(root).mark(root / "DONE", "48"), whole("DONE")),
+    "the first checkpoint's note": (lambda root: RunFolder(root).note_checkpoint(48), whole("first_checkpoint")),
+    "the owner": (own, 2 * whole("owner.json")),
+    "a checkpoint": (save, SAVED),
+    "an entry of the cache": (cache, ["sync nameless", "name entry"]),  # which may be lost, and is never torn
+    "a folder": (place, ["sync a/", "sync ./", *whole("file", "a/b"), "name z", "sync ./"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_content_then_name_then_folder(root, disk, writer):
+    write, events = WRITERS[writer]
+    write(root)
+    assert disk.events == events
+    assert disk.torn == []
+
+
+def test_the_best_checkpoint_is_left_behind_in_order(root, disk):
+    path = save(root)
+    write_atomically(path.with_name("best"), path.name.encode())
+    disk.events.clear()
+    checkpoint.leave_behind(path, Lease(root))
+    assert disk.events == [*whole("best", "checkpoints"), "name checkpoints/000000100-left", "sync checkpoints/"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_shards_are_published_with_the_manifest_last(root, disk, again):
+    source = find_source(str(pictures(root.parent / "images")))
+    packing = Packing(size=8, shard_size=3, processes=1, duplicates="keep", overwrite=again)
+    if again:
+        write_shards(source, root / "out", replace(packing, shard_size=4))
+        disk.events.clear()
+    write_shards(source, root / "out", packing)
+    assert disk.torn == []
+    named = [event for event in disk.events if event.startswith("name out/") and ".partial" not in event]
+    shards = [f"name out/shard-{number:05d}.tar" for number in range(3)]
+    assert named == [*shards, "name out/sizes.json", "name out/_info.json", "name out/manifest.json"]
+    last = disk.events.index("name out/manifest.json")
+    assert "sync out/" in disk.events[disk.events.index("name out/_info.json") : last]
+    assert "sync out/" in disk.events[last:]
+    # the old manifest is gone before anything of what it names is
+    assert "sync out/" in disk.events[: disk.events.index(shards[0])] or not again
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("end", ["done", "stopped"])
+def test_a_run_that_says_how_it_ended_is_on_disk(root, disk, tmp_path, end):
+    shard = write_ours(tmp_path / "a.tar", 12)
+    options = (
+        "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 24 --precision fp32 "
+        "--data.workers 1 --log.every 16 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
+    )
+    if end == "stopped":
+        options += " --stop.after_minutes 1e-9"
+    code = train.main([*options.split(), "--run_dir", str(root / "run"), "--data.shards", str(shard)])
+    assert code == (0 if end == "done" else 75)
+    assert disk.torn == []
+    assert disk.at_risk() - {"."} == {"run/.owner.lock"}  # which has no content
+
+
+# ---- that it would be seen
+
+
+def unsynced(root):
+    (root / ".tmp").write_bytes(b"data")
+    put_in_place(root / ".tmp", root / "file")
+
+
+def written_afterwards(root):
+    with (root / ".tmp").open("wb", 0) as file:
+        file.write(b"data")
+        os.fsync(file.fileno())
+        file.write(b"more")
+    put_in_place(root / ".tmp", root / "file")
+
+
+def without_its_folder(root):
+    with (root / ".tmp").open("wb", 0) as file:
+        file.write(b"data")
+        os.fsync(file.fileno())
+    (root / ".tmp").replace(root / "file")
+
+
+def folder_first(root):
+    sync_folder(root)
+    without_its_folder(root)
+
+
+def half_a_folder(root):
+    (root / ".tmp").mkdir()
+    write_atomically(root / ".tmp" / "one", b"data")
+    (root / ".tmp" / "two").write_bytes(b"data")
+    put_in_place(root / ".tmp", root / "file")
+
+
+@pytest.mark.parametrize(
+    ("write", "torn"),
+    [
+        (unsynced, ["file"]),
+        (written_afterwards, ["file"]),
+        (half_a_folder, ["file"]),
+        (without_its_folder, []),
+        (folder_first, []),
+    ],
+)
+def test_a_wrong_order_is_seen(root, disk, write, torn):
+    write(root)
+    assert disk.torn == torn
+    assert disk.at_risk() - {"."}
