@@ -127,13 +127,17 @@ def _from_afar(far: Sequence[tuple[int, RangedFile, list[int]]]) -> list[bytes]:
     return far[0][1].remote.read_spans([file.part(*span) for _, file, span in far]) if far else []
 
 
-@lru_cache
 def on_network(device: int) -> bool:
-    """Whether a device number (st_dev) is that of a network file system; False where that cannot be known."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    """Whether a device number (st_dev) is that of a network file system; False where that cannot be known now."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return _on_network(device)
     except OSError:
         return False
+
+
+@lru_cache
+def _on_network(device: int) -> bool:
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     kinds = [line.partition(" - ")[2].split(" ")[0] for line in mounts if line.split(" ")[2] == wanted]
     return any(kind.startswith(NETWORK) for kind in kinds)

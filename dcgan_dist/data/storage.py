@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -144,14 +145,16 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def lock(path: Path, how: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+def lock(path: Path, how: int, flags: int | None = None) -> int:
     """A descriptor of the file at a path, locked as `fcntl.flock` does it until it is closed.
+
+    `flags`: how it is opened; absent: as of `open_shared`.
 
     Whoever holds a lock may remove its file, and others may have opened that file by then: a lock of a file that is no
     longer at its path keeps nobody out, so the file that is there now is locked instead. Raises OSError.
     """
     while True:
-        descriptor = os.open(path, flags, 0o666)
+        descriptor = open_shared(path) if flags is None else os.open(path, flags)
         try:
             fcntl.flock(descriptor, how)
             if is_at(path, descriptor):
@@ -160,6 +163,30 @@ def lock(path: Path, how: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def open_shared(path: Path) -> int:
+    """A descriptor of a file for locks, made if it is not there. Raises OSError.
+
+    All users who may write in its folder may lock it, whatever the umask of the one who made it. In folders like /tmp
+    Linux refuses to open the file of another user as if to make it, so an existing one is tried first.
+    """
+    while True:
+        with suppress(FileNotFoundError):
+            try:
+                return os.open(path, os.O_RDWR)
+            except PermissionError:  # made by an older version; on a local disk a lock needs no more than this
+                return os.open(path, os.O_RDONLY)
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            share(descriptor, path.parent)
+            return descriptor
+
+
+def share(descriptor: int, folder: Path) -> None:
+    """Lets all users read and write an open file who may do that with its folder."""
+    with suppress(OSError):  # a file system without permissions
+        os.fchmod(descriptor, stat.S_IMODE(folder.stat().st_mode) & 0o666 | 0o600)
 
 
 def is_at(path: Path, descriptor: int) -> bool:
@@ -188,6 +215,7 @@ class NewFile:
             self.discard()
             self.descriptor = os.open(fallback, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o666)
             self.path = self._named = fallback
+        share(self.descriptor, fallback.parent)
 
     def publish(self, path: Path) -> None:
         """Puts the content on disk and gives it its name, which must be free. The descriptor stays open."""

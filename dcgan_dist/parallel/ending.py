@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import torch.distributed as dist
@@ -23,6 +24,7 @@ def leave(code: int) -> NoReturn:
     as W&B's temporary folders, is put away.
     """
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a full disk behind it: what could be printed is
+            stream.flush()
     os._exit(code)

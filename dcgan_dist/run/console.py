@@ -68,7 +68,7 @@ class Console:
     """Standard output of the main rank.
 
     On a terminal the progress is one line, redrawn in place; elsewhere each report is a line of its own. A reader that
-    goes away (`| head`), or a full disk behind a redirection, ends the output, never the training.
+    goes away (`| head`) ends the output, and a full disk behind a redirection loses lines; neither ends the training.
     """
 
     def __init__(
@@ -144,9 +144,11 @@ class Console:
         try:
             self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._stream.flush()
-        except (OSError, ValueError):  # a closed pipe, terminal or file
+        except (BrokenPipeError, ValueError):  # a closed pipe or file
             self._enabled = self._live = False
             self._discard()
+        except OSError:  # a full disk, a reader that does not keep up: later lines may be taken again
+            pass
 
     def _discard(self) -> None:
         """Python flushes standard output once more when it ends, and would complain of what could not be written."""

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dcgan_dist.data.storage import is_at, lives, make_folder, write_atomically
+from dcgan_dist.data.storage import is_at, lives, make_folder, open_shared, write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 BEAT = 5.0  # seconds between two signs of life
@@ -92,7 +92,7 @@ class Lease:
         # the folder may be removed, and a new run begin in it, before the lock: that of a removed file keeps nobody out
         while not (self._descriptors and is_at(path, self._descriptors[-1])):
             self._close()
-            self._descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+            self._descriptors.append(open_shared(path))
             locked = _lock(self._descriptors[-1])
         before = self._read()
         me = _successor(before)

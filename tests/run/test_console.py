@@ -203,6 +203,39 @@ def test_what_a_stream_cannot_encode_is_escaped(tmp_path):
     console.say("after the end")  # the stream is closed: nothing happens
 
 
+class Hiccup(io.StringIO):
+    """A stream that fails once, in a way that passes or does not."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.errors_left = [error]
+
+    def flush(self):
+        if self.errors_left:
+            raise self.errors_left.pop()
+
+    def fileno(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "later"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (BlockingIOError(11, "Resource temporarily unavailable"), True),
+        (OSError(5, "Input/output error"), True),
+        (BrokenPipeError(32, "Broken pipe"), False),
+        (ValueError("closed"), False),
+    ],
+)
+def test_one_failure_to_print_is_no_reason_to_be_silent_for_ever(error, later):
+    stream = Hiccup(error)
+    console = Console(stream=stream)
+    console.say("one")
+    console.say("two")
+    assert ("two" in stream.getvalue()) == later
+
+
 @pytest.mark.parametrize(
     ("images", "text"),
     [

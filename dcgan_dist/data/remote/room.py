@@ -12,15 +12,18 @@ import fcntl
 import os
 import re
 import shutil
+import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_dist.data.storage import NewFile, is_at, lock, locked
+from dcgan_dist.data.storage import NewFile, is_at, lock, locked, open_shared
 
 ENTRY = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9._-]*")  # see fill.wanted_of; other files are somebody else's
 LOCK = re.compile(rf"\.{ENTRY.pattern}\.lock")
+FULL_FOR = 600.0  # seconds after which a disk that was full is tried again
 NextUse = Callable[[str], float | None]
 """When an entry, by name, is read next, in any unit that all entries share; None: not known, so it goes first."""
 
@@ -45,11 +48,24 @@ def open_pinned(path: Path) -> int | None:
     return None
 
 
+def _unlink(path: Path) -> bool:
+    """Removes a file, unless it is another user's in a folder like /tmp; whether it is gone."""
+    with suppress(PermissionError):
+        path.unlink(missing_ok=True)
+        return True
+    return False
+
+
 class Room:
-    """At most `limit` bytes in a folder."""
+    """At most `limit` bytes in a folder, which several users may share."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+        self.folder, self._given, self._shrunk, self._until = folder, limit, limit, 0.0
+
+    @property
+    def limit(self) -> int:
+        """Bytes that entries may take now."""
+        return self._given if time.monotonic() >= self._until else self._shrunk
 
     def wait(self, name: str) -> None:
         """Until nobody is making this entry."""
@@ -66,7 +82,7 @@ class Room:
             if (self.folder / name).exists():
                 raise FileExistsError(name)
             path = self.folder / f".{name}.lock"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = open_shared(path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -105,18 +121,16 @@ class Room:
         """Removes an entry if it is still the file that is open there."""
         path = self.folder / name
         with locked(self.folder / ".lock"):
-            if is_at(path, descriptor):
-                path.unlink()
-                return True
-        return False
+            return is_at(path, descriptor) and _unlink(path)
 
     def shrink(self) -> None:
-        """After the disk was full sooner than thought: what is there now is all that there will be."""
+        """After the disk was full sooner than thought: what is there now is all that there will be, for a while."""
         with locked(self.folder / ".lock"):
-            self.limit = min(self.limit, sum(entry.size for entry in self._look(lambda _: None)[0]))
+            self._shrunk = min(self.limit, sum(entry.size for entry in self._look(lambda _: None)[0]))
+            self._until = time.monotonic() + FULL_FOR
 
     def _unpinned(self, name: str) -> int | None:
-        """A descriptor with the only lock on an entry; None when somebody reads it, or it belongs to somebody else."""
+        """A descriptor with the only lock on an entry; None when somebody reads it, or may alone remove it."""
         try:
             descriptor = os.open(self.folder / name, os.O_RDWR)  # NFS locks what is open for writing only
         except OSError:
@@ -126,7 +140,15 @@ class Room:
         except OSError:
             os.close(descriptor)
             return None
+        if not self._may_remove(descriptor):
+            os.close(descriptor)
+            return None
         return descriptor
+
+    def _may_remove(self, descriptor: int) -> bool:
+        """In a folder like /tmp, only the owner of a file, and that of the folder, may remove it."""
+        about, me = self.folder.stat(), os.geteuid()
+        return not about.st_mode & stat.S_ISVTX or me in (0, about.st_uid, os.fstat(descriptor).st_uid)
 
     def _look(self, next_use: NextUse) -> tuple[list[_Entry], int]:
         """All entries, and the bytes that are set aside; removes what killed makers have left. Under the lock."""
@@ -141,13 +163,13 @@ class Room:
         return entries, coming
 
     def _set_aside(self, path: Path) -> int:
-        with path.open("r+b") as file:
+        with os.fdopen(open_shared(path), "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return int(file.read() or 0)
-            path.with_suffix(".tmp").unlink(missing_ok=True)
-            path.unlink()
+            _unlink(path.with_suffix(".tmp"))
+            _unlink(path)
             return 0
 
 
@@ -189,7 +211,7 @@ class Claim:
     def drop_locked(self) -> None:
         """The same, under the lock; a second time it does nothing."""
         if self._descriptor >= 0:
-            self.temporary.unlink(missing_ok=True)  # of a killed maker
-            self._lock.unlink(missing_ok=True)
+            _unlink(self.temporary)  # of a killed maker
+            _unlink(self._lock)
             os.close(self._descriptor)
             self._descriptor = -1
