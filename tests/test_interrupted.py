@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.processes import of_group
 from support.shards import write_ours
+from support.waiting import LIMIT
 
 from dcgan_dist.errors import run_and_report
 
@@ -73,7 +74,7 @@ IMPORTED = {"launch": "argparse", "shard": "PIL", "verify": "xxhash"}  # of the 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_ctrl_c_while_a_command_is_imported(start, name, tmp_path):
     process = start(*COMMANDS[name], AT_IMPORT=IMPORTED.get(name, "torch"))
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=LIMIT)
     assert (process.returncode, out, errors) == (INTERRUPTED, "", "interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["sitecustomize.py"]
 
@@ -91,7 +92,7 @@ def test_ctrl_c_while_processes_of_a_pool_begin(start, command, line, tmp_path):
     for number in range(4):
         write_ours(tmp_path / "shards" / f"{number}.tar", 4, "png")
     process = start(*command.split(), "--processes", 2, AT_START="yes")
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=LIMIT)
     said = [text for text in errors.splitlines(keepends=True) if not text.startswith("keys: ")]
     assert (process.returncode, out, said) == (INTERRUPTED, "", [line])
 
@@ -102,13 +103,13 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(start, arguments,
     write_ours(tmp_path / "shards" / "0.tar", 4)
     process = start(*arguments)
     process.stdout.close()
-    assert (process.stderr.read(), process.wait(timeout=120)) == ("", UNREAD)
+    assert (process.stderr.read(), process.wait(timeout=LIMIT)) == ("", UNREAD)
 
 
 def test_output_that_cannot_be_written_is_said(start):
     with Path("/dev/full").open("w") as full:
         process = start("--help", stdout=full, PYTHONUNBUFFERED="")
-        errors = process.communicate(timeout=120)[1]
+        errors = process.communicate(timeout=LIMIT)[1]
     assert (process.returncode, errors) == (1, "error: standard output cannot be written (No space left on device)\n")
 
 

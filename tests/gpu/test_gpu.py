@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from support.waiting import LIMIT
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -549,7 +550,7 @@ def test_a_run_goes_back_to_its_checkpoint_and_completes(tmp_path, device):
 def test_the_doctor_finds_this_machine_fit(tmp_path):
     options = [f"--run_dir={tmp_path / 'run'}", "--wandb.mode=disabled"]
     command = [sys.executable, "-m", "dcgan_dist", "doctor", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert torch.cuda.get_device_name(0) in done.stdout
 
@@ -566,7 +567,7 @@ def _train(device: str, *runs: list[str]) -> None:
         env=os.environ | hidden,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=LIMIT,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

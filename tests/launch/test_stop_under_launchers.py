@@ -96,6 +96,12 @@ LAUNCHERS = {
 }
 
 
+def wait_for_a_report(run, launcher):
+    file = run / "metrics.jsonl"
+    until(lambda: launcher.poll() is not None or (file.exists() and file.read_text()))
+    assert launcher.poll() is None, launcher.stderr.read()
+
+
 def test_a_signal_to_the_launcher_stops_its_ranks_in_order(start, tmp_path):
     begin, known = start
     lives = {}
@@ -103,9 +109,7 @@ def test_a_signal_to_the_launcher_stops_its_ranks_in_order(start, tmp_path):
         run = tmp_path / str(number)
         lives[name] = run, begin([*command, "-m", "dcgan_dist.train", *OPTIONS, "--run_dir", run], OMP_NUM_THREADS=1)
     for name, (run, launcher) in lives.items():
-        file = run / "metrics.jsonl"
-        until(lambda file=file, end=launcher.poll: end() is not None or (file.exists() and file.read_text()))
-        assert launcher.poll() is None, launcher.stderr.read()
+        wait_for_a_report(run, launcher)
         ranks = psutil.Process(launcher.pid).children(recursive=True)
         known += ranks
         for number in LAUNCHERS[name][1]:
@@ -136,17 +140,16 @@ def test_our_launcher_ends_with_its_ranks_and_their_code(start, tmp_path):
         for name, (command, *_) in OURS.items()
     }
     for name, (run, launcher) in lives.items():
-        file = run / "metrics.jsonl"
-        wait_for(lambda file=file: file.exists() and file.read_text(), launcher)
+        wait_for_a_report(run, launcher)
         ranks = psutil.Process(launcher.pid).children(recursive=True)
         assert len(ranks) == 2 * (name != "one rank")
         known += ranks
         _, number, reason, code = OURS[name]
         os.killpg(launcher.pid, number)
-        launcher.wait(timeout=60)
+        launcher.wait(timeout=LIMIT)
         left = [rank for rank in ranks if rank.is_running()]
         assert not left or number == signal.SIGKILL
-        psutil.wait_procs(left, timeout=120)
-        assert (launcher.communicate(timeout=60)[1], launcher.returncode) == ("", code), name
+        psutil.wait_procs(left, timeout=LIMIT)
+        assert (launcher.communicate(timeout=LIMIT)[1], launcher.returncode) == ("", code), name
         assert (run / "PREEMPTED").read_text().split("\n")[1] == reason
         assert int((run / "checkpoints/latest").read_text()) > 0

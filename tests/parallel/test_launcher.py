@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from support.waiting import LIMIT
 
 from dcgan_dist.data.workers import SENT_TO_ALL
 from dcgan_dist.errors import UsageError
@@ -85,13 +86,13 @@ def words(process, count):
 )
 def test_the_exit_code_is_the_ranks(start, codes, code):
     process = start(f"sys.exit({codes}[rank])")
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=LIMIT)
     assert (process.returncode, out, errors) == (code, "", "")
 
 
 def test_a_rank_that_is_killed_is_named(start):
     process = start("os.kill(os.getpid(), signal.SIGKILL) if rank else sys.exit(1)")
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 1
     assert errors.startswith("error: rank 1 (process ")
     assert errors.endswith(") was ended by SIGKILL; the memory may have been used up (dmesg tells)\n")
@@ -104,7 +105,7 @@ def test_a_signal_reaches_each_rank_once_and_the_launcher_waits(start, number, t
     assert words(process, 2) == ["0 ready", "1 ready"]
     (os.killpg if to_group else os.kill)(process.pid, number)
     assert words(process, 2) == [f"{rank} {number.name}" for rank in (0, 1)]
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=LIMIT) == ("", "")
     assert process.returncode == 75
 
 
@@ -113,7 +114,7 @@ def test_a_signal_that_comes_before_a_rank_can_handle_it_waits_there(start):
     assert words(process, 2) == ["0 begun", "1 begun"]
     process.send_signal(signal.SIGTERM)
     assert words(process, 2) == ["0 SIGTERM", "1 SIGTERM"]
-    assert process.wait(timeout=60) == 75
+    assert process.wait(timeout=LIMIT) == 75
 
 
 def test_nohup_is_obeyed(start):
@@ -127,16 +128,16 @@ def test_nohup_is_obeyed(start):
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGINT)
     assert words(process, 2) == ["0 SIGINT", "1 SIGINT"]
-    assert process.wait(timeout=60) == 75
+    assert process.wait(timeout=LIMIT) == 75
 
 
 def test_sigquit_ends_all_at_once(start):
     process = start('child = subprocess.Popen(["sleep", "1000"])\nsay(child.pid)\nchild.wait()')
     children = [psutil.Process(int(line.split()[1])) for line in words(process, 2)]
     process.send_signal(signal.SIGQUIT)
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=LIMIT) == ("", "")
     assert process.returncode == 128 + signal.SIGQUIT
-    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert psutil.wait_procs(children, timeout=LIMIT)[1] == []
 
 
 def test_ctrl_z_halts_the_ranks_and_fg_wakes_them(start):
@@ -149,24 +150,24 @@ def test_ctrl_z_halts_the_ranks_and_fg_wakes_them(start):
     process.send_signal(signal.SIGCONT)
     process.send_signal(signal.SIGINT)
     assert words(process, 2) == ["0 SIGINT", "1 SIGINT"]
-    assert process.wait(timeout=60) == 75
+    assert process.wait(timeout=LIMIT) == 75
 
 
 def test_ranks_follow_one_that_failed(start):
     """First by themselves, then asked to, then by force."""
     process = start(f"if rank == 0: sys.exit(3)\n{LISTEN}{WAIT}", grace=0.3)
     assert words(process, 1) == ["1 SIGTERM"]
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=LIMIT) == ("", "")
     assert process.returncode == 3
     process = start("if rank == 0: sys.exit(3)\ntime.sleep(1000)", grace=0.1, patience=0.3)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 3
     assert errors == "error: rank 1 did not end within 0 s after another one failed: killed\n"
 
 
 def test_no_rank_outlives_a_launcher_that_fails(start, tmp_path):
     process = start(f"time.sleep(1000)  # {tmp_path}", tick="no number")
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=LIMIT) == 1
     while [
         other for other in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(other.info["cmdline"] or ())
     ]:

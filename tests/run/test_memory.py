@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from support.shards import write_ours
+from support.waiting import LIMIT
 
 from dcgan_dist import cli, train
 from dcgan_dist.config import Config, ModelConfig
@@ -144,7 +145,7 @@ def test_a_shell_that_limits_memory_gets_one_line(tmp_path):
     options = ["--run_dir", tmp_path / "run", "--data.shards", shard, "--images", "640", "--data.workers", "200"]
     more = ["--wandb.mode", "disabled", "--log.no_tensorboard"]
     command = [sys.executable, "-c", LIMITED, *map(str, options), *more]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if not line.startswith("WARNING: this run may need ")]
     assert len(lines) == 1, result.stderr
