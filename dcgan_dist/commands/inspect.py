@@ -60,6 +60,8 @@ class InspectOptions(cli.CommandOptions):
     """As --data.image_key of training: the suffix of the image in the samples of other programs' tars."""
     label_key: str | None = None
     """As --data.label_key: the suffix or the .json field of the label."""
+    allow_cut: bool = False
+    """As --data.allow_cut: take tars that end without tar's end mark."""
     timeout: Timeout = 60
     """Seconds without an answer after which a remote read is tried again."""
     retries: Retries = 5
@@ -79,7 +81,11 @@ def main(argv: list[str]) -> int:
     if options.count:
         check_picture("--out", options.out, options.overwrite)
     data = DataConfig(
-        timeout=options.timeout, retries=options.retries, image_key=options.image_key, label_key=options.label_key
+        timeout=options.timeout,
+        retries=options.retries,
+        image_key=options.image_key,
+        label_key=options.label_key,
+        allow_cut=options.allow_cut,
     )
     names = shard_names(options.shards, Remote(timeout=data.timeout, retries=data.retries))
     opener = make_opener(data)

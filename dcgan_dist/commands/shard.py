@@ -46,6 +46,8 @@ class ShardOptions(cli.CommandOptions, Packing):
     """Suffix of the image in other programs' tars: input.jpg, or several: 'png;jpg'. Absent: jpg, png and so on."""
     label_key: str | None = None
     """The same for the label, or the field of a .json member. Absent: cls, class, label, or such a field."""
+    allow_cut: bool = False
+    """Take other programs' tars that end without tar's end mark; a member that is cut is left out, and said."""
     part: str | None = None
     """K/N: write only the K-th of N parts, each on a computer of its own that sees OUT; K from 1 to N. All with the
     same other options; --merge then completes the set."""
@@ -75,7 +77,7 @@ def main(argv: list[str]) -> int:
     options = cli.parse(ShardOptions, argv, "dcgan-dist shard")
     part = parse_part(options.part) if options.part else None
     columns = {"image_column": options.image_column, "label_column": options.label_column}
-    choice = Choice(image_key=options.image_key, label_key=options.label_key)
+    choice = Choice(options.image_key, options.label_key, options.allow_cut, options.skip_bad)
     source = find_source(options.source, options.root, options.download, **columns, choice=choice)
     for line in options.decisions():
         to_stderr(line)

@@ -138,6 +138,8 @@ class DataConfig(Options):
     """Suffix of the image in other programs' tars: input.jpg, or several: 'png;jpg'. Absent: jpg, png and so on."""
     label_key: str | None = None
     """The same for the label, or the field of a .json member. Absent: cls, class, label, or such a field."""
+    allow_cut: bool = False
+    """Take other programs' tars that end without tar's end mark; a member that is cut is left out, and said."""
     hflip: bool = False
     """Mirror every other image at random (on the device)."""
     decode: Decode = "auto"

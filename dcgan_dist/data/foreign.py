@@ -40,13 +40,14 @@ from dcgan_dist.data.samples import (
     split_name,
 )
 from dcgan_dist.data.storage import cache_folder, write_atomically
-from dcgan_dist.data.tarfiles import tar_members
+from dcgan_dist.data.tarfiles import compression, tar_members
 from dcgan_dist.errors import UserError
 
 CHECKSUM_BYTES = 8  # in front of a kept index
 SAMPLED_IMAGES, SAMPLED_BYTES = 256, 4096  # of each, that tell one tar from another with the same names and lengths
 KEPT = "dcgan_dist/5"  # goes up with the arrays and with what is taken for a sample
 MOST_LABEL_BYTES = 2**20
+OR_SKIP = ", or leave such members out (shard --skip_bad, --data.damaged substitute)"
 EMPTY_BYTES = 20 * BLOCK  # of a tar without members
 DEFAULT = Choice()
 NONE = "\0"  # the label of an image that has one which cannot be used
@@ -141,7 +142,7 @@ class _Walk:
 
     def run(self) -> None:
         """From the first member to the last."""
-        for key, members in _samples(self._path, self._file, self._passed):
+        for key, members in _samples(self._path, self._file, self._passed, self._choice):
             if BAD in members and members[BAD].size:
                 self._passed["in samples marked __bad__"] += len(members)
                 continue
@@ -152,14 +153,14 @@ class _Walk:
             used = {*images, *filter(None, [self._add(key, image, members) for image in images])}
             used |= set() if images else self._note_apart(key, members)
             self._imageless += not used
-            count_passed(self._passed, members.keys() - used)
+            count_passed(self._passed, key, members.keys() - used)
         masks = [] if self._choice.image_key else [row for row in self.rows if row.member in self._chooser.companions]
-        count_passed(self._passed, [row.member for row in masks])
+        count_passed(self._passed, "", [row.member for row in masks])
         self._imageless += len(masks)
         dropped, matched = set(masks), set[str]()
         self.rows = [self._joined(row, matched) for row in self.rows if row not in dropped]
         alone = [suffix for key, (_, suffix) in self._apart.items() if key not in matched]
-        count_passed(self._passed, alone)
+        count_passed(self._passed, "", alone)
         self._imageless += len(alone)
 
     def _add(self, key: str, image: str, members: Members) -> str | None:
@@ -225,31 +226,45 @@ def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
     return digest.intdigest()
 
 
-def _samples(path: Path, file: BinaryIO, passed: Counter[str]) -> Iterator[tuple[str, Members]]:
-    key, members = None, Members()
-    for info in _members(path, file):
+def _samples(path: Path, file: BinaryIO, passed: Counter[str], choice: Choice) -> Iterator[tuple[str, Members]]:
+    key, members, size = None, Members(), os.fstat(file.fileno()).st_size
+    for info in _members(path, file, choice):
         match = KEY_AND_SUFFIX.match(info.name)
-        if match is None or not info.isreg() or SKIPPED.match(info.name):
-            if info.islnk() or info.issym():
-                passed[LINKS] += 1
-            elif info.isreg() and not SKIPPED.match(info.name):
-                passed[ending_of(info.name)] += 1
+        unused = _unused(info, match is not None, size, choice)
+        if match is None or unused is not None:
+            passed.update([unused] if unused else [])
             continue
         if match[1] != key:
             if key is not None:
                 yield key, members
             key, members = match[1], Members()
         suffix = match[2].lower()
-        if suffix in members:
-            raise UserError(f"{path}: two members named {info.name!r}, the second at byte {info.offset}")
-        if suffix in WEBDATASETS_OWN:
-            raise UserError(f"{path}: {info.name!r} at byte {info.offset}: webdataset has {suffix!r} for its own use")
-        members[suffix] = info
+        problem = f"webdataset has {suffix!r} for its own use" if suffix in WEBDATASETS_OWN else ""
+        problem = "a second member of this name" if suffix in members else problem
+        if not problem:
+            members[suffix] = info
+        elif choice.skip_bad:
+            passed[problem] += 1
+        else:
+            raise UserError(f"{path}: {info.name!r} at byte {info.offset}: {problem}{OR_SKIP}")
     if key is not None:
         yield key, members
 
 
-def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+def _unused(info: tarfile.TarInfo, named: bool, size: int, choice: Choice) -> str | None:
+    """What a member is counted as that is of no sample; '': it is not counted; None: it is of one."""
+    if info.islnk() or info.issym():
+        return LINKS
+    if not info.isreg() or SKIPPED.match(info.name):
+        return ""
+    if choice.skip_bad and info.issparse():
+        return "sparse"
+    if not info.issparse() and info.offset_data + info.size > size:
+        return "cut off at the end"
+    return None if named else ending_of(info.name)
+
+
+def _members(path: Path, file: BinaryIO, choice: Choice) -> Iterator[tarfile.TarInfo]:
     size = path.stat().st_size
     head = file.read(BLOCK)
     if not head:
@@ -257,16 +272,16 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     file.seek(0)
     try:
         info = None
-        for _, info in tar_members(file, "r:"):
+        for _, info in tar_members(file, "r:", choice.allow_cut):
             yield info
         if info is None and size > EMPTY_BYTES:
             raise UserError(f"{path}: holds nothing but zeros; copy it again")
     except tarfile.TarError as error:
-        looks = "an HTML page" if head.lstrip()[:1] == b"<" else f"{size} bytes"
+        looks = "an HTML page" if head.lstrip()[:1] == b"<" else compression(head) or f"{size} bytes"
         raise UserError(f"{path}: no readable tar, cut or damaged ({error}; the file is {looks})") from error
 
 
 def _refuse_sparse(path: Path, info: tarfile.TarInfo) -> None:
     if info.issparse():
         problem = "is sparse; write this tar again without --sparse"
-        raise UserError(f"{path}: {info.name!r} at byte {info.offset} {problem}")
+        raise UserError(f"{path}: {info.name!r} at byte {info.offset} {problem}{OR_SKIP}")

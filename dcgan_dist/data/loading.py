@@ -90,7 +90,7 @@ def _say_replaced(corpus: Corpus, manifest: Manifest | None, say: Say) -> None:
 
 def not_used(shards: Sequence[Shard], choice: Choice) -> list[str]:
     """What is not used of tars of other programs, in lines for people."""
-    ignored = [IGNORED] * (choice != Choice() and not any(shard.notes.foreign for shard in shards))
+    ignored = [IGNORED] * (choice.for_tars and not any(shard.notes.foreign for shard in shards))
     empty = [shard.name for shard in shards if not shard.count]
     what = f"{len(empty):,} of {len(shards):,} shards hold no image: {', '.join(empty[:LISTED])}"
     return ignored + [what] * bool(empty) + together(shard.notes for shard in shards).lines()
@@ -119,7 +119,7 @@ def _treat_empty_images(corpus: Corpus, damaged: Damaged, say: Say) -> None:
 
 def choice_of(data: DataConfig) -> Choice:
     """How tars of other programs are read."""
-    return Choice(image_key=data.image_key, label_key=data.label_key)
+    return Choice(data.image_key, data.label_key, data.allow_cut, skip_bad=data.damaged == "substitute")
 
 
 def make_opener(data: DataConfig) -> Opener:

@@ -23,7 +23,7 @@ WEBDATASETS_OWN = ("__key__", "__url__")  # in every sample, so that as suffixes
 BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the member is empty
 LABELS = ("cls", "class", "label", "json")  # suffixes; the first one counts
 LINKS = "links (write the tar with --dereference --hard-dereference)"
-IGNORED = "the keys of image and label are not used: only tars of other programs have such"
+IGNORED = "image_key, label_key and allow_cut are not used: they are for tars of other programs"
 _KNOWN = frozenset(IMAGE_SUFFIXES)
 
 
@@ -35,6 +35,16 @@ class Choice:
     """Suffix of the image in every sample, as in input.jpg; several parted by ';', the first that is there counts."""
     label_key: str | None = None
     """The same for the label; or the field of the .json member that holds it."""
+
+    allow_cut: bool = False
+    """Whether a tar may end without an end mark; a member that is cut is left out."""
+    skip_bad: bool = False
+    """Whether members that cannot be used are left out, instead of the tar being refused."""
+
+    @property
+    def for_tars(self) -> bool:
+        """Whether something is chosen that only tars of other programs have."""
+        return bool(self.image_key or self.label_key or self.allow_cut)
 
     def images(self) -> list[str]:
         """Suffixes."""
@@ -67,7 +77,8 @@ class Chooser:
         """Suffixes of the members that are images. Raises UserError where there are several ways to read it."""
         if self._images:
             return [suffix for suffix in self._images if suffix in suffixes][:1]
-        dotted = [suffix for suffix in suffixes if "." in suffix and suffix.rpartition(".")[2] in _KNOWN]
+        hidden = key.endswith("/")  # to webdataset, x/._a.jpg is a member _a.jpg of a sample x/
+        dotted = [part for part in suffixes if "." in part and part.rpartition(".")[2] in _KNOWN and not hidden]
         plain = next((suffix for suffix in IMAGE_SUFFIXES if suffix in suffixes), None)
         if plain is not None:
             self.companions.update(dotted)
@@ -99,8 +110,11 @@ def split_name(key: str, suffix: str) -> tuple[str, str]:
     return f"{key}{dot and '.'}{middle}", last
 
 
-def count_passed(passed: Counter[str], suffixes: Iterable[str]) -> None:
+def count_passed(passed: Counter[str], key: str, suffixes: Iterable[str]) -> None:
     """Counts members that are not used; those whose suffix holds a number, as in 0001.jpg, by their last part."""
     for suffix in suffixes:
+        if key.endswith("/"):
+            passed["hidden"] += 1
+            continue
         numbered = any(map(str.isdecimal, suffix.rpartition(".")[0]))
         passed[f".{suffix.rpartition('.')[2] if numbered else suffix}"] += 1

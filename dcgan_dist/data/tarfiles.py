@@ -2,22 +2,46 @@
 
 import tarfile
 from collections.abc import Iterator
-from tarfile import EOFHeaderError, HeaderError, InvalidHeaderError, ReadError  # pyright: ignore[reportAttributeAccessIssue]
+from tarfile import ReadError
 from typing import Any, Literal
 
+ERRORS: Any = tarfile  # whose finer ones are not in the type stubs
 MAGIC = b"ustar"
 MAGIC_AT = 257  # in a tar header
 # zeros: the oldest tars. Where a byte is missing before a header, the sum of the shifted bytes may still be right, and
 # `00003.cls` would be read as `0003.cls`
 MAGICS = (MAGIC, bytes(len(MAGIC)))
+COMPRESSED = {  # by its first bytes, and under which name it is unpacked
+    b"\x1f\x8b": "gzip (.tar.gz)",
+    b"\x28\xb5\x2f\xfd": "zstd (.tar.zst)",
+    b"BZh": "bzip2 (.tar.bz2)",
+    b"\xfd7zXZ": "xz (.tar.xz)",
+    b"PK\3\4": "zip (.zip)",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "rar",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+CUT_HINT = "cut, or written without an end; --data.allow_cut (--allow_cut of shard and inspect) takes what is there"
 
 
-def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+class CutError(ReadError):
+    """The file ends before the archive does."""
+
+
+def compression(head: bytes) -> str:
+    """How a file is compressed, by its first bytes; '': it is not, as far as can be seen."""
+    return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), "")
+
+
+def tar_members(
+    file: Any, mode: Literal["r:", "r|*"], allow_cut: bool = False
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """All members of a tar, each with the open tar; "r|*" reads a stream, compressed or not, from first byte to last.
 
     tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and what follows is lost
-    without a word. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError
-    for any damage, and OSError when `file` does.
+    without a word. Here only tar's end mark is an end, and nothing but zeros may follow it; with `allow_cut` the end of
+    the file is one, too, perhaps in the middle of the last member. Raises tarfile.TarError for any damage, CutError for
+    a cut, and OSError when `file` does.
     """
     end = 0
     try:
@@ -34,8 +58,11 @@ def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile
             while rest := tar.fileobj.read(2**20):
                 if rest.strip(b"\0"):
                     raise ReadError(f"more data after the end mark at byte {end}; several tars in one?")
-    except (OSError, tarfile.TarError):
-        raise
+    except (OSError, tarfile.TarError) as error:
+        if not (end and (isinstance(error, CutError) or str(error) == "unexpected end of data")):
+            raise
+        if not allow_cut:
+            raise CutError(f"it ends at byte {end} without tar's end mark: {CUT_HINT}") from error
     except Exception as error:  # on damaged headers tarfile raises errors of any kind
         raise ReadError(f"a header after byte {end} cannot be read: {error!r}") from error
 
@@ -48,7 +75,7 @@ class Header(tarfile.TarInfo):
         """See tarfile.TarInfo; the magic has to be there, too."""
         header = super().frombuf(buf, encoding, errors)
         if bytes(buf[MAGIC_AT : MAGIC_AT + len(MAGIC)]) not in MAGICS:
-            raise InvalidHeaderError("no magic")
+            raise ERRORS.InvalidHeaderError("no magic")
         return header
 
     @classmethod
@@ -56,7 +83,9 @@ class Header(tarfile.TarInfo):
         """See tarfile.TarInfo."""
         try:
             return super().fromtarfile(tarfile)
-        except HeaderError as error:
-            if tarfile.offset == 0 or isinstance(error, EOFHeaderError):
+        except ERRORS.HeaderError as error:
+            if tarfile.offset == 0 or isinstance(error, ERRORS.EOFHeaderError):
                 raise
-            raise ReadError(f"no tar header and no end mark at byte {tarfile.offset}") from error
+            cut = isinstance(error, ERRORS.EmptyHeaderError | ERRORS.TruncatedHeaderError)
+            kind = CutError if cut else ReadError
+            raise kind(f"no tar header and no end mark at byte {tarfile.offset}") from error

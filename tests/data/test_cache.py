@@ -1,7 +1,9 @@
 """The node's cache of whole shards: one download, bounded, nothing left by the killed."""
 
+import bz2
 import gzip
 import io
+import lzma
 import multiprocessing
 import os
 import random
@@ -392,6 +394,10 @@ PACKED = {
     "a.tar.gz": lambda data: gzip.compress(data),
     "b.tgz": lambda data: gzip.compress(data[:100]) + gzip.compress(data[100:]) + bytes(700),
     "c.tar.zst": lambda data: zstandard.compress(data),
+    "e.tar.bz2": lambda data: bz2.compress(data),
+    "f.tbz2": lambda data: bz2.compress(data[:5]) + bz2.compress(data[5:]),
+    "g.tar.xz": lambda data: lzma.compress(data, preset=0),
+    "h.txz": lambda data: lzma.compress(data[:5], preset=0) + lzma.compress(data[5:], preset=0),
     "d.TAR.ZST": lambda data: zstandard.compress(data[:5]) + zstandard.compress(data[5:]),
 }
 
@@ -459,10 +465,18 @@ def test_a_bomb_is_refused(tmp_path, kind):
     assert (size_of(tmp_path / "cache"), left_over(tmp_path / "cache")) == (0, [])
 
 
-@pytest.mark.parametrize("kind", ["gz", "zst"])
+COMPRESSORS = {
+    "gz": lambda: zlib.compressobj(wbits=31),
+    "bz2": bz2.BZ2Compressor,
+    "xz": lambda: lzma.LZMACompressor(preset=0),
+    "zst": lambda: zstandard.ZstdCompressor().compressobj(),
+}
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
 def test_unpacking_takes_little_memory(tmp_path, kind):
     size = 256 * 2**20
-    pack = zlib.compressobj(wbits=31) if kind == "gz" else zstandard.ZstdCompressor().compressobj()
+    pack = COMPRESSORS[kind]()
     path = tmp_path / f"a.tar.{kind}"
     path.write_bytes(b"".join([pack.compress(bytes(2**20)) for _ in range(size >> 20)]) + pack.flush())
     counted = []

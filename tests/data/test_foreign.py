@@ -113,7 +113,9 @@ def test_any_names_are_grouped_as_webdataset_groups_them(tmp_path_factory, rows)
     try:
         wanted = as_webdataset_reads(path)
     except ValueError as error:
-        with pytest.raises(UserError, match="two members named" if "duplicate" in str(error) else str(error)):
+        with pytest.raises(
+            UserError, match="a second member of this name" if "duplicate" in str(error) else str(error)
+        ):
             walk(path)
     else:
         assert by_index(walk(path)) == wanted
@@ -155,7 +157,9 @@ def test_a_sparse_image_or_label_is_refused(tmp_path, options):
     """Its bytes do not lie in the tar as they are in the file."""
     for name in ("a.jpg", "a.cls"):
         path = write_sparse(tmp_path, [name], *options)
-        with pytest.raises(UserError, match=rf"x\.tar: '{name}' at byte \d+ is sparse; write .* without --sparse$"):
+        with pytest.raises(
+            UserError, match=rf"x\.tar: '{name}' at byte \d+ is sparse; write .* without --sparse, or leave"
+        ):
             walk(path)
         (tmp_path / name).unlink()
 
@@ -179,8 +183,8 @@ def test_which_of_several_images_is_the_samples(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a.jpg", "a.JPG"], r"two members named 'a\.JPG', the second at byte 1024$"),
-        (["b.jpg", "a.__key__"], r"'a\.__key__' at byte 1024: webdataset has '__key__' for its own use$"),
+        (["a.jpg", "a.JPG"], r"'a\.JPG' at byte 1024: a second member of this name, or leave such members out"),
+        (["b.jpg", "a.__key__"], r"'a\.__key__' at byte 1024: webdataset has '__key__' for its own use, or"),
     ],
 )
 def test_names_that_cannot_be_used(tmp_path, names, message):

@@ -36,6 +36,7 @@ CHOSEN = {
     "a mask alone": (["0.seg.png", "1.jpg", "1.seg.png", "2.seg.png"], None, ["1"]),
     "masks alone": (["1.seg.png", "2.seg.png"], None, ["1.seg", "2.seg"]),
     "frames": (["a.f0.jpg", "a.f1.jpg", "b.f0.jpg", "b.f1.jpg"], None, ["a.f0", "a.f1", "b.f0", "b.f1"]),
+    "hidden files": (["1.jpg", "x/1.jpg", "x/._1.jpg", "._1.jpg"], None, ["1", "x/1"]),
     "a key": (["1.input.jpg", "1.target.jpg", "2.input.jpg", "2.target.jpg"], "input.jpg", ["1.input", "2.input"]),
     "a plain key": (["1.jpg", "1.png", "2.jpg"], "png", ["1"]),
     "several keys": (["1.jpg", "1.png", "2.jpg"], ".PNG; jpg", ["1", "2"]),
@@ -85,7 +86,7 @@ def test_keys_are_for_tars_of_others(tmp_path):
     assert f"data: {IGNORED}" in lines
     assert find_source(str(ours), choice=Choice(label_key="x")).items().lines == (IGNORED,)
     (tmp_path / "1.jpg").write_bytes(b"1")
-    with pytest.raises(UsageError, match="has no members; --image_key and --label_key are for tars"):
+    with pytest.raises(UsageError, match="has no members; --image_key, --label_key and --allow_cut are for tars"):
         find_source(str(tmp_path), choice=Choice(image_key="png"))
 
 

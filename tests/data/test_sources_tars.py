@@ -1,6 +1,8 @@
 """Tar shards as a source: plain, compressed and remote ones give the bytes and labels that plain webdataset gives."""
 
+import bz2
 import gzip
+import lzma
 import os
 import random
 import re
@@ -152,6 +154,11 @@ GZIP_FLIPPED = GZIP_FLIPPED[:-6] + bytes([GZIP_FLIPPED[-6] ^ 255]) + GZIP_FLIPPE
         ("a.tar.gz", b"", "the packed file is cut or empty; copy it again"),
         ("a.tar.gz", gzip.compress(PLAIN[:HALF]), "cut"),
         ("a.tar.zst", PLAIN, "is damaged, or not packed as its name says (zstd"),
+        ("a.tar.bz2", PLAIN, "is damaged, or not packed as its name says (Invalid data stream"),
+        ("a.tar.bz2", bz2.compress(PLAIN)[:-9], "the packed file is cut or empty; copy it again"),
+        ("a.tar.xz", PLAIN, "is damaged, or not packed as its name says (Input format not supported"),
+        ("a.tar.xz", lzma.compress(PLAIN)[:-9], "the packed file is cut or empty; copy it again"),
+        ("a.tar", gzip.compress(PLAIN), "the file is gzip (.tar.gz)"),
         ("a.tar.zst", zstandard.compress(LONG)[:-900], "the packed file is cut or empty; copy it again"),
         ("a.tar.zst", bytes(FLIPPED), "doesn't match checksum); copy it again"),
     ],

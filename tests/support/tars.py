@@ -15,7 +15,8 @@ def as_webdataset_reads(path, streamed=False):
     """
     with path.open("rb") as file:
         samples = list(group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])))
-    apart = {} if streamed else {sample["__key__"]: sample for sample in samples if not images_in(sample)}
+    apart = {sample["__key__"]: sample for sample in samples if not images_in(sample) and label_in(sample)}
+    apart = {} if streamed else apart
     masks, sides, found = set(), set(), []
     for part in range(1 if streamed else 2):  # the second time, all masks are known
         found.clear()
@@ -41,6 +42,8 @@ def as_webdataset_reads(path, streamed=False):
 def images_in(sample):
     """Suffixes, the chosen one first."""
     suffixes = [suffix for suffix in sample if suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
+    if sample["__key__"].endswith("/"):  # x/.a.jpg is a hidden file, and not x/.jpg
+        suffixes = [suffix for suffix in suffixes if "." not in suffix]
     return sorted(suffixes, key=lambda suffix: (*IMAGE_SUFFIXES, suffix).index(suffix))
 
 

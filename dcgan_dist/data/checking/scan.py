@@ -13,10 +13,9 @@ import xxhash
 from dcgan_dist.data.formats import ending_of
 from dcgan_dist.data.index import BLOCK, END_MARK, SKIPPED, Read
 from dcgan_dist.data.samples import BAD, KEY_AND_SUFFIX, LINKS, WEBDATASETS_OWN
-from dcgan_dist.data.tarfiles import MAGIC, MAGIC_AT, Header
+from dcgan_dist.data.tarfiles import MAGIC, MAGIC_AT, Header, compression
 
 CHUNK = 4 * 2**20  # bytes read at a time
-COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
 class Member(NamedTuple):
@@ -176,7 +175,7 @@ def _bad_header(file: BinaryIO, at: int, size: int) -> Gap:
     head = file.read(BLOCK)
     following = next_header(file, at + 1, size)
     if following is None and at == 0:
-        why = next((f"is compressed ({name})" for magic, name in COMPRESSED.items() if head.startswith(magic)), "")
+        why = compression(head) and f"is compressed: {compression(head)}"
         if head.lstrip()[:1] == b"<":
             why = "an HTML page"
         return Gap(0, size, f"no tar{why and f': {why}'}")

@@ -155,7 +155,7 @@ class _Check:
         self.samples += len(images)
         labels = {self.chooser.label(image, members) or image for image in images}
         used = {*images, *labels, *([] if images else self.chooser.apart(members))}
-        count_passed(self.passed, members.keys() - used)
+        count_passed(self.passed, sample.key, members.keys() - used)
         refused = [members[suffix] for suffix in sorted({*images, *labels}) if members[suffix].refused]
         for member in refused[:1]:
             self.note("structure", member.refused, member.name, member.start)

@@ -29,7 +29,7 @@ from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.ring import Batch, empty_batch, read_ahead
 from dcgan_dist.data.samples import WEBDATASETS_OWN, Choice, Chooser, split_name
-from dcgan_dist.data.tarfiles import tar_members
+from dcgan_dist.data.tarfiles import CUT_HINT, CutError, tar_members
 from dcgan_dist.data.workers import deaf_program, end_programs
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
@@ -150,17 +150,23 @@ def _pass_on(said: IO[bytes], place: Location) -> None:
 
 def _in_tar(url: str, stream: Any, choice: Choice) -> Iterator[Sample]:
     chooser = Chooser(choice)
-    for sample in group_by_keys(chain(_files(url, stream), [{}])):
+    for sample in group_by_keys(chain(_files(url, stream, choice.allow_cut), [{}])):
         yield from _images(sample, chooser, choice)
 
 
-def _files(url: str, stream: Any) -> Iterator[dict[str, Any]]:
+def _files(url: str, stream: Any, allow_cut: bool) -> Iterator[dict[str, Any]]:
     """What webdataset's tar_file_expander gives, but never a part of a damaged tar without an error."""
-    for tar, info in tar_members(stream, "r|*"):
+    for tar, info in tar_members(stream, "r|*", allow_cut):
         if info.isreg() and not SKIPPED.match(info.name):
             file = tar.extractfile(info)
             assert file is not None
-            yield {"fname": info.name, "data": file.read(), "__url__": url}
+            try:
+                data = file.read()
+            except tarfile.ReadError as error:  # of the last member, which is cut
+                if allow_cut:
+                    return
+                raise CutError(f"unexpected end of data: {CUT_HINT}") from error
+            yield {"fname": info.name, "data": data, "__url__": url}
 
 
 def _images(sample: dict[str, Any], chooser: Chooser, choice: Choice) -> Iterator[Sample]:

@@ -1,6 +1,6 @@
 """A bounded folder of whole shards on a node's own disk, shared by all its processes.
 
-What is in it are plain tars: remote ones, and unpacked ones of .tar.gz and .tar.zst, remote or local. A file that
+What is in it are plain tars: remote ones, and unpacked ones of .tar.gz and the like, remote or local. A file that
 changed is another entry. See `room` for how the processes agree.
 """
 

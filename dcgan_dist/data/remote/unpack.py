@@ -1,5 +1,7 @@
-"""Tars packed with gzip or Zstandard, unpacked as they arrive, in bounded memory."""
+"""Tars packed with gzip, bzip2, xz or Zstandard, unpacked as they arrive, in bounded memory."""
 
+import bz2
+import lzma
 import re
 import zlib
 from collections.abc import Callable
@@ -9,14 +11,16 @@ from dcgan_dist.data.storage import Output
 from dcgan_dist.errors import UsageError, UserError
 
 PIECE = 2**20  # bytes that gzip unpacks at once
-GZIP_STEP, ZSTD_STEP = 2**16, 2**10  # packed bytes taken at once; Zstandard makes up to 128 KiB of 4 bytes
-_PACKED = re.compile(r"(\.tar)?\.(gz|zst)$|\.(tgz|tzst)$")
+GZIP_STEP, STEP = 2**16, 2**10  # packed bytes taken at once; Zstandard makes up to 128 KiB of 4 bytes
+KINDS = {"gz": "gz", "tgz": "gz", "bz2": "bz2", "tbz2": "bz2", "tbz": "bz2", "xz": "xz", "txz": "xz"}
+KINDS |= {"zst": "zst", "tzst": "zst"}  # by the end of a file name
+_PACKED = re.compile(r"(\.tar)?\.(gz|bz2|xz|zst)$|\.(tgz|tbz2?|txz|tzst)$")
 
 
 def packing(name: str) -> str | None:
-    """'gz' or 'zst' by the end of a file name (.tar.gz, .tgz, .tar.zst, .tzst); None for a tar."""
+    """'gz', 'bz2', 'xz' or 'zst' by the end of a file name (.tar.gz, .tgz and so on); None for a tar."""
     match = _PACKED.search(name.lower())
-    return None if match is None else "gz" if match[0].endswith("gz") else "zst"
+    return None if match is None else KINDS[match[0].rpartition(".")[2]]
 
 
 def unpacked_name(name: str) -> str:
@@ -30,7 +34,7 @@ class Unpacker:
 
     def __init__(self, kind: str, name: str, to: Output) -> None:
         """`kind` as of packing(); `name` for messages."""
-        self._new, self._decompress, self._step, self._error = _gzip() if kind == "gz" else _zstd(name)
+        self._new, self._decompress, self._step, self._error = UNPACKERS[kind](name)
         self._name, self._to = name, to
         self._stream: Any = None
         self._begun = False
@@ -59,14 +63,16 @@ class Unpacker:
 
     def _unpack(self, stream: Any, piece: bytes) -> int:
         """Returns how many bytes at the end of `piece` are not of this stream."""
-        while piece and not stream.eof:  # at its end, zlib may give what follows as unconsumed too
+        more = True
+        while more and not stream.eof:  # at its end, zlib may give what follows as unconsumed too
             try:
                 data = self._decompress(stream, piece)
             except self._error as error:
                 problem = "is damaged, or not packed as its name says"
                 raise UserError(f"{self._name}: {problem} ({error}); copy it again") from error
             self._to.write(data)
-            piece = stream.unconsumed_tail
+            piece = getattr(stream, "unconsumed_tail", b"")  # bzip2 and xz keep it to themselves
+            more = bool(piece) or not getattr(stream, "needs_input", True)
         if not stream.eof:
             return 0
         self._stream = None
@@ -78,14 +84,32 @@ class Unpacker:
             raise UserError(f"{self._name}: the packed file is cut or empty; copy it again")
 
 
-def _gzip() -> tuple[Callable[[], Any], Callable[[Any, bytes], bytes], int, type[Exception]]:
-    return lambda: zlib.decompressobj(31), lambda stream, data: stream.decompress(data, PIECE), GZIP_STEP, zlib.error
+Codec = tuple[Callable[[], Any], Callable[[Any, bytes], bytes], int, type[Exception]]
 
 
-def _zstd(name: str) -> tuple[Callable[[], Any], Callable[[Any, bytes], bytes], int, type[Exception]]:
+def _in_pieces(stream: Any, data: bytes) -> bytes:
+    return stream.decompress(data, PIECE)
+
+
+def _bzip2(_name: str) -> Codec:
+    return bz2.BZ2Decompressor, _in_pieces, STEP, OSError
+
+
+def _xz(_name: str) -> Codec:
+    return lzma.LZMADecompressor, _in_pieces, STEP, lzma.LZMAError
+
+
+def _gzip(_name: str) -> Codec:
+    return lambda: zlib.decompressobj(31), _in_pieces, GZIP_STEP, zlib.error
+
+
+def _zstd(name: str) -> Codec:
     try:
         import zstandard
     except ImportError as error:
         raise UsageError(f"{name}: needs a package that is missing: pip install 'dcgan_dist[zstd]'") from error
     new = zstandard.ZstdDecompressor().decompressobj
-    return new, lambda stream, data: stream.decompress(data), ZSTD_STEP, zstandard.ZstdError
+    return new, lambda stream, data: stream.decompress(data), STEP, zstandard.ZstdError
+
+
+UNPACKERS: dict[str, Callable[[str], Codec]] = {"gz": _gzip, "bz2": _bzip2, "xz": _xz, "zst": _zstd}

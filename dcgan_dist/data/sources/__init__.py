@@ -80,8 +80,8 @@ def find_source(
     source = _find(text, root, download, image_column, label_column)
     if isinstance(source, TarSource | PackedTarSource):
         source = replace(source, choice=choice)
-    elif choice != DEFAULT:
-        raise UsageError(f"{text}: has no members; --image_key and --label_key are for tars")
+    elif choice.for_tars:
+        raise UsageError(f"{text}: has no members; --image_key, --label_key and --allow_cut are for tars")
     if (image_column or label_column) and not isinstance(source, ParquetSource | ListSource):
         problem = "has no columns; --image_column and --label_column are for Parquet files and lists"
         raise UsageError(f"{text}: {problem}")

@@ -6,10 +6,8 @@ from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 
 ENDINGS = {
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".tar.zst": "tar",
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz"), "tar"),
+    **dict.fromkeys((".tar.zst", ".tzst"), "tar"),
     ".parquet": "Parquet",
     ".zip": "zip",
     ".csv": "list",
@@ -44,6 +42,6 @@ def expand(text: str) -> list[str]:
 
 
 HINT = (
-    "give a folder of images, a .zip of one, or torchvision:NAME; or tar shards (.tar, .tar.gz, .tar.zst) or .parquet "
-    "files, here or by URL; or a .csv, .tsv or .jsonl list of paths"
+    "give a folder of images, a .zip of one, or torchvision:NAME; or tar shards (.tar, .tar.gz, .tar.bz2, .tar.xz, "
+    ".tar.zst) or .parquet files, here or by URL; or a .csv, .tsv or .jsonl list of paths"
 )

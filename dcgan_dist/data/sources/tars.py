@@ -92,7 +92,7 @@ class TarSource:
         empty = [tar.name for tar, note in zip(self.tars, notes, strict=True) if note.foreign and not note.images]
         if empty:
             yield f"{len(empty):,} of {len(notes):,} tars hold no image: {', '.join(empty[:LISTED])}"
-        if self.choice != DEFAULT and not any(note.foreign for note in notes):
+        if self.choice.for_tars and not any(note.foreign for note in notes):
             yield IGNORED
         yield from together(notes).lines()
 
