@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 
-    return run_and_report(act, rank=rank(), given=arguments)
+    several = arguments[:1] in (["train"], ["doctor"])  # all other commands speak for themselves alone
+    return run_and_report(act, rank=rank() if several else 0, given=arguments)
 
 
 if __name__ == "__main__":

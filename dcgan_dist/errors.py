@@ -82,7 +82,7 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program ends already
         if _tracebacks:
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if rank == 0 or os.environ.get("LOCAL_RANK", "0") == "0":
             sys.stderr.write(f"{str(interrupt) or 'interrupted'}\n")
         return 128 + signal.SIGINT
     except Exception as failure:

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
-from support.processes import of_group
+from support.processes import children, of_group
 from support.shards import write_ours
 from support.waiting import LIMIT
 
@@ -111,6 +113,22 @@ def test_output_that_cannot_be_written_is_said(start):
         process = start("--help", stdout=full, PYTHONUNBUFFERED="")
         errors = process.communicate(timeout=LIMIT)[1]
     assert (process.returncode, errors) == (1, "error: standard output cannot be written (No space left on device)\n")
+
+
+def test_ctrl_c_leaves_no_rank_of_the_doctor(start, tmp_path):
+    process = start("doctor", "--only", "ranks", "--run_dir", tmp_path / "run")
+    while not (ranks := children("doctor.rank", process.pid)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=120) == ("", "interrupted\n")
+    assert process.returncode == INTERRUPTED
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+
+
+def test_variables_of_ranks_silence_no_other_command(start):
+    process = start("verify", RANK="1", LOCAL_RANK="1", WORLD_SIZE="x")
+    assert process.communicate(timeout=120)[1].startswith("error: SHARDS is missing")
 
 
 @pytest.mark.usefixtures("as_before")

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -104,7 +104,7 @@ _programs: set[subprocess.Popen] = set()
 
 
 @contextmanager
-def deaf_program(command: str | list[str], **settings: Any) -> Iterator[subprocess.Popen]:
+def deaf_program(command: str | Sequence[str | Path], **settings: Any) -> Iterator[subprocess.Popen]:
     """A program that gets nothing of what is sent to everybody; `command`, `settings`: those of `subprocess.Popen`.
 
     It has a process group of its own, which is killed where the context, or this process, ends before the program.

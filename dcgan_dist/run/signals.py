@@ -15,6 +15,9 @@ from types import FrameType
 from dcgan_dist.parallel.variables import MARK
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STOPPING = (
+    b"\nstopping after this iteration, with a checkpoint; the launcher may be gone before the line `stopped at`\n"
+)
 PATIENCE = b"\nalready stopping: at the end of this iteration, with a checkpoint (Ctrl-\\ ends it at once, without)\n"
 NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ ends it at once; nothing is lost)\n"
 
@@ -65,6 +68,7 @@ class Requests:
         self.reason = ""
         self._began = time.monotonic()
         self._first_signal = 0
+        self._left_behind = False
         self._told = os.environ.get("RANK", "0") != "0"  # one rank is enough to answer
         self._stop: Path | None = None
         self._save: Path | None = None
@@ -74,14 +78,15 @@ class Requests:
         # nohup ignores the end of the terminal, and is to be obeyed
         noted = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._note) for number in noted}
+        self._left_behind = launched()  # by accelerate launch, which does not wait at Ctrl-C
         self._parent = parent if launched() or "LOCAL_RANK" in os.environ else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.reason and number == signal.SIGINT and not self._told:
-            self._told = True
-            answer = NOT_BEGUN if self._stop is None else PATIENCE
-            os.write(2, answer)  # not sys.stderr: this may have interrupted a write to it
+        if number == signal.SIGINT and not self._told and (self.reason or self._left_behind):
+            self._told = bool(self.reason)
+            again = NOT_BEGUN if self._stop is None else PATIENCE
+            os.write(2, again if self.reason else STOPPING)  # not sys.stderr: this may have interrupted a write to it
         self._first_signal = self._first_signal or number
         self.ask(signal.Signals(number).name)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dcgan_dist.parallel.variables import MARK
 from dcgan_dist.run import signals
 from dcgan_dist.run.signals import SIGNALS, Requests
 
@@ -79,6 +80,19 @@ def test_a_file_asks_for_a_stop(requests, tmp_path):
 def test_another_part_of_the_program_asks_for_a_stop(requests):
     requests.ask("stopped in W&B")
     assert (requests.stop_wanted(), requests.reason) == (True, "stopped in W&B")
+
+
+def test_a_rank_says_that_it_stops_where_its_launcher_may_be_gone_before(capfd, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    Requests()
+    signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err == signals.STOPPING.decode()
+    signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err == signals.NOT_BEGUN.decode()
+    monkeypatch.setenv(MARK, "1")  # ours waits
+    Requests()
+    signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -2,12 +2,11 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
+from dcgan_dist.data.workers import deaf_program
 from dcgan_dist.parallel.peers import host
 
 RANK = (sys.executable, "-m", "dcgan_dist.commands.doctor.rank")
@@ -39,31 +39,20 @@ def run_locally(config: Config, ranks: int, on_gpu: bool) -> dict[str, Any]:
         options, out = Path(folder) / "config.yaml", Path(folder) / "answer.json"
         options.write_text(cli.dump(config))
         store = host()
-        processes: list[subprocess.Popen[str]] = []
         logs = [Path(folder) / f"{rank}.log" for rank in range(ranks)]
-        try:
+        with ExitStack() as running:
+            processes: list[subprocess.Popen] = []
             for rank, log in enumerate(logs):
                 with log.open("w") as file:
-                    processes.append(
-                        subprocess.Popen(
-                            [*RANK, options, out],
-                            env=_environment(rank, ranks, store.port, on_gpu),
-                            stdout=file,
-                            stderr=subprocess.STDOUT,
-                            text=True,
-                            start_new_session=True,
-                        )
-                    )
+                    environment = _environment(rank, ranks, store.port, on_gpu)
+                    streams = {"stdout": file, "stderr": subprocess.STDOUT}
+                    program = deaf_program([*RANK, options, out], env=environment, **streams)
+                    processes.append(running.enter_context(program))
             _wait(processes, logs)
             return json.loads(out.read_text())
-        finally:
-            for process in processes:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
-def _wait(processes: list[subprocess.Popen[str]], logs: list[Path]) -> None:
+def _wait(processes: list[subprocess.Popen], logs: list[Path]) -> None:
     deadline = time.monotonic() + SECONDS
     while True:
         codes = [process.poll() for process in processes]
