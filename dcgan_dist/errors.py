@@ -1,5 +1,6 @@
 """The errors a person can do something about: one line that says what, where and what to do."""
 
+import io
 import os
 import re
 import select
@@ -76,6 +77,7 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str
         sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace)), *given))
 
     sys.excepthook = print_traceback
+    _print_any_name()
     try:
         return _acted(act)
     except KeyboardInterrupt as interrupt:
@@ -99,6 +101,13 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str
             sys.stderr.write(f"{where}error: {redacted(str(error), *given)}\n")
             sys.stderr.flush()
         return error.exit_code
+
+
+def _print_any_name() -> None:
+    """Names of files need not be text in the terminal's encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def of_the_system(error: Exception) -> UserError | None:

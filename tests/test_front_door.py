@@ -1,5 +1,7 @@
 """`dcgan-dist COMMAND`."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -21,6 +23,28 @@ def test_an_unknown_command_is_refused(capsys):
     assert front.main(["trane"]) == 2
     commands = "train, launch, shard, verify, inspect, bench, doctor, sample"
     assert capsys.readouterr().err == f"error: dcgan-dist has no command 'trane'; there are {commands}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "traceback"),
+    [
+        (["sample", "NAME"], False),
+        (["--debug", "sample", "NAME"], True),
+        (["sample", "NAME", "--debug"], True),
+        (["sample", "--debug=true", "NAME"], True),
+        (["bench", "--debug", "loader", "--data.shards", "NAME"], True),
+        (["verify", "--debug", "false", "NAME*"], False),
+    ],
+)
+def test_names_that_are_no_text_and_debug_of_every_command(arguments, traceback):
+    name = os.fsdecode(b"n\xffne")
+    command = [sys.executable, "-m", "dcgan_dist", *(word.replace("NAME", name) for word in arguments)]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert ("Traceback" in result.stderr) == traceback, result.stderr
+    assert result.returncode == (1 if traceback else 2)
+    assert "n\\udcffne" in result.stderr
+    assert traceback or result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", front.COMMANDS)

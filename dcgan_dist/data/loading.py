@@ -27,15 +27,17 @@ LISTED = 3  # shards in a line
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
 
-def open_data(config: Config, say: Say) -> Corpus | list[str]:
+def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None) -> Corpus | list[str]:
     """Checks the shards: the corpus for the indexed reader, the names for the stream reader.
+
+    `heed` is called now and then where it takes long, and may raise.
 
     Raises UserError for any bad shard.
     """
     patterns = config.data.shards
     if not patterns:
         say(f"data: no --data.shards given, so the embedded set of {config.data.faces:,} cartoon faces, drawn by code")
-        paths = _embedded_set(config, say)
+        paths = _embedded_set(config, say, heed)
         patterns = tuple(str(path) for path in paths)
     opener = make_opener(config.data)
     if config.data.reader == "stream":
@@ -153,7 +155,7 @@ def _say_where(corpus: Corpus, say: Say) -> None:
         say(f"{which}: {part}, the rest is asked for one by one; a larger --data.cache_bytes is faster")
 
 
-def _embedded_set(config: Config, say: Say) -> list[Path]:
+def _embedded_set(config: Config, say: Say, heed: Callable[[], None]) -> list[Path]:
     folder = cache_folder() / "faces"
     told = False
 
@@ -162,6 +164,7 @@ def _embedded_set(config: Config, say: Say) -> list[Path]:
         if not told:
             say(f"data: drawing them, once, into {folder} ..")
         told = True
+        heed()
 
     size, channels, count = config.model.image_size, config.model.channels, config.data.faces
     return faces.ensure(folder, size=size, channels=channels, count=count, seed=FACES_SEED, progress=progress)

@@ -151,12 +151,6 @@ class World:
     def main_first(self, make: Callable[[], T]) -> T:
         """Every rank's own result of `make`; the main rank is first, and the others find what it left on disk."""
         done: list[tuple[T | None, Exception | None]] = []
-        if self.main:
-            done.append(_attempt(make))
-        self.wait_patiently()
-        if not self.main:
-            done.append(_attempt(make))
-        self.wait_patiently()
 
         def finish() -> T:
             result, failure = done[0]
@@ -164,6 +158,13 @@ class World:
                 raise failure
             return cast(T, result)
 
+        if self.main:
+            done.append(_attempt(make))
+        self.wait_patiently()
+        self.everywhere(lambda: finish() if self.main else None)  # what it could not do, the others need not try
+        if not self.main:
+            done.append(_attempt(make))
+        self.wait_patiently()
         return self.everywhere(finish)
 
     def wait_patiently(self) -> None:

@@ -157,7 +157,8 @@ class RunFolder:
 
     def _foreign(self, path: Path) -> bool:
         """Whether it is nothing that a life, or a doctor, leaves that was killed before config.yaml was there."""
-        own = (self.stop, self.save, self.samples, self.checkpoints, self.stacks, self.root / "owner.json")
+        own = {self.stop, self.save, self.samples, self.checkpoints, self.stacks, self.preempted}
+        own.add(self.root / "owner.json")
         return path not in own and not path.name.startswith((f".{self.config.name}.", ".owner.", ".doctor-"))
 
     def mark(self, marker: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from dcgan_dist.errors import UserError
 from dcgan_dist.parallel.variables import MARK
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -20,6 +21,10 @@ STOPPING = (
 )
 PATIENCE = b"\nalready stopping: at the end of this iteration, with a checkpoint (Ctrl-\\ ends it at once, without)\n"
 NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ ends it at once; nothing is lost)\n"
+
+
+class StoppedError(UserError):
+    """A stop was asked for while the run was prepared."""
 
 
 def launched() -> bool:
@@ -118,6 +123,11 @@ class Requests:
         elif self._parent is not None and os.getppid() != self._parent:
             self.ask("its launcher ended")
         return bool(self.reason)
+
+    def heed(self) -> None:
+        """For long preparations to call now and then: raises StoppedError when a stop was asked for on this rank."""
+        if self.stop_wanted():
+            raise StoppedError(self.reason)
 
     def save_wanted(self) -> bool:
         """Whether a checkpoint was asked for on this rank."""

@@ -14,7 +14,7 @@ from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.watchdog import watch
 from dcgan_dist.parallel.world import World, set_cpu_threads
-from dcgan_dist.run import resume, signals
+from dcgan_dist.run import checkpoint, resume, signals
 from dcgan_dist.run.clock import Clock
 from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.console import Console
@@ -42,6 +42,23 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
         raise
 
 
+def stop_early(config: Config, world: World, reason: str) -> None:
+    """The orderly end of an attempt that was asked to stop before it had begun."""
+    folder = RunFolder(config.run_dir)
+    images = max((int(path.name) for path in checkpoint.all_checkpoints(folder.checkpoints)), default=0)
+
+    def mark() -> None:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        folder.mark(folder.preempted, f"{images}\n{reason}")
+
+    world.from_main(mark)
+    Console(enabled=world.main).say(
+        f"stopped at {images:,} images, while the run was prepared ({reason}); run the same command again to go on"
+    )
+    world.barrier()
+    world.close()
+
+
 def _open(
     config: Config, config_yaml: str, world: World, chosen: Arithmetic, console: Console, lease: Lease
 ) -> Session:
@@ -57,7 +74,7 @@ def _open(
     threads = set_cpu_threads(world)
     if threads:
         console.say(threads)
-    data = world.main_first(lambda: open_data(config, console.say))
+    data = world.main_first(lambda: open_data(config, console.say, requests.heed))
     found = world.from_main(lambda: resume.find(config, folder, data, console.say))
     if config.data.secret:
         console.say(f"{folder.config}: readable by its owner alone (mode 0600), for --data.shards holds secrets")

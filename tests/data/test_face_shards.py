@@ -1,6 +1,7 @@
 import hashlib
 import io
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import warnings
@@ -75,6 +76,35 @@ def test_the_faces_are_spread_over_shards_in_order(tmp_path, small_shards):
     assert sorted(tmp_path.iterdir()) == paths
     keys = [key for path in paths for key in (read_index(path) or pytest.fail("no index")).keys]
     assert keys == [f"{index:08d}" for index in range(90)]
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**6))
+    with pytest.raises(UserError) as error:
+        ensure(tmp_path, count=1_000)
+    said = "1,000 embedded faces take at least 0.0 GB, and 0.0 GB are free"
+    assert str(error.value) == f"{tmp_path}: {said}; fewer --data.faces, or XDG_CACHE_HOME on a larger disk"
+    assert ensure(tmp_path, count=12)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_drawing_that_is_interrupted_ends_at_once_and_is_finished_by_the_next_call(
+    tmp_path, small_shards, monkeypatch, cores
+):
+    monkeypatch.setattr(faces, "available_cores", lambda: cores)
+
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        assert total == 200_000
+        if done >= 50:
+            raise StopError
+
+    with pytest.raises(StopError):
+        ensure(tmp_path, count=200_000, progress=stop)
+    assert len(list(tmp_path.iterdir())) == 1  # the shard that is complete, and no half of the second
+    assert multiprocessing.active_children() == []
 
 
 def test_a_second_call_makes_nothing(tmp_path, small_shards):

@@ -56,6 +56,13 @@ def test_a_life_that_was_killed_before_its_configuration_stood_is_taken_over(tmp
     assert prepared(tmp_path).config.read_text() == YAML
 
 
+def test_an_attempt_that_was_stopped_before_it_began_is_taken_over(tmp_path):
+    """It leaves only what says so."""
+    folder = RunFolder(tmp_path)
+    folder.mark(folder.preempted, "0\nSIGTERM")
+    assert not prepared(tmp_path).preempted.exists()
+
+
 def test_a_foreign_folder_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     assert (

@@ -5,9 +5,11 @@ combination is known exactly: how many kinds of face a generator has lost can be
 """
 
 import io
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,7 @@ VERSION = 1  # of the pictures, part of the shards' names: goes up with every ch
 SHARD_SIZE = 2_000
 TASK_SIZE = 100  # images that a worker process paints at a time
 MOST_WORKERS = 8
+LEAST_JPEG = 0.05  # bytes a pixel
 
 DISTRIBUTION: dict[str, dict[str, float]] = {
     "skin": {"fair": 0.22, "light": 0.26, "tan": 0.2, "brown": 0.18, "dark": 0.14},
@@ -126,14 +129,15 @@ def ensure(
     done = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        encoded = _encoded(faces, [index for images in missing.values() for index in images])
-        for path, images in missing.items():
-            with ShardWriter(path) as shard:
-                for index, data in zip(images, islice(encoded, len(images)), strict=True):
-                    shard.add(f"{index:08d}", faces.suffix, data)
-                    done += 1
-                    if progress and (done % TASK_SIZE == 0 or done == total):
-                        progress(done, total)
+        _require_room(folder, faces, total)
+        with closing(_encoded(faces, list(missing.values()))) as encoded:
+            for path, images in missing.items():
+                with ShardWriter(path) as shard:
+                    for index, data in zip(images, islice(encoded, len(images)), strict=True):
+                        shard.add(f"{index:08d}", faces.suffix, data)
+                        done += 1
+                        if progress and (done % TASK_SIZE == 0 or done == total):
+                            progress(done, total)
     except OSError as error:
         raise UserError(f"{folder}: the embedded faces cannot be written here ({error.strerror or error})") from error
     except BrokenProcessPool as error:
@@ -151,20 +155,34 @@ def _complete(path: Path, count: int) -> bool:
     return index is not None and len(index) == count
 
 
-def _encoded(faces: FaceSet, indices: list[int]) -> Iterator[bytes]:
+def _require_room(folder: Path, faces: FaceSet, count: int) -> None:
+    """Raises UserError when the disk cannot hold so many of the faces, before hours are spent on drawing them."""
+    needed = count * faces.size**2 * (faces.channels if faces.suffix != "jpg" else LEAST_JPEG)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        what = f"{count:,} embedded faces take at least {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
+        raise UserError(f"{folder}: {what}; fewer --data.faces, or XDG_CACHE_HOME on a larger disk")
+
+
+def _encoded(faces: FaceSet, shards: list[range]) -> Generator[bytes, None, None]:
     """The files of the faces, in order, made by several processes where that is worth starting them."""
-    tasks = [(faces, indices[start : start + TASK_SIZE]) for start in range(0, len(indices), TASK_SIZE)]
+    tasks = [
+        (faces, images[start : start + TASK_SIZE]) for images in shards for start in range(0, len(images), TASK_SIZE)
+    ]
     workers = min(available_cores(), MOST_WORKERS, len(tasks) // 5)
     if workers < 2:
         for task in tasks:
             yield from _encode_task(task)
         return
     # spawned, not forked: forking a process that has threads, as any that imported torch, can hang
-    with ProcessPoolExecutor(workers, mp_context=deaf_processes(), initializer=follow_parent) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=deaf_processes(), initializer=follow_parent)
+    try:
         for files in pool.map(_encode_task, tasks):
             yield from files
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _encode_task(task: tuple[FaceSet, list[int]]) -> list[bytes]:
+def _encode_task(task: tuple[FaceSet, range]) -> list[bytes]:
     faces, indices = task
     return [faces.encode(index) for index in indices]
