@@ -159,6 +159,15 @@ def test_repair_writes_new_shards_and_leaves_the_old(tmp_path, capsys):
         verify.main([str(good), "--repair", str(folder)])
 
 
+def test_repair_into_what_is_not_a_folder_is_refused_before_anything_is_read(tmp_path):
+    shard = write_ours(tmp_path / "a.tar", 2)
+    for name in ("a.tar", "dangling"):
+        (tmp_path / "dangling").unlink(missing_ok=True)
+        (tmp_path / "dangling").symlink_to("nowhere")
+        with pytest.raises(UsageError, match=rf"^--repair .*{name}: is not a folder; choose another name$"):
+            verify.main([str(shard), "--repair", str(tmp_path / name)])
+
+
 def test_repair_of_two_shards_of_one_name_is_refused(tmp_path):
     for name in "a", "b":
         (tmp_path / name).mkdir()
