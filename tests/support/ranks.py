@@ -5,7 +5,6 @@ fraction of a second. The ranks find each other as under torchrun: by its enviro
 process holds.
 """
 
-import math
 import multiprocessing
 import os
 import signal
@@ -37,8 +36,6 @@ class End(NamedTuple):
     """Exit code; negative: the signal that killed it."""
     error: str
     """What it wrote on standard error."""
-    at: float
-    """When, in seconds of time.monotonic()."""
 
 
 def environment(rank: int, world_size: int, port: int) -> dict[str, str]:
@@ -108,7 +105,7 @@ def ends_of_ranks(world_size: int, act: Callable[..., int], *args: Any, stuck: i
     context = _context()
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     deadline = time.monotonic() + LIMIT
-    processes, ended = [], {}
+    processes = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             for rank in range(world_size):
@@ -122,13 +119,13 @@ def ends_of_ranks(world_size: int, act: Callable[..., int], *args: Any, stuck: i
                 ready = wait(list(waiting), max(deadline - time.monotonic(), 0))
                 assert ready, f"ranks {sorted(waiting.values())} of {world_size} have not ended after {LIMIT} s"
                 for sentinel in ready:
-                    ended[waiting.pop(sentinel)] = time.monotonic()  # pyright: ignore[reportArgumentType]
+                    del waiting[sentinel]  # pyright: ignore[reportArgumentType]
         finally:
             for process in processes:
                 process.kill()
                 process.join()
         errors = [(Path(folder) / str(rank)).read_text() for rank in range(world_size)]
-    return [End(p.exitcode, errors[rank], ended.get(rank, math.inf)) for rank, p in enumerate(processes)]
+    return [End(process.exitcode, error) for process, error in zip(processes, errors, strict=True)]
 
 
 def _heard(error: Path, settings: dict[str, str], act: Callable[..., int], args: tuple) -> None:
