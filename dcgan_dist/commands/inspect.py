@@ -127,7 +127,7 @@ def facts(census: Census, looks: Looks, manifest: Manifest | None) -> list[str]:
         f"shards:   {census.shards:,} ({made}), {census.file_bytes / 1e6:,.1f} MB",
         f"images:   {census.images:,} ({suffixes}), {mean:,.0f} bytes each",
         f"epoch:    {census.image_bytes / 1e6:,.1f} MB of images to read",
-        f"labels:   {_labels(census.labels, manifest)}",
+        f"labels:   {_labels(census.labels, _names(census, manifest))}",
     ]
     if manifest is not None:
         duplicates = (
@@ -145,9 +145,11 @@ def facts(census: Census, looks: Looks, manifest: Manifest | None) -> list[str]:
     return lines
 
 
-def _labels(labels: Counter[int], manifest: Manifest | None) -> str:
-    names = {} if manifest is None else {entry.label: entry.name for entry in manifest.classes}
+def _names(census: Census, manifest: Manifest | None) -> Mapping[int, str | None]:
+    return census.classes if manifest is None else {entry.label: entry.name for entry in manifest.classes}
 
+
+def _labels(labels: Counter[int], names: Mapping[int, str | None]) -> str:
     def named(label: int) -> str:
         return f"{label} ({names[label]})" if names.get(label) else str(label)
 
@@ -183,6 +185,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 def as_dict(census: Census, looks: Looks, manifest: Manifest | None) -> dict[str, Any]:
     """All that is known, for programs."""
+    names = {str(label): name for label, name in _names(census, manifest).items()}
     labels = {str(label): images for label, images in sorted(census.labels.items()) if label != NO_LABEL}
     return {
         "shards": census.shards,
@@ -199,7 +202,7 @@ def as_dict(census: Census, looks: Looks, manifest: Manifest | None) -> dict[str
         "mean": looks.pixels.mean() if looks.images else None,
         "std": looks.pixels.std() if looks.images else None,
         "cannot_be_decoded": looks.bad,
-        "classes": None if manifest is None else {str(entry.label): entry.name for entry in manifest.classes},
+        "classes": None if manifest is None and not census.classes else names,
         "duplicates": None if manifest is None else manifest.duplicates,
         "left_out": None if manifest is None else manifest.bad,
     }

@@ -98,6 +98,8 @@ def _text(summary: Summary) -> str:
         lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)")
     if summary.left_out:
         lines.append(f"left out: {in_words(summary.left_out, 'other files')}")
+    if summary.several:
+        lines.append(f"of {summary.several:,} files with several pictures (GIF, TIFF, WebP ..) the first one is used")
     if summary.others:
         lines.append(f"others: {summary.others:,} .tar files in {summary.out} are no shards of this set; they stay")
     if summary.duplicates:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -446,6 +447,39 @@ def test_a_data_set_without_images(tmp_path):
     with pytest.raises(UsageError, match="torchvision:Words: yields str, not images"):
         pack(Words("Words", (), tmp_path, download=False), tmp_path / "out")
     assert Words("Words", (), tmp_path, download=False).items() == Items([("0", None)], {})  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted", "lines"),
+    [
+        (torch.tensor(3), 3, ()),
+        (np.int64(4), 4, ()),
+        (-1, None, ("labels: none, for those of the data set are no numbers of classes (a negative number)",)),
+        (torch.zeros(40), None, ("labels: none, for those of the data set are no numbers of classes (a Tensor)",)),
+        ("cat", None, ("labels: none, for those of the data set are no numbers of classes (a text)",)),
+        (None, None, ()),
+    ],
+)
+def test_labels_of_a_data_set(tmp_path, label, wanted, lines):
+    class Pictures(TorchvisionSource):
+        def _opened(self, download):
+            return [(Image.new("RGB", (8, 8)), label)]
+
+    source = Pictures("Pictures", (), tmp_path, download=False)
+    assert source.items().lines == lines
+    with source.open() as load:
+        assert load(source.items().images[0])[1] == wanted
+
+
+def test_files_with_several_pictures_are_counted(tmp_path, capsys):
+    files = {}
+    for suffix, name in {"gif": "GIF", "tif": "TIFF", "webp": "WEBP", "png": "PNG"}.items():
+        file = io.BytesIO()
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        frames[0].save(file, name, save_all=True, append_images=frames[1:])
+        files[f"{suffix}.{suffix}"] = file.getvalue()
+    files["one.gif"] = file_bytes(picture((0, 0, 0), 1)[..., 0], "GIF")
+    assert pack(make_folder(tmp_path / "in", files), tmp_path / "out").several == 4
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ def test_labels(tmp_path, texts, labels, classes, ending):
     assert (list(images), found) == ([Item("a.png", label) for label in labels], classes)
 
 
+def test_whole_numbers_with_a_point(tmp_path):
+    rows = '{"file": "a", "label": 4.0}\n{"file": "b", "label": "2.0"}\n{"file": "c"}\n'
+    items = one(tmp_path, "a.jsonl", rows).items()
+    assert [item.label for item in items.images] == [4, 2, None]
+    assert items.lines == ("labels: 1 of 3 images have none in the list",)
+
+
 def test_integers_in_json(tmp_path):
     source = one(tmp_path, "a.jsonl", '{"file": "a", "label": 4}\n{"file": "b", "label": 2}\n')
     assert source.items()[:3] == ([Item("a", 4), Item("b", 2)], {}, {2: "2", 4: "4"})

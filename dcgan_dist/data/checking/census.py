@@ -35,6 +35,8 @@ class Census:
     suffixes: Counter[str] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
     """Images of each label; -1: without."""
+    classes: dict[int, str] = field(default_factory=dict)
+    """Names of labels, where they are words in tars of other programs."""
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Picture:
 
 def count(corpus: Corpus) -> Census:
     """Counts everything that indexes say. Raises UserError for a damaged one."""
-    census = Census(shards=len(corpus.shards))
+    census = Census(shards=len(corpus.shards), classes=corpus.classes)
     with ThreadPoolExecutor(READ_TOGETHER) as pool:
         for index in pool.map(corpus.read_index, range(len(corpus.shards))):
             census.checked += index.checked

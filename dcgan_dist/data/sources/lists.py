@@ -22,6 +22,7 @@ from dcgan_dist.location import Location
 
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")
 LABEL_NAMES = ("label", "class", "cls", "target")
+POINT_ZERO = re.compile(r"^(-?\d{1,18})\.0*$", re.ASCII)  # as some programs write whole numbers
 INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 
 _Row = tuple[int, Any, Any]  # line, path, label
@@ -61,7 +62,9 @@ class ListSource:
             raise UsageError(f"{self.path}: no images in it")
         values, classes = _values(list(texts), str(self.path))
         labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # NO_LABEL is also the last place
-        return Items(images.with_labels(labels), {}, classes)
+        missing = int((labels == NO_LABEL).sum())
+        line = f"labels: {missing:,} of {len(images):,} images have none in the list"
+        return Items(images.with_labels(labels), {}, classes, (line,) if 0 < missing < len(images) else ())
 
     def _rows(self) -> Iterator[_Row]:
         try:
@@ -132,9 +135,11 @@ class ListSource:
     def _label(self, line: int, label: Any) -> str | None:
         if label is None:
             return None
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
         if type(label) is not int and not _is_text(label):
             self._bad(line, f"the label {label!r} is neither a number nor a name")
-        return str(label).strip() or None
+        return POINT_ZERO.sub(r"\1", str(label).strip()) or None
 
     def _bad(self, line: int, problem: str) -> NoReturn:
         raise UserError(f"{self.path}, line {line}: {problem}")

@@ -4,13 +4,14 @@ import ast
 import difflib
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from dcgan_dist.data.labels import is_number, label_text
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, renumbered
 from dcgan_dist.errors import UsageError, UserError
 
@@ -39,7 +40,7 @@ class TorchvisionSource:
         width = len(str(count - 1))
         images = Images.of(f"{number:0{width}}" for number in range(count))
         names = _class_names(data_set)
-        return Items(images, {}, dict(sorted(zip(renumbered(names), names, strict=True))))
+        return Items(images, {}, dict(sorted(zip(renumbered(names), names, strict=True))), _lines(data_set))
 
     def where(self, item: Item) -> str:
         """The data set with its options, and the number in it."""
@@ -80,9 +81,28 @@ class TorchvisionSource:
                 raise UserError(f"{self.where(item)}: cannot be read ({error})") from error
             if not isinstance(image, Image.Image):
                 raise UsageError(f"{TORCHVISION}{self.name}: yields {type(image).__name__}, not images")
-            return image, labels.get(label, label) if type(label) is int and label >= 0 else None
+            number, _ = _number(label)
+            return image, None if number is None else labels.get(number, number)
 
         yield load
+
+
+def _number(label: Any) -> tuple[int | None, str]:
+    """The label that a data set gives, if it is a number, and '' or why it is none."""
+    with suppress(AttributeError, ValueError, RuntimeError):
+        label = label.item()  # of an array or tensor with one value
+    text, problem = label_text(label)
+    return (int(text), "") if is_number(text) else (None, problem or (text and "a text"))
+
+
+def _lines(data_set: Any) -> tuple[str, ...]:
+    """A line where the first label is none."""
+    try:
+        sample = data_set[0]
+    except Exception:  # that of a damaged image is raised when it is packed
+        return ()
+    _, problem = _number(sample[1]) if isinstance(sample, tuple) and len(sample) > 1 else (None, "")
+    return (f"labels: none, for those of the data set are no numbers of classes ({problem})",) if problem else ()
 
 
 def _class_names(data_set: Any) -> list[str]:

@@ -65,6 +65,7 @@ class _Sample(NamedTuple):
     source_size: str
     stored: Image.Image  # the pixels of `data`
     digest: bytes  # of the original file
+    several: bool  # pictures in it, of which the first is stored
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Worker:
             suffix, data = encode(stored, packing.encoding, packing.quality)
             if suffix in LOSSY:
                 stored = to_rgb_or_grey(open_image(data, where), packing.channels)
-        return _Sample(suffix, data, label, _shape(plain), stored, digest(loaded))
+        several = bool(getattr(image, "is_animated", False))
+        return _Sample(suffix, data, label, _shape(plain), stored, digest(loaded), several)
 
     def hash(self, job: HashJob) -> None:
         """Writes the checksums of files; one that cannot be read is left to packing, which says so."""
@@ -139,6 +141,7 @@ def _shape(image: Image.Image) -> str:
 
 def _note(receipt: Receipt, sample: _Sample) -> None:
     receipt.samples += 1
+    receipt.several += sample.several
     receipt.source_sizes[sample.source_size] += 1
     receipt.stored_sizes[_shape(sample.stored)] += 1
     receipt.pixels.add(sample.stored)

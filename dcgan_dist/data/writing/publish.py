@@ -38,6 +38,7 @@ class Totals:
     stored_sizes: Counter[str] = field(default_factory=Counter)
     source_sizes: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[int, str]] = field(default_factory=list)
+    several: int = 0
     numbers: list[NDArray[np.int64]] = field(default_factory=list)
     digests: list[NDArray[np.uint64]] = field(default_factory=list)
 
@@ -68,6 +69,7 @@ class Totals:
             xxh128=receipt.checksum,
             fingerprint=f"{receipt.fingerprint:016x}",
         )
+        self.several += receipt.several
         self.pixels.merge(receipt.pixels)
         self.labels.update(receipt.labels)
         self.stored_sizes.update(receipt.stored_sizes)

@@ -19,7 +19,7 @@ from dcgan_dist.data.statistics import PixelCounts
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UserError
 
-VERSION = 1
+VERSION = 2
 NAMES = "surrogatepass"  # file names that are not UTF-8 survive it
 
 
@@ -35,6 +35,8 @@ class Receipt:
     """That of the shard's index."""
     samples: int = 0
     """Images in it."""
+    several: int = 0
+    """Images made of files that hold several pictures, of which the first is used."""
     labels: Counter[int] = field(default_factory=Counter)
     """Images of each label; those without one do not count."""
     stored_sizes: Counter[str] = field(default_factory=Counter)
@@ -60,7 +62,7 @@ def receipt_path(shard: Path) -> Path:
 
 def write_receipt(shard: Path, receipt: Receipt) -> None:
     """Writes the receipt of a shard that is on disk."""
-    plain = ("bytes", "checksum", "fingerprint", "samples", "labels", "stored_sizes", "source_sizes", "bad")
+    plain = ("bytes", "checksum", "fingerprint", "samples", "several", "labels", "stored_sizes", "source_sizes", "bad")
     about = {"version": VERSION} | {name: getattr(receipt, name) for name in plain}
     arrays = {
         "pixels": receipt.pixels.counts,

@@ -62,6 +62,7 @@ class Summary:
     written: int  # of the images, in this call; the others were there
     skipped: tuple[str, ...]  # one message for each image that could not be read
     left_out: dict[str, int]  # other files in the source, by their endings
+    several: int  # images made of files that hold several pictures
     duplicates: int | None  # None: not known, or not yet
     dropped: bool  # whether they were
     published: bool  # otherwise there are other parts to come
@@ -151,6 +152,7 @@ def _summary(
         written=written,
         skipped=totals.skipped,
         left_out=plan.left_out,
+        several=totals.several,
         duplicates=duplicates,
         dropped=drops,
         published=shards is None,
