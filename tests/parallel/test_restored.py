@@ -41,7 +41,7 @@ OPTIONS = {
     "--optimizer.d_every 2 --optimizer.g_every 3 --data.hflip --precision fp32",
     "learning rates that change": "--optimizer.warmup_images 60 --optimizer.decay cosine --optimizer.g_clip 0.1 "
     "--model.latent uniform --model.output sigmoid --ema.half_life 20 --precision fp32",
-    "signs of collapse": f"--collapse.after 0 --collapse.pixel_std 9 --log.every {BATCH} --precision fp32",
+    "signs of collapse": f"--collapse.after 0 --collapse.pixel_std 1 --log.every {BATCH} --precision fp32",
 }
 
 
@@ -98,7 +98,7 @@ def test_killed_and_gone_on_is_the_same_as_straight(variant, shards, tmp_path):
 ALL = (
     "--precision fp16 --loss.name hinge --loss.gp_weight 1 --model.d_norm layer --model.spectral_norm --data.hflip "
     "--augment color translation cutout --accumulate 2 --optimizer.warmup_images 60 --optimizer.decay linear "
-    "--divergence.policy rollback --divergence.lr_factor 0.5 --collapse.after 0 --collapse.pixel_std 9"
+    "--divergence.policy rollback --divergence.lr_factor 0.5 --collapse.after 0 --collapse.pixel_std 1"
 )
 
 
