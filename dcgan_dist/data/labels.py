@@ -24,7 +24,7 @@ def read_label(data: bytes, suffix: str, fields: Sequence[str] = FIELDS) -> tupl
     if suffix.rpartition(".")[2] != "json":
         return label_text(data.decode("utf-8-sig", errors="replace"))
     try:
-        tree = json.loads(data)
+        tree = json.loads(data, parse_int=str)  # int() refuses thousands of digits; label_text counts them
     except (ValueError, RecursionError):
         return "", "no JSON"
     if isinstance(tree, dict):
@@ -42,7 +42,10 @@ def label_text(value: Any) -> tuple[str, str]:
         return "", f"a {type(value).__name__}"
     text = value.strip()
     if NUMBER.fullmatch(text):
-        return _number(int(text) if text.lstrip("+-").isdecimal() else float(text))
+        if not text.lstrip("+-").isdecimal():
+            return _number(float(text))
+        digits = text.lstrip("+-0")[: DIGITS + 1]  # int() takes 4,300 at most, and one too many is enough
+        return _number(int(digits or 0) * (-1 if text[0] == "-" else 1))
     if len(text) > LONGEST or not text.isprintable():
         return "", "a long text" if len(text) > LONGEST else "no text"
     return text, ""
@@ -54,9 +57,9 @@ def is_number(text: str) -> bool:
 
 
 def _number(value: Any) -> tuple[str, str]:
-    if not math.isfinite(value) or int(value) != value:
+    if not isinstance(value, int) and (not math.isfinite(value) or int(value) != value):  # an int may be no float
         return "", "no whole number"
-    if value < 0 or len(str(int(value))) > DIGITS:
+    if value < 0 or int(value) >= 10**DIGITS:
         return "", "a negative number" if value < 0 else f"a number of more than {DIGITS} digits"
     return str(int(value)), ""
 

@@ -170,7 +170,10 @@ def test_words_of_several_tars_are_numbered_together(tmp_path):
         (0.5, "", "no whole number"),
         ("nan", "", "no whole number"),
         (-1, "", "a negative number"),
-        (10**18, "", "a number of more than 18 digits"),
+        *((number, "", "a number of more than 18 digits") for number in (10**18, 10**400, "9" * 400, "9" * 5_000)),
+        ("-" + "9" * 5_000, "", "a negative number"),
+        ("+" + "0" * 5_000 + "7", "7", ""),
+        ("-0", "0", ""),
         ([1, 2], "", "a list"),
         ("x" * 201, "", "a long text"),
         ("a\0b", "", "no text"),
@@ -185,6 +188,11 @@ def test_members_of_labels():
     assert read_label(b"{", "json") == ("", "no JSON")
     assert read_label(b'{"a": {"b": 1}}', "json", ["a"]) == ("", "a dict")
     assert read_label(b"\xef\xbb\xbf3", "cls") == ("3", "")
+    for digits in 400, 5_000:
+        for text, suffix in ((b"9" * digits, "cls"), (b'{"cls": %s}' % (b"9" * digits), "json")):
+            assert read_label(text, suffix) == ("", "a number of more than 18 digits")
+    assert read_label(b'{"cls": -3}', "json") == ("", "a negative number")
+    assert read_label(b'{"cls": 3}', "json") == ("3", "")
 
 
 def test_training_says_what_is_not_used(tmp_path):
