@@ -19,7 +19,7 @@ from support.waiting import until
 from dcgan_dist.data.manifest import load_manifest
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.storage import move_to_free
-from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.packing import Packing, Part
 from dcgan_dist.data.writing.staging import locked
 from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, UserError
@@ -109,7 +109,7 @@ def test_another_plan_begins_anew_and_says_so(pictures, tmp_path):
     with pytest.raises(StopError):
         pack(pictures, out, packed=stop_after(12))
     pack(pictures, out, said.append, seed=1)
-    assert said[1:] == [f"{out}: holds unfinished shards of other images or options; they are removed"]
+    assert said[1:] == [f"{out}: holds unfinished shards of other images, options or versions; they are removed"]
     pack(pictures, tmp_path / "undisturbed", seed=1)
     assert contents(out) == contents(tmp_path / "undisturbed")
 
@@ -279,6 +279,65 @@ def test_shards_that_replace_their_own_source_are_not_lost(pictures, tmp_path, m
     again = {sample["__key__"]: sample["png"] for sample in by_webdataset(*sorted(out.glob("*.tar")))}
     assert len(list(out.glob("*.tar"))) == 4
     assert again == images
+
+
+def as_version_1(out):
+    """Makes the files of an unfinished plan what the first version wrote."""
+    plan = next(out.rglob("plan.json"))
+    tree = json.loads(plan.read_text())
+    plan.write_text(json.dumps(tree | {"left_out": 2, "classes": list(tree["classes"].values())}))
+    for path in out.rglob("publishing.json"):
+        path.write_text(json.dumps(json.loads(path.read_text())["shards"]))
+
+
+@pytest.mark.parametrize("last", ["shard-00000.tar", "shard-00001.tar", "manifest.json"])
+def test_what_version_1_began_to_publish_over_its_source_is_completed(pictures, tmp_path, monkeypatch, last):
+    """It removed the old side files, replaced the old shards one by one, and then removed those that were left over."""
+    out = tmp_path / "out"
+    pack(pictures, out, store="png", shard_size=5)
+    (out / "mine.tar").write_bytes(b"not to be lost")
+    shards = {path.name: path.read_bytes() for path in out.glob("shard-*.tar")}
+    options = {"size": None, "store": "keep"}
+    pack(out / "shard-*.tar", tmp_path / "undisturbed", **options)
+
+    def move(source, path):
+        if path.name == last:
+            raise StopError
+        move_to_free(source, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dcgan_dist.data.writing.publish.move_to_free", move)
+        with pytest.raises(StopError):
+            pack(out / "shard-*.tar", out, overwrite=True, **options)
+    as_version_1(out)
+    for name, data in shards.items():
+        if not (out / name).exists() and last != "manifest.json":
+            (out / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"complete it by dcgan-dist shard --merge .*out --overwrite"):
+        pack(pictures, out, overwrite=True)
+    summary = merge_shards(out, overwrite=True)
+    assert (summary.images, summary.left_out) == (18, {"others": 2})
+    assert (out / "mine.tar").read_bytes() == b"not to be lost"
+    (out / "mine.tar").unlink()
+    found, wanted = contents(out), contents(tmp_path / "undisturbed")
+    assert found.keys() == wanted.keys()
+    assert all(found[name] == wanted[name] for name in wanted if name.endswith(".tar"))
+
+
+def test_unfinished_shards_of_version_1_are_merged_or_refused(pictures, tmp_path):
+    out, source = tmp_path / "out", find_source(str(pictures))
+    packing = Packing(size=12, shard_size=6, processes=1)
+    for number in (1, 2):
+        write_shards(source, out, packing, part=Part(number, 2))
+    as_version_1(out)
+    shard = next(out.rglob("0000001.tar"))
+    shard.rename(tmp_path / "kept.tar")
+    with pytest.raises(UserError, match=r"1 of 3 shards .* an earlier version wrote the others; run all of it again"):
+        merge_shards(out, overwrite=False)
+    (tmp_path / "kept.tar").rename(shard)
+    merge_shards(out, overwrite=False)
+    pack(pictures, tmp_path / "undisturbed")
+    assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def test_another_option_of_a_data_set_is_another_plan(tmp_path):

@@ -102,6 +102,8 @@ def _missing(staging: Staging, plan: Plan, missing: list[int]) -> str:
     who = f"part {', '.join(f'{part}/{parts}' for part in late)}" if parts > 1 else "the command that writes them"
     listed = ", ".join(map(str, missing[:MISSING_LISTED])) + (", .." if len(missing) > MISSING_LISTED else "")
     have = f"{len(missing):,} of {plan.shards:,} shards are missing or damaged ({listed})"
+    if staging.old:
+        return f"{staging.out}: {have}, and an earlier version wrote the others; run all of it again with this one"
     return f"{staging.out}: {have}; run {who} again, then merge"
 
 
@@ -137,8 +139,20 @@ def earlier_files(out: Path) -> list[str]:
 
 def taken_places(staging: Staging) -> list[Path]:
     """The places in OUT that an interrupted call has taken, or was about to; none before the publishing began."""
-    names = (*SIDE_FILES, *staging.earlier) if staging.published else ()
+    names = (*SIDE_FILES, *_going(staging)) if staging.published else ()
     return [*staging.published.values(), *(staging.out / name for name in names)]
+
+
+def _going(staging: Staging) -> list[str]:
+    """The files in OUT that are to go before the shards move there.
+
+    Version 1 replaced all shards and side files, and had the user's leave: those that it has not moved there are old.
+    """
+    if staging.earlier is not None:
+        return staging.earlier
+    moved = {path for number, path in staging.published.items() if not staging.shard(number).exists()}
+    old = sorted(path.name for path in set(staging.out.glob("*.tar")) - moved if SHARD.fullmatch(path.name))
+    return [*reversed(SIDE_FILES), *old]
 
 
 def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, Totals]:
@@ -177,8 +191,9 @@ def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, To
 
 def _remove_earlier(staging: Staging, shards: list[int]) -> None:
     """Removes the files of an earlier set, once: what is at their places afterwards is not theirs."""
-    if staging.earlier:
-        for name in staging.earlier:
+    earlier = _going(staging)
+    if earlier:
+        for name in earlier:
             (staging.out / name).unlink(missing_ok=True)
             if name == manifest_file.NAME:  # from now on OUT is incomplete, and says so
                 sync_folder(staging.out)

@@ -64,6 +64,8 @@ class Staging:
     def __init__(self, out: Path, folder: Path) -> None:
         self.out = out
         self.folder = folder
+        self.old = False
+        """Whether version 1 has written the plan that was read: what is missing of it cannot be added."""
 
     def shard(self, number: int) -> Path:
         """Where a shard is written. Folders stay small: writing a shard looks through the one that it is in."""
@@ -89,7 +91,9 @@ class Staging:
             tree = json.loads((self.folder / PLAN).read_bytes())
             classes = tree["classes"]  # a list: of version 0.1
             named = enumerate(classes) if isinstance(classes, list) else classes.items()
-            counted = {"left_out": dict(tree["left_out"])}  # a number: of version 1
+            others = tree["left_out"]
+            self.old = isinstance(others, int)
+            counted = {"left_out": {"others": others} if others else {}} if self.old else {}
             return Plan(**tree | counted | {"classes": {int(label): str(name) for label, name in named}})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.folder / PLAN}: is damaged; run the parts again") from error
@@ -114,9 +118,10 @@ class Staging:
     @cached_property
     def _publishing(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / PUBLISHING).read_bytes())
+            tree = json.loads((self.folder / PUBLISHING).read_bytes())
         except (OSError, ValueError):
             return {"shards": [], "earlier": []}
+        return {"shards": tree, "earlier": None} if isinstance(tree, list) else tree  # a list: of version 1
 
     @cached_property
     def published(self) -> dict[int, Path]:
@@ -125,8 +130,8 @@ class Staging:
         return {number: self.out / name for number, name in zip(numbers, shard_names(len(numbers)), strict=True)}
 
     @property
-    def earlier(self) -> list[str]:
-        """The files in OUT that are to go before the shards move there."""
+    def earlier(self) -> list[str] | None:
+        """The files in OUT that are to go before the shards move there; None: version 1 has not written them down."""
         return self._publishing["earlier"]
 
     def receipt(self, number: int) -> Receipt | None:
@@ -229,7 +234,7 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterat
             if path.name != identity and OWN.fullmatch(path.name):
                 _remove_other(out, path)
         if others:
-            say(f"{out}: holds unfinished shards of other images or options; they are removed")
+            say(f"{out}: holds unfinished shards of other images, options or versions; they are removed")
         yield staging
 
 
