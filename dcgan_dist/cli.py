@@ -183,12 +183,13 @@ def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
             case list() if several and all(isinstance(item, str) for item in value):
                 yield name
                 yield from (_item(name, item) for item in value)
-            case str() if group and name != "--resume":
+            case str() | list() if group and name != "--resume":
                 raise UsageError(f"{name} {value}: is a group of options, as in '{key}: {{NAME: VALUE}}'")
-            case str() if kind is not None or group:
+            case str() | int() | float() if kind is not None or group:
                 yield f"{_scalar_resume(name)}={value}"
             case _:
-                check_name(name, KINDS)
+                if not group:
+                    check_name(name, KINDS)
                 shown = {NoneType: "nothing", list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)
                 raise UsageError(f"{name}: {shown} stands where {'words are' if several else 'one value is'} needed")
 

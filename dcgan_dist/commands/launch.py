@@ -4,20 +4,23 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dcgan_dist import cli
+from dcgan_dist.config import words
 from dcgan_dist.config.settings import SETTINGS
 from dcgan_dist.errors import UsageError
 from dcgan_dist.parallel.launcher import KEPT_FROM_RANKS, Job, free_port, run
 from dcgan_dist.parallel.variables import LARGEST_PORT
 
+T = TypeVar("T")
 PROGRAM = "dcgan-dist launch"
 TRAINER = "dcgan_dist.train"
 PORT = 29500
+MOST = 1_024  # machines, and ranks of each
 IDLE = {  # what a configuration file of Accelerate may say without effect
     "compute_environment": ("LOCAL_MACHINE",),
     "distributed_type": ("NO", "MULTI_GPU", "MULTI_CPU"),
@@ -46,12 +49,11 @@ class Options:
 
     def __post_init__(self) -> None:
         machines, ranks = self.num_machines, self.num_processes
-        limits = (("num_machines", 1, None), ("num_processes", 1, None), ("machine_rank", 0, machines - 1))
-        for name, least, most in (*limits, ("main_process_port", 0, LARGEST_PORT)):
+        limits = (("num_machines", 1, MOST), ("num_processes", 1, MOST * min(max(machines, 1), MOST)))
+        for name, least, most in (*limits, ("machine_rank", 0, machines - 1), ("main_process_port", 0, LARGEST_PORT)):
             value = getattr(self, name)
-            if value is not None and not (least <= value and (most is None or value <= most)):
-                limit = f"at least {least}" if most is None else f"from {least} to {most}"
-                raise UsageError(f"--{name} {value}: must be {limit}")
+            if value is not None and not least <= value <= most:
+                raise UsageError(f"--{name} {value}: must be from {least} to {most}")
         if ranks is not None and ranks % machines:
             raise UsageError(f"--num_processes {ranks}: must be a multiple of --num_machines {machines}")
         if machines > 1 and not self.main_process_ip:
@@ -170,18 +172,22 @@ def _parser() -> argparse.ArgumentParser:
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
     )
-    whole = {"type": _whole, "metavar": "N"}
+    whole, name = {"type": _typed(words.whole_number), "metavar": "N"}, _typed(words.name)
     parser.add_argument("--num_processes", **whole, help="ranks on all machines (default: one for each GPU, or 1)")
     parser.add_argument("--num_machines", **whole, help="machines, each with as many ranks (default: 1)")
     parser.add_argument("--machine_rank", **whole, help="number of this machine, from 0 (default: 0)")
-    parser.add_argument("--main_process_ip", metavar="HOST", help="address of machine 0, which the others reach")
+    parser.add_argument(
+        "--main_process_ip", type=name, metavar="HOST", help="address of machine 0, which the others reach"
+    )
     parser.add_argument(
         "--main_process_port", **whole, help=f"a free port there (default: {PORT}; of one machine: any)"
     )
     parser.add_argument("--cpu", action="store_true", help="leave the GPUs alone")
     parser.add_argument("--multi_gpu", action="store_true", help="do not train where there is no GPU")
-    parser.add_argument("--gpu_ids", metavar="N,..", help="GPUs of this machine to use (default: all)")
-    parser.add_argument("--config_file", type=Path, metavar="FILE", help="these options in YAML, by accelerate config")
+    parser.add_argument("--gpu_ids", type=name, metavar="N,..", help="GPUs of this machine to use (default: all)")
+    parser.add_argument(
+        "--config_file", type=_typed(words.path), metavar="FILE", help="these options in YAML, by accelerate config"
+    )
     for option, setting in {setting.launcher: setting for setting in SETTINGS}.items():
         if option not in ("", "--cpu", "--debug"):  # the trainer has the last, too
             value: dict[str, Any] = {"action": "store_const", "const": "true"} if setting.flag else {}
@@ -189,7 +195,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number")
-    return int(text)
+def _typed(meaning: Callable[[str], T]) -> Callable[[str], T]:
+    """A type of argparse that understands what the other options do, and refuses in the same words."""
+
+    def read(text: str) -> T:
+        try:
+            return meaning(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read

@@ -10,12 +10,14 @@ import tyro
 from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress, to_stderr
 from dcgan_dist.config import ImageSize
+from dcgan_dist.config.spelling import bare
 from dcgan_dist.data.formats import in_words
 from dcgan_dist.data.samples import Choice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
 from dcgan_dist.data.writing.publish import BAD, DUPLICATES
 from dcgan_dist.data.writing.writer import Summary, Watch, merge_shards, write_shards
+from dcgan_dist.errors import UsageError
 
 LISTED = 20  # bad images
 
@@ -67,10 +69,15 @@ class MergeOptions(cli.CommandOptions):
     overwrite: bool = False
     """Replace the shards that OUT holds, by its manifest.json; other files stay."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.merge:
+            raise UsageError("--merge false: leave --merge out to pack images")
+
 
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
-    if "--merge" in argv:
+    if any(bare(word) == "merge" for word in argv if word.startswith("--")):
         merge = cli.parse(MergeOptions, argv, "dcgan-dist shard")
         print(_text(merge_shards(merge.out, merge.overwrite)))
         return 0

@@ -44,9 +44,9 @@ def spelled(options: Sequence[str], known: dict[str, Any], positional: bool) -> 
             yield option
             continue
         name, on = switches[bare(flag)]
-        if not equals and rest and rest[0].lower() in after:
+        if not equals and rest and (rest[0].lower() in after or not (positional or rest[0].startswith("-"))):
             value = rest.popleft()
-        elif equals and value.lower() not in SWITCH:
+        if (equals or value) and value.lower() not in SWITCH:
             raise ConfigError(f"{flag} {quoted(value)}: is a switch; give true or false, or no value")
         yield f"--{name if on == SWITCH.get(value.lower(), True) else negative(name)}"
 

@@ -69,7 +69,7 @@ def _shards_in(name: str, remote: Remote) -> list[str]:
 def _without_glob(name: str, remote: Remote) -> list[str]:
     if is_remote(name):
         return remote.expand(name)
-    name = str(Path(name).expanduser()) if name.startswith("~/") else name  # no shell has, of a YAML file
+    name = str(Path(name).expanduser()) if name.partition("/")[0] == "~" else name  # no shell has, of a YAML file
     if exists(name) or not any(sign in name for sign in "*?["):
         return [name]
     files = glob(name, recursive=True)  # noqa: PTH207, for Path.glob takes no absolute pattern

@@ -1,6 +1,7 @@
 """`dcgan-dist launch`: its options, and those of a file of Accelerate. What ranks do: tests/parallel, tests/launch."""
 
 import os
+import shlex
 import sys
 
 import pytest
@@ -41,10 +42,15 @@ def started(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("--num_processes 1e9", "--num_processes 1000000000: must be from 1 to 1024"),
+        ("--num_machines 1e9", "--num_machines 1000000000: must be from 1 to 1024"),
+        ("--gpu_ids ''", "--gpu_ids: '': is empty; give a value, or leave it out"),
+        ("--main_process_ip ''", "--main_process_ip: '': is empty; give a value, or leave it out"),
+        ("--config_file ''", "--config_file: '': is empty; give a value, or leave it out"),
         ("--num_processes x", "--num_processes: x: must be a whole number"),
         ("--num_processes", "--num_processes: expected one argument"),
-        ("--num_processes 0", "--num_processes 0: must be at least 1"),
-        ("--num_processes -2", "--num_processes: -2: must be a whole number"),
+        ("--num_processes 0", "--num_processes 0: must be from 1 to 1024"),
+        ("--num_processes -2", "--num_processes -2: must be from 1 to 1024"),
         ("--num_machines two", "--num_machines: two: must be a whole number"),
         ("--num_machines 2", "--num_machines 2 needs --main_process_ip, the address of machine 0"),
         ("--num_machines 2 --num_processes 3", "--num_processes 3: must be a multiple of --num_machines 2"),
@@ -61,7 +67,7 @@ def started(monkeypatch):
     ],
 )
 def test_what_is_wrong_is_one_line_and_no_rank_starts(line, message, capsys):
-    assert front.main(["launch", *line.split()]) == 2
+    assert front.main(["launch", *shlex.split(line)]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith(f"error: {message}")
     assert (printed.out, printed.err.count("\n")) == ("", 1)
@@ -71,7 +77,7 @@ def test_what_is_wrong_is_one_line_and_no_rank_starts(line, message, capsys):
     ("text", "message"),
     [
         ("num_processes: two", "{}: --num_processes: two: must be a whole number"),
-        ("num_processes: 0", "--num_processes 0: must be at least 1"),
+        ("num_processes: 0", "--num_processes 0: must be from 1 to 1024"),
         ("num_procs: 2", "--config_file {}: num_procs: 2 is not for dcgan-dist launch; leave it out"),
         ("distributed_type: FSDP", "--config_file {}: distributed_type: FSDP is not for dcgan-dist launch"),
         ("fsdp_config: {fsdp_version: 2}", "--config_file {}: fsdp_config: {'fsdp_version': '2'} is not"),
