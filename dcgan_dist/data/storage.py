@@ -81,14 +81,21 @@ def whole_file(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[Bin
 
 
 def move_to_free(source: Path, path: Path) -> None:
-    """Renames a file to a name that must be free. Raises FileExistsError when it is not."""
+    """Renames a file to a name that must be free. Raises FileExistsError when it is not.
+
+    Where there are no hard links, a process that is killed in it may leave an empty file there.
+    """
     try:
         os.link(source, path)
     except FileExistsError:
         raise
     except OSError:  # no hard links in this file system
         path.touch(exist_ok=False)
-        source.replace(path)
+        try:
+            source.replace(path)
+        except OSError:
+            path.unlink()
+            raise
     else:
         source.unlink()
 

@@ -137,11 +137,29 @@ def test_a_disk_without_hard_links(pictures, tmp_path, monkeypatch, overwrite):
     if overwrite:
         pack(pictures, out, shard_size=4)
     monkeypatch.setattr(os, "link", refuse)
+    replace = Path.replace
+
+    for name in ("shard-00001.tar", "sizes.json", "manifest.json"):
+
+        def killed(source, target, name=name):
+            if target == out / name:
+                raise StopError
+            return replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", killed)
+            with pytest.raises(StopError):
+                pack(pictures, out, seed=1, overwrite=overwrite)
+        assert (out / name).read_bytes() == b""
     pack(pictures, out, seed=1, overwrite=overwrite)
     assert_new_set(out, pictures, tmp_path, seed=1)
     put(tmp_path, "a", "b")
     with pytest.raises(FileExistsError):
         move_to_free(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        move_to_free(tmp_path / "a", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
 
 
 class StopError(Exception):

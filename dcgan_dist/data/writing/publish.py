@@ -207,6 +207,9 @@ def _take_place(staged: Path, path: Path) -> None:
     try:
         move_to_free(staged, path)
     except FileExistsError as error:
+        if path.is_file() and not path.stat().st_size:  # by a call that was killed in move_to_free
+            staged.replace(path)
+            return
         if not (path.is_file() and filecmp.cmp(staged, path, shallow=False)):
             raise _is_taken(path) from error
         staged.unlink()
