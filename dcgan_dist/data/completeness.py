@@ -2,17 +2,23 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import glob
+from itertools import chain
 from pathlib import Path
 
 from braceexpand import braceexpand
 
 from dcgan_dist.data.manifest import NAME, Manifest, folder_of, manifest_beside, within_folder
+from dcgan_dist.data.patterns import exists
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.errors import UserError
+from dcgan_dist.location import Location
 
 LISTED = 5  # names in one message
+AT_ONCE = 16  # manifests
 
 
 @dataclass(frozen=True)
@@ -48,40 +54,70 @@ def compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remote
     for name in names:
         if not name.startswith("pipe:"):
             folders.setdefault(folder_of(name), set()).add(base_name(name))
-    wanted = [_normal(glob) for glob in _globs(patterns)]
-    missing, notes, manifest = [], [], None
-    for folder, found in folders.items():
-        try:
-            manifest = manifest_beside(folder, remote)
-        except UserError as error:
-            notes.append(f"{error}; so whether all shards are there, and the names of classes, are not known")
-            continue
-        if manifest is not None:
-            absent = [name for name in _absent(folder, found, manifest) if _asked_for(folder, name, wanted)]
+    asked = _Asked(patterns)
+    for folder in asked.folders_with_manifests():
+        folders.setdefault(folder, set())
+    missing, notes, beside = [], [], []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        manifests = list(pool.map(lambda folder: _manifest(folder, remote), folders))
+    for (folder, found), manifest in zip(folders.items(), manifests, strict=True):
+        beside += [manifest] if found else []
+        if isinstance(manifest, UserError):
+            notes.append(f"{manifest}; so whether all shards are there, and the names of classes, are not known")
+        elif manifest is not None:
+            wanted = asked.bases(folder, found)
+            absent = [name for name in _absent(folder, found, manifest) if any(fnmatchcase(name, b) for b in wanted)]
             missing += [f"{_beside(folder)} names {_listed(absent)}, not found there"] if absent else []
-            notes += _others(folder, found, manifest) if not absent else []
-    return Completeness(tuple(missing), tuple(notes), manifest if len(folders) == 1 else None)
+            notes += _others(folder, found, manifest) if found and not absent else []
+    only = beside[0] if len(beside) == 1 and isinstance(beside[0], Manifest) else None
+    return Completeness(tuple(missing), tuple(notes), only)
 
 
-def _globs(patterns: Iterable[str]) -> list[str]:
-    """The patterns that ask for whatever is there."""
-    found = []
-    for pattern in patterns:
-        if pattern.startswith("pipe:") or (not is_remote(pattern) and Path(pattern).is_file()):
-            continue
-        if not is_remote(pattern) and Path(pattern).is_dir():
-            found.append(f"{pattern}/*.tar")
-        else:
-            found += [name for name in braceexpand(pattern) if any(sign in name for sign in "*?[")]
-    return found
+def _manifest(folder: str, remote: Remote) -> Manifest | UserError | None:
+    try:
+        return manifest_beside(folder, remote)
+    except UserError as error:
+        return error
+
+
+class _Asked:
+    """What patterns ask for: shards by their names, or whatever is in a folder and has a name of some form."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._named, self._globs = set[str](), list[str]()
+        for pattern in map(Location, patterns):
+            pieces = [pattern.reveal()] if exists(pattern) or pattern.startswith("pipe:") else _pieces(pattern)
+            for piece in pieces:
+                if not exists(piece) and any(sign in piece for sign in "*?["):
+                    self._globs.append(piece)
+                else:
+                    self._named.add(_normal(piece))
+
+    def bases(self, folder: str, found: set[str]) -> list[str]:
+        """Forms of the file names that are wanted from a folder, which gave the shards `found`."""
+        # named one by one, a shard asks for no other; a folder does, and so do a glob and a glob of folders
+        others = [name for name in found if _normal(within_folder(folder, name)) not in self._named]
+        bases = [base_name(glob) for glob in self._globs]
+        if not found:
+            return bases
+        wanted = [base for base in bases if any(fnmatchcase(name, base) for name in others)]
+        in_folders = any(not any(fnmatchcase(name, base) for base in bases) for name in others)
+        return wanted + ["*"] * in_folders
+
+    def folders_with_manifests(self) -> list[str]:
+        """Local folders that a glob reaches into, also those without a shard that it finds."""
+        local = [piece for piece in self._globs if not is_remote(piece)]
+        found = (glob(str(Path(piece).parent / NAME), recursive=True) for piece in local)  # noqa: PTH207
+        return [folder_of(name) for name in chain.from_iterable(found)]
+
+
+def _pieces(pattern: Location) -> list[str]:
+    names = braceexpand(pattern.reveal())
+    return [name if is_remote(name) else str(Path(name).expanduser()) for name in names]
 
 
 def _normal(name: str) -> str:
-    return name if is_remote(name) else os.path.normpath(name)
-
-
-def _asked_for(folder: str, name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(_normal(within_folder(folder, name)), glob) for glob in globs)
+    return Location(name) if is_remote(name) else os.path.normpath(name)
 
 
 def _absent(folder: str, found: set[str], manifest: Manifest) -> list[str]:

@@ -40,12 +40,13 @@ from dcgan_dist.data.samples import (
     split_name,
 )
 from dcgan_dist.data.storage import cache_folder, write_atomically
-from dcgan_dist.data.tarfiles import compression, tar_members
+from dcgan_dist.data.tarfiles import CutError, compression, tar_members
 from dcgan_dist.errors import UserError
 
 CHECKSUM_BYTES = 8  # in front of a kept index
 SAMPLED_IMAGES, SAMPLED_BYTES = 256, 4096  # of each, that tell one tar from another with the same names and lengths
-KEPT = "dcgan_dist/5"  # goes up with the arrays and with what is taken for a sample
+CUT = "cut"  # stands for a missing end mark among the members that are not used
+KEPT = "dcgan_dist/6"  # goes up with the arrays and with what is taken for a sample
 MOST_LABEL_BYTES = 2**20
 OR_SKIP = ", or leave such members out (shard --skip_bad, --data.damaged substitute)"
 EMPTY_BYTES = 20 * BLOCK  # of a tar without members
@@ -205,7 +206,9 @@ class _Walk:
     def notes(self, labelled: int) -> Notes:
         """What is not used; `labelled`: images that have a label in the end."""
         words = sum(bool(row.label) for row in self.rows) - labelled
+        cut = self._passed.pop(CUT, 0)
         return Notes(
+            cut=cut,
             passed=dict(self._passed),
             imageless=self._imageless,
             unlabelled=dict(self._unlabelled) | ({"a word among numbers": words} if words else {}),
@@ -228,7 +231,7 @@ def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
 
 def _samples(path: Path, file: BinaryIO, passed: Counter[str], choice: Choice) -> Iterator[tuple[str, Members]]:
     key, members, size = None, Members(), os.fstat(file.fileno()).st_size
-    for info in _members(path, file, choice):
+    for info in _members(path, file, passed, choice):
         match = KEY_AND_SUFFIX.match(info.name)
         unused = _unused(info, match is not None, size, choice)
         if match is None or unused is not None:
@@ -264,7 +267,7 @@ def _unused(info: tarfile.TarInfo, named: bool, size: int, choice: Choice) -> st
     return None if named else ending_of(info.name)
 
 
-def _members(path: Path, file: BinaryIO, choice: Choice) -> Iterator[tarfile.TarInfo]:
+def _members(path: Path, file: BinaryIO, passed: Counter[str], choice: Choice) -> Iterator[tarfile.TarInfo]:
     size = path.stat().st_size
     head = file.read(BLOCK)
     if not head:
@@ -272,8 +275,13 @@ def _members(path: Path, file: BinaryIO, choice: Choice) -> Iterator[tarfile.Tar
     file.seek(0)
     try:
         info = None
-        for _, info in tar_members(file, "r:", choice.allow_cut):
-            yield info
+        try:
+            for _, info in tar_members(file, "r:"):
+                yield info
+        except CutError:
+            if not choice.allow_cut:
+                raise
+            passed[CUT] += 1
         if info is None and size > EMPTY_BYTES:
             raise UserError(f"{path}: holds nothing but zeros; copy it again")
     except tarfile.TarError as error:

@@ -20,6 +20,8 @@ class Notes:
     """Images whose label cannot be used, by reason."""
     labelled: int = 0
     images: int = 0
+    cut: int = 0
+    """Tars without tar's end mark, which are only read where that is allowed."""
     foreign: bool = False
     """Whether they are of a tar of another program."""
     words: tuple[str, ...] = ()
@@ -32,6 +34,8 @@ class Notes:
     def lines(self) -> list[str]:
         """For people; none where everything is used."""
         found = []
+        if self.cut:
+            found.append(f"tars without an end mark, perhaps cut: {self.cut:,}; what is there is used (allow_cut)")
         if self.passed or self.imageless:
             without = f"{self.imageless:,} samples without an image" if self.imageless else ""
             members = in_words(self.passed, "other members") if self.passed else ""
@@ -54,11 +58,12 @@ def from_dict(tree: Mapping[str, Any]) -> Notes:
 
 def together(notes: Iterable[Notes]) -> Notes:
     """The sums over several tars."""
-    passed, unlabelled, counts = Counter[str](), Counter[str](), [0, 0, 0]
+    passed, unlabelled, counts = Counter[str](), Counter[str](), [0, 0, 0, 0]
     for each in notes:
         passed.update(each.passed)
         unlabelled.update(each.unlabelled)
-        own = (each.imageless, each.labelled, each.images)
+        own = (each.imageless, each.labelled, each.images, each.cut)
         counts = [a + b for a, b in zip(counts, own, strict=True)]
-    imageless, labelled, images = counts
-    return Notes(passed=passed, imageless=imageless, unlabelled=unlabelled, labelled=labelled, images=images)
+    imageless, labelled, images, cut = counts
+    known = {"imageless": imageless, "labelled": labelled, "images": images, "cut": cut}
+    return Notes(passed=passed, unlabelled=unlabelled, **known)

@@ -1,5 +1,7 @@
 """A shard that manifest.json names and that is gone is missed by every command; what was checked is said as it was."""
 
+import shutil
+
 import pytest
 from support.manifests import manifest_of
 from support.s3 import s3_server
@@ -34,18 +36,41 @@ def configured(*patterns, **options):
 
 
 SHARD = ["shard", "--size", "32", "--processes", "1"]
-PATTERNS = ["set/*.tar", "./set/shard-[0-9].tar", "se?/*.tar", "{set,other}/*.tar", "**/shard-*.tar"]
+PATTERNS = [
+    "set", "set/", "./set", "{set,other}", "[so]et*", "~/set", "~/set/*.tar", "set/*.tar", "./set/shard-[0-9].tar",
+    "se?/*.tar", "{set,other}/*.tar", "**/shard-*.tar", "set/{shard-0,shard-[1-9]}.tar",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("reader", ["indexed", "stream"])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_training_misses_a_shard_that_a_glob_no_longer_finds(folder, pattern, reader):
+def test_training_misses_a_shard_that_a_glob_no_longer_finds(folder, pattern, reader, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
     (folder.parent / "other").mkdir()
     write_ours(folder.parent / "other" / "x.tar", 3)
     open_data(configured(pattern, reader=reader), lambda _: None)
     (folder / "shard-1.tar").unlink()
     with pytest.raises(UserError, match=r"set/manifest\.json names shard-1\.tar, not found there: restore"):
         open_data(configured(pattern, reader=reader), lambda _: None)
+
+
+def test_a_folder_with_signs_of_a_glob_in_its_name_and_one_that_has_lost_all_its_shards(folder):
+    strange, empty = folder.rename("we[1]rd"), folder.parent / "zet"
+    shutil.copytree(strange, empty)
+    (strange / "shard-1.tar").unlink()
+    with pytest.raises(UserError, match=r"we\[1\]rd/manifest\.json names shard-1\.tar, not found there"):
+        open_data(configured("we[1]rd"), lambda _: None)
+    for shard in empty.glob("*.tar"):
+        shard.unlink()
+    write_ours(folder.parent / "zat.tar", 1)
+    with pytest.raises(UserError, match=r"zet/manifest\.json names shard-0\.tar, shard-1\.tar, shard-2\.tar, shard-3"):
+        open_data(configured("*/*.tar"), lambda _: None)
+
+
+def test_a_long_list_in_braces_is_no_path(folder):
+    names = ",".join(f"shard-{n % 4}.tar" if n < 4 else f"none-{n:030}.tar" for n in range(30))
+    with pytest.raises(UserError, match=r"none-0+4\.tar: no such file"):
+        open_data(configured(f"set/{{{names}}}"), lambda _: None)
 
 
 @pytest.mark.parametrize("command", [[*SHARD, "set/*.tar", "out"], [*SHARD, "set", "out"], ["verify", "set"]])
