@@ -71,7 +71,7 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
     options = [_scalar_resume(option) for option in options]
     config = _parse(Config, options, quiet=quiet, default=config, **settings)
     config, lines = obey(config, environment())
-    if not quiet:
+    if lines and not quiet:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
     show_tracebacks(config.debug)
     return config.check()  # only now: a file may leave to the command line what makes it consistent

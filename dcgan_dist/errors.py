@@ -60,7 +60,9 @@ def tracebacks_wanted() -> bool:
     return _tracebacks
 
 
-def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str] = ()) -> int:
+def run_and_report(
+    act: Callable[[], int], *, rank: int = 0, given: Sequence[str] = (), output_counts: bool = True
+) -> int:
     """Runs a command; a UserError becomes one line on standard error and its exit code, or its traceback by --debug.
 
     Ctrl-C is one line, too: what the KeyboardInterrupt says. Where the reader of standard output goes away (`| head`),
@@ -71,6 +73,8 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str
         rank: this process. Of errors that all ranks raise, rank 0 speaks; of wrong commands that each rank found by
             itself, the first rank of every node, for a file may be missing on one node alone.
         given: the words of the command line; neither the line nor a traceback quotes their secrets.
+        output_counts: a command whose standard output cannot be written has failed. Of one that keeps its results in
+            files it is only said.
     """
 
     def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -79,7 +83,7 @@ def run_and_report(act: Callable[[], int], *, rank: int = 0, given: Sequence[str
     sys.excepthook = print_traceback
     _print_any_name()
     try:
-        return _acted(act)
+        return _acted(act, output_counts)
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program ends already
         if _tracebacks:
@@ -125,14 +129,14 @@ def of_the_system(error: Exception) -> UserError | None:
     return None
 
 
-def _acted(act: Callable[[], int]) -> int:
+def _acted(act: Callable[[], int], output_counts: bool) -> int:
     try:
         return act()
     finally:
-        _flush()
+        _flush(output_counts)
 
 
-def _flush() -> None:
+def _flush(output_counts: bool) -> None:
     """Python would do so when it ends, and report by itself what goes wrong."""
     try:
         if sys.stdout is not None:
@@ -141,7 +145,10 @@ def _flush() -> None:
         raise
     except OSError as error:
         _discard()
-        raise UserError(f"standard output cannot be written ({error.strerror})") from error
+        problem = f"standard output cannot be written ({error.strerror})"
+        if output_counts:
+            raise UserError(problem) from error
+        sys.stderr.write(f"WARNING: {problem}; the run's folder has everything\n")
 
 
 def _discard() -> None:

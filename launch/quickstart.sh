@@ -7,7 +7,7 @@ launch/install.sh
 config=launch/configs/quickstart.yaml
 .venv/bin/dcgan-dist launch --num_processes 1 --config "$config" "$@"
 
-run=$(.venv/bin/python -c 'import sys; from dcgan_dist import cli; print(cli.load(sys.argv[1:]).run_dir)' --config "$config" "$@")
+run=$(.venv/bin/python -c 'import sys; from dcgan_dist import cli; print(cli.load(sys.argv[1:], quiet=True).run_dir)' --config "$config" "$@")
 last=$(find "$run/samples" -name '*.png' | sort | tail -n 1)
 cat <<END
 

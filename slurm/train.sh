@@ -25,7 +25,7 @@ source "$SLURM_SUBMIT_DIR/launch/common.sh"
 number RANKS_PER_NODE
 ranks=$((SLURM_NNODES * ${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}))
 preflight "$ranks" "$@"
-run_dir=$(python -c 'import sys; from dcgan_dist import cli; print(cli.load(sys.argv[1:]).run_dir)' "$@")
+run_dir=$(python -c 'import sys; from dcgan_dist import cli; print(cli.load(sys.argv[1:], quiet=True).run_dir)' "$@")
 life=${SLURM_RESTART_COUNT:-0}
 
 say() { echo "$(date '+%F %T') job $SLURM_JOB_ID, life $life: $*"; }

@@ -83,3 +83,12 @@ def test_a_bug_is_no_users_error():
 
 def test_the_exit_code_is_the_commands_own():
     assert run_and_report(lambda: 75) == 75
+
+
+@pytest.mark.parametrize(("counts", "code", "word"), [(True, 1, "error"), (False, 0, "WARNING")])
+def test_a_full_disk_behind_the_output_fails_only_what_has_no_other_results(capsys, monkeypatch, counts, code, word):
+    """A training that is complete is not a failed one: its results are in its folder."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdout", full)
+        assert run_and_report(lambda: print("done") or 0, output_counts=counts) == code
+    assert capsys.readouterr().err.startswith(f"{word}: standard output cannot be written (No space left on device)")

@@ -65,5 +65,5 @@ def together(notes: Iterable[Notes]) -> Notes:
         own = (each.imageless, each.labelled, each.images, each.cut)
         counts = [a + b for a, b in zip(counts, own, strict=True)]
     imageless, labelled, images, cut = counts
-    known = {"imageless": imageless, "labelled": labelled, "images": images, "cut": cut}
+    known: dict[str, Any] = {"imageless": imageless, "labelled": labelled, "images": images, "cut": cut}
     return Notes(passed=passed, unlabelled=unlabelled, **known)

@@ -6,7 +6,7 @@ Standard library only: the front door reads them, too.
 import os
 from collections.abc import Mapping
 
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UserError
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of MPI; Accelerate obeys them, on CPUs alone
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", *SIZES)
@@ -27,21 +27,26 @@ def check_variables() -> None:
     """Raises UserError, with exit code 2, when the variables of a launcher are not those of a rank."""
     found = problem(os.environ)
     if found:
-        error = UserError(f"{found} (environment); {ADVICE}")
-        error.exit_code = 2  # no UsageError, of which one rank of a node speaks: here nobody knows which this one is
-        raise error
+        raise _wrong(f"{found} (environment); {ADVICE}")
+
+
+def _wrong(text: str) -> UserError:
+    error = UserError(text)
+    error.exit_code = 2  # no UsageError, of which one rank of a node speaks: here nobody knows which this one is
+    return error
 
 
 def check_gpus(gpus: int) -> None:
     """Accelerate gives each rank of a machine with GPUs the one with its number there.
 
-    Raises UsageError when there are some, but not so many. `gpus`: that torch finds here; 0: the ranks are on CPUs.
+    Raises UserError, with exit code 2, when there are some, but not so many. `gpus`: that torch finds here; 0: the
+    ranks are on CPUs.
     """
     here = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0")) + 1)
     if gpus and "LOCAL_RANK" not in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("WORLD_SIZE is set, but LOCAL_RANK is not: on GPUs it says which one this rank takes")
+        raise _wrong("WORLD_SIZE is set, but LOCAL_RANK is not: on GPUs it says which one this rank takes")
     if 0 < gpus < here:
-        raise UsageError(
+        raise _wrong(
             f"{here} ranks were launched on this machine, but torch finds {gpus} GPU{'s' * (gpus > 1)} here, one for "
             "each; launch fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to train on the CPU"
         )

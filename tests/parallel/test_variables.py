@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.variables import check_gpus, problem, rank
 from dcgan_dist.train import main
 
@@ -89,5 +89,8 @@ def test_the_trainer_ends_by_one_line(env, monkeypatch, capsys, tmp_path):
 def test_each_rank_needs_a_gpu_of_its_own_where_there_are_any(env, gpus, line, monkeypatch):
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=f"^{line}") if line else nullcontext():
+    with pytest.raises(UserError, match=f"^{line}") if line else nullcontext() as caught:
         check_gpus(gpus)
+    if caught is not None:
+        # every rank says it: of a UsageError the first rank of a node alone would speak, and here others may find it
+        assert (caught.value.exit_code, isinstance(caught.value, UsageError)) == (2, False)
