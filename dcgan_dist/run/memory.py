@@ -73,22 +73,27 @@ def estimate(config: Config, chosen: Arithmetic, ranks: int, on_gpu: bool) -> Ne
 def require_memory(config: Config, chosen: Arithmetic, world: World, say: Callable[[str], None]) -> None:
     """Raises UsageError when a run needs more than there is, and warns when it may need more than is free.
 
-    All ranks call it together.
+    All ranks call it together. A dry run on one process is for `config.world_size` ranks, of which the others may be
+    on other machines: only those that were started here are added up.
     """
-    on_gpu, here = world.device.type == "cuda", world.local_size
-    need = estimate(config, chosen, world.size, on_gpu)
+    on_gpu, ranks = world.device.type == "cuda", config.world_size or world.size
+    here = min(world.local_size, ranks)
+    need = estimate(config, chosen, ranks, on_gpu)
 
     def check() -> None:
         each = need.reading if on_gpu else need.reading | need.computing
         _refuse(need.showing | {name: here * taken for name, taken in each.items()}, total_memory(), "there is")
+        _refuse(need.showing | each, process_limit(), "by ulimit a process may have")
         if on_gpu:
             _refuse(need.computing, torch.cuda.mem_get_info(world.device)[1], "a GPU has")
 
     world.everywhere(check)
-    rough, free = here * need.host + need.host_once, available_memory()
-    if rough > free:
-        what = f"this run may need {human_bytes(rough)} of memory here, and {human_bytes(free)} are free"
-        say(f"WARNING: {what}: dcgan-dist doctor --only memory")
+    for count, free in ((here, available_memory()), (1, process_available())):
+        rough = count * need.host + need.host_once
+        if rough > free:
+            what = f"this run may need {human_bytes(rough)} of memory here, and {human_bytes(free)} are free"
+            say(f"WARNING: {what}: dcgan-dist doctor --only memory")
+            break
 
 
 def _refuse(parts: dict[str, float], there: float, who: str) -> None:
@@ -102,22 +107,26 @@ def _refuse(parts: dict[str, float], there: float, who: str) -> None:
 
 
 def total_memory() -> float:
-    """Bytes that this process can have at all, when no other runs: of the machine, and by the limits of the job."""
+    """Bytes that all ranks here can have together, when nothing else runs: of the machine, and by the job's limits."""
     numbers = _kilobytes(Path("/proc/meminfo"))
+    return min([numbers["MemTotal"] + numbers["SwapTotal"], *(limit for limit, _ in _groups())])
+
+
+def process_limit() -> float:
+    """Bytes that each process can have, by the limits of the shell (ulimit -v, -d)."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    return min(
-        numbers["MemTotal"] + numbers["SwapTotal"],
-        *(limit for limit, _ in _groups()),
-        *(limit for limit in limits if limit != resource.RLIM_INFINITY),
-    )
+    return min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=math.inf)
 
 
 def available_memory() -> float:
-    """Bytes that the system and the job's limits leave."""
+    """Bytes that the system and the job's limits leave to all processes."""
+    return min([_kilobytes(Path("/proc/meminfo"))["MemAvailable"], *(left for _, left in _groups())])
+
+
+def process_available() -> float:
+    """Bytes of address space that the limit of the shell leaves to this process."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    taken = _kilobytes(Path("/proc/self/status"))["VmSize"]
-    own = [] if limit == resource.RLIM_INFINITY else [limit - taken]
-    return min([_kilobytes(Path("/proc/meminfo"))["MemAvailable"], *own, *(left for _, left in _groups())])
+    return math.inf if limit == resource.RLIM_INFINITY else limit - _kilobytes(Path("/proc/self/status"))["VmSize"]
 
 
 def _kilobytes(path: Path) -> dict[str, float]:

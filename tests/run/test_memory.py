@@ -68,6 +68,32 @@ def test_accumulation_makes_room(said):
     require(said, "--batch_size", "16384", "--accumulate", "64")
 
 
+def test_a_dry_run_counts_one_of_the_ranks_that_it_is_for(said):
+    """The others may be on other machines."""
+    with pytest.raises(UsageError, match="their outputs"):
+        require(said, "--batch_size", "16384")
+    require(said, "--batch_size", "16384", "--world_size", "64", "--dry_run")
+
+
+def test_the_limit_of_a_process_is_for_one_rank_and_the_machine_for_all(said, monkeypatch):
+    world = launch(Config())
+    node = type("World", (), {"device": world.device, "size": 4, "local_size": 4, "everywhere": lambda _, act: act()})()
+    config, chosen = Config(batch_size=4_096), arithmetic("fp32", world.device)
+    need = memory.estimate(config, chosen, ranks=4, on_gpu=False)
+    one = sum((need.computing | need.reading | need.showing).values())
+    assert 2 * one < 8 * GB
+    monkeypatch.setattr(memory, "total_memory", lambda: 5 * one)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (int(1.1 * one), -1))
+    memory.require_memory(config, chosen, node, said.append)  # pyright: ignore
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (int(0.9 * one), -1))
+    with pytest.raises(UsageError, match="are needed at least, and by ulimit a process may have"):
+        memory.require_memory(config, chosen, node, said.append)  # pyright: ignore
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (-1, -1))
+    monkeypatch.setattr(memory, "total_memory", lambda: 3 * one)
+    with pytest.raises(UsageError, match="are needed at least, and there is"):
+        memory.require_memory(config, chosen, node, said.append)  # pyright: ignore
+
+
 def test_a_gpu_is_asked_for_its_own(said, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0.5 * GB, 1 * GB))
     world = launch(Config())
@@ -114,7 +140,7 @@ def test_all_there_is_by_machine_job_and_shell(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
     assert (memory.total_memory(), memory.available_memory()) == (3e6, 2e6)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (2_000_000, 2_000_000))
-    assert memory.total_memory() == 2e6
+    assert (memory.total_memory(), memory.process_limit()) == (3e6, 2e6)
 
 
 @pytest.mark.usefixtures("as_before")

@@ -12,7 +12,7 @@ from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, warn
 from dcgan_dist.commands.words import counted
 from dcgan_dist.data.reading.fetch import MOST_OPEN
 from dcgan_dist.run.console import human_bytes as size
-from dcgan_dist.run.memory import available_memory, estimate
+from dcgan_dist.run.memory import available_memory, estimate, process_available
 
 TIGHT = 0.8  # part of what is there
 SHARED_BY_NCCL = 64e6  # bytes for each rank of this machine
@@ -52,7 +52,7 @@ def check_memory(case: Case) -> Finding:
     free = [torch.cuda.mem_get_info(number)[0] for number in range(used)]
     return judge_memory(
         Memory(
-            available=available_memory(),
+            available=min(available_memory(), case.local_ranks * process_available()),
             ranks=case.local_ranks,
             surely=on_gpu or case.world is not None,
             needed=case.local_ranks * need.host + need.host_once,
