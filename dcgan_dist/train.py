@@ -30,7 +30,7 @@ from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.memory import require_memory
 from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.session import Session
-from dcgan_dist.run.start import open_session, stop_early
+from dcgan_dist.run.start import open_session
 
 DONE, STOPPED = 0, 75  # EX_TEMPFAIL: run the same command again
 
@@ -89,8 +89,7 @@ def run(config: Config) -> int:
     config = replace(config, precision=chosen.name)  # what `auto` stands for must not change between two lives
     try:
         session = open_session(config, cli.dump(config, reveal=True), world, chosen)
-    except signals.StoppedError as stop:
-        stop_early(config, world, str(stop))
+    except signals.StoppedError:
         return DONE if signals.launched() else STOPPED
     try:
         code = DONE if train(session) else STOPPED

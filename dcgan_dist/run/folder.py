@@ -102,8 +102,14 @@ class RunFolder:
         if not self._has_reports():
             return ""
         # of versions that did not write that file
-        markers = [path.name for path in (self.done, self.preempted) if path.exists()]
+        markers = [self.done.name] if self.done.exists() else [self.preempted.name] if self.stopped_at() else []
         return (markers or [""] if self.checkpoints.exists() else ["reports without a folder of checkpoints"])[0]
+
+    def stopped_at(self) -> int:
+        """Images seen at the last stop; 0: there was none, or it came before the first iteration. Raises OSError."""
+        with suppress(FileNotFoundError, ValueError):
+            return int(self.preempted.read_text().partition("\n")[0])
+        return 0
 
     def _has_reports(self) -> bool:
         return self.metrics.exists() and self.metrics.stat().st_size > 0

@@ -8,6 +8,7 @@ from typing import Any
 from dcgan_dist.config import Config
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.errors import UserError
 from dcgan_dist.gan.step import Game
 from dcgan_dist.parallel.agreement import Agreement
 from dcgan_dist.parallel.engine import create
@@ -32,29 +33,44 @@ from dcgan_dist.run.trackers import Trackers, open_trackers
 
 
 def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
-    """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training."""
+    """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training.
+
+    Raises StoppedError on all ranks when a stop was asked for meanwhile; all is marked, said and closed then.
+    """
     console = Console(enabled=world.main)
     lease = Lease(config.run_dir, console.say)
     try:
-        return _open(config, config_yaml, world, chosen, console, lease)
+        try:
+            return _open(config, config_yaml, world, chosen, console, lease)
+        except signals.StoppedError as stop:
+            _stop_early(config, world, console, lease, str(stop))
+            raise
     except BaseException:
         lease.release()
         raise
 
 
-def stop_early(config: Config, world: World, reason: str) -> None:
+def _stop_early(config: Config, world: World, console: Console, lease: Lease, reason: str) -> None:
     """The orderly end of an attempt that was asked to stop before it had begun."""
     folder = RunFolder(config.run_dir)
-    images = max((int(path.name) for path in checkpoint.all_checkpoints(folder.checkpoints)), default=0)
 
-    def mark() -> None:
-        folder.root.mkdir(parents=True, exist_ok=True)
+    def mark() -> int:
+        lease.take(new=True)  # the next job may have a new run's folder by now
+        lease.check()
+        try:
+            found = [int(path.name) for path in checkpoint.all_checkpoints(folder.checkpoints)]
+            # without a checkpoint the last stop's number stays: it may show that there was one
+            images = max(found, default=folder.stopped_at())
+        except OSError as error:
+            raise UserError(f"{error.filename or folder.root}: cannot be read ({error.strerror})") from error
         folder.mark(folder.preempted, f"{images}\n{reason}")
+        return images
 
-    world.from_main(mark)
-    Console(enabled=world.main).say(
+    images = world.from_main(mark)
+    console.say(
         f"stopped at {images:,} images, while the run was prepared ({reason}); run the same command again to go on"
     )
+    lease.release()
     world.barrier()
     world.close()
 

@@ -1,14 +1,18 @@
 """What a run's folder holds from earlier attempts is never taken for nothing, and never lost."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from support.shards import write_ours
 
 from dcgan_dist import train
+from dcgan_dist.run import start as starting
 from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.session import Session
 
 TINY = (
@@ -44,14 +48,29 @@ def complete(start):
     assert start()[0] == 0
 
 
+class Killed(BaseException):
+    """Nothing in the program catches it."""
+
+
 def killed_before_its_first_checkpoint(start, *options: object) -> None:
     def end(_session, anyway=False):
-        raise KeyboardInterrupt(f"killed {anyway}")
+        raise Killed(f"killed {anyway}")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "save", end)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             start("--checkpoint.every", 24, *options)
+
+
+def stopped_while_data_are_opened(start, meanwhile=lambda: None) -> tuple[int, str, str]:
+    def open_data(_config, _say, heed):
+        meanwhile()
+        os.kill(os.getpid(), signal.SIGTERM)
+        heed()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(starting, "open_data", open_data)
+        return start()
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -84,6 +103,11 @@ def old_and_killed(folder):
     folder.done.unlink()
 
 
+def old_and_stopped(folder):
+    old_version(folder)
+    folder.done.rename(folder.preempted)
+
+
 def only_leftovers(folder):
     empty(folder)
     (folder.checkpoints / "latest").write_text("000000048")
@@ -96,7 +120,9 @@ def no_reports(folder):
 
 
 @pytest.mark.usefixtures("complete")
-@pytest.mark.parametrize("lose", [remove, empty, old_version, old_and_killed, only_leftovers, no_reports])
+@pytest.mark.parametrize(
+    "lose", [remove, empty, old_version, old_and_killed, old_and_stopped, only_leftovers, no_reports]
+)
 @pytest.mark.parametrize("options", [[], ["--dry_run"]])
 def test_a_run_that_lost_its_checkpoints_is_not_begun_again(start, folder, lose, options):
     lose(folder)
@@ -168,6 +194,49 @@ def test_a_run_that_failed_before_it_reported_leaves_nothing_to_keep(start, fold
     killed_before_its_first_checkpoint(start, "--log.every", 999, "--log.samples_every", 999)
     assert "kept in" not in start()[1]
     assert not folder.earlier.exists()
+
+
+def test_a_run_that_was_stopped_while_it_was_prepared_starts_again(start, folder):
+    """Its reports are of an attempt that was killed before its first checkpoint."""
+    killed_before_its_first_checkpoint(start)
+    code, out, _ = stopped_while_data_are_opened(start)
+    assert (code, "stopped at 0 images, while the run was prepared (SIGTERM)" in out) == (75, True)
+    assert folder.preempted.read_text() == "0\nSIGTERM\n"
+    assert start()[0] == 0
+    assert reports(folder.earlier / "1" / "metrics.jsonl") == [8, 16, 24]
+
+
+@pytest.mark.usefixtures("complete")
+def test_a_stop_during_the_preparations_does_not_hide_that_checkpoints_are_lost(start, folder):
+    """Of a version that did not note its first one: the data are opened before they are looked for."""
+    old_and_stopped(folder)
+    assert stopped_while_data_are_opened(start)[0] == 75
+    assert folder.preempted.read_text() == "48\nSIGTERM\n"
+    assert start()[0] == 1
+
+
+def test_a_stop_is_not_marked_in_a_folder_that_another_job_took(start, folder):
+    """When this one looked, there was no folder yet."""
+    other = Lease(folder.root)
+    try:
+        code, _, err = stopped_while_data_are_opened(start, lambda: other.take(new=True))
+        assert (code, "another job is training here" in err) == (2, True)
+        assert not folder.preempted.exists()
+    finally:
+        other.release()
+
+
+@pytest.mark.usefixtures("complete")
+def test_a_stop_is_marked_before_the_next_job_is_let_in(start, folder, monkeypatch):
+    release, marked = Lease.release, []
+
+    def look(lease):
+        marked.append(folder.preempted.exists())
+        release(lease)
+
+    monkeypatch.setattr(Lease, "release", look)
+    assert stopped_while_data_are_opened(start)[0] == 75
+    assert marked[0]
 
 
 @pytest.mark.usefixtures("complete")
