@@ -37,6 +37,10 @@ def rows(run_dir) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+def write_rows(run_dir, found: list[dict]) -> None:
+    (run_dir / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in found))
+
+
 @pytest.mark.parametrize("dry", [[], ["--dry_run"]])
 def test_fewer_images_than_were_seen_are_refused(start, run_dir, dry):
     assert start(48)[0] == 0
@@ -76,6 +80,37 @@ def test_the_end_is_reported_once_with_all_values(start, run_dir, images, report
     assert [row["images"] for row in found] == reported
     assert all(row.keys() >= {"loss/d", "loss/g", "d/real", "epoch"} for row in found)
     assert [row["epoch"] for row in found] == [images / 12 for images in reported]
+
+
+def test_the_same_command_again_keeps_the_last_report(start, run_dir):
+    assert start(24)[0] == 0
+    before = rows(run_dir)
+    code, out, _ = start(24)
+    assert (code, "dropped" in out) == (0, False)
+    assert rows(run_dir) == before
+    assert start(40)[0] == 0  # a longer run has none there
+    assert [row["images"] for row in rows(run_dir)] == [16, 32, 40]
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_reports_its_end(start, run_dir):
+    assert start(24)[0] == 0
+    before = rows(run_dir)[-1]
+    (run_dir / "DONE").unlink()
+    write_rows(run_dir, rows(run_dir)[:-1])
+    for _ in range(2):
+        assert start(24)[0] == 0
+        assert [row["images"] for row in rows(run_dir)] == [16, 24]
+    learnt = [name for name in before if name.startswith(("loss/", "d/", "lr/", "health/", "epoch"))]
+    assert {name: rows(run_dir)[-1][name] for name in learnt} == {name: before[name] for name in learnt}
+
+
+@pytest.mark.parametrize("images", [16, 24])
+def test_lost_reports_are_not_made_up(start, run_dir, images):
+    assert start(images)[0] == 0
+    write_rows(run_dir, [])
+    code, out, _ = start(images)
+    assert (code, "WARNING" in out) == (0, True)
+    assert [row["images"] for row in rows(run_dir)] == [24] * (images == 24)
 
 
 def test_no_progress_is_more_than_all(start):

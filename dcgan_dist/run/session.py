@@ -226,9 +226,9 @@ class Session:
     def finish(self, exit_code: int, stopped: int) -> None:
         """The orderly end of this life, all on disk: says what came of it, in words and by a marker file."""
         self.world.activity.patient += 1  # trackers may take their time
-        if exit_code != stopped and self.state.images > self.first and not self.due(self.config.log.every):
+        if exit_code != stopped and self.world.from_main(self._has_unreported):
             # after the checkpoint, which keeps what was added up: a run that is made longer reports as if it had not
-            # ended here, in place of this
+            # ended here, in place of this; an attempt that was killed here leaves it to the next
             self.report()
             self.world.from_main(self.metrics.sync)
         self.world.from_main(self.saver.finish)
@@ -252,6 +252,9 @@ class Session:
         self.world.barrier()
         self.world.close()
 
+    def _has_unreported(self) -> bool:
+        return self.metrics.last < self.state.images and self.stats.has_values()
+
     def abandon(self) -> None:
         """The end after an error: what runs beside the loop ends with it."""
         self.saver.close()
@@ -266,4 +269,6 @@ class Session:
     def _speed(self, images: int) -> dict[str, float]:
         now, (then, before) = time.monotonic(), self.last_report
         self.last_report = (now, images)
+        if images == before:
+            return {}  # this attempt trained on none
         return {"speed/images_per_second": (images - before) / (now - then) if now > then else 0.0}

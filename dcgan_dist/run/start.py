@@ -106,7 +106,7 @@ def _open(
     before = resume.restore(found, state, stats, world)
     requests.watch(folder.stop, folder.save if world.main else None, config.stop.after_minutes)
     metrics = MetricsFile(folder.metrics)
-    world.from_main(lambda: _cut(metrics, before if own else {"images": -1}, console.say))
+    world.from_main(lambda: _cut(metrics, before if own else {"images": -1}, config.images, console.say))
     trackers = Trackers(console.say)
     if world.main:
         trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(requests, folder), facts)
@@ -170,12 +170,16 @@ def _prepare(folder: RunFolder, newest: Path | None, say: Callable[[str], None])
         folder.note_checkpoint(int(newest.name))  # it may be of a version that did not
 
 
-def _cut(metrics: MetricsFile, before: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Drops the reports that come again. `before`: what the checkpoint says; older versions noted no last report."""
+def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[str], None]) -> None:
+    """Drops the reports that come again. `before`: what the checkpoint says; older versions noted no last report.
+
+    `end`: images of the complete run. That of its end comes after the last checkpoint, and only once.
+    """
     reported = before.get("last_report", before["images"])
-    dropped = metrics.cut_after(reported)
+    kept = before["images"] if before["images"] >= end else reported
+    dropped = metrics.cut_after(kept)
     if dropped:
-        lines = f"{dropped:,} line{'s' * (dropped > 1)} after {reported:,} images"
+        lines = f"{dropped:,} line{'s' * (dropped > 1)} after {kept:,} images"
         say(f"{metrics.path}: {lines} dropped, for these reports come again")
     if metrics.last < reported and "last_report" in before:
         ends = f"ends at {metrics.last:,} images" if metrics.last >= 0 else "holds no report"

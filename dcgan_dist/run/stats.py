@@ -64,6 +64,10 @@ class Stats:
             means[f"{name}_std"] = max(squares / count - means[name] ** 2, 0.0) ** 0.5
         return means
 
+    def has_values(self) -> bool:
+        """Whether this rank holds any since the last report."""
+        return bool(self._rows()[1][:, 0].any())
+
     def fold(self, all_reduce: AllReduce, main: bool) -> None:
         """Moves what all ranks hold to the main one, so that one rank's `state_dict` is the whole job's."""
         names, rows = self._rows()
