@@ -21,6 +21,7 @@ from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.grid import grid
 
 AT_ONCE = 64  # images in one forward pass; they do not depend on each other
+IN_ONE = 10_000  # pictures in a grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ def _singles(options: SampleOptions) -> list[Path]:
     out = options.out
     if not out.is_dir() and out.suffix and not out.suffix[1:].isdecimal():  # runs/1.5 is no picture
         check_picture("--out", out, options.overwrite)
+        if options.count > IN_ONE:
+            raise UsageError(f"--count {options.count}: one picture shows at most {IN_ONE:,}; --out FOLDER takes more")
         return []
     singles = [out / f"{number:06d}.png" for number in range(options.count)]
     for single in singles:

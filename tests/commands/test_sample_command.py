@@ -75,6 +75,9 @@ def test_a_checkpoint_of_its_own_will_do(run, tmp_path, path):
     [
         (["nowhere"], 2, "nowhere: neither a run's folder"),
         (["RUN", "--count", "0"], 2, "--count 0: must be at least 1"),
+        (["RUN", "--count", "1e5"], 2, "--count 100000: one picture shows at most 10,000; --out FOLDER takes more"),
+        (["RUN", "--out", ""], 2, "--out '': is empty; give a value, or leave it out"),
+        (["x" * 5000], 1, "File name too long"),
         (["RUN", "--device", "gpu"], 2, "--device gpu"),
         (["RUN", "--cuont", "3"], 2, "--count"),
         ([], 2, "SOURCE"),
