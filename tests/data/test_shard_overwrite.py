@@ -1,5 +1,6 @@
 """Packing removes and replaces only what an earlier packing wrote, at any moment."""
 
+import json
 import os
 from pathlib import Path
 
@@ -89,11 +90,21 @@ def test_a_name_that_is_taken_is_refused(pictures, tmp_path, name, earlier):
     put(out, name)
     before = contents(out)
     if (name, earlier) != ("sizes.json", True):
-        with pytest.raises(UsageError, match=rf"out: holds {name}, which no manifest.json of earlier shards names, so"):
+        why = "does not say what may be replaced .*out/manifest.json: is no manifest of shards .*; move it and the"
+        why = why if name == "manifest.json" else "no manifest.json of earlier shards names, so"
+        with pytest.raises(UsageError, match=rf"out: holds {name}, which {why}"):
             pack(pictures, out, overwrite=True)
     with pytest.raises(UsageError, match=r"out: holds .* already; choose another folder or add --overwrite"):
         pack(pictures, out)
     assert contents(out) == before
+
+
+def test_the_manifest_of_another_version_is_refused_with_that(pictures, tmp_path):
+    out = tmp_path / "out"
+    pack(pictures, out)
+    (out / "manifest.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(UsageError, match=r"out: holds manifest\.json, which .*has version 99, this program reads"):
+        pack(pictures, out, overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -118,13 +118,25 @@ def refuse_others(out: Path, overwrite: bool, ours: Iterable[Path]) -> None:
         known = set(earlier_files(out))
         taken = [name for name in others if name not in known and (name in SIDE_FILES or SHARD.fullmatch(name))]
         if taken:
-            first = manifest_file.NAME if manifest_file.NAME in taken else taken[0]
-            problem = f"holds {first}, which no manifest.json of earlier shards names, so that it is not replaced"
-            raise UsageError(f"{out}: {problem}; move it away, or choose another folder")
+            raise UsageError(f"{out}: holds {_not_replaced(out, taken)}, or choose another folder")
     elif others:
         tars = sum(name.endswith(".tar") for name in others)
         what = f"{tars} .tar files" if tars else others[0]
         raise UsageError(f"{out}: holds {what} already; choose another folder or add --overwrite")
+
+
+def _not_replaced(out: Path, taken: list[str]) -> str:
+    """What no earlier manifest names, why, and what to do."""
+    if manifest_file.NAME not in taken:
+        which = f"{taken[0]}, which no manifest.json of earlier shards names, so that it is not replaced"
+        return f"{which}; move it away"
+    try:
+        load_manifest(out / manifest_file.NAME)
+        problem = "it has changed meanwhile"
+    except UserError as error:
+        problem = str(error)
+    which = f"{manifest_file.NAME}, which does not say what may be replaced ({problem})"
+    return f"{which}; move it and the shards beside it away"
 
 
 def earlier_files(out: Path) -> list[str]:
