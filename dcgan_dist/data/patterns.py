@@ -11,10 +11,11 @@ from braceexpand import braceexpand
 
 from dcgan_dist.data.formats import is_image_name
 from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.remote.unpack import TAR_ENDINGS
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 
-PACKED_OR_NOT = re.compile(r"\.(tar(\.gz|\.zst|\.bz2)?|tgz|tzst)$", re.IGNORECASE)
+SIGNS = re.compile(r"[{}*?\[\\]|^~/")  # without them a name is no pattern
 FOLDERS = 100  # that are looked into for images
 
 
@@ -33,7 +34,7 @@ def spell_out(pattern: str, remote: Remote) -> list[str]:
     UsageError for a pattern without files.
     """
     pattern = Location(pattern)
-    if exists(pattern):
+    if SIGNS.search(pattern.reveal()) and exists(pattern):
         return [str(pattern)]
     try:
         names = list(braceexpand(pattern.reveal()))
@@ -47,16 +48,20 @@ def shards_of(pattern: str, remote: Remote) -> list[str]:
     return [shard for name in spell_out(pattern, remote) for shard in _shards_in(name, remote)]
 
 
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(TAR_ENDINGS)
+
+
 def _shards_in(name: str, remote: Remote) -> list[str]:
     if is_remote(name):
         return remote.expand(Location(f"{Location(name).reveal()}*.tar")) if name.endswith("/") else [name]
-    if not (exists(name) and Path(name).is_dir()):
+    if _is_shard(name) or not (exists(name) and Path(name).is_dir()):  # a network disk takes long to say for thousands
         return [name]
     try:
         found = sorted((path.name for path in Path(name).iterdir()), key=os.fsencode)
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror})") from error
-    shards = [str(Path(name) / file) for file in found if PACKED_OR_NOT.search(file) and not file.startswith(".")]
+    shards = [str(Path(name) / file) for file in found if _is_shard(file) and not file.startswith(".")]
     if not shards:
         images = any(map(is_image_name, found)) or any(
             map(is_image_name, chain.from_iterable(files for _, _, files in islice(os.walk(name), FOLDERS)))
@@ -70,7 +75,7 @@ def _without_glob(name: str, remote: Remote) -> list[str]:
     if is_remote(name):
         return remote.expand(name)
     name = str(Path(name).expanduser()) if name.partition("/")[0] == "~" else name  # no shell has, of a YAML file
-    if exists(name) or not any(sign in name for sign in "*?["):
+    if not any(sign in name for sign in "*?[") or exists(name):
         return [name]
     files = glob(name, recursive=True)  # noqa: PTH207, for Path.glob takes no absolute pattern
     if not files:

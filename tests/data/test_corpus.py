@@ -1,10 +1,14 @@
 """Patterns become shards, and shards one numbered list of images."""
 
+import os
+
 import numpy as np
 import pytest
 from support.shards import write_ours, write_tar
 
 from dcgan_dist.data.corpus import Corpus, expand, open_corpus
+from dcgan_dist.data.patterns import shards_of
+from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UsageError, UserError
 
 
@@ -62,6 +66,27 @@ def test_a_folder_stands_for_its_shards(folder, monkeypatch, spelling):
     monkeypatch.setenv("HOME", str(folder))
     found = expand([spelling.replace("FOLDER", str(folder))])
     assert [str((folder / name).relative_to(folder)) for name in found] == ["sub/a.tar.gz", "sub/b.tar", "sub/c.tgz"]
+
+
+def test_a_folders_shards_may_be_packed_in_every_way_that_is_read(tmp_path):
+    ends = ["tar", "TAR", "tar.gz", "tgz", "tar.bz2", "tbz2", "tbz", "tar.xz", "txz", "tar.zst", "tzst"]
+    for end in (*ends, "zip", "gz"):
+        (tmp_path / f"a.{end}").touch()
+    assert sorted(expand([str(tmp_path)])) == sorted(f"{tmp_path}/a.{end}" for end in ends)
+
+
+@pytest.mark.parametrize("pattern", ["*.tar", "a-{000..002}.tar", "a-000.tar"])
+def test_the_disk_is_not_asked_about_every_shard(folder, monkeypatch, pattern):
+    asked = []
+    stat = os.stat
+
+    def noted(path, *arguments, **options):
+        asked.append(str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", noted)
+    assert len(shards_of(pattern, Remote())) >= 1
+    assert not set(asked) & {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(

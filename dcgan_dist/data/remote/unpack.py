@@ -14,6 +14,8 @@ PIECE = 2**20  # bytes that gzip unpacks at once
 GZIP_STEP, STEP = 2**16, 2**10  # packed bytes taken at once; Zstandard makes up to 128 KiB of 4 bytes
 KINDS = {"gz": "gz", "tgz": "gz", "bz2": "bz2", "tbz2": "bz2", "tbz": "bz2", "xz": "xz", "txz": "xz"}
 KINDS |= {"zst": "zst", "tzst": "zst"}  # by the end of a file name
+TAR_ENDINGS = (".tar", *(f".{end}" if end.startswith("t") else f".tar.{end}" for end in KINDS))
+"""What the names of shards end with, in small letters."""
 _PACKED = re.compile(r"(\.tar)?\.(gz|bz2|xz|zst)$|\.(tgz|tbz2?|txz|tzst)$")
 
 

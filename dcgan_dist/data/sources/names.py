@@ -2,12 +2,12 @@
 
 from dcgan_dist.data.patterns import exists, spell_out
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
+from dcgan_dist.data.remote.unpack import TAR_ENDINGS
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 
 ENDINGS = {
-    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz"), "tar"),
-    **dict.fromkeys((".tar.zst", ".tzst"), "tar"),
+    **dict.fromkeys(TAR_ENDINGS, "tar"),
     ".parquet": "Parquet",
     ".zip": "zip",
     ".csv": "list",
