@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 FREE = (
     "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
     "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
-    "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "log", "checkpoint",
+    "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "data.allow_cut", "log", "checkpoint",
     "divergence.policy", "divergence.lr_factor", "divergence.most_rollbacks", "collapse",
     "watchdog", "wandb", "resume", "stop",
 )  # fmt: skip

@@ -129,7 +129,7 @@ def test_compressed_shards_that_the_cache_cannot_hold_are_refused_at_the_start(s
 def test_the_cache_may_take_80_percent_of_what_is_free_or_its_own(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     folder.mkdir()
-    (folder / "entry").write_bytes(bytes(500))
+    (folder / f"{0:032x}-entry.tar").write_bytes(bytes(500))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_500))
     assert make_opener(DataConfig(cache=folder)).plan == CachePlan(folder, 1_600)
     assert make_opener(DataConfig(cache=folder, cache_bytes=77)).plan == CachePlan(folder, 77)

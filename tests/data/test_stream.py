@@ -174,7 +174,10 @@ NO_END = r"no readable tar, or cut \(no tar header and no end mark at byte 8192\
         ("{folder}/flipped.tar", NO_END),
         ("pipe:cat {folder}/flipped.tar", NO_END),
         ("pipe:gzip -c {folder}/flipped.tar", NO_END),
-        ("pipe:head -c 8192 {folder}/good.tar", NO_END),
+        (
+            "pipe:head -c 8192 {folder}/good.tar",
+            r"no readable tar, or cut \(it ends at byte 8192 without tar's end mark",
+        ),
         ("pipe:cat {folder}/good.tar {folder}/good.tar", r"no readable tar, or cut \(more data after the end mark"),
         ("pipe:cat {folder}/good.tar; sleep 0.2; exit 7", r"cannot be read \(the command failed\)"),
         ("pipe:exit 7", r"(cannot be read \(the command failed\)|no readable tar, or cut \(empty file\))"),
