@@ -279,3 +279,14 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match=rf"^{new}: cannot be written \(File exists\)$"):
         repair_shard(RepairJob(job=Job(name=str(path)), path=new), tick)
     assert new.read_bytes() == b"mine"
+
+
+def test_a_shard_whose_images_are_unclear_stops_no_other(tmp_path):
+    content = [(f"{key}.{side}.jpg", encoded(1)) for key in "ab" for side in "lr"]
+    path = write_tar(tmp_path / "a.tar", content)
+    path.write_bytes(path.read_bytes()[:-1024])
+    report = repair(path, tmp_path / "new" / "a.tar")
+    assert (report.kept, report.path) == (0, None)
+    (line,) = report.lines()
+    assert line.startswith(f"{path}: not repaired: several images in each sample, as in b.l.jpg and b.r.jpg")
+    assert not list(tmp_path.glob("new/*"))

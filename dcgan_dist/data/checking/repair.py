@@ -48,6 +48,8 @@ class Repaired:
     """Damaged bytes of which nobody knows to which samples they belonged."""
     left_out: dict[str, int]
     """Members beside the images and labels (.json, .txt ..) by suffix; our shards do not hold such."""
+    problem: str = ""
+    """Why it was not repaired, where that is no damage."""
 
     def as_dict(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -55,6 +57,8 @@ class Repaired:
 
     def lines(self) -> list[str]:
         """The same for people."""
+        if self.problem:
+            return [f"{self.name}: not repaired: {self.problem}"]
         if not self.kept:
             return [f"{self.name}: there is nothing to save"]
         lost = f", {len(self.lost):,} lost" if self.lost else ""
@@ -68,6 +72,10 @@ class Repaired:
             others = ", ".join(f"{count:,} .{suffix}" for suffix, count in self.left_out.items())
             lines += [f"  left out, for these shards hold images and labels alone: {others}"]
         return lines
+
+
+class _UnclearError(Exception):
+    """It has to be chosen first which members are images."""
 
 
 class _Good(NamedTuple):
@@ -85,7 +93,7 @@ def repair_shard(job: RepairJob, tick: Callable[[int], None]) -> Repaired:
     label is lost counts as lost where others have labels. Raises UserError when the shard cannot be read or the new one
     not written.
     """
-    rescue = _Rescue(job.job.shown, Chooser(job.job.choice))
+    rescue, kept, problem = _Rescue(job.job.shown, Chooser(job.job.choice)), 0, ""
     with opened(job.job) as (read, size):
         try:
             found = find_index(job.job.name, size, read)
@@ -95,7 +103,10 @@ def repair_shard(job: RepairJob, tick: Callable[[int], None]) -> Repaired:
             found = None
         with io.BufferedReader(Passage(read, size, tick), CHUNK) as file:
             good = rescue.by_scan(file, size) if found is None else rescue.by_index(file, found[1])
-            kept = _write(job.path, good)
+            try:
+                kept = _write(job.path, good)
+            except _UnclearError as error:
+                problem = str(error)
     return Repaired(
         name=job.job.shown,
         path=str(job.path) if kept else None,
@@ -103,6 +114,7 @@ def repair_shard(job: RepairJob, tick: Callable[[int], None]) -> Repaired:
         lost=tuple(rescue.lost),
         unnamed=rescue.unnamed,
         left_out=dict(rescue.left_out),
+        problem=problem,
     )
 
 
@@ -164,7 +176,10 @@ class _Rescue:
             self.lost.pop(key, None)
 
     def _images(self, sample: Sample) -> list[tuple[Sample, str]]:
-        images = [] if sample.is_bad else self._chooser.images(sample.key, sample.members)
+        try:
+            images = [] if sample.is_bad else self._chooser.images(sample.key, sample.members)
+        except UserError as error:
+            raise _UnclearError(one_line(str(error))) from error
         self.left_out.update(suffix for suffix in sample.members if images and suffix not in (*images, "cls"))
         if not images and sample.beside_gap:
             self.lost[sample.key] = None
