@@ -89,6 +89,7 @@ class Chooser:
             if not self._roles.isdisjoint(words):
                 names = " and ".join(f"{key}.{suffix}" for suffix in own[:3])
                 which = f"choose one by its key, as in --image_key {own[0]} (--data.image_key in training)"
+                which += ", or rename the files: webdataset ends a name at its first dot"
                 raise UserError(f"several images in each sample, as in {names}; {which}")
             self._roles.update(words)
         return own

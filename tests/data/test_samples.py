@@ -11,7 +11,7 @@ from dcgan_dist.data.foreign import foreign_index, walk
 from dcgan_dist.data.labels import label_text, read_label
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import tar_images
-from dcgan_dist.data.samples import IGNORED, Choice
+from dcgan_dist.data.samples import IGNORED, Choice, Chooser
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.errors import UsageError, UserError
 
@@ -143,6 +143,13 @@ def test_labels_of_names_with_dots(tmp_path):
         tmp_path / "x.tar", [("i.0.jpg", b"-"), ("i.0.cls", b"5"), ("i.1.jpg", b"-"), ("i.1.json", b'{"label": 6}')]
     )
     assert [row[3] for row in by_index(walk(path))] == [5, 6]
+
+
+def test_photos_with_dots_in_their_names_may_be_renamed():
+    chooser = Chooser(Choice())
+    chooser.images("john", ["smith.jpg", "doe.jpg"])
+    with pytest.raises(UserError, match=r"or rename the files: webdataset ends a name at its first dot$"):
+        chooser.images("jane", ["smith.jpg", "poe.jpg"])
 
 
 def test_words_of_several_tars_are_numbered_together(tmp_path):
