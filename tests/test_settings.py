@@ -174,7 +174,12 @@ def test_one_process_where_several_were_asked_for_is_said():
     ],
 )
 def test_threads_are_those_that_a_person_asked_for(env, expected):
-    assert threads(env) == expected
+    assert threads(env, ours=False) == expected
+
+
+def test_one_thread_that_our_launcher_passes_on_was_asked_for():
+    env = {"OMP_NUM_THREADS": "1", "LOCAL_RANK": "0"}
+    assert threads(env, ours=True) == (1, "OMP_NUM_THREADS=1")
 
 
 def test_accelerate_logs_at_the_level_that_is_asked_for(monkeypatch, capfd):

@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,11 +140,19 @@ def _options(argv: Sequence[str]) -> tuple[Options, str, list[str]]:
 
 def _given(words: Sequence[str], where: str = "") -> tuple[dict[str, Any], list[str]]:
     """Which of this command's options are there, and what else."""
+    parser = _parser()
     try:
-        own, others = _parser().parse_known_args(list(words))
+        own, others = parser.parse_known_args([_underscored(word, parser._option_string_actions) for word in words])
     except argparse.ArgumentError as error:
         raise UsageError(where + str(error).removeprefix("argument ")) from error
     return vars(own), others
+
+
+def _underscored(word: str, known: Container[str]) -> str:
+    """An option as it is known, where it is written with hyphens, as accelerate launch accepts it."""
+    name, equals, value = word.partition("=")
+    option = "--" + name.removeprefix("--").replace("-", "_")
+    return option + equals + value if name.startswith("--") and option in known else word
 
 
 def _words(file: Path) -> Iterator[str]:

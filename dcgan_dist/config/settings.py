@@ -192,10 +192,13 @@ def on_cpu(env: Mapping[str, str]) -> bool:
     return _flag(env.get("ACCELERATE_USE_CPU", "false"))
 
 
-def threads(env: Mapping[str, str]) -> tuple[int, str] | None:
-    """How many threads a rank is to compute with on a CPU, and the setting that says so; None: nobody asked."""
+def threads(env: Mapping[str, str], *, ours: bool) -> tuple[int, str] | None:
+    """How many threads a rank is to compute with on a CPU, and the setting that says so; None: nobody asked.
+
+    `ours`: our own launcher started the rank, which unlike the others sets nothing unasked.
+    """
     for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):  # in this order, as in torch
         value = env.get(name)
-        if value and not (name == "OMP_NUM_THREADS" and value == "1" and launched(env)):
+        if value and not (name == "OMP_NUM_THREADS" and value == "1" and launched(env) and not ours):
             return _count(value), f"{name}={value}"
     return None

@@ -10,11 +10,12 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dcgan_dist.data.workers import SENT_TO_ALL
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.parallel.variables import MARK, NAMES
+from dcgan_dist.parallel.variables import MARK, NAMES, SIZES
 
 HEARD = SENT_TO_ALL | {signal.SIGQUIT, signal.SIGTSTP, signal.SIGCHLD}
 KEPT_FROM_RANKS = SENT_TO_ALL | {signal.SIGTTOU}
@@ -45,12 +46,11 @@ class Job:
 
     def environments(self, given: Mapping[str, str]) -> list[dict[str, str]]:
         """Of each rank on this machine. A single rank gets no variables of a launcher, for it meets nobody."""
-        kept = {name: value for name, value in given.items() if name not in NAMES} | {MARK: str(os.getpid())}
+        kept = {name: value for name, value in given.items() if name not in NAMES + SIZES} | {MARK: str(os.getpid())}
         if self.size == 1:
             return [kept]
-        # the first as by torchrun, for the trainer shares out the cores itself; without the second, torch reports a
-        # store or a rank that has gone by a screen of C++
-        defaults = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        # else torch reports a store or a rank that has gone by a screen of C++
+        defaults = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
         return [
             defaults
             | kept
@@ -85,6 +85,7 @@ def run(command: Sequence[str], job: Job, given: Mapping[str, str]) -> int:
     if job.machine == 0:
         _check_port(job.port)
     heard = HEARD - {number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN}  # nohup
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some programs pass it on, it would lose the exit codes
     before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
     ranks = _Ranks()
     try:
@@ -195,7 +196,8 @@ class _Ranks:
     def _send(self, number: int) -> None:
         """To the ranks, and to the processes that they started."""
         for pid in self.running:
-            os.killpg(pid, number)
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
 
 
 def _say(line: str) -> None:

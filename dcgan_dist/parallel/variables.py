@@ -23,9 +23,9 @@ def rank() -> int:
     return _number(os.environ, "RANK", 0)
 
 
-def check_variables() -> None:
+def check_variables(*, on_cpu: bool) -> None:
     """Raises UserError, with exit code 2, when the variables of a launcher are not those of a rank."""
-    found = problem(os.environ)
+    found = problem(os.environ, on_cpu=on_cpu)
     if found:
         raise _wrong(f"{found} (environment); {ADVICE}")
 
@@ -52,8 +52,9 @@ def check_gpus(gpus: int) -> None:
         )
 
 
-def problem(env: Mapping[str, str]) -> str | None:
-    """What is wrong with the variables of a launcher; None: nothing, or there are none."""
+def problem(env: Mapping[str, str], *, on_cpu: bool) -> str | None:
+    """What is wrong with the variables of a launcher; None: nothing, or there are none. MPI's count only on CPUs."""
+    env = {name: value for name, value in env.items() if on_cpu or name not in SIZES}
     several = env.get("WORLD_SIZE", "1") != "1" or "LOCAL_RANK" in env  # else nobody reads the address
     read = [name for name in NUMBERS if name in env and (several or name != "MASTER_PORT")]
     lines = [f"{name}={env[name]}: must be a whole number" for name in read if _number(env, name, -1) < 0]

@@ -20,7 +20,7 @@ from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.accelerator import accelerator_for
 from dcgan_dist.parallel.activity import Activity
 from dcgan_dist.parallel.meeting import meet
-from dcgan_dist.parallel.variables import check_gpus, check_variables
+from dcgan_dist.parallel.variables import MARK, check_gpus, check_variables
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -260,8 +260,8 @@ def launch(config: Config, asked: bool = False) -> World:
 
     Raises UserError when they do not find each other, and UsageError when they are not as many as configured.
     """
-    check_variables()
     gpus = 0 if settings.on_cpu(os.environ) else torch.cuda.device_count()
+    check_variables(on_cpu=not gpus)
     check_gpus(gpus)
     accelerator = meet(accelerator_for(config.timeout, cpu=not gpus), config.timeout, asked)
     activity = Activity(on_gpu=accelerator.device.type == "cuda")
@@ -279,13 +279,16 @@ def launch(config: Config, asked: bool = False) -> World:
 def set_cpu_threads(world: World) -> str | None:
     """As many as OMP_NUM_THREADS or MKL_NUM_THREADS says, else the node's cores shared out among its CPU ranks.
 
-    Launchers set OMP_NUM_THREADS=1 unasked, which therefore does not count under one. Returns what to say of it.
+    Launchers set OMP_NUM_THREADS=1 unasked, which therefore does not count under one but ours. Returns what to say of
+    it. Of several ranks on GPUs each computes with one thread on the CPU, if nobody says otherwise.
     """
     if world.device.type != "cpu":
+        if world.size > 1 and settings.threads(os.environ, ours=MARK in os.environ) is None:
+            torch.set_num_threads(1)
         return None
     cores, ranks = available_cores(), world.local_size
     shared = max(1, cores // ranks), f"cores: {cores}, ranks on this node: {ranks}"
-    threads, why = settings.threads(os.environ) or shared
+    threads, why = settings.threads(os.environ, ours=MARK in os.environ) or shared
     torch.set_num_threads(threads)
     return f"computing threads per rank: {threads} ({why})"
 

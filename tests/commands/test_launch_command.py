@@ -124,6 +124,12 @@ def test_a_dry_run_is_one_ranks(started):
     assert len(environments) == 1
 
 
+def test_hyphens_are_underscores(started):
+    command, environments = started("--num-processes 2 --cpu --main-process-port=7 --num-cpu-threads-per-process 1")
+    assert command == ["dcgan_dist.train", "--world_size=2"]
+    assert [(each["MASTER_PORT"], each["OMP_NUM_THREADS"]) for each in environments] == [("7", "1")] * 2
+
+
 def test_other_commands_are_launched_too(started):
     command, environments = started("--cpu --num_processes 2 -m dcgan_dist doctor --only ranks")
     assert command == ["dcgan_dist", "doctor", "--only", "ranks"]

@@ -53,7 +53,7 @@ def start():
     """Starts the launcher in a process group of its own; at the end nothing is left of it and its ranks."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(rank, *, grace=60.0, patience=60.0, tick=0.05, nohup=False):
+    def start(rank, *, grace=60.0, patience=60.0, tick=0.05, ignored=()):
         process = subprocess.Popen(
             [sys.executable, "-c", LAUNCHER, json.dumps([grace, patience, tick]), textwrap.dedent(RANK + rank)],
             stdout=subprocess.PIPE,
@@ -61,7 +61,7 @@ def start():
             text=True,
             bufsize=1,
             process_group=0,
-            preexec_fn=(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if nohup else None,
+            preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignored],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
         started.append(process)
@@ -88,6 +88,12 @@ def test_the_exit_code_is_the_ranks(start, codes, code):
     process = start(f"sys.exit({codes}[rank])")
     out, errors = process.communicate(timeout=LIMIT)
     assert (process.returncode, out, errors) == (code, "", "")
+
+
+def test_the_exit_code_is_the_ranks_where_ends_of_children_were_ignored(start):
+    process = start("sys.exit((0, 3)[rank])", ignored=[signal.SIGCHLD])
+    out, errors = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out, errors) == (3, "", "")
 
 
 def test_a_rank_that_is_killed_is_named(start):
@@ -122,7 +128,7 @@ def test_nohup_is_obeyed(start):
         'say("deaf" if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else "hears")\n'
         + LISTEN.replace("signal.SIGHUP, ", "")
         + WAIT,
-        nohup=True,
+        ignored=[signal.SIGHUP],
     )
     assert words(process, 2) == ["0 deaf", "1 deaf"]
     process.send_signal(signal.SIGHUP)
@@ -190,5 +196,6 @@ def test_the_variables_of_a_rank():
     place = {"MASTER_ADDR": "host", "MASTER_PORT": "7", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "X": "y"}
     for rank, environment in enumerate((first, second)):
         assert environment.items() >= (place | {"RANK": str(2 + rank), "LOCAL_RANK": str(rank)}).items()
-    alone = Job().environments({"RANK": "9", "WORLD_SIZE": "0", "X": "y"})
+        assert "OMP_NUM_THREADS" not in environment  # nobody asked
+    alone = Job().environments({"RANK": "9", "WORLD_SIZE": "0", "PMI_SIZE": "2", "X": "y"})
     assert alone == [{"X": "y", MARK: str(os.getpid())}]

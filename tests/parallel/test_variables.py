@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.parallel.variables import check_gpus, problem, rank
+from dcgan_dist.parallel.variables import SIZES, check_gpus, problem, rank
 from dcgan_dist.train import main
 
 PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -46,12 +46,18 @@ RIGHT = [
 
 @pytest.mark.parametrize(("env", "line"), WRONG)
 def test_what_is_wrong_is_said_by_name(env, line):
-    assert problem(env) == line
+    assert problem(env, on_cpu=True) == line
 
 
 @pytest.mark.parametrize("env", RIGHT)
 def test_what_launchers_set_is_right(env):
-    assert problem(env) is None
+    assert problem(env, on_cpu=True) is None
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_of_mpi_count_on_cpus_alone(name):
+    assert problem({name: "2"}, on_cpu=True) == f"{name}=2, but WORLD_SIZE is not set, or 1"
+    assert problem({name: "2"}, on_cpu=False) is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,9 @@ def test_the_trainer_ends_by_one_line(env, monkeypatch, capsys, tmp_path):
     assert main(["--run_dir", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     where = f"rank {rank()}: " if rank() else ""
-    assert error.startswith(f"{where}error: {problem(env)} (environment); start the ranks with dcgan-dist launch, ")
+    assert error.startswith(
+        f"{where}error: {problem(env, on_cpu=True)} (environment); start the ranks with dcgan-dist launch, "
+    )
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

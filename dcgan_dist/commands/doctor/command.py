@@ -65,7 +65,7 @@ class DoctorOptions(Options):
 def main(argv: list[str]) -> int:
     """Runs the command; 1 if anything fails. Raises UsageError and UserError."""
     # of variables that are wrong the check `launcher` speaks
-    several = problem(os.environ) is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = problem(os.environ, on_cpu=True) is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
     rank = int(os.environ["RANK"]) if several else 0
     own, config = _options(argv, quiet=rank != 0)
     world = _join(config) if several else None

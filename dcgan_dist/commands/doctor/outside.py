@@ -76,7 +76,7 @@ def check_launcher(case: Case) -> Finding:
             own_unknown=_unknown(own),
             # the ranks that were launched have it themselves
             busy_port=int(port) if port.isdecimal() and not launched and _busy(int(port)) else None,
-            wrong=problem(env) or "",
+            wrong=problem(env, on_cpu=case.device.type == "cpu") or "",
         )
     )
 
