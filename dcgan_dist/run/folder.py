@@ -128,8 +128,9 @@ class RunFolder:
 
         Raises UsageError when it cannot.
         """
-        # the W&B run, too: it would refuse reports at images that it has seen
-        moved = self.first_checkpoint, self.metrics, self.samples, self.tensorboard, self.root / "wandb_id"
+        # the W&B run, too: it would refuse reports at images that it has seen; reports and samples last, for an
+        # attempt that is killed meanwhile leaves the rest to the next one as long as they are here
+        moved = self.root / "wandb_id", self.tensorboard, self.first_checkpoint, self.samples, self.metrics
         try:
             if not self._has_reports() and not (self.samples.is_dir() and any(self.samples.iterdir())):
                 return

@@ -98,8 +98,9 @@ def _find(config: Config, folder: RunFolder, data: Corpus | list[str], say: Say)
             f"--resume {path}: --run_dir {folder.root} holds newer checkpoints ({', '.join(newer)}), which the next "
             "life would go on from; move them away or name a new --run_dir"
         )
-    _refuse_changes(path, config, data, state)
-    _refuse_fewer(path, is_own(path, folder), config, state)
+    own_run = is_own(path, folder)
+    _refuse_changes(path, config, data, state, _way_out(own_run))
+    _refuse_fewer(path, own_run, config, state)
     say(f"resuming from {path}: {state['images']:,} images seen")
     return path
 
@@ -129,8 +130,8 @@ def _own(folder: RunFolder, source: str, say: Say) -> Path | None:
 
 
 def is_own(path: Path, folder: RunFolder) -> bool:
-    """Whether a checkpoint lies in the run's own folder."""
-    return path.resolve().parent == folder.checkpoints.resolve()
+    """Whether a checkpoint lies in the run's own folder, itself or as a link to where it was moved."""
+    return folder.checkpoints.resolve() in (path.parent.resolve(), path.resolve().parent)
 
 
 def _refuse_lost(path: Path | None, folder: RunFolder) -> None:
@@ -153,8 +154,13 @@ def _refuse_fewer(path: Path, own: bool, config: Config, state: dict[str, Any]) 
     if seen >= config.images and not ended:
         raise UsageError(
             f"--images {config.images:,}: {path} has seen {seen:,} images already, which count, so none is left; give "
-            "more, or name a new --run_dir"
+            f"more, or {_way_out(own)}"
         )
+
+
+def _way_out(own: bool) -> str:
+    """How to train without the checkpoint. `own`: it is this run's; that of another run is used in any folder."""
+    return "name a new --run_dir" if own else "leave --resume out, to begin at 0 images"
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -170,7 +176,7 @@ def _described(path: Path) -> dict[str, Any]:
     return state
 
 
-def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state: dict[str, Any]) -> None:
+def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state: dict[str, Any], way_out: str) -> None:
     now, allowed = _options(config), config.resume.allow_changes
     # a learning rate that falls towards the end depends on where the end is
     fixed = {"images"} if config.optimizer.decay != "none" else set()
@@ -180,28 +186,28 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | list[str], state:
         differences = ", ".join(f"--{name} {state['config'][name]} -> {now[name]}" for name in changed)
         raise UsageError(
             f"{path} was trained with other options: {differences}; go back to them, allow them by "
-            f"--resume.allow_changes {' '.join(changed)}, or name a new --run_dir"
+            f"--resume.allow_changes {' '.join(changed)}, or {way_out}"
         )
     if isinstance(data, Corpus) and state["order_version"] != order.VERSION:
         raise UsageError(
             f"{path} was trained in version {state['order_version']} of the order of images, and this is version "
             f"{order.VERSION}: images would be repeated and left out; go on with the release of dcgan_dist that wrote "
-            "it, or name a new --run_dir"
+            f"it, or {way_out}"
         )
     if (
         isinstance(data, Corpus)
         and "data.shards" not in allowed
         and state["data_fingerprint"] not in (None, data.fingerprint)
     ):
-        raise other_data(path, state, data.size)
+        raise other_data(path, state, data.size, way_out)
 
 
-def other_data(path: Path, state: dict[str, Any], images: int) -> UsageError:
+def other_data(path: Path, state: dict[str, Any], images: int, way_out: str = "name a new --run_dir") -> UsageError:
     """The refusal of a checkpoint that was trained on other data than these `images`."""
     return UsageError(
         f"{path} was trained on another data set ({state['data_images']:,} images, now {images:,}, or other "
         "ones or in another order of shards); go back to it, allow it by --resume.allow_changes data.shards, or "
-        "name a new --run_dir"
+        f"{way_out}"
     )
 
 

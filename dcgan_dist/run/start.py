@@ -167,7 +167,7 @@ def _prepare(folder: RunFolder, newest: Path | None, say: Callable[[str], None])
     if newest is None:
         folder.put_aside(say)
     else:
-        folder.note_checkpoint(int(newest.name))  # it may be of a version that did not
+        folder.note_checkpoint(checkpoint.load_state(newest)["images"])  # it may be of a version that did not
 
 
 def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[str], None]) -> None:

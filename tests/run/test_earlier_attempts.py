@@ -196,6 +196,39 @@ def test_a_run_that_failed_before_it_reported_leaves_nothing_to_keep(start, fold
     assert not folder.earlier.exists()
 
 
+@pytest.mark.parametrize("moves", range(4))
+def test_what_is_put_aside_is_never_left_in_part(tmp_path, monkeypatch, moves):
+    """Killed after some moves, and begun again: nothing of the earlier attempt is taken for the new one's."""
+    folder, rename, done = RunFolder(tmp_path), Path.rename, []
+    folder.samples.mkdir()
+    folder.tensorboard.mkdir()
+    for path in (folder.metrics, folder.samples / "8.png", folder.tensorboard / "events", tmp_path / "wandb_id"):
+        path.write_text("{}\n")
+
+    def some(path, target):
+        if len(done) == moves:
+            raise Killed
+        done.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", some)
+        with pytest.raises(Killed):
+            folder.put_aside(print)
+    folder.put_aside(print)
+    assert [path.name for path in tmp_path.iterdir()] == ["earlier"]
+    assert len([path for path in folder.earlier.rglob("*") if path.is_file()]) == 4
+
+
+@pytest.mark.usefixtures("complete")
+def test_a_newest_checkpoint_on_another_disk_is_gone_on_from(start, folder, tmp_path):
+    path = folder.checkpoints / "000000048"
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    assert "kept in" not in start("--images", 56)[1]
+    assert reports(folder.metrics) == [8, 16, 24, 32, 40, 48, 56]
+
+
 def test_a_run_that_was_stopped_while_it_was_prepared_starts_again(start, folder):
     """Its reports are of an attempt that was killed before its first checkpoint."""
     killed_before_its_first_checkpoint(start)

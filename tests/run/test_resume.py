@@ -257,6 +257,38 @@ def test_a_run_of_another_version_of_the_order_is_refused(config, data, monkeypa
         )
 
 
+def test_a_warm_start_is_not_advised_to_name_the_new_folder_that_it_has(config, data, monkeypatch, tmp_path):
+    path = save(config, data)
+    warm = replace(config, run_dir=tmp_path / "warm", resume=ResumeConfig(source=str(path)))
+    fewer = replace(warm, data=DataConfig(shards=config.data.shards[:1]))
+    messages = [
+        refusal(replace(warm, seed=9), data),
+        refusal(fewer, open_corpus(fewer.data.shards)),
+        refusal(replace(warm, images=100), data),
+    ]
+    monkeypatch.setattr(order, "VERSION", order.VERSION + 1)
+    for message in (*messages, refusal(warm, data)):
+        assert message.endswith(", or leave --resume out, to begin at 0 images")
+        assert "name a new --run_dir" not in message
+
+
+@pytest.mark.parametrize("source", ["auto", "path", "link elsewhere"])
+def test_a_checkpoint_that_was_moved_and_linked_back_is_the_runs_own(config, data, said, tmp_path, source):
+    folder, path = RunFolder(config.run_dir), save(config, data)
+    moved = tmp_path / "disk" / "000000100"
+    moved.parent.mkdir()
+    if source == "link elsewhere":  # to it, where it always was
+        path = moved
+        path.symlink_to(folder.checkpoints / path.name)
+    else:
+        path.rename(moved)
+        path.symlink_to(moved)
+    given = "auto" if source == "auto" else str(path)
+    found = find(replace(config, resume=ResumeConfig(source=given)), data, said)
+    assert found == path
+    assert resume.is_own(path, folder)
+
+
 def test_never_refuses_a_folder_that_has_a_checkpoint(config, data):
     save(config, data)
     never = replace(config, resume=ResumeConfig(source="never"))
