@@ -26,6 +26,7 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "d_norm": st.sampled_from(["layer", "none"]),
     "label_smoothing": st.just(0.0),
     "accumulate": st.just(1),
+    "allow_changes": st.lists(st.sampled_from(list(cli.NAMES))).map(tuple),
     "world_size": st.just(None),
     "reader": st.just("indexed"),
     "classes": st.lists(st.integers(0, 999).map(str)).map(tuple),
