@@ -270,3 +270,18 @@ def test_what_the_launcher_keeps_to_itself_is_heard(tmp_path):
     for said in ("STEPS=4: taken as --accumulate 4", "=bf16: taken as --precision bf16", "needs --multi_gpu"):
         assert done.stdout.count(said) == 1
     assert "\nbf16 on cpu: as asked\n" in done.stdout
+
+
+@pytest.mark.parametrize("given", [None, "", "4,2"])
+def test_accelerate_does_not_choose_the_threads(given, monkeypatch):
+    """It would warn where the variable is not set, and fail where it is a list."""
+    import accelerate
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    seen: list[str | None] = []
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **_: seen.append(os.environ.get("OMP_NUM_THREADS")))
+    accelerator_for(1, cpu=True)()
+    assert seen == ["1"]
+    assert os.environ.get("OMP_NUM_THREADS") == given

@@ -19,7 +19,12 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
     """
     # Only now: under settings that it does not understand Accelerate cannot be imported. They were refused before.
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+    from accelerate.utils import (
+        DistributedDataParallelKwargs,
+        GradientAccumulationPlugin,
+        InitProcessGroupKwargs,
+        patch_environment,
+    )
 
     log = logging.getLogger("accelerate")
     if "ACCELERATE_LOG_LEVEL" in os.environ and not log.handlers:
@@ -27,16 +32,20 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
 
     def join() -> Accelerator:
         try:
-            return Accelerator(
-                cpu=cpu,
-                mixed_precision="no",  # the engine chooses the precision of every forward pass itself
-                dynamo_backend="no",
-                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the step weighs micro-batches
-                kwargs_handlers=[
-                    DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-                    InitProcessGroupKwargs(timeout=timedelta(seconds=seconds)),
-                ],
-            )
+            # where it is unset Accelerate warns, and sets threads itself; a list of numbers it cannot read
+            with patch_environment(OMP_NUM_THREADS=1):
+                return Accelerator(
+                    cpu=cpu,
+                    mixed_precision="no",  # the engine chooses the precision of every forward pass itself
+                    dynamo_backend="no",
+                    gradient_accumulation_plugin=GradientAccumulationPlugin(
+                        num_steps=1
+                    ),  # the step weighs micro-batches
+                    kwargs_handlers=[
+                        DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                        InitProcessGroupKwargs(timeout=timedelta(seconds=seconds)),
+                    ],
+                )
         except ImportError as error:
             raise UserError(f"Accelerate: {' '.join(str(error).split())}") from error
 
