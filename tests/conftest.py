@@ -101,6 +101,11 @@ def _fail(report) -> None:
     report.longrepr = f"skipped, which CI counts as a failure: {report.longrepr[-1]}"
 
 
+def pytest_runtest_teardown() -> None:
+    """A command that Ctrl-C has ended ignores further ones, which must not reach the next test of this process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def as_before():
     """For tests that train in this process: a run takes over its signals and its threads."""

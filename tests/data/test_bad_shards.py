@@ -138,7 +138,8 @@ def test_missing_files_and_folders_are_named(tmp_path):
     (tmp_path / "dangling.tar").symlink_to("nowhere")
     assert refusal(good, tmp_path / "none.tar") == f"{tmp_path}/none.tar: no such file"
     assert refusal(good, tmp_path / "dangling.tar") == f"{tmp_path}/dangling.tar: no such file"
-    assert refusal(good, tmp_path / "folder.tar").startswith(f"--data.shards {tmp_path}/folder.tar: holds no shards")
+    named = f"{tmp_path}/folder.tar: is a folder; name the shards in it, as in '{tmp_path}/folder.tar/*.tar'"
+    assert refusal(good, tmp_path / "folder.tar") == named
 
 
 @pytest.mark.parametrize("make", [ours, others])
