@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from dcgan_dist import cli
-from dcgan_dist.commands.output import check_output, check_picture, write_picture
+from dcgan_dist.commands.output import check_output, picture_path, write_picture
 from dcgan_dist.config import DataConfig, Images, Range, Retries, Seed, Timeout
 from dcgan_dist.data.checking.census import Census, Looks, Picture, count, look, pictures, spread
 from dcgan_dist.data.checking.checklist import shard_names
@@ -31,6 +31,7 @@ from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run.grid import grid
 
+SHEET = "contact.png"
 LISTED = 5  # sizes, kinds of pixels, bad images
 SMALLEST, LARGEST = 64, 128  # pixels of a tile's longer side
 CAPTION = 12  # pixels
@@ -42,8 +43,9 @@ class InspectOptions(cli.CommandOptions):
 
     shards: tyro.conf.Positional[tuple[str, ...]]
     """Paths, URLs, globs, brace lists, folders of .tar files, or a manifest.json."""
-    out: Path = Path("contact.png")
-    """The contact sheet, a picture by its ending: .png, .jpg, .webp .."""
+    out: Path | None = None
+    """The contact sheet, a picture by its ending: .png, .jpg, .webp .. Absent: contact.png, or contact-2.png and so on
+    where that is there already."""
     overwrite: bool = False
     """Let --out and --json replace files."""
     count: Annotated[int, Range(least=0, most=10_000)] = 64
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> int:
     if options.json:
         check_output("--json", options.json, options.overwrite)
     if options.count:
-        check_picture("--out", options.out, options.overwrite)
+        picture_path(options.out, SHEET, options.overwrite)
     data = DataConfig(
         timeout=options.timeout,
         retries=options.retries,
@@ -111,8 +113,9 @@ def main(argv: list[str]) -> int:
     if options.count:
         drawn = spread(corpus.size, options.count, options.seed)
         sheet = contact_sheet(pictures(corpus, drawn), names_in(manifest, names) or corpus.classes)
-        write_picture(sheet, options.out, options.overwrite)
-        print(f"contact sheet: {len(drawn)} images in {options.out}")
+        out = picture_path(options.out, SHEET, options.overwrite)
+        write_picture(sheet, out, options.overwrite)
+        print(f"contact sheet: {len(drawn)} images in {out}")
     return 0
 
 

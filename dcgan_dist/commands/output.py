@@ -1,6 +1,7 @@
 """Files that a command is asked to write: none that is there is replaced, unless that is asked for, too."""
 
 import io
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,19 @@ def check_picture(option: str, path: Path, overwrite: bool) -> None:
     if PICTURES.get(path.suffix.lower(), ("",))[0] not in Image.SAVE:
         known = " ".join(ending for ending, (kind, _) in PICTURES.items() if kind in Image.SAVE)
         raise UsageError(f"{option} {path}: pictures can be written as {known}")
+
+
+def picture_path(named: Path | None, default: str, overwrite: bool) -> Path:
+    """Where a picture goes: the file that --out names, or else `default`, or 'default-2' and so on where that is taken.
+
+    Raises UsageError as check_picture does.
+    """
+    path = named or Path(default)
+    if named or overwrite:
+        check_picture("--out", path, overwrite)
+        return path
+    others = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(free for free in itertools.chain([path], others) if not os.path.lexists(free))
 
 
 def write_picture(array: NDArray[np.uint8], path: Path, overwrite: bool) -> None:

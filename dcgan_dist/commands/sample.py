@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor
 
 from dcgan_dist import cli
-from dcgan_dist.commands.output import check_output, check_picture, write_picture
+from dcgan_dist.commands.output import check_output, picture_path, write_picture
 from dcgan_dist.config import ModelConfig, Range, Seed
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.images import to_pixels
@@ -21,6 +21,7 @@ from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.grid import grid
 
 AT_ONCE = 64  # images in one forward pass; they do not depend on each other
+GRID = "samples.png"
 IN_ONE = 10_000  # pictures in a grid
 
 
@@ -30,9 +31,9 @@ class SampleOptions(cli.CommandOptions):
 
     source: tyro.conf.Positional[Path]
     """A run's folder (its newest whole checkpoint is used) or a checkpoint's."""
-    out: Path = Path("samples.png")
+    out: Path | None = None
     """A picture for one grid, by its ending: .png, .jpg, .webp ..; a name without ending is a folder for single
-    pictures 000000.png, 000001.png, .."""
+    pictures 000000.png, 000001.png, .. Absent: samples.png, or samples-2.png and so on where that is there already."""
     overwrite: bool = False
     """Let --out replace files."""
     count: Annotated[int, Range(least=1, most=10**6)] = 64
@@ -56,21 +57,24 @@ def main(argv: list[str]) -> int:
     netg = NetG(model).to(device=_device(options.device), dtype=weights["layers.0.weight"].dtype).eval()
     netg.load_state_dict(weights)
     parts = draw(netg, model, options.count, options.seed)
+    out = options.out
     if singles:
         pictures = (picture for part in parts for picture in part)
         for picture, single in zip(pictures, singles, strict=True):
             write_picture(grid(picture[None], pad=0), single, options.overwrite)
     else:
-        write_picture(grid(torch.cat(list(parts))), options.out, options.overwrite)
-    print(f"{options.count} pictures of {options.network} at {state['images']:,} images ({path}) in {options.out}")
+        picture = grid(torch.cat(list(parts)))
+        out = picture_path(options.out, GRID, options.overwrite)
+        write_picture(picture, out, options.overwrite)
+    print(f"{options.count} pictures of {options.network} at {state['images']:,} images ({path}) in {out}")
     return 0
 
 
 def _singles(options: SampleOptions) -> list[Path]:
     """The files of single pictures; none for a grid. Raises UsageError for what is there already, or is no picture."""
     out = options.out
-    if not out.is_dir() and out.suffix and not out.suffix[1:].isdecimal():  # runs/1.5 is no picture
-        check_picture("--out", out, options.overwrite)
+    if out is None or (not out.is_dir() and out.suffix and not out.suffix[1:].isdecimal()):  # runs/1.5 is no picture
+        picture_path(out, GRID, options.overwrite)
         if options.count > IN_ONE:
             raise UsageError(f"--count {options.count}: one picture shows at most {IN_ONE:,}; --out FOLDER takes more")
         return []

@@ -76,12 +76,13 @@ def main(argv: list[str]) -> int:
         reports = over_processes(check_shard, todo.jobs, options.processes, lambda done: show(done, todo.bytes))
     seconds = time.monotonic() - began
     problems = todo.problems + [problem for shard in reports for problem in shard.problems]
+    for line in _listed(problems):
+        print(line)
     saved = _repair(options.repair, todo, reports, options.processes) if options.repair else []
+    for line in [*_saved(saved), _summary(reports, problems, seconds, options.deep)]:
+        print(line)
     if options.json:
         write_atomically(options.json, _json(reports, problems, saved), new=not options.overwrite)
-    for line in [*_listed(problems), *_saved(saved)]:
-        print(line)
-    print(_summary(reports, problems, seconds, options.deep))
     return 1 if problems else 0
 
 

@@ -1,5 +1,7 @@
 """Files that commands write: what is there stays unless --overwrite is given, and the ending of a picture counts."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -30,11 +32,10 @@ def folder(tmp_path, monkeypatch):
 
 
 COMMANDS = {
-    "sample, its default": ("sample run --count 2", "samples.png"),
     "sample, a grid": ("sample run --count 2 --out x.jpg", "x.jpg"),
     "sample, a folder": ("sample run --count 2 --out new", "new/000001.png"),
     "sample, a folder that is there": ("sample run --count 2 --out run", "run/000000.png"),
-    "inspect, its default": ("inspect a.tar", "contact.png"),
+    "inspect, the name of its default": ("inspect a.tar --out contact.png", "contact.png"),
     "inspect, a sheet": ("inspect a.tar --out x.webp", "x.webp"),
     "inspect, facts": ("inspect a.tar --count 0 --json x.json", "x.json"),
     "verify": ("verify a.tar --json x.json", "x.json"),
@@ -63,7 +64,36 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(folder, caps
         assert main(command.split()) == 0
 
 
-@pytest.mark.parametrize("name", ["sample, a folder", "inspect, its default", "verify", "doctor", "bench"])
+@pytest.mark.parametrize(("command", "name"), [("sample run --count 2", "samples"), ("inspect a.tar", "contact")])
+def test_a_default_that_is_there_stays_and_another_name_is_taken(folder, capsys, command, name):
+    names = [f"{name}.png", f"{name}-2.png", f"{name}-3.png"]
+    for there in range(3):
+        assert main(command.split()) == 0
+        out, err = capsys.readouterr()
+        assert (out.endswith(f" in {names[there]}\n"), err) == (True, "")
+        assert sorted(path.name for path in folder.glob("*.png")) == sorted(names[: there + 1])
+    (folder / names[0]).write_bytes(MINE)
+    (folder / names[1]).unlink()
+    (folder / names[1]).mkdir()
+    assert main(command.split()) == 0
+    assert (folder / names[0]).read_bytes() == MINE
+    assert (folder / f"{name}-4.png").read_bytes() == (folder / names[2]).read_bytes()
+    assert main([*command.split(), "--overwrite"]) == 0
+    assert (folder / names[0]).read_bytes() == (folder / names[2]).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["inspect a.tar --count 0 --json x.json", "verify a.tar --json x.json"])
+def test_what_was_found_is_printed_also_where_its_file_cannot_be_written(folder, capsys, monkeypatch, command):
+    module = importlib.import_module(f"dcgan_dist.commands.{command.split()[0]}")
+    monkeypatch.setattr(module, "check_output", lambda *_: (folder / "x.json").write_bytes(MINE))  # appears meanwhile
+    assert main(command.split()) == 1
+    out, err = capsys.readouterr()
+    assert "3 " in out
+    assert err == "error: x.json: cannot be written (File exists)\n"
+    assert (folder / "x.json").read_bytes() == MINE
+
+
+@pytest.mark.parametrize("name", ["sample, a folder", "inspect, a sheet", "verify", "doctor", "bench"])
 def test_a_folder_in_its_place_is_refused(folder, capsys, name):
     command, name = COMMANDS[name]
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -74,7 +104,7 @@ def test_a_folder_in_its_place_is_refused(folder, capsys, name):
 def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch, capsys):
     monkeypatch.setattr(output, "check_output", lambda *_: None)
     (folder / "samples.png").write_bytes(MINE)
-    assert main(["sample", "run", "--count", "2"]) == 1
+    assert main(["sample", "run", "--count", "2", "--out", "samples.png"]) == 1
     assert capsys.readouterr().err == "error: samples.png: cannot be written (File exists)\n"
     assert (folder / "samples.png").read_bytes() == MINE
 
