@@ -3,10 +3,11 @@
 import argparse
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,9 +19,10 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from dcgan_dist.config import Config, Options, words
 from dcgan_dist.config.settings import environment, obey
-from dcgan_dist.config.spelling import bare, check_name, kinds, negative, spelled
+from dcgan_dist.config.spelling import bare, check_name, given, kinds, negative, spelled
 from dcgan_dist.errors import UsageError, show_tracebacks
 from dcgan_dist.location import Location, redacted
+from dcgan_dist.run import wandb_settings
 
 T = TypeVar("T")
 PROGRAM = "dcgan_dist.train"
@@ -65,12 +67,16 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
         raise UsageError(f"--config needs a file ({error})") from error
     _refuse_empty_lists(options)
     settings = {"prog": PROGRAM, "description": DESCRIPTION}
-    config = Config()
+    config, chosen = Config(), set[str]()
     for path in known.config:
-        config = _parse(Config, _options_in(path), where=f"{path}: ", quiet=quiet, default=config, **settings)
+        in_file = _options_in(path)
+        config = _parse(Config, in_file, where=f"{path}: ", quiet=quiet, default=config, **settings)
+        chosen |= given(in_file, KINDS)
     options = [_scalar_resume(option) for option in options]
     config = _parse(Config, options, quiet=quiet, default=config, **settings)
-    config, lines = obey(config, environment())
+    chosen |= given(options, KINDS)
+    config, lines = obey(config, environment(), chosen)
+    config = replace(config, wandb=wandb_settings.obey(config.wandb, os.environ, chosen))
     if lines and not quiet:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
     show_tracebacks(config.debug)

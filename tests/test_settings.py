@@ -16,6 +16,7 @@ from support.ranks import ends_of_ranks, run_ranks
 from support.recording import options, record_training
 from support.shards import write_ours
 
+from dcgan_dist.cli import load
 from dcgan_dist.config import Config, ConfigError
 from dcgan_dist.config.settings import FAMILIES, PARTS, SETTINGS, launched, obey, threads
 from dcgan_dist.parallel.accelerator import accelerator_for
@@ -32,8 +33,8 @@ ASKED = {  # a value that asks for something, where "true" does not
     "OMP_NUM_THREADS": "3,2",
     "MKL_NUM_THREADS": "3",
 }
-OURS = {"precision": ("bf16", "fp32"), "accumulate": (4, 2), "debug": (True, None)}
-"""What the value above makes of an option, and another value of it; None: there is no other but the default."""
+OURS = {"precision": ("bf16", "fp32"), "accumulate": (4, 2), "debug": (True, False)}
+"""What the value above makes of an option, and another value of it."""
 ROWS = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.variable)
 
 
@@ -50,9 +51,9 @@ def test_each_does_what_the_table_says(setting):
     given = {setting.variable: value}
     if setting.does == "refused":
         with pytest.raises(ConfigError, match=f"^{setting.variable}={value}( |:).*{re.escape(setting.launcher)}"):
-            obey(Config(), given)
+            obey(Config(), given, ())
         return
-    config, lines = obey(Config(), given)
+    config, lines = obey(Config(), given, ())
     if setting.does != "option":
         assert config == Config()
         assert [line.startswith(f"{setting.variable}={value}: not used") for line in lines] == (
@@ -62,13 +63,31 @@ def test_each_does_what_the_table_says(setting):
     asked, other = OURS[setting.option]
     assert config == replace(Config(), **{setting.option: asked})
     assert [line.startswith(f"{setting.variable}={value}: taken as --{setting.option}") for line in lines] == [True]
-    assert obey(config, given) == (config, [])  # the option says the same
-    if other is not None:
-        ours = replace(Config(), **{setting.option: other})
-        assert obey(ours, given) == (
-            ours,
-            [f"{setting.variable}={value}: not used, for --{setting.option} {other} is given"],
-        )
+    assert obey(config, given, {setting.option}) == (config, [])  # the option says the same
+    for kept in (other, getattr(Config(), setting.option)):
+        ours = replace(Config(), **{setting.option: kept})
+        line = f"{setting.variable}={value}: not used, for --{setting.option} {kept} is given"
+        assert obey(ours, given, {setting.option}) == (ours, [line])
+
+
+@pytest.mark.parametrize("setting", [row for row in SETTINGS if row.option], ids=lambda setting: setting.variable)
+@pytest.mark.parametrize("place", ["typed", "in a file"])
+def test_an_option_that_is_given_with_its_default_wins(setting, place, monkeypatch, tmp_path, capsys):
+    value = ASKED.get(setting.variable, "true")
+    monkeypatch.setenv(setting.variable, value)
+    default = getattr(Config(), setting.option)
+    (tmp_path / "x.yaml").write_text(f"{setting.option}: {str(default).lower()}\n")
+    typed = [f"--{setting.option}", str(default).lower()]
+    assert load(typed if place == "typed" else ["--config", str(tmp_path / "x.yaml")]) == Config()
+    line = f"{setting.variable}={value}: not used, for --{setting.option} {default} is given\n"
+    assert capsys.readouterr().out == line
+    assert getattr(load([]), setting.option) == OURS[setting.option][0]
+
+
+def test_a_switch_that_is_turned_off_by_name_is_given(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DEBUG_MODE", "true")
+    for typed in (["--no_debug"], ["--no-debug"], ["--debug=false"]):
+        assert not load(typed).debug
 
 
 @pytest.mark.parametrize(
@@ -79,11 +98,14 @@ def test_each_does_what_the_table_says(setting):
         ("ACCELERATE_DYNAMO_BACKEND", "NO"),
         ("ACCELERATE_GRADIENT_CLIPPING", ""),
         ("OMP_NUM_THREADS", ""),
+        ("OMP_NUM_THREADS", "0"),
+        ("OMP_NUM_THREADS", "0,2"),
+        ("MKL_NUM_THREADS", "0"),
         *((setting.variable, "False") for setting in SETTINGS if setting.variable not in ASKED),
     ],
 )
 def test_a_value_that_asks_for_nothing_is_no_request(variable, value):
-    assert obey(Config(), {variable: value}) == (Config(), [])
+    assert obey(Config(), {variable: value}, ()) == (Config(), [])
 
 
 @pytest.mark.parametrize(
@@ -98,17 +120,20 @@ def test_a_value_that_asks_for_nothing_is_no_request(variable, value):
         ("ACCELERATE_LOG_LEVEL", "verbose", "must be one of CRITICAL"),
         ("ACCELERATE_USE_FSDP", "maybe", "must be true or false"),
         ("OMP_NUM_THREADS", "many", "must be a whole number"),
-        ("MKL_NUM_THREADS", "0", "must be a whole number"),
+        ("OMP_NUM_THREADS", ",2", "must be a whole number"),
+        ("OMP_NUM_THREADS", "1000000", "must be a whole number, at most 4,096"),
+        ("MKL_NUM_THREADS", "-1", "must be a whole number"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4,2", "must be a whole number"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(variable, value, what):
     with pytest.raises(ConfigError, match=f"^{variable}={value}.*: {what}"):
-        obey(Config(), {variable: value})
+        obey(Config(), {variable: value}, ())
 
 
 def test_an_option_that_is_given_wins_over_what_cannot_be_met():
     config = Config(precision="fp32")
-    assert obey(config, {"ACCELERATE_MIXED_PRECISION": "fp8"}) == (
+    assert obey(config, {"ACCELERATE_MIXED_PRECISION": "fp8"}, {"precision"}) == (
         config,
         ["ACCELERATE_MIXED_PRECISION=fp8: not used, for --precision fp32 is given"],
     )
@@ -117,7 +142,7 @@ def test_an_option_that_is_given_wins_over_what_cannot_be_met():
 @pytest.mark.parametrize("prefix", FAMILIES)
 def test_settings_that_nobody_knows_are_named_in_one_line(prefix):
     assert f"`{prefix}*`" in PAGE
-    _, lines = obey(Config(), {f"{prefix}ONE": "1", f"{prefix}TWO": "", "ELSE": "1"})
+    _, lines = obey(Config(), {f"{prefix}ONE": "1", f"{prefix}TWO": "", "ELSE": "1"}, ())
     assert lines == [f"{prefix}ONE, {prefix}TWO: not used; the trainer has nothing that would be set by it"]
 
 
@@ -140,7 +165,7 @@ def test_nothing_is_said_of_a_launcher_that_was_asked_for_nothing(prepare, argum
     monkeypatch.setenv("HF_HOME", str(tmp_path))  # no config file of the user's
     env = launcher_environment(prepare, *arguments)
     assert launched(env)
-    assert obey(Config(), env) == (Config(), [])
+    assert obey(Config(), env, ()) == (Config(), [])
 
 
 def test_somebody_decided_about_everything_that_the_launcher_sets():
@@ -155,9 +180,9 @@ def test_somebody_decided_about_everything_that_the_launcher_sets():
 
 def test_one_process_where_several_were_asked_for_is_said():
     env = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
-    assert "--multi_gpu" in obey(Config(), env)[1][0]
+    assert "--multi_gpu" in obey(Config(), env, ())[1][0]
     for rank in ({"RANK": "0"}, {"WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "2"}):
-        assert obey(Config(), env | rank)[1] == []
+        assert obey(Config(), env | rank, ())[1] == []
 
 
 @pytest.mark.parametrize(
@@ -171,6 +196,8 @@ def test_one_process_where_several_were_asked_for_is_said():
         ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LOCAL_RANK": "0"}, (1, "MKL_NUM_THREADS=1")),
         ({"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "2"}, (2, "MKL_NUM_THREADS=2")),
         ({"OMP_NUM_THREADS": "", "MKL_NUM_THREADS": ""}, None),
+        ({"OMP_NUM_THREADS": "0", "MKL_NUM_THREADS": "0"}, None),
+        ({"OMP_NUM_THREADS": " 3 , 2", "MKL_NUM_THREADS": "0"}, (3, "OMP_NUM_THREADS= 3 , 2")),
     ],
 )
 def test_threads_are_those_that_a_person_asked_for(env, expected):

@@ -1,14 +1,14 @@
 """Settings of launchers and libraries, which arrive as environment variables, and what each of them does here.
 
 SETTINGS is the complete table; docs/settings.md explains it to people. A setting that has an option of ours takes
-effect while the option stands at its default; else the option wins and a line says so. A setting that cannot be met is
-refused by name. W&B's own settings are in run/wandb_settings.py. Standard library only.
+effect unless the option is given; else the option wins and a line says so. A setting that cannot be met is refused by
+name. W&B's own settings are in run/wandb_settings.py. Standard library only.
 """
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from dcgan_dist.config import Config
 from dcgan_dist.config.checks import ConfigError
 
+MOST_THREADS = 4_096  # of a rank
 ON, OFF = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
 
 
@@ -29,11 +30,19 @@ def _flag(value: str) -> bool:
 
 
 def _count(value: str) -> int:
-    """A number of threads; of OpenMP's list, which has one for each level, the first."""
-    first = value.split(",")[0].strip()
-    if not first.isdecimal() or int(first) < 1:
+    if not value.strip().isdecimal() or int(value) < 1:
         raise ValueError("must be a whole number, at least 1")
-    return int(first)
+    return int(value)
+
+
+def _threads(value: str) -> int | None:
+    """Of OpenMP's list, which has a number for each level, the first; 0 and nothing stand for the library's choice."""
+    first = value.split(",")[0].strip()
+    if value.strip() and not (first.isdecimal() and int(first) <= MOST_THREADS):
+        raise ValueError(
+            f"must be a whole number, at most {MOST_THREADS:,}, or a list of them of which the first counts"
+        )
+    return int(first or 0) or None
 
 
 def _precision(value: str) -> str | None:
@@ -89,8 +98,8 @@ SETTINGS = (
     Setting(variable="ACCELERATE_USE_CPU", launcher="--cpu", does="obeyed"),
     Setting(variable="ACCELERATE_CPU_AFFINITY", launcher="--enable_cpu_affinity", does="obeyed"),
     Setting(variable="ACCELERATE_LOG_LEVEL", does="obeyed", read=_level),
-    Setting(variable="OMP_NUM_THREADS", launcher="--num_cpu_threads_per_process", does="obeyed", read=_count),
-    Setting(variable="MKL_NUM_THREADS", does="obeyed", read=_count),
+    Setting(variable="OMP_NUM_THREADS", launcher="--num_cpu_threads_per_process", does="obeyed", read=_threads),
+    Setting(variable="MKL_NUM_THREADS", does="obeyed", read=_threads),
     Setting(variable="ACCELERATE_USE_FSDP", launcher="--use_fsdp", does="refused", text=NO_SHARDING),
     Setting(variable="ACCELERATE_USE_DEEPSPEED", launcher="--use_deepspeed", does="refused", text=NO_SHARDING),
     Setting(variable="ACCELERATE_USE_MEGATRON_LM", launcher="--use_megatron_lm", does="refused", text=NO_SHARDING),
@@ -146,15 +155,17 @@ def environment() -> dict[str, str]:
     return kept | dict(os.environ)
 
 
-def obey(config: Config, env: Mapping[str, str]) -> tuple[Config, list[str]]:
+def obey(config: Config, env: Mapping[str, str], given: Collection[str]) -> tuple[Config, list[str]]:
     """The configuration with what `env` asks for, and lines that say what was taken or is not used.
+
+    `given`: names of the options that were typed or stand in a file; they win, also with their default values.
 
     Raises ConfigError for what cannot be met.
     """
     lines: list[str] = []
     for setting in SETTINGS:
         if env.get(setting.variable) or (setting.flag and setting.variable in env):
-            config = _apply(setting, env[setting.variable], config, lines)
+            config = _apply(setting, env[setting.variable], config, given, lines)
     known = {setting.variable for setting in SETTINGS}
     others = [name for name in env if name.startswith(FAMILIES) and not name.startswith(PARTS) and name not in known]
     if others:
@@ -165,24 +176,24 @@ def obey(config: Config, env: Mapping[str, str]) -> tuple[Config, list[str]]:
     return config, lines
 
 
-def _apply(setting: Setting, value: str, config: Config, lines: list[str]) -> Config:
+def _apply(setting: Setting, value: str, config: Config, given: Collection[str], lines: list[str]) -> Config:
     """One setting that is there."""
-    given, option, problem = f"{setting.variable}={value}", setting.option, ""
+    there, option, problem = f"{setting.variable}={value}", setting.option, ""
     try:
         asked = setting.read(value)
     except ValueError as error:
         asked, problem = value, str(error)
     ours = getattr(config, option) if option else None
-    if option and ours != getattr(Config(), option):
+    if option in given:
         if asked not in (None, False, ours):
-            lines.append(f"{given}: not used, for --{option} {ours} is given")
+            lines.append(f"{there}: not used, for --{option} {ours} is given")
     elif problem or (asked and setting.does == "refused"):
         by = f" (accelerate launch {setting.launcher}, or its config file)" if setting.launcher else ""
-        raise ConfigError(f"{given}{by}: {problem or setting.text}")
+        raise ConfigError(f"{there}{by}: {problem or setting.text}")
     elif asked and setting.does == "unused":
-        lines.append(f"{given}: not used; {setting.text}")
+        lines.append(f"{there}: not used; {setting.text}")
     elif asked and option and asked != ours:
-        lines.append(f"{given}: taken as --{option}" + ("" if asked is True else f" {asked}"))
+        lines.append(f"{there}: taken as --{option}" + ("" if asked is True else f" {asked}"))
         config = replace(config, **{option: asked})
     return config
 
@@ -198,7 +209,8 @@ def threads(env: Mapping[str, str], *, ours: bool) -> tuple[int, str] | None:
     `ours`: our own launcher started the rank, which unlike the others sets nothing unasked.
     """
     for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):  # in this order, as in torch
-        value = env.get(name)
-        if value and not (name == "OMP_NUM_THREADS" and value == "1" and launched(env) and not ours):
-            return _count(value), f"{name}={value}"
+        value = env.get(name, "")
+        unasked = name == "OMP_NUM_THREADS" and value == "1" and launched(env) and not ours
+        if not unasked and (count := _threads(value)):
+            return count, f"{name}={value}"
     return None

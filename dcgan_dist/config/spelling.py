@@ -51,6 +51,12 @@ def spelled(options: Sequence[str], known: dict[str, Any], positional: bool) -> 
         yield f"--{name if on == SWITCH.get(value.lower(), True) else negative(name)}"
 
 
+def given(options: Sequence[str], known: dict[str, Any]) -> set[str]:
+    """The names of those among the `known` options that stand there, whatever their values."""
+    switches = {negative(name): name for name, kind in known.items() if kind is bool}
+    return {switches.get(name, name) for name in (bare(word) for word in options if word.startswith("--"))}
+
+
 def bare(flag: str) -> str:
     """The name of an option as it stands in a dataclass."""
     return flag.partition("=")[0].removeprefix("--").replace("-", "_")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dcgan_dist.config import Config, WandbConfig
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.run.wandb_key import credentials
-from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, resolve, variables
+from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, not_used, variables
 
 if TYPE_CHECKING:
     import wandb
@@ -43,16 +43,18 @@ def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str
     return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
 
 
-def _run_id(run_dir: Path, say: Callable[[str], None] = print) -> tuple[str, bool]:
+def _run_id(run_dir: Path, config: WandbConfig, say: Callable[[str], None]) -> tuple[str, bool]:
     """The folder's W&B run, and whether it begins now. Raises wandb.Error for a WANDB_RUN_ID that is no id.
 
-    A copy of the folder (neither path nor inode are those that were noted) is a run of its own. A folder that was moved
-    to another disk cannot be told from one; the line says how it keeps its run.
+    A run that goes on in another project begins there. A copy of the folder (neither path nor inode are those that were
+    noted) is a run of its own. A folder that was moved to another disk cannot be told from one; the line says how it
+    keeps its run.
     """
     import wandb
 
     path, noted = run_dir / "wandb_id", run_dir / "wandb_folder.json"
     here = {"path": str(run_dir.resolve()), "inode": run_dir.stat().st_ino}
+    place = {"project": config.project, "entity": config.entity}
     before: dict[str, Any] = {}  # older versions did not note it
     with contextlib.suppress(OSError, TypeError, ValueError):
         before = dict(json.loads(noted.read_bytes()))
@@ -67,9 +69,16 @@ def _run_id(run_dir: Path, say: Callable[[str], None] = print) -> tuple[str, boo
             f"W&B: this folder is a copy of {before.get('path')}, whose run is {known}; its own is {made}. If it was "
             f"moved from another disk: stop, write {known} into {path}, and start again"
         )
-    if before != here:
-        write_atomically(noted, json.dumps(here).encode())
-    return made, made != known
+    moved = made == known and any(before.get(name, value) != value for name, value in place.items())
+    if moved:
+        say(
+            f"W&B: until now this folder's run was in project {before.get('project')} (entity {before.get('entity')}); "
+            f"in project {config.project} (entity {config.entity}) it begins now, without the earlier reports. If that "
+            "is not meant: stop, and give --wandb.project and --wandb.entity as before"
+        )
+    if before != here | place:
+        write_atomically(noted, json.dumps(here | place).encode())
+    return made, made != known or moved
 
 
 def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
@@ -124,20 +133,20 @@ class WandbTracker:
         self._say = say
         self._run_dir = config.run_dir.absolute()
         self._settings = _settings(on_stop)
-        chosen, lines = resolve(config.wandb, os.environ)
-        run_id, new = _run_id(self._run_dir, say)
+        lines = not_used(config.wandb, os.environ)
+        run_id, new = _run_id(self._run_dir, config.wandb, say)
         self._hidden = () if new else ONCE
         if (asked := os.environ.get("WANDB_RUN_ID") or run_id) != run_id:
             lines.append(f"WANDB_RUN_ID={asked}: not used, this folder's run is {run_id}")
             self._hidden += ("WANDB_RUN_ID", "WANDB_SWEEP_ID")  # a sweep would not take another id
         arguments: dict[str, Any] = {
-            **{name: chosen[name] for name in ("project", "entity", "group")},
+            **{name: getattr(config.wandb, name) for name in ("project", "entity", "group")},
             "dir": os.environ.get("WANDB_DIR") or str(self._run_dir),
             "id": run_id,
             "config": json.loads(json.dumps(asdict(config) | {"environment": environment}, default=str)),
         }
         if new:  # later attempts leave alone what was renamed or tagged by hand
-            arguments |= {"name": os.environ.get("WANDB_NAME") or self._run_dir.name, "tags": chosen["tags"]}
+            arguments |= {"name": os.environ.get("WANDB_NAME") or self._run_dir.name, "tags": config.wandb.tags}
         for line in lines:
             say(f"W&B: {line}")
         self._run = self._online(arguments) if mode == "online" else self._offline(arguments)

@@ -5,9 +5,9 @@ OPTIONS, OBEYED and FIXED are the complete table; docs/settings.md explains it t
 
 import configparser
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ OPTIONS = {
     "WANDB_RUN_GROUP": "group",
     "WANDB_TAGS": "tags",
 }
-"""Variables that stand for an option of ours while it stands at its default."""
+"""Variables that stand for an option of ours unless that is given."""
 OBEYED = (
     "WANDB_NAME", "WANDB_NOTES", "WANDB_JOB_TYPE", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_BASE_URL",
     "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CONFIG_DIR",
@@ -62,7 +62,7 @@ def variables(env: Mapping[str, str]) -> dict[str, str]:
     return {f"WANDB_{name.upper()}": value for name, value in found.items() if name != "api_key"} | dict(env)
 
 
-def given(name: str, env: Mapping[str, str]) -> str:
+def given_as(name: str, env: Mapping[str, str]) -> str:
     """A setting and its value for people, with the place where it stands."""
     value = variables(env)[name]
     return f"{name}={value}" if name in env else f"{name.removeprefix('WANDB_').lower()} = {value} in W&B's settings"
@@ -72,30 +72,45 @@ def asked_mode(env: Mapping[str, str]) -> tuple[Mode, str] | None:
     """The mode that the settings ask for, and which does; None: none does."""
     found = variables(env)
     if found.get("WANDB_DISABLED", "").lower() not in OFF:
-        return "disabled", given("WANDB_DISABLED", env)
+        return "disabled", given_as("WANDB_DISABLED", env)
     if not (asked := found.get("WANDB_MODE")):
         return None
-    where = given("WANDB_MODE", env)
+    where = given_as("WANDB_MODE", env)
     known = MODES.get(asked.lower())
     return (known, where) if known else ("disabled", f"{where} is none of {', '.join(MODES)}")
 
 
-def resolve(config: WandbConfig, env: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Project, entity, group and tags of a run by their names, and a line for each setting that is not used."""
-    found, chosen, lines = variables(env), asdict(config), []
-    for name, option in OPTIONS.items():
-        if option == "mode" or not (value := found.get(name)):
-            continue
-        asked = tuple(tag.strip() for tag in value.split(",") if tag.strip()) if option == "tags" else value
-        if chosen[option] == getattr(WandbConfig(), option):
-            chosen[option] = asked
-        elif chosen[option] != asked:
-            lines.append(f"{given(name, env)}: not used, for --wandb.{option} is given")
+def obey(config: WandbConfig, env: Mapping[str, str], given: Collection[str]) -> WandbConfig:
+    """The options with what the settings ask for, where an option is not among the `given` ones ("wandb.project").
+
+    Not the mode, of which `auto` says that it is asked for at every start.
+    """
+    asked = {option: value for option, (value, _) in _asked(env).items() if f"wandb.{option}" not in given}
+    return replace(config, **asked)
+
+
+def not_used(config: WandbConfig, env: Mapping[str, str]) -> list[str]:
+    """A line for each setting that is there and not used. `config`: as `obey` gave it."""
+    lines = [
+        f"{name}: not used, for --wandb.{option} is given"
+        for option, (value, name) in _asked(env).items()
+        if getattr(config, option) != value
+    ]
     for name, instead in FIXED.items():
         if name in env and not _alike(env[name], instead):
             lines.append(f"{name}={env[name]}: not used" + (f"; it is always {instead}" if instead else ""))
-    del chosen["mode"]
-    return chosen, lines
+    return lines
+
+
+def _asked(env: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """What the settings ask for by our options, and the setting as people know it."""
+    found = variables(env)
+    asked: dict[str, tuple[Any, str]] = {}
+    for name, option in OPTIONS.items():
+        if option != "mode" and (value := found.get(name)):
+            several = tuple(tag.strip() for tag in value.split(",") if tag.strip())
+            asked[option] = several if option == "tags" else value, given_as(name, env)
+    return asked
 
 
 def _alike(one: str, other: str) -> bool:

@@ -17,6 +17,7 @@ from support.fake_wandb import FakeWandb, Run
 from support.shards import write_ours
 from support.waiting import LIMIT
 
+from dcgan_dist import cli
 from dcgan_dist.config import Config, DataConfig, OptimizerConfig, WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run.session import Session
@@ -341,7 +342,7 @@ def test_what_the_variables_ask_for_arrives(config, server, said, monkeypatch, t
     (tmp_path / "else").mkdir()
     for name, value in asked.items():
         monkeypatch.setenv(name, value)
-    start(replace(config, wandb=WandbConfig()), said).close()
+    start(cli.load(["--run_dir", str(config.run_dir)]), said).close()
     run = the_run(server)
     assert (run.entity, run.project, run.id, run.display_name) == ("us", "thesis", "run7", "trial-7")
     assert (sorted(run.tags), run.group) == (["a", "b"], "sizes")
@@ -392,9 +393,9 @@ def test_an_id_that_is_none_switches_wandb_off_and_leaves_the_folder_free(config
 def known(config):
     """The W&B run of the folder, and whether it began now, in lines of what was said."""
 
-    def known(folder=config.run_dir):
+    def known(folder=config.run_dir, **changes):
         said = []
-        run, new = run_wandb._run_id(folder, said.append)
+        run, new = run_wandb._run_id(folder, replace(config.wandb, **changes), said.append)
         return run, new, said
 
     return known
@@ -428,6 +429,17 @@ def test_a_folder_that_moved_or_came_back_keeps_its_run(config, known, tmp_path)
     link = tmp_path / "link"
     link.symlink_to(moved)
     assert known(link) == (first, False, [])
+
+
+@pytest.mark.parametrize("changes", [{"project": "thesis"}, {"entity": "us"}])
+def test_a_run_that_goes_on_in_another_project_begins_there_and_says_so(changes, config, known):
+    """By another option, or by the same command where a variable is another one."""
+    first, _, _ = known()
+    run, new, said = known(**changes)
+    assert (run, new) == (first, True)
+    assert len(said) == 1
+    assert said[0].startswith("W&B: until now this folder's run was in project gans (entity None); in project ")
+    assert known(**changes) == (first, False, [])
 
 
 @pytest.mark.parametrize("noted", [None, "", "[]", "7", '{"path": ["x"], "inode": "y"}'])

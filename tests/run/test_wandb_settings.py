@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import wandb
 
+from dcgan_dist import cli
 from dcgan_dist.config import WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run.wandb import resolve_mode
-from dcgan_dist.run.wandb_settings import FIXED, OBEYED, OPTIONS, asked_mode, hidden, resolve, variables
+from dcgan_dist.run.wandb_settings import FIXED, OBEYED, OPTIONS, asked_mode, hidden, not_used, obey, variables
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 KEY = {"HOME": "/nowhere", "WANDB_API_KEY": "k"}
@@ -25,21 +26,37 @@ def test_the_page_names_it(name):
 def test_an_option_that_is_given_wins_and_else_the_variable_counts(name, option):
     value, taken = ("a, b,", ("a", "b")) if option == "tags" else ("thesis", "thesis")
     env = {"HOME": "/nowhere", name: value}
-    chosen, lines = resolve(WandbConfig(), env)
-    assert (chosen[option], lines) == (taken, [])
-    ours = replace(WandbConfig(), **{option: TYPED[option]})
-    chosen, lines = resolve(ours, env)
-    assert (chosen[option], lines) == (TYPED[option], [f"{name}={value}: not used, for --wandb.{option} is given"])
-    assert resolve(replace(WandbConfig(), **{option: taken}), env)[1] == []
+    chosen = obey(WandbConfig(), env, ())
+    assert (chosen, not_used(chosen, env)) == (replace(WandbConfig(), **{option: taken}), [])
+    for ours in (WandbConfig(), replace(WandbConfig(), **{option: TYPED[option]})):  # also the default, if it is given
+        assert obey(ours, env, {f"wandb.{option}"}) == ours
+        assert not_used(ours, env) == [f"{name}={value}: not used, for --wandb.{option} is given"]
+
+
+@pytest.mark.parametrize("place", ["typed", "in a file"])
+def test_options_that_are_given_with_their_defaults_win(place, monkeypatch, tmp_path):
+    """And what a variable asked for stands in config.yaml, which trains the same again without it."""
+    for name, option in OPTIONS.items():
+        if option != "mode":
+            monkeypatch.setenv(name, "thesis")
+    asked = cli.load([])
+    assert asked.wandb == WandbConfig(project="thesis", entity="thesis", group="thesis", tags=("thesis",))
+    (tmp_path / "asked.yaml").write_text(cli.dump(asked))
+    (tmp_path / "x.yaml").write_text("wandb: {project: dcgan_dist, entity: , group: , tags: []}\n")
+    typed = ["--wandb.project", "dcgan_dist", "--wandb.entity", "None", "--wandb.group", "None", "--wandb.tags"]
+    assert cli.load(typed if place == "typed" else ["--config", str(tmp_path / "x.yaml")]).wandb == WandbConfig()
+    for name in OPTIONS:
+        monkeypatch.delenv(name, raising=False)
+    assert cli.load(["--config", str(tmp_path / "asked.yaml")]) == asked
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_what_is_not_used_is_said_and_hidden_from_wandb(name, monkeypatch):
     value = "false" if FIXED[name] == "true" else "7"
-    chosen, lines = resolve(WandbConfig(), {"HOME": "/nowhere", name: value})
-    assert chosen == resolve(WandbConfig(), {"HOME": "/nowhere"})[0]
-    assert [line.startswith(f"{name}={value}: not used") for line in lines] == [True]
-    assert resolve(WandbConfig(), {"HOME": "/nowhere", name: FIXED[name].title()})[1] == []
+    env = {"HOME": "/nowhere", name: value}
+    assert obey(WandbConfig(), env, ()) == WandbConfig()
+    assert [line.startswith(f"{name}={value}: not used") for line in not_used(WandbConfig(), env)] == [True]
+    assert not_used(WandbConfig(), env | {name: FIXED[name].title()}) == []
     monkeypatch.setenv(name, "7")
     with hidden():
         assert name not in run_wandb.os.environ
@@ -112,7 +129,7 @@ def test_the_files_of_wandb_init_and_login_count(tmp_path):
         (tmp_path / place / "settings").write_text(text)
     env = {"HOME": str(tmp_path / "home"), "WANDB_DIR": str(tmp_path / "work"), "WANDB_ENTITY": "them"}
     assert variables(env) == env | {"WANDB_PROJECT": "thesis", "WANDB_BASE_URL": "http://lab"}
-    chosen, _ = resolve(WandbConfig(), env)
-    assert (chosen["project"], chosen["entity"]) == ("thesis", "them")
-    _, lines = resolve(WandbConfig(project="gans"), env)
+    chosen = obey(WandbConfig(), env, ())
+    assert (chosen.project, chosen.entity) == ("thesis", "them")
+    lines = not_used(replace(chosen, project="gans"), env)
     assert lines == ["project = thesis in W&B's settings: not used, for --wandb.project is given"]
