@@ -20,6 +20,7 @@ EOI = b"\xff\xd9"
 @pytest.fixture(params=list(jpeg.DECODERS), autouse=True)
 def decoder(request, monkeypatch):
     monkeypatch.setattr(jpeg, "_CHOSEN", request.param)
+    return request.param
 
 
 def saved(mode="RGB", **options):
@@ -157,6 +158,53 @@ def test_whatever_an_encoder_writes_is_complete():
         picture(int(draw.integers(99)), 64).resize(size).save(file, "JPEG", **options)
         data = file.getvalue()
         jpeg.require_complete(data, jpeg.pillow_decode(data, 3, None), lambda other: jpeg.pillow_decode(other, 3, None))
+
+
+ORDINARY = {
+    "4:2:0": saved(subsampling=2),
+    "4:4:4": saved(subsampling=0, optimize=True),
+    "4:2:2": saved(subsampling=1),
+    "grey": saved("L"),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_an_ordinary_file_is_decoded_once_and_in_silence(name, decoder, monkeypatch, capfd):
+    decodes = []
+    for which in "simplejpeg_decode", "pillow_decode":
+        decode = getattr(jpeg, which)
+        monkeypatch.setattr(jpeg, which, lambda *given, decode=decode: decodes.append(0) or decode(*given))
+    monkeypatch.setattr(jpeg, "_complete", np.zeros(16, np.uint64))
+    for count in 1, 2:
+        jpeg.decode_jpeg(ORDINARY[name], 3)
+        assert len(decodes) == count
+    for data in CUT.values():
+        with pytest.raises(ValueError, match=r"."):
+            jpeg.decode_jpeg(data, 3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_odd_file_is_compared_once(decoder, monkeypatch):
+    checks = []
+    check = jpeg.require_complete
+    monkeypatch.setattr(jpeg, "require_complete", lambda *given: checks.append(0) or check(*given))
+    monkeypatch.setattr(jpeg, "_complete", np.zeros(16, np.uint64))
+    for _ in range(3):
+        jpeg.decode_jpeg(INTACT["stray zeros"], 3)
+        with pytest.raises(ValueError, match=r"."):
+            jpeg.decode_jpeg(CUT["an odd sampling, and cut"], 3)
+    assert len(checks) == 1 + 3
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_a_scan_that_lacks_its_last_bytes_is_refused(name):
+    """Also where what is missing is a part of the last block, so that no block is all grey."""
+    data = ORDINARY[name]
+    for missing in range(1, 40):
+        short = data[: -2 - missing]
+        if short[-1] != 0xFF:
+            with pytest.raises(ValueError, match=r"."):
+                jpeg.decode_jpeg(short + EOI, 3)
 
 
 def png(*chunks):
