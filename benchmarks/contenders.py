@@ -20,11 +20,9 @@ from torchvision.datasets import DatasetFolder
 from webdataset.compat import WebDataset
 
 from benchmarks.corpora import SHARDS
+from benchmarks.ours import open_batches, with_workers
 from benchmarks.turns import BATCH, Loader, Task
-from dcgan_dist.commands.bench.reading import with_workers
 from dcgan_dist.config import Config, DataConfig, ModelConfig
-from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.reading.reader import Split
 
 PACKAGES = ("webdataset", "torch", "torchvision", "simplejpeg", "pillow", "numpy")
 SHUFFLE = 1_000  # webdataset's buffer, as in its documentation
@@ -41,10 +39,7 @@ def first_epoch(task: Task) -> Iterator[Tensor]:
         model=ModelConfig(image_size=size),
         data=DataConfig(shards=(str(Path(task.corpus) / task.kind / "*.tar"),)),
     )
-    config = with_workers(config, "threads", max(1, task.workers))
-    data = open_data(config, _quiet)
-    reader = make_reader(config, data, local_ranks=1, pinned=False, say=_quiet)
-    for batch in reader.batches(0, Split(batch=BATCH, micro_batches=1, rank=0, world_size=1)):
+    for batch in open_batches(with_workers(config, "threads", max(1, task.workers))):
         yield batch.images
 
 
@@ -54,10 +49,6 @@ def later_epochs(task: Task) -> Iterator[Tensor]:
     for _ in range(-(-task.images // BATCH)):
         next(batches)
     return batches
-
-
-def _quiet(_line: str) -> None:
-    pass
 
 
 # ---- webdataset

@@ -23,8 +23,7 @@ from typing import Any
 from benchmarks.corpora import face_corpus, photograph_corpus
 from benchmarks.measure import RESULTS, interleave, save, summary
 from benchmarks.promises import FLOORS, SIZES, Turns, name_of, promises, ratio, show_promises
-from benchmarks.turns import BATCH, Server, Task, UnavailableError
-from dcgan_dist.commands.bench.turns import Turn
+from benchmarks.turns import BATCH, Server, Task, Turn, UnavailableError
 
 REPOSITORY = Path(__file__).parent.parent
 PEERS_PYTHON = REPOSITORY / ".venv" / "peers" / "bin" / "python"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dcgan_dist.commands.bench.turns import Turn
+from benchmarks.turns import Turn
 from dcgan_dist.location import redacted
 from dcgan_dist.run.folder import environment
 
@@ -54,6 +54,19 @@ def summary(turns: Sequence[Turn], reference: Sequence[Turn] | None = None) -> d
             (theirs.cpu / theirs.images) / (ours.cpu / ours.images) for ours, theirs in pairs
         )
     return row
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left and numbers to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, ["-" * width for width in widths], *rows]
+    ]
+    return "\n".join(lines)
 
 
 def save(folder: Path, name: str, module: str, results: Any) -> Path:

@@ -17,11 +17,9 @@ from typing import Any
 import psutil
 
 from benchmarks.corpora import face_corpus, many_shards
-from dcgan_dist.commands.bench.reading import with_workers
-from dcgan_dist.commands.bench.turns import Turn
+from benchmarks.ours import open_batches, with_workers
+from benchmarks.turns import Turn
 from dcgan_dist.config import Config, DataConfig, ModelConfig
-from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.reading.reader import Split
 
 REPOSITORY = Path(__file__).parent.parent
 SIZES = (64, 178)  # pixels
@@ -113,7 +111,7 @@ def first_batch() -> float:
     config = Config(model=ModelConfig(image_size=SMALL), data=DataConfig(shards=(pattern,)))
     gc.freeze()  # as the trainer does
     began = time.perf_counter()
-    batches = _batches(config)
+    batches = open_batches(config)
     next(batches)
     seconds = time.perf_counter() - began
     batches.close()
@@ -129,7 +127,7 @@ def copies() -> float:
     pattern = str(face_corpus(SIZES[1], 1_000) / "jpg" / "*.tar")
     size: Any = SIZES[1]  # no network has it
     config = Config(model=ModelConfig(image_size=size), data=DataConfig(shards=(pattern,)))
-    batches = _batches(with_workers(config, "processes", 2))
+    batches = open_batches(with_workers(config, "processes", 2))
     next(batches)
     this, places, pixels = psutil.Process(), set(), 0
     decoders = [child for child in this.children() if "decode_worker" in " ".join(child.cmdline())]
@@ -154,16 +152,6 @@ def _shared_memory(process: int) -> Iterator[tuple[int, int, str]]:
         if access.endswith("s"):
             start, end = (int(address, 16) for address in addresses.split("-"))
             yield start, end, f"{device} {number}"
-
-
-def _batches(config: Config) -> Any:
-    data = open_data(config, _quiet)
-    reader = make_reader(config, data, local_ranks=1, pinned=False, say=_quiet)
-    return reader.batches(0, Split(batch=config.batch_size, micro_batches=1, rank=0, world_size=1))
-
-
-def _quiet(_line: str) -> None:
-    pass
 
 
 if __name__ == "__main__":

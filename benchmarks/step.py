@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import RESULTS, interleave, save, summary
+from benchmarks.measure import RESULTS, interleave, save, summary, table
 from benchmarks.plain_loop import PlainLoop
+from benchmarks.turns import Turn
 from benchmarks.with_data import compare_trainers
-from dcgan_dist.commands.bench.turns import Turn, table
 from dcgan_dist.config import Config, ModelConfig
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.ring import Batch, empty_batch

@@ -15,7 +15,7 @@ from typing import get_args
 
 import numpy as np
 
-from dcgan_dist.commands.bench.turns import table
+from benchmarks.measure import table
 from dcgan_dist.data.codecs import Store
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.order import Order

@@ -8,11 +8,13 @@ Python environment of its own.
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -20,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from dcgan_dist.commands.bench.turns import Turn, cpu_seconds
 
 BATCH = 256
 REPOSITORY = Path(__file__).parent.parent
@@ -41,6 +41,19 @@ class Task:
     workers: int
     images: int
     """How many are to be delivered."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One contender's part of one round."""
+
+    images: int
+    wall: float
+    """Seconds."""
+    cpu: float
+    """User and system seconds of all threads and processes."""
+    first: float | None = None
+    """Seconds to the first batch, where that was measured."""
 
 
 # called before the clocks are read; returns batches (BATCH, ..) without end
@@ -106,6 +119,28 @@ def deliver(loader: Loader, task: Task) -> Turn:
     wall = time.perf_counter() - began
     batches.close()  # type: ignore[attr-defined] - worker processes end here, so that their time is known
     return Turn(seen, wall, cpu_seconds() - cpu, first)
+
+
+def cpu_seconds() -> float:
+    """User and system seconds so far of this process, its threads, and its children, alive or ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime + sum(map(_of_child, _descendants(os.getpid())))
+
+
+def _descendants(process: int) -> Iterator[int]:
+    for threads in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, threads.read_text().split()):
+                yield child
+                yield from _descendants(child)
+
+
+def _of_child(process: int) -> float:
+    """With its own children that have ended; 0 once it is gone, for then its parent's numbers hold its own."""
+    with suppress(OSError):
+        numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, numbers[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def serve(module: str) -> None:

@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.corpora import face_corpus
 from benchmarks.measure import interleave, summary
-from dcgan_dist.commands.bench.turns import Turn
+from benchmarks.turns import Turn
 
 REPOSITORY = Path(__file__).parent.parent
 SKIPPED = 2  # lines of progress: the first iterations

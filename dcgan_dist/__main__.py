@@ -20,7 +20,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "verify": ("dcgan_dist.commands.verify", "check shards, near or far; --repair saves what is whole of damaged ones"),
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
-    "bench": ("dcgan_dist.commands.bench", "measure this machine: bench loader tells what limits it"),
     "doctor": (
         "dcgan_dist.commands.doctor.command",
         "examine this machine before a long run: what is not fit for it, and what to do about it",

@@ -21,7 +21,7 @@ def test_the_front_door_lists_the_commands(capsys):
 
 def test_an_unknown_command_is_refused(capsys):
     assert front.main(["trane"]) == 2
-    commands = "train, launch, shard, verify, inspect, bench, doctor, sample"
+    commands = "train, launch, shard, verify, inspect, doctor, sample"
     assert capsys.readouterr().err == f"error: dcgan-dist has no command 'trane'; there are {commands}\n"
 
 
@@ -32,7 +32,6 @@ def test_an_unknown_command_is_refused(capsys):
         (["--debug", "sample", "NAME"], True),
         (["sample", "NAME", "--debug"], True),
         (["sample", "--debug=true", "NAME"], True),
-        (["bench", "--debug", "loader", "--data.shards", "NAME"], True),
         (["verify", "--debug", "false", "NAME*"], False),
     ],
 )

@@ -67,7 +67,6 @@ COMMANDS = {
     "inspect": ("inspect", "shards"),
     "sample": ("sample", "run"),
     "doctor": ("doctor",),
-    "bench": ("bench", "loader"),
     "launch": ("launch", "--cpu"),
 }
 IMPORTED = {"launch": "argparse", "shard": "PIL", "verify": "xxhash"}  # of the others: torch

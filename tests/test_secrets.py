@@ -166,9 +166,6 @@ COMMANDS = {
     "doctor --run_dir r --data.shards PIPE --only shards,cache --json d.json {stream} {tiny}": 0,
     "doctor --run_dir r --data.shards BAD NONE --only shards,cache --json d.json {tiny}": 1,
     "doctor --only URL": 2,
-    "bench loader --data.shards NONE": 1,
-    "bench loader --data.shards PIPE {stream} --data.allow_pipe": 2,
-    "bench URL": 2,
     "URL": 2,
     "PIPE": 2,
 }

@@ -1,4 +1,4 @@
-"""The trainer's iteration without a reader and without a run around it, for what measures it and what proves it."""
+"""The trainer's iteration without a reader and without a run around it, for what proves it."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,6 @@ class Iteration:
     def __init__(self, config: Config, world: World, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         """`batches`: of this rank, on its device: images, uint8 (n, C, H, W), and whether to mirror them, bool (n,)."""
         chosen = arithmetic(config.precision, world.device)
-        self.precision = chosen.name
         self.state, self._engine = create(config, world, chosen)
         self._config, self._weights, self._batches = config, chosen.weights, batches
         self._game, self._stats = Game.of(config), Stats(world.device)

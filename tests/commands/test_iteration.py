@@ -1,4 +1,4 @@
-"""The trainer's iteration as the doctor and the benchmark run it."""
+"""The trainer's iteration as the doctor runs it."""
 
 from dataclasses import replace
 

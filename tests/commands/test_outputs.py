@@ -40,7 +40,6 @@ COMMANDS = {
     "inspect, facts": ("inspect a.tar --count 0 --json x.json", "x.json"),
     "verify": ("verify a.tar --json x.json", "x.json"),
     "doctor": ("doctor --only versions --json x.json", "x.json"),
-    "bench": ("bench loader --data.shards a.tar --out x.json", "x.json"),
 }
 
 
@@ -56,12 +55,11 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(folder, caps
     assert f" {name}: is there already; name another file, or add --overwrite" in err
     assert sorted(folder.rglob("*")) == before
     assert path.read_bytes() == MINE
-    if not command.startswith("bench"):
-        assert main([*command.split(), "--overwrite"]) == 0
-        assert path.read_bytes() != MINE
-        for written in path.parent.glob(f"*{path.suffix}"):
-            written.unlink()
-        assert main(command.split()) == 0
+    assert main([*command.split(), "--overwrite"]) == 0
+    assert path.read_bytes() != MINE
+    for written in path.parent.glob(f"*{path.suffix}"):
+        written.unlink()
+    assert main(command.split()) == 0
 
 
 @pytest.mark.parametrize(("command", "name"), [("sample run --count 2", "samples"), ("inspect a.tar", "contact")])
@@ -93,7 +91,7 @@ def test_what_was_found_is_printed_also_where_its_file_cannot_be_written(folder,
     assert (folder / "x.json").read_bytes() == MINE
 
 
-@pytest.mark.parametrize("name", ["sample, a folder", "inspect, a sheet", "verify", "doctor", "bench"])
+@pytest.mark.parametrize("name", ["sample, a folder", "inspect, a sheet", "verify", "doctor"])
 def test_a_folder_in_its_place_is_refused(folder, capsys, name):
     command, name = COMMANDS[name]
     (folder / name).mkdir(parents=True, exist_ok=True)
