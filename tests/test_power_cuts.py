@@ -10,6 +10,7 @@ import torch
 from support.power import Disk
 from support.shards import write_ours
 from support.sources import make_folder as pictures
+from support.training import TINY
 
 from dcgan_dist import train
 from dcgan_dist.data.sources import find_source
@@ -150,13 +151,10 @@ def test_shards_are_published_with_the_manifest_last(root, disk, again):
 @pytest.mark.parametrize("end", ["done", "stopped"])
 def test_a_run_that_says_how_it_ended_is_on_disk(root, disk, tmp_path, end):
     shard = write_ours(tmp_path / "a.tar", 12)
-    options = (
-        "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 24 --precision fp32 "
-        "--data.workers 1 --log.every 16 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
-    )
+    options = [*TINY, "--images", "24", "--log.every", "16"]
     if end == "stopped":
-        options += " --stop.after_minutes 1e-9"
-    code = train.main([*options.split(), "--run_dir", str(root / "run"), "--data.shards", str(shard)])
+        options += ["--stop.after_minutes", "1e-9"]
+    code = train.main([*options, "--run_dir", str(root / "run"), "--data.shards", str(shard)])
     assert code == (0 if end == "done" else 75)
     assert disk.torn == []
     assert disk.at_risk() - {"."} == {"run/.owner.lock"}  # which has no content

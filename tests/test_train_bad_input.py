@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +9,13 @@ from pathlib import Path
 import pytest
 from support.disk import no_file_larger_than
 from support.shards import encoded, write_ours, write_tar
+from support.training import TINY
 from support.waiting import LIMIT
 
 from dcgan_dist import train
 from dcgan_dist.run import checkpoint
 
-TINY = shlex.split(
-    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 32 --precision fp32 "
-    "--data.workers 1 --log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
-)
+OPTIONS = [*TINY, "--images", "32"]
 
 
 pytestmark = pytest.mark.usefixtures("as_before")
@@ -39,7 +36,7 @@ def start(capsys, run_dir, shard):
     """Runs the command in this process; returns the exit code and what stands on standard error."""
 
     def start(*options: object) -> tuple[int, str]:
-        argv = [*TINY, "--run_dir", run_dir, "--data.shards", shard, *options]
+        argv = [*OPTIONS, "--run_dir", run_dir, "--data.shards", shard, *options]
         code = train.main([str(option) for option in argv])
         return code, capsys.readouterr().err
 
@@ -48,7 +45,7 @@ def start(capsys, run_dir, shard):
 
 def in_a_process(*options: object) -> tuple[int, str]:
     """The same with a Python of its own, where nobody else holds what it writes."""
-    command = [sys.executable, "-m", "dcgan_dist.train", *TINY, *map(str, options)]
+    command = [sys.executable, "-m", "dcgan_dist.train", *OPTIONS, *map(str, options)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     return result.returncode, result.stderr
 

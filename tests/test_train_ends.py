@@ -4,14 +4,10 @@ import json
 
 import pytest
 from support.shards import write_ours
+from support.training import TINY
 
 from dcgan_dist import train
 from dcgan_dist.run.lease import Lease
-
-TINY = (
-    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --precision fp32 --data.workers 1 "
-    "--log.every 16 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
-)
 
 pytestmark = pytest.mark.usefixtures("as_before")
 
@@ -26,7 +22,7 @@ def start(capsys, tmp_path, run_dir):
     shard = write_ours(tmp_path / "a.tar", 12)
 
     def start(images: int, *options: object) -> tuple[int, str, str]:
-        argv = [*TINY.split(), "--run_dir", run_dir, "--data.shards", shard, "--images", images, *options]
+        argv = [*TINY, "--log.every", 16, "--run_dir", run_dir, "--data.shards", shard, "--images", images, *options]
         code = train.main([*map(str, argv)])
         return code, *capsys.readouterr()
 

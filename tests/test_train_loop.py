@@ -4,14 +4,9 @@ import json
 
 import pytest
 from support.shards import write_ours
+from support.training import TINY
 
 from dcgan_dist import train
-
-TINY = (
-    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 72 --data.workers 1 "
-    "--log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
-)
-
 
 pytestmark = pytest.mark.usefixtures("as_before")
 
@@ -21,7 +16,7 @@ def run(tmp_path):
     shard = write_ours(tmp_path / "a.tar", 12)
 
     def run(*options: str) -> list[dict]:
-        argv = [*TINY.split(), "--run_dir", str(tmp_path / "run"), "--data.shards", str(shard), *options]
+        argv = [*TINY, "--images", "72", "--run_dir", str(tmp_path / "run"), "--data.shards", str(shard), *options]
         assert train.main(argv) == 0
         return [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
@@ -40,7 +35,7 @@ def test_the_average_of_g_counts_all_images_since_its_last_update(run, monkeypat
 
 def test_auto_precision_is_written_down(run, tmp_path):
     """So that a run does not go on in another arithmetic on another machine without a word."""
-    run()
+    run("--precision", "auto")
     assert "precision: fp32" in (tmp_path / "run" / "config.yaml").read_text()
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.disk import no_file_larger_than
 from support.shards import write_ours
+from support.training import TINY
 from support.waiting import LIMIT
 
 from dcgan_dist import train
@@ -23,11 +24,6 @@ from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Owner
 from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.session import Session
-
-TINY = (
-    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 48 --precision fp32 "
-    "--data.workers 1 --log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled --checkpoint.every 8"
-)
 
 pytestmark = pytest.mark.usefixtures("as_before")
 
@@ -40,7 +36,7 @@ def run_dir(tmp_path):
 @pytest.fixture
 def arguments(tmp_path, run_dir):
     shard = write_ours(tmp_path / "a.tar", 12)
-    return [*TINY.split(), "--run_dir", str(run_dir), "--data.shards", str(shard)]
+    return [*TINY, "--images", "48", "--checkpoint.every", "8", "--run_dir", str(run_dir), "--data.shards", str(shard)]
 
 
 @pytest.fixture

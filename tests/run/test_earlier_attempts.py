@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.shards import write_ours
+from support.training import TINY
 
 from dcgan_dist import train
 from dcgan_dist.run import start as starting
@@ -15,11 +16,7 @@ from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.session import Session
 
-TINY = (
-    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 48 --precision fp32 "
-    "--data.workers 1 --log.every 8 --log.samples 4 --log.samples_every 16 --wandb.mode disabled --log.no_tensorboard "
-    "--checkpoint.every 16"
-)
+OPTIONS = [*TINY, "--images", "48", "--log.samples_every", "16", "--checkpoint.every", "16"]
 
 pytestmark = pytest.mark.usefixtures("as_before")
 
@@ -35,7 +32,7 @@ def start(capsys, tmp_path, folder):
     shard = write_ours(tmp_path / "a.tar", 12)
 
     def start(*options: object) -> tuple[int, str, str]:
-        argv = [*TINY.split(), "--run_dir", str(folder.root), "--data.shards", str(shard), *map(str, options)]
+        argv = [*OPTIONS, "--run_dir", str(folder.root), "--data.shards", str(shard), *map(str, options)]
         code = train.main(argv)
         return code, *capsys.readouterr()
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from support.shards import write_ours
+from support.training import TINY
 
 from dcgan_dist import train
 from dcgan_dist.config import Config, WandbConfig
@@ -192,10 +193,7 @@ def failing(at: str, error: Exception) -> type:
     return Failing
 
 
-TINY = (
-    "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 32 --precision fp32 "
-    "--data.workers 1 --log.every 8 --log.samples 4 --log.samples_every 8 --log.no_tensorboard --wandb.mode disabled"
-)
+OPTIONS = [*TINY, "--images", "32", "--log.samples_every", "8"]
 
 
 @pytest.fixture
@@ -209,7 +207,7 @@ def trained(tmp_path, capsys, as_before):
             if kind is not None:
                 patch.setitem(trackers.TRACKERS, "mine", lambda start: kind(start.config.run_dir))
             options = [
-                *TINY.split(),
+                *OPTIONS,
                 *["--collapse.after", "0", "--collapse.reports", "1", "--collapse.pixel_std", "1"],
             ]
             argv = [*options, "--run_dir", str(tmp_path / name), "--data.shards", str(shard)]
