@@ -1,7 +1,9 @@
 """Classes of images: their labels, and the names that the manifest.json beside some shards gives them."""
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
+from dcgan_dist.data.labels import is_number
 from dcgan_dist.data.manifest import Manifest, find_manifest
 from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.errors import UsageError, UserError
@@ -37,6 +39,15 @@ def classes_text(classes: Mapping[int, str], labels: Sequence[int] | None = None
     return text if len(shown) <= LISTED else f"{text} .. ({len(shown):,} classes)"
 
 
+def numbering(classes: Mapping[int, str]) -> str:
+    """For the end of a line: which names got numbers that they are not, where others are numbers; or nothing."""
+    words = [label for label, name in classes.items() if not is_number(name)]
+    if len(words) in (0, len(classes)):
+        return ""
+    text = "numbers keep their number, and names that are none get the ones above"
+    return f"; {text} ({len(words):,} of {len(classes):,}): {classes_text(classes, words)}"
+
+
 def _text(label: int, name: str) -> str:
     plain = " ".join(name.split())
     short = plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}.."
@@ -50,15 +61,22 @@ def find_labels(texts: Sequence[str], classes: Mapping[int, str]) -> list[int]:
     """
     named: dict[str, list[int]] = {}
     for label, name in classes.items():
-        named.setdefault(name.strip(), []).append(label)
-    words = [word for text in texts for word in ([text] if text.strip() in named else text.split(",")) if word.strip()]
-    return sorted({_find_label(word.strip(), named, classes) for word in words})
+        named.setdefault(_spelled(name), []).append(label)
+    words = [
+        word for text in texts for word in ([text] if _spelled(text) in named else text.split(",")) if word.strip()
+    ]
+    return sorted({_find_label(_spelled(word), named, classes) for word in words})
+
+
+def _spelled(name: str) -> str:
+    """Letters with accents can be written in two ways, of which file systems and keyboards have their own."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _find_label(word: str, named: Mapping[str, list[int]], classes: Mapping[int, str]) -> int:
     found = set(named.get(word, ()))
     number = word if found else word.removeprefix(LABEL)
-    if number.isdecimal():
+    if is_number(number):
         found.add(int(number))
     if len(found) == 1:
         return found.pop()

@@ -46,7 +46,7 @@ from dcgan_dist.errors import UserError
 CHECKSUM_BYTES = 8  # in front of a kept index
 SAMPLED_IMAGES, SAMPLED_BYTES = 256, 4096  # of each, that tell one tar from another with the same names and lengths
 CUT = "cut"  # stands for a missing end mark among the members that are not used
-KEPT = "dcgan_dist/6"  # goes up with the arrays and with what is taken for a sample
+KEPT = "dcgan_dist/7"  # goes up with the arrays and with what is taken for a sample
 MOST_LABEL_BYTES = 2**20
 OR_SKIP = ", or leave such members out (shard --skip_bad, --data.damaged substitute)"
 EMPTY_BYTES = 20 * BLOCK  # of a tar without members
@@ -205,13 +205,12 @@ class _Walk:
 
     def notes(self, labelled: int) -> Notes:
         """What is not used; `labelled`: images that have a label in the end."""
-        words = sum(bool(row.label) for row in self.rows) - labelled
         cut = self._passed.pop(CUT, 0)
         return Notes(
             cut=cut,
             passed=dict(self._passed),
             imageless=self._imageless,
-            unlabelled=dict(self._unlabelled) | ({"a word among numbers": words} if words else {}),
+            unlabelled=dict(self._unlabelled),
             labelled=labelled,
             images=len(self.rows),
             foreign=True,

@@ -65,16 +65,13 @@ def _number(value: Any) -> tuple[str, str]:
 
 
 def numbered(texts: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels for the texts of one file, '' is none; and the words whose places they are, where they are words.
+    """Labels for the texts of one file, '' is none; and the texts whose places they are, where one of them is a word.
 
-    Among more numbers, a word is none: they keep their number.
+    What number a word gets, only all files together say: see in_common.
     """
-    numbers = [is_number(text) for text in texts]
-    if 2 * sum(numbers) > sum(map(bool, texts)):
-        found = (int(text) if number else NO_LABEL for text, number in zip(texts, numbers, strict=True))
-        return np.fromiter(found, dtype=np.int64, count=len(texts)), ()
-    words = tuple(sorted(set(texts) - {""}))
-    place = {word: number for number, word in enumerate(words)} | {"": NO_LABEL}
+    found = sorted(set(texts) - {""})
+    words = () if all(map(is_number, found)) else tuple(found)
+    place = {text: number if words else int(text) for number, text in enumerate(found)} | {"": NO_LABEL}
     return np.array([place[text] for text in texts], dtype=np.int64), words
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dcgan_dist.config import Config, Damaged, DataConfig
-from dcgan_dist.data.classes import classes_text, find_labels, names_in
+from dcgan_dist.data.classes import classes_text, find_labels, names_in, numbering
 from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, expand, open_shards
 from dcgan_dist.data.faces import dataset as faces
@@ -59,13 +59,14 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
         say(f"data: {line}")
     _treat_empty_images(corpus, config.data.damaged, say)
     _say_where(corpus, say)
-    classes = names_in(manifest, names) or corpus.classes
+    named = names_in(manifest, names)
+    classes = named or corpus.classes
     if config.data.classes:
         labels = find_labels(config.data.classes, classes)
         corpus = corpus.of_classes(labels)
         say(f"data: {corpus.size:,} images of the classes {classes_text(classes, labels)}")
     elif classes:
-        say(f"data: classes {classes_text(classes)}")
+        say(f"data: classes {classes_text(classes)}{'' if named else numbering(classes)}")
     return corpus
 
 

@@ -25,7 +25,7 @@ class Notes:
     foreign: bool = False
     """Whether they are of a tar of another program."""
     words: tuple[str, ...] = ()
-    """Names of the labels 0, 1, .., where labels are words; of one tar alone."""
+    """Names of the labels 0, 1, .., where some labels are words; of one tar alone."""
 
     def as_dict(self) -> dict[str, Any]:
         """What is there, for JSON."""

@@ -108,7 +108,11 @@ LABELS = {
     "words in .json": ([as_json(label="b"), as_json(label="a")], [1, 0], {0: "a", 1: "b"}),
     "other suffixes": ([{"class": b"4"}, {"label": b"5"}, {"json": b"6"}], [4, 5, 6], {}),
     ".cls before .json": ([{"cls": b"1", **as_json(label=2)}], [1], {}),
-    "a few words among numbers": ([{"cls": b"1"}, {"cls": b"n/a"}, {"cls": b"2"}], [1, None, 2], {}),
+    "a few words among numbers": (
+        [{"cls": b"1"}, {"cls": b"n/a"}, {"cls": b"2"}],
+        [1, 3, 2],
+        {1: "1", 2: "2", 3: "n/a"},
+    ),
 }
 
 
@@ -156,14 +160,14 @@ def test_words_of_several_tars_are_numbered_together(tmp_path):
     write_tar(tmp_path / "a.tar", members({"cls": b"dog"}, {"cls": b"eel"}))
     write_tar(tmp_path / "b.tar", members({"cls": b"cat"}, {}, {"cls": b"dog"}))
     write_tar(tmp_path / "c.tar", members({"cls": b"8"}))
-    classes = {0: "8", 1: "cat", 2: "dog", 3: "eel"}
+    classes = {8: "8", 9: "cat", 10: "dog", 11: "eel"}
     items = find_source(f"{tmp_path}/*.tar").items()
-    assert (items.images.labels.tolist(), items.classes) == ([2, 3, 1, -1, 2, 0], classes)
+    assert (items.images.labels.tolist(), items.classes) == ([10, 11, 9, -1, 10, 8], classes)
     corpus = open_corpus([f"{tmp_path}/*.tar"])
-    assert (corpus.labels.tolist(), corpus.classes) == ([2, 3, 1, -1, 2, 0], classes)
-    part = corpus.of_classes([1, 2])
-    assert (part.labels.tolist(), part.classes) == ([2, 1, 2], classes)
-    assert [part.index(number).label.tolist() for number in range(2)] == [[2, 3], [1, -1, 2]]
+    assert (corpus.labels.tolist(), corpus.classes) == ([10, 11, 9, -1, 10, 8], classes)
+    part = corpus.of_classes([9, 10])
+    assert (part.labels.tolist(), part.classes) == ([10, 9, 10], classes)
+    assert [part.index(number).label.tolist() for number in range(2)] == [[10, 11], [9, -1, 10]]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, overload
@@ -202,17 +203,16 @@ def _in_common(first: list[str], second: list[str]) -> int:
 
 
 def number_names(names: Iterable[str], source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
-    """The label of every name, and the name of every label.
+    """The label of every name, and the name of every label: see labels_of; names are numbered in sorted order.
 
-    Names that are all whole numbers keep their number; otherwise the sorted names are numbered from 0. Raises
-    UsageError, which says `source`, when two names are the same number.
+    Raises UsageError, which says `source`, when two names are the same number.
     """
     seen: dict[str, int] = {}
     found = np.fromiter((seen.setdefault(name, len(seen)) for name in names), dtype=np.int64)
     ranked = sorted(seen, key=lambda name: name.encode(*ENCODING))
     classes: dict[int, str] = {}
     label = np.empty(len(ranked), dtype=np.int64)
-    for number, name in zip(whole_numbers(ranked) or range(len(ranked)), ranked, strict=True):
+    for number, name in zip(labels_of(ranked), ranked, strict=True):
         if number in classes:
             problem = f"the classes '{classes[number]}' and '{name}' are the same number; rename one of them"
             raise UsageError(f"{source}: {problem}")
@@ -221,12 +221,14 @@ def number_names(names: Iterable[str], source: str) -> tuple[NDArray[np.int64], 
     return label[found], dict(sorted(classes.items()))
 
 
-def whole_numbers(names: Sequence[str]) -> list[int] | None:
-    """The numbers that some names are; None when one of them is no whole number that can be a label."""
-    return [int(name) for name in names] if all(map(WHOLE_NUMBER.fullmatch, names)) else None
+def labels_of(names: Sequence[str]) -> list[int]:
+    """Whole numbers keep their number; other names get the numbers above the largest, or from 0, in their order."""
+    numbers = [int(name) if WHOLE_NUMBER.fullmatch(name) else None for name in names]
+    following = count(max((number for number in numbers if number is not None), default=-1) + 1)
+    return [next(following) if number is None else number for number in numbers]
 
 
 def renumbered(names: Sequence[str]) -> list[int]:
-    """The labels that a data set's labels 0, 1, .. get, of which it gives the names: their number, or the same."""
-    numbers = whole_numbers(names)
-    return numbers if numbers is not None and len(set(numbers)) == len(names) else list(range(len(names)))
+    """The labels that a data set's labels 0, 1, .. get, of which it gives the names: see labels_of, or the same."""
+    labels = labels_of(names)
+    return labels if len(set(labels)) == len(names) else list(range(len(names)))

@@ -23,7 +23,7 @@ from dcgan_dist.location import Location
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")
 LABEL_NAMES = ("label", "class", "cls", "target")
 POINT_ZERO = re.compile(r"^(-?\d{1,18})\.0*$", re.ASCII)  # as some programs write whole numbers
-INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+BELOW_0 = re.compile(r"-\d+", re.ASCII)
 
 _Row = tuple[int, Any, Any]  # line, path, label
 
@@ -32,7 +32,7 @@ _Row = tuple[int, Any, Any]  # line, path, label
 class ListSource:
     """The files that a list names, in its order; their paths are absolute, or seen from the list's folder.
 
-    For labels see number_names; among integers a negative one is none.
+    For labels see number_names; a negative integer is none.
     """
 
     path: Path
@@ -175,8 +175,7 @@ def _place(names: Sequence[str], wanted: str | None, known: Sequence[str]) -> in
 
 def _values(texts: Sequence[str], source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
     """The label of every text, and the labels' names."""
-    integers = all(map(INTEGER.fullmatch, texts))
-    given = np.array([not (integers and text.startswith("-")) for text in texts], dtype=bool)
+    given = np.array([not BELOW_0.fullmatch(text) for text in texts], dtype=bool)
     values = np.full(len(texts), NO_LABEL, dtype=np.int64)
     values[given], classes = number_names(
         (text for text, is_given in zip(texts, given, strict=True) if is_given), source

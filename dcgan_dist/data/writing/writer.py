@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from dcgan_dist import keyed
-from dcgan_dist.data.classes import classes_text
+from dcgan_dist.data.classes import classes_text, numbering
 from dcgan_dist.data.pool import run_jobs
 from dcgan_dist.data.sources import Images, Source
 from dcgan_dist.data.storage import write_atomically
@@ -92,7 +92,7 @@ def write_shards(
         for line in lines:
             watch.say(line)
         if classes:
-            watch.say(f"classes: {classes_text(classes)}")
+            watch.say(f"classes: {classes_text(classes)}{numbering(classes)}")
         identity = _identity(source, images, packing)
         with open_staging(out, identity, watch.say) as staging:
             try:
