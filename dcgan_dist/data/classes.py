@@ -1,28 +1,16 @@
 """Classes of images: their labels, and the names that the manifest.json beside some shards gives them."""
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from dcgan_dist.data.labels import is_number
-from dcgan_dist.data.manifest import Manifest, find_manifest
-from dcgan_dist.data.remote.client import Remote, base_name
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.data.manifest import Manifest
+from dcgan_dist.data.remote.client import base_name
+from dcgan_dist.errors import UsageError
 
 LISTED = 20  # classes in a line
 LONGEST = 40  # characters of a name in a line
 LABEL = "label:"  # in front of a number that is also the name of another class
-
-
-def class_names(shards: Sequence[str], remote: Remote, say: Callable[[str], None]) -> dict[int, str]:
-    """The names of labels by the manifest.json beside some shards; none without it, and none if it does not name them.
-
-    A manifest that cannot be read is said.
-    """
-    try:
-        return names_in(find_manifest(shards, remote), shards)
-    except UserError as error:  # damaged, or another program's
-        say(f"classes: without names, for {error}")
-        return {}
 
 
 def names_in(manifest: Manifest | None, shards: Sequence[str]) -> dict[int, str]:

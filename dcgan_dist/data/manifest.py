@@ -18,7 +18,6 @@ _info.json, from which timm does.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -162,12 +161,6 @@ def _contradiction(manifest: Manifest) -> str | None:
         "number of channels": len(manifest.mean) == len(manifest.std) == manifest.channels,
     }
     return next((what for what, right in checks.items() if not right), None)
-
-
-def find_manifest(names: Sequence[str], remote: Remote) -> Manifest | None:
-    """The manifest beside some shards that all lie in one folder; None where there is none."""
-    folders = {folder_of(name) for name in names}
-    return manifest_beside(folders.pop(), remote) if len(folders) == 1 else None
 
 
 def read_manifest(name: str, remote: Remote) -> Manifest:

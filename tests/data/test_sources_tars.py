@@ -245,14 +245,18 @@ def test_the_manifest_beside_shards_names_their_classes(shards, tmp_path):
         assert items(find_source(str(source)), tmp_path).classes == {0: "cat", 1: "dog"}
     with HttpServer({path.name: path.read_bytes() for path in folder.iterdir()}) as server:
         assert items(find_source(server.url("s{0..1}.tar")), tmp_path).classes == {0: "cat", 1: "dog"}
+        log = server.log
+        assert sum(name == "manifest.json" and bool(span) and span != "bytes=0-0" for name, span in log) == 1, log
 
 
 def test_a_manifest_that_says_nothing_of_the_classes(shards, tmp_path):
     folder = shards[0].parent
-    said = []
+    lines: list[str] = []
 
     def classes():
-        return ready(find_source(str(folder)), tmp_path / "spool", said.append).items().classes
+        found = items(find_source(str(folder)), tmp_path)
+        lines[:] = found.lines
+        return found.classes
 
     (folder / "manifest.json").write_bytes(manifest_json(manifest_of(shards, (None, "dog"))))
     assert classes() == {1: "dog"}
@@ -260,8 +264,11 @@ def test_a_manifest_that_says_nothing_of_the_classes(shards, tmp_path):
     (folder / "manifest.json").write_bytes(manifest_json(changed))
     assert classes() == {}
     (folder / "manifest.json").write_bytes(manifest_json(manifest_of(shards[:1], ("cat", "dog"))))
-    assert (classes(), said) == ({}, [])  # the manifest is not that of all these shards
+    assert classes() == {}  # the manifest is not that of all these shards
+    assert lines == [f"{folder}/manifest.json does not name s1.tar: of another set, or left from an earlier one?"]
     (folder / "manifest.json").write_text("another program's")
     assert classes() == {}
-    assert len(said) == 1
-    assert re.fullmatch(r"classes: without names, for .*manifest\.json: is no manifest of shards .*", said[0])
+    (line,) = lines
+    assert re.fullmatch(
+        r".*/manifest\.json: is no manifest of shards .*, and the names of classes, are not known", line
+    )

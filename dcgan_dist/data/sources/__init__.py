@@ -99,8 +99,7 @@ def _find(text: str, root: Path, download: bool, image_column: str | None, label
         return FolderSource(Path(text))
     kind = _kind(names)
     if kind == "tar":
-        compare_with_manifests([text], names, Remote()).require()
-        return tar_source(names)
+        return tar_source(names, compare_with_manifests([text], names, Remote()).require())
     if kind == "Parquet":
         return ParquetSource(tuple(names), image_column, label_column)
     if len(names) > 1 or is_remote(names[0]):

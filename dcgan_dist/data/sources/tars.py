@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -18,7 +18,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dcgan_dist.data.classes import class_names
+from dcgan_dist.data.classes import names_in
+from dcgan_dist.data.completeness import Completeness
 from dcgan_dist.data.foreign import DEFAULT, foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
 from dcgan_dist.data.labels import in_common, relabelled
@@ -55,10 +56,12 @@ class TarSource:
     tars: tuple[Tar, ...]
     classes: Mapping[int, str] = field(default_factory=dict[int, str])
     choice: Choice = DEFAULT
+    said: tuple[str, ...] = ()
+    """Lines for people, of the manifests beside them."""
 
     def prepared(self, folder: Path, report: Report) -> "TarSource":  # noqa: ARG002
-        """The same tars, with the names of the classes that the manifest beside them has."""
-        return replace(self, classes=class_names([tar.name for tar in self.tars], Remote(), report))
+        """Itself."""
+        return self
 
     def items(self) -> Items:
         """All images in the tars. Raises UserError when one is damaged."""
@@ -89,6 +92,7 @@ class TarSource:
         return Items(images.with_labels(numbers), {}, classes, lines + outside)
 
     def _lines(self, notes: Sequence[Notes]) -> Iterator[str]:
+        yield from self.said
         empty = [tar.name for tar, note in zip(self.tars, notes, strict=True) if note.foreign and not note.images]
         if empty:
             yield f"{len(empty):,} of {len(notes):,} tars hold no image: {', '.join(empty[:LISTED])}"
@@ -190,11 +194,12 @@ def _key(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def tar_source(names: Sequence[str]) -> "TarSource | PackedTarSource":
-    """The source of tars by path or URL."""
+def tar_source(names: Sequence[str], complete: Completeness) -> "TarSource | PackedTarSource":
+    """The source of tars by path or URL; `complete`: what the manifests beside them say."""
+    classes = names_in(complete.manifest, names)
     if all(map(_plain, names)):
-        return TarSource(tuple(Tar(Path(name), name) for name in names))
-    return PackedTarSource(tuple(names))
+        return TarSource(tuple(Tar(Path(name), name) for name in names), classes, said=complete.notes)
+    return PackedTarSource(tuple(names), classes, said=complete.notes)
 
 
 def _plain(name: str) -> bool:
@@ -206,14 +211,16 @@ class PackedTarSource(Unprepared):
     """Tars of which some are compressed or remote, by path or URL."""
 
     names: tuple[str, ...]
+    classes: Mapping[int, str] = field(default_factory=dict[int, str])
     choice: Choice = DEFAULT
+    said: tuple[str, ...] = ()
 
     def prepared(self, folder: Path, report: Report) -> TarSource:
         """The same tars, plain and local."""
         packed = [name for name in self.names if not _plain(name)]
         copies = dict(zip(packed, spool(packed, folder, _unpack, "", report), strict=True))
         tars = tuple(Tar(copies.get(name, Path(name)), name) for name in self.names)
-        return TarSource(tars, class_names(self.names, Remote(), report), self.choice)
+        return TarSource(tars, self.classes, self.choice, self.said)
 
 
 def _unpack(source: Source, wanted: Wanted, target: Path) -> None:
