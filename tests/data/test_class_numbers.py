@@ -16,7 +16,7 @@ from dcgan_dist import train
 from dcgan_dist.__main__ import main
 from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.data.classes import find_labels
-from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.stream import StreamReader
@@ -84,7 +84,7 @@ def as_json(folder):
     )
 
 
-def as_parquet(folder, kind=int):
+def as_parquet(folder, kind: type[int | str] = int):
     rows = [(data, name) for name, data in PICTURES.values()]
     for number, part in enumerate((rows[:CUT], rows[CUT:])):
         labels = [kind(name) if name.isdecimal() else name for _, name in part]
@@ -144,6 +144,7 @@ def test_training_on_the_tars_themselves_has_them_too(folder, form):
     assert labels_by_picture(corpus) == WANTED
     assert said[-1].endswith(f"11, 12 = ant, 13 = cat{MIXED}")
     found = open_data(Config(data=DataConfig(shards=(tars,), classes=("10", "cat"))), said.append)
+    assert isinstance(found, Corpus)
     assert found.labels.tolist() == [10, 10, 13]
 
 
