@@ -16,6 +16,7 @@ if __name__ == "__main__":
 from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.data.loading import open_data
+from dcgan_dist.data.reading.stream import Sources
 from dcgan_dist.errors import run_and_report, tracebacks_wanted
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
@@ -116,7 +117,7 @@ def _dry_run(config: Config, world: World) -> None:
     folder.check()
     folder.probe()
     Lease(folder.root).refuse_other()
-    data = open_data(config, lines.append) if config.data.shards else []
+    data = open_data(config, lines.append) if config.data.shards else Sources()
     if not config.data.shards:
         lines.append(f"data: the embedded set of {config.data.faces:,} cartoon faces, drawn when the run begins")
     resume.find(replace(config, precision=chosen.name), folder, data, lines.append)

@@ -15,7 +15,7 @@ from dcgan_dist.data.reading.ahead import to_stderr
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.staff import choose
-from dcgan_dist.data.reading.stream import StreamReader
+from dcgan_dist.data.reading.stream import Sources, StreamReader
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.samples import IGNORED, Choice
@@ -27,7 +27,7 @@ LISTED = 3  # shards in a line
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
 
-def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None) -> Corpus | list[str]:
+def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None) -> Corpus | Sources:
     """Checks the shards: the corpus for the indexed reader, the names for the stream reader.
 
     `heed` is called now and then where it takes long, and may raise.
@@ -49,7 +49,7 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
                 say(f"data: {line}")
         says = "a resumed run begins the stream anew, and labels count that are numbers beside their image"
         say(f"data: {len(names)} sources streamed by webdataset; {says}")
-        return names
+        return Sources(names)
     names = expand(patterns, opener)
     manifest = _compare_with_manifests(patterns, names, opener.remote, say)
     corpus = Corpus(open_shards(names, opener), opener)
@@ -172,7 +172,7 @@ def _embedded_set(config: Config, say: Say, heed: Callable[[], None]) -> list[Pa
 
 
 def make_reader(
-    config: Config, data: Corpus | list[str], *, local_ranks: int, pinned: bool, say: Say, first: bool = True
+    config: Config, data: Corpus | Sources, *, local_ranks: int, pinned: bool, say: Say, first: bool = True
 ) -> IndexedReader | StreamReader:
     """The reader of one rank.
 

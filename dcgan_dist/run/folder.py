@@ -1,5 +1,6 @@
 """A run's folder: what lies where, and whether it is one."""
 
+import errno
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run import signals
 
+MEANT, MOUNTED = Path("/etc/fstab"), Path("/proc/self/mountinfo")
 PACKAGES = (
     "dcgan_dist",
     "torch",
@@ -79,6 +81,8 @@ class RunFolder:
             raise UsageError(
                 f"--run_dir {self.root}: holds other files and no {self.config.name} of a run; name a new folder"
             )
+        if not self.config.exists() and (place := _without_its_disk(self.root)):
+            raise UsageError(f"--run_dir {self.root}: {place}; mount its disk, or name another folder")
 
     def probe(self) -> None:
         """Raises UsageError where the folder cannot be made or written: makes something there, and removes it."""
@@ -140,7 +144,7 @@ class RunFolder:
             for path in filter(Path.exists, (self.config, self.environment)):
                 shutil.copy2(path, kept)
             for path in filter(Path.exists, moved):
-                path.rename(kept / path.name)
+                _move(path, kept / path.name)
             sync_folder(kept)
             sync_folder(self.root)
         except OSError as error:
@@ -197,6 +201,38 @@ class RunFolder:
             self.stop.unlink(missing_ok=True)
         for marker in (self.done, self.preempted):
             marker.unlink(missing_ok=True)
+
+
+def _without_its_disk(folder: Path) -> str | None:
+    """Which place of a path shows that a disk is not mounted, in words; None: none, as far as can be known."""
+    for path in (folder.absolute(), *folder.absolute().parents):
+        if path.is_symlink() and not path.exists():
+            return f"{path} is a link to {path.readlink()}, which is missing"
+    with suppress(OSError):
+        mounted = {line.split()[4] for line in MOUNTED.read_text().splitlines()}
+        rows = [line.split() for line in MEANT.read_text().splitlines()]
+        meant = {row[1] for row in rows if len(row) > 1 and row[0][0] != "#"}
+        for path in (folder.resolve(), *folder.resolve().parents):
+            name = str(path).replace("\\", "\\134").replace(" ", "\\040")
+            if name in mounted:
+                break
+            if name in meant:
+                return f"{path} is a mount point of {MEANT}, where nothing is mounted"
+    return None
+
+
+def _move(path: Path, to: Path) -> None:
+    """A folder that must stay where it is, a mount point or a link to one elsewhere, is emptied. Raises OSError."""
+    try:
+        if not (path.is_symlink() and path.is_dir()):
+            path.rename(to)
+            return
+    except OSError as error:
+        if error.errno != errno.EBUSY or not path.is_dir():
+            raise
+    make_folder(to)
+    for child in path.iterdir():
+        shutil.move(child, to)
 
 
 def environment() -> dict[str, Any]:

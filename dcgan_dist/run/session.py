@@ -12,7 +12,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.reading.ring import Batch
-from dcgan_dist.data.reading.stream import StreamReader
+from dcgan_dist.data.reading.stream import Sources, StreamReader
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels, to_range
 from dcgan_dist.gan.schedule import set_learning_rates
@@ -49,7 +49,7 @@ class Session:
     state: TrainState
     engine: Engine
     game: Game
-    data: Corpus | list[str]
+    data: Corpus | Sources
     reader: IndexedReader | StreamReader
     split: Split
     folder: RunFolder

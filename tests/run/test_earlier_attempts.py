@@ -1,5 +1,6 @@
 """What a run's folder holds from earlier attempts is never taken for nothing, and never lost."""
 
+import errno
 import json
 import os
 import shutil
@@ -218,6 +219,30 @@ def test_what_is_put_aside_is_never_left_in_part(tmp_path, monkeypatch, moves):
 
 
 @pytest.mark.usefixtures("complete")
+@pytest.mark.parametrize("place", ["mount point", "link"])
+def test_samples_that_must_stay_where_they_are_are_put_aside_one_by_one(place, tmp_path, monkeypatch):
+    """A relative link would lead nowhere from another folder, and a mount point cannot be moved."""
+    folder, rename, disk = RunFolder(tmp_path / "r"), Path.rename, tmp_path / "disk"
+    folder.root.mkdir()
+    disk.mkdir()
+    folder.samples.symlink_to("../disk") if place == "link" else folder.samples.mkdir()
+    for path in (folder.metrics, folder.samples / "8.png", folder.samples / "16.png"):
+        path.write_text(f"{path.name}\n")
+
+    def busy(path, target):
+        if path == folder.samples:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    folder.put_aside(print)
+    assert list(folder.samples.iterdir()) == []
+    assert folder.samples.is_symlink() == (place == "link")
+    assert contents(folder.earlier / "1") == {
+        name: f"{Path(name).name}\n".encode() for name in ("metrics.jsonl", "samples/8.png", "samples/16.png")
+    }
+
+
 def test_a_newest_checkpoint_on_another_disk_is_gone_on_from(start, folder, tmp_path):
     path = folder.checkpoints / "000000048"
     path.rename(tmp_path / "moved")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dcgan_dist.errors import UsageError
+from dcgan_dist.run import folder as run_folder
 from dcgan_dist.run.folder import RunFolder, environment, git_state
 
 YAML = "images: 3\n"
@@ -33,6 +34,37 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path):
     assert names(folder.root) == {"config.yaml", "environment.json", "samples", "checkpoints"}
     assert folder.config.read_text() == YAML
     assert folder.sample(12_800) == folder.root / "samples" / "000012800.png"
+
+
+@pytest.mark.parametrize(("place", "mounted"), [("disk", False), ("a b", False), ("disk", True), ("none", False)])
+def test_a_new_run_is_not_begun_in_the_mount_point_of_a_disk_that_is_not_there(place, mounted, tmp_path, monkeypatch):
+    """Which holds the run, perhaps."""
+    point = tmp_path / place
+    point.mkdir()
+    escaped, table = str(point).replace(" ", "\\040"), tmp_path / "fstab"
+    table.write_text(f"# {tmp_path}/none\n\n#UUID=1 {tmp_path}/none ext4\nUUID=2 {escaped} ext4 noauto 0 0\n")
+    if place == "none":
+        table.write_text(table.read_text().replace("UUID=2", "#UUID=2"))
+    (tmp_path / "mountinfo").write_text(f"22 1 8:1 / / rw\n23 22 8:2 / {escaped} rw\n"[: None if mounted else 16])
+    monkeypatch.setattr(run_folder, "MEANT", table)
+    monkeypatch.setattr(run_folder, "MOUNTED", tmp_path / "mountinfo")
+    if place == "none" or mounted:
+        assert prepared(point / "runs" / "x").config.exists()
+    else:
+        assert refusal(point / "runs" / "x") == (
+            f"--run_dir {point}/runs/x: {point} is a mount point of {table}, where nothing is mounted; mount its disk, "
+            "or name another folder"
+        )
+        (point / "runs" / "x").mkdir(parents=True)
+        (point / "runs" / "x" / "config.yaml").touch()  # a run that was begun there all the same
+        assert prepared(point / "runs" / "x").config.exists()
+
+
+@pytest.mark.parametrize("below", [".", "runs/x"])
+def test_a_link_to_a_disk_that_is_not_there_is_refused_by_name(below, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UsageError, match=f"{tmp_path}/link is a link to {tmp_path}/gone, which is missing; mount"):
+        RunFolder(tmp_path / "link" / below).check()
 
 
 def test_an_empty_folder_will_do(tmp_path):
@@ -84,7 +116,7 @@ def test_what_cannot_be_made_is_refused(tmp_path):
     assert refusal(long) == f"--run_dir {long}: cannot be used (File name too long)"
     dangling = tmp_path / "link"
     dangling.symlink_to(tmp_path / "nowhere")
-    assert refusal(dangling) == f"--run_dir {dangling}: cannot be written (File exists)"
+    assert refusal(dangling).startswith(f"--run_dir {dangling}: {dangling} is a link to ")
     virtual = Path("/proc/run")  # not even root writes here
     assert refusal(virtual).startswith(f"--run_dir {virtual}: cannot be written (")
 

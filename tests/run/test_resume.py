@@ -20,6 +20,7 @@ from dcgan_dist.config import (
 )
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus, open_corpus
+from dcgan_dist.data.reading.stream import Sources
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.state import TrainState, create_state
 from dcgan_dist.parallel.world import launch
@@ -54,7 +55,7 @@ def fresh(config: Config) -> TrainState:
     return create_state(config, torch.device("cpu"), torch.float32, scaled=False)
 
 
-def save(config: Config, data: Corpus | list[str], images: int = 100, rollbacks: int = 0) -> Path:
+def save(config: Config, data: Corpus | Sources, images: int = 100, rollbacks: int = 0) -> Path:
     state, stats = fresh(config), Stats()
     state.rollbacks = rollbacks
     state.images, state.iteration = images, images // 10
@@ -64,11 +65,11 @@ def save(config: Config, data: Corpus | list[str], images: int = 100, rollbacks:
     return checkpoint.save(RunFolder(config.run_dir).checkpoints, images, tensors, about, keep=9)
 
 
-def find(config: Config, data: Corpus | list[str], said: list[str]) -> Path | None:
+def find(config: Config, data: Corpus | Sources, said: list[str]) -> Path | None:
     return resume.find(config, RunFolder(config.run_dir), data, said.append)
 
 
-def refusal(config: Config, data: Corpus | list[str]) -> str:
+def refusal(config: Config, data: Corpus | Sources) -> str:
     with pytest.raises(UsageError) as error:
         find(config, data, [])
     assert "\n" not in str(error.value)
@@ -237,10 +238,47 @@ def test_another_data_set_is_refused(config, data, said):
     assert find(allow(turned, "data.shards"), open_corpus(turned.data.shards), said) == path
 
 
-def test_a_stream_goes_on_without_a_check_of_its_data(config, said):
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        (["{}/a.tar", "{}/b.tar"], ["{}/b.tar", "{}/a.tar"], True),  # streams are shuffled
+        (["{}/a.tar"], ["{}/moved/a.tar"], True),
+        (["{}/a.tar"], ["{}/b.tar"], False),
+        (["{}/a.tar"], ["{}/larger/a.tar"], False),
+        (["{}/a.tar"], ["{}/a.tar", "{}/b.tar"], False),
+        (["pipe:curl https://u:p@one/x/a.tar?sig=1"], ["pipe:curl https://two/y/a.tar?sig=2"], True),
+        (["pipe:curl https://one/x/a.tar"], ["pipe:curl https://one/x/b.tar"], False),
+        (["pipe:cat a.tar | tee b.tar.gz"], ["pipe:cat a.tar | tee c.tar.gz"], False),
+        (["pipe:make 1"], ["pipe:make 2"], True),  # nobody can know
+        (["pipe:make 1"], ["pipe:make 1", "pipe:make 2"], False),
+    ],
+)
+def test_a_stream_is_known_by_the_names_of_its_shards(before, now, same, config, said, tmp_path):
+    for name, size in (("a.tar", 3), ("b.tar", 3), ("moved/a.tar", 3), ("larger/a.tar", 4)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
     streamed = replace(config, data=replace(config.data, reader="stream"))
-    path = save(streamed, list(config.data.shards))
-    assert find(streamed, ["other.tar"], said) == path
+    first, second = (Sources(url.format(tmp_path) for url in urls) for urls in (before, now))
+    path = save(streamed, first)
+    if same:
+        assert find(streamed, second, said) == path
+    else:
+        assert refusal(streamed, second).startswith(f"{path} was trained on other shards, by their names or the sizes")
+        assert find(allow(streamed, "data.shards"), second, said) == path
+
+
+def test_a_stream_of_an_older_version_goes_on_without_a_check_of_its_data(config, said):
+    streamed = replace(config, data=replace(config.data, reader="stream"))
+    sources = Sources(config.data.shards)
+    vars(sources)["fingerprint"] = None
+    path = save(streamed, sources)
+    assert find(streamed, Sources(["other.tar"]), said) == path
+
+
+def test_a_dry_run_which_draws_no_faces_knows_nothing_of_their_shards(config, said):
+    streamed = replace(config, data=DataConfig(reader="stream"))
+    path = save(streamed, Sources(["faces.tar"]))
+    assert find(streamed, Sources(), said) == path
 
 
 def test_a_run_of_another_version_of_the_order_is_refused(config, data, monkeypatch):

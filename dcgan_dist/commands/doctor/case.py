@@ -11,6 +11,7 @@ from dcgan_dist.commands.doctor.talk import Talk, talk
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import open_data
+from dcgan_dist.data.reading.stream import Sources
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.measure import Networks, measure_networks
 from dcgan_dist.parallel.precision import Arithmetic, arithmetic
@@ -54,7 +55,7 @@ class Case:
         return measure_networks(self.config, self.arithmetic.weights)
 
     @property
-    def data(self) -> Corpus | list[str] | None:
+    def data(self) -> Corpus | Sources | None:
         """The shards, all opened, once; None: the embedded set. Raises UserError for any bad one."""
         data, error = self._opened
         if error is not None:
@@ -62,7 +63,7 @@ class Case:
         return data
 
     @cached_property
-    def _opened(self) -> tuple[Corpus | list[str] | None, UserError | None]:
+    def _opened(self) -> tuple[Corpus | Sources | None, UserError | None]:
         if not self.config.data.shards:
             return None, None
         try:

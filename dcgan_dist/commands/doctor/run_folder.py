@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, warn
+from dcgan_dist.data.reading.stream import Sources
 from dcgan_dist.errors import UserError
 from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.folder import RunFolder
@@ -21,9 +22,9 @@ def check_run_dir(case: Case) -> Finding:
     said: list[str] = []
     config = replace(case.config, precision=case.arithmetic.name)
     try:
-        data = case.data or []  # the embedded set is not drawn for this: see below
+        data = case.data or Sources()  # the embedded set is not drawn for this: see below
     except UserError:
-        data = []  # see the line shards
+        data = Sources()  # see the line shards
     found = resume.find(config, folder, data, said.append)
     if found is not None and not (config.data.shards or "data.shards" in config.resume.allow_changes):
         trained = checkpoint.load_state(found)

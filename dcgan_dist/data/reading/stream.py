@@ -4,12 +4,14 @@ Same batches in shape and type as the indexed reader, and as many; but what a ra
 an epoch is a pass over a rank's shards, and a resumed run begins the stream anew.
 """
 
+import hashlib
+import re
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import chain, count, islice
 from pathlib import Path
@@ -35,9 +37,25 @@ from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
 SHUFFLE_BUFFER = 2_000  # samples
+TAR = re.compile(r"[\w.%+-]+\.tar\b")  # in a command
 ENDED_WELL = (0, -signal.SIGPIPE, 128 + signal.SIGPIPE)  # exit codes of a command whose output was read to the end mark
 
 Sample = tuple[str, bytes, int, str]  # suffix, bytes and label of an image, and what it is called in messages
+
+
+class Sources(list[str]):
+    """Tars to be streamed, by their paths and `pipe:` commands."""
+
+    def __init__(self, urls: Iterable[str] = ()) -> None:
+        super().__init__(urls)
+        self.fingerprint = hashlib.sha256("\n".join(sorted(map(_known_by, self))).encode()).hexdigest()
+        """Of the names of shards and the sizes of files; folders, hosts and signatures may change."""
+
+
+def _known_by(url: str) -> str:
+    if url.startswith("pipe:"):
+        return " ".join(sorted({"pipe:", *TAR.findall(Location(url).reveal())}))
+    return f"{Path(url).name} {Path(url).stat().st_size if Path(url).exists() else None}"
 
 
 class StreamReader:
