@@ -166,11 +166,16 @@ def _options_in(path: Path) -> list[str]:
     """The options in a file."""
     tree = read_yaml(path)
     try:
-        return list(as_options(tree))
+        options = list(as_options(tree))
     except RecursionError as error:  # of an alias in itself
         raise UsageError(f"--config {path}: is nested too deep") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+    names = [bare(option) for option in options if option.startswith("--")]
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:  # in two spellings
+        raise UsageError(f"--config {path}: {twice[0]} stands there twice")
+    return options
 
 
 def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
@@ -275,7 +280,7 @@ def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         return None  # tyro knows what to do
 
     def read(args: list[str]) -> Any:
-        if NoneType in parts and args[0] == "None":
+        if NoneType in parts and args[0].lower() in ("none", "null"):
             return None
         try:
             return meaning(args[0])

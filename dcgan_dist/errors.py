@@ -81,6 +81,7 @@ def run_and_report(
         sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace)), *given))
 
     sys.excepthook = print_traceback
+    _open_streams()
     _print_any_name()
     try:
         return _acted(act, output_counts)
@@ -105,6 +106,13 @@ def run_and_report(
             sys.stderr.write(f"{where}error: {redacted(str(error), *given)}\n")
             sys.stderr.flush()
         return error.exit_code
+
+
+def _open_streams() -> None:
+    """Closed ones (`>&-`) lead nowhere; else the next file that is opened would get what is printed."""
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
 
 
 def _print_any_name() -> None:

@@ -73,6 +73,7 @@ def test_options_of_every_kind():
         ("--data.cache_bytes=1.5tb", "--data.cache_bytes 1500000000000"),
         ("--data.cache_bytes 500m", "--data.cache_bytes 500000000"),
         ("--world_size None", ""),
+        ("--world_size none --data.cache null --wandb.entity NULL", ""),
         ("--data.hflip true", "--data.hflip"),
         ("--data.hflip True --seed 3", "--data.hflip --seed 3"),
         ("--data.hflip=yes", "--data.hflip"),
@@ -321,7 +322,17 @@ def test_what_is_not_yaml_is_refused_and_nothing_is_run(write, text):
     assert refusal("--config", path).startswith(f"--config {path}: is not YAML (")
 
 
-@pytest.mark.parametrize("text", ["seed: 1\nseed: 2", "{log: {every: 1, every: 2}}", "loss: &a {}\nloss: {<<: *a}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: 1\nseed: 2",
+        "{log: {every: 1, every: 2}}",
+        "loss: &a {}\nloss: {<<: *a}",
+        "log.every: 1\nlog: {every: 2}",
+        "batch-size: 1\nbatch_size: 2",
+        "resume: a\nresume.source: b",
+    ],
+)
 def test_a_key_must_not_stand_twice(write, text):
     assert "stands there twice" in refusal("--config", write(text))
 

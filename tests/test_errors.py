@@ -1,5 +1,6 @@
 import errno
 import os
+import sys
 
 import pytest
 import torch
@@ -92,3 +93,17 @@ def test_a_full_disk_behind_the_output_fails_only_what_has_no_other_results(caps
         monkeypatch.setattr("sys.stdout", full)
         assert run_and_report(lambda: print("done") or 0, output_counts=counts) == code
     assert capsys.readouterr().err.startswith(f"{word}: standard output cannot be written (No space left on device)")
+
+
+def test_closed_streams_lead_nowhere(monkeypatch):
+    """Else the next file that is opened would have the number of the output, and get what is printed."""
+    for name in "stdin", "stdout", "stderr":
+        monkeypatch.setattr(sys, name, None)
+
+    def act():
+        print("done")
+        raise UserError("no")
+
+    assert run_and_report(act) == 1
+    for name in "stdin", "stdout", "stderr":
+        getattr(sys, name).close()

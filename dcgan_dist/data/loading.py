@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dcgan_dist.config import Config, Damaged, DataConfig
+from dcgan_dist.config import Config, Damaged, DataConfig, ModelConfig
 from dcgan_dist.data.classes import classes_text, find_labels, names_in, numbering
 from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, expand, open_shards
@@ -23,6 +23,7 @@ from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.errors import UserError
 
 Say = Callable[[str], None]
+COLOURS = {1: "grey", 3: "RGB"}
 LISTED = 3  # shards in a line
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
@@ -55,6 +56,7 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
     corpus = Corpus(open_shards(names, opener), opener)
     say(f"data: {_what_was_checked(corpus)}")
     _say_replaced(corpus, manifest, say)
+    _say_converted(manifest, names, config.model, say)
     for line in not_used([*corpus.shards, *corpus.without_images], opener.choice):
         say(f"data: {line}")
     _treat_empty_images(corpus, config.data.damaged, say)
@@ -89,6 +91,20 @@ def _say_replaced(corpus: Corpus, manifest: Manifest | None, say: Say) -> None:
         more = f" and {len(other) - LISTED:,} more" if len(other) > LISTED else ""
         names = ", ".join(other[:LISTED]) + more
         say(f"data: WARNING: {names}: not what manifest.json says of it; write the set again, or remove the manifest")
+
+
+def _say_converted(manifest: Manifest | None, names: Sequence[str], model: ModelConfig, say: Say) -> None:
+    """Images that the networks do not take as they are; only a manifest knows it beforehand."""
+    if manifest is None or not {base_name(name) for name in names} <= {shard.name for shard in manifest.shards}:
+        return
+    size, sizes = f"{model.image_size}x{model.image_size}", manifest.stored_sizes
+    other = sum(sizes.values()) - sizes.get(size, 0)
+    if other:
+        which = f"{other:,} of {manifest.samples:,} images are not {size} (most: {max(sizes, key=sizes.__getitem__)})"
+        say(f"data: {which}; each is cropped to its central square and scaled whenever it is read")
+    if manifest.channels != model.channels:
+        have, want = (COLOURS[channels] for channels in (manifest.channels, model.channels))
+        say(f"data: the images of the set are {have}; they are read as {want} (--model.channels {model.channels})")
 
 
 def not_used(shards: Sequence[Shard], choice: Choice) -> list[str]:

@@ -139,7 +139,7 @@ def parse_manifest(name: str, data: bytes) -> Manifest:
         }
         manifest = Manifest(**tree | lists)
         problem = _contradiction(manifest)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{name}: is no manifest of shards ({problem}); write the shards again") from error
     if problem:

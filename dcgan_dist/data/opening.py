@@ -17,6 +17,7 @@ from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.data.remote.fill import Source
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.storage import NO_FILE
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
@@ -95,7 +96,7 @@ class Opener:
             if path.is_dir():
                 raise UserError(f"{path}: is a folder; name the shards in it, as in '{path}/*.tar'")
             if not path.is_file():
-                raise UserError(f"{path}: no such file")
+                raise UserError(f"{path}: {NO_FILE if path.exists() else 'no such file'}")
             if packing(name) is not None:
                 return self._look_whole(name, path)
             with path.open("rb") as file:

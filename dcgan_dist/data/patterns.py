@@ -9,13 +9,14 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from dcgan_dist.data.formats import is_image_name
-from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.formats import EXTENSIONS, is_image_name
+from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 
 SIGNS = re.compile(r"[{}*?\[\\]|^~/")  # without them a name is no pattern
+NO_SHARDS = (*EXTENSIONS, ".parquet", ".arrow", ".zip", ".csv", ".tsv", ".jsonl")
 FOLDERS = 100  # that are looked into for images
 
 
@@ -53,9 +54,13 @@ def _is_shard(name: str) -> bool:
 
 
 def _shards_in(name: str, remote: Remote) -> list[str]:
-    if is_remote(name):
-        return remote.expand(Location(f"{Location(name).reveal()}*.tar")) if name.endswith("/") else [name]
-    if _is_shard(name) or not (exists(name) and Path(name).is_dir()):  # a network disk takes long to say for thousands
+    if is_remote(name) and name.endswith("/"):
+        return remote.expand(Location(f"{Location(name).reveal()}*.tar"))
+    # a network disk takes long to say for thousands
+    if is_remote(name) or _is_shard(name) or not (exists(name) and Path(name).is_dir()):
+        if base_name(name).lower().endswith(NO_SHARDS):
+            what = "is no shard; dcgan-dist shard SOURCE OUT --size 64 makes shards of images"
+            raise UsageError(f"{Location(name)}: {what}")
         return [name]
     try:
         found = sorted((path.name for path in Path(name).iterdir()), key=os.fsencode)

@@ -12,11 +12,22 @@ from typing import Any, BinaryIO, Protocol
 
 from dcgan_dist.errors import UserError
 
+NO_FILE = "no regular file, but a pipe, a socket or a device"
+
 
 def cache_folder() -> Path:
     """Where things are kept that can be made again: $XDG_CACHE_HOME/dcgan_dist, else ~/.cache/dcgan_dist."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "dcgan_dist"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file for reading. Raises OSError, also for a pipe, a socket or a device, which may never end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, NO_FILE, str(path))
+    return file
 
 
 def temporary_path(path: Path) -> Path:

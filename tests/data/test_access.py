@@ -1,6 +1,7 @@
 """Shards are checked and saved alike wherever they lie and however they are packed."""
 
 import gzip
+import os
 from dataclasses import replace
 
 import pytest
@@ -90,10 +91,14 @@ def test_packed_shards_are_saved_unpacked(tmp_path):
 
 def test_what_cannot_be_opened_is_one_line(tmp_path):
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.tar")
+    os.mkfifo(tmp_path / "pipe.tar.gz")
     for name, words in (
         ("none.tar", "no such file"),
         ("none.tar.gz", r"cannot be read \(No such file"),
         ("folder", "is a folder; name"),
+        ("pipe.tar", "cannot be read .no regular file"),
+        ("pipe.tar.gz", "cannot be read .no regular file"),
     ):
         with pytest.raises(UserError, match=f"^{tmp_path}/{name}: {words}"), opened(Job(name=f"{tmp_path}/{name}")):
             pass

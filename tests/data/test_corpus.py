@@ -108,6 +108,18 @@ def test_a_folder_without_shards_is_refused_with_what_makes_some(tmp_path, files
     assert str(error.value) == f"--data.shards {tmp_path}: {what}; {command} makes shards of a folder"
 
 
+@pytest.mark.parametrize("name", ["a/*.PNG", "a.parquet", "s3://bucket/train-00000.parquet", "list.csv", "{a,b}.zip"])
+def test_files_that_are_sources_of_shards_are_refused_with_what_makes_some(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.PNG").touch()
+    with pytest.raises(UsageError, match="is no shard; dcgan-dist shard SOURCE OUT --size 64 makes shards of images"):
+        expand([name])
+    (tmp_path / "set.png").mkdir()
+    (tmp_path / "set.png" / "0.tar").touch()
+    assert expand(["set.png"]) == ["set.png/0.tar"]
+
+
 def test_the_name_of_a_file_is_no_pattern_and_two_stars_are_folders_of_any_depth(folder):
     odd = folder / "deep" / "er" / "odd [1]{2,3}.tar"
     odd.parent.mkdir(parents=True)

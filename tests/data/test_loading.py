@@ -4,11 +4,13 @@ import gzip
 import os
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import zstandard
 from support.shards import write_ours
+from support.sources import make_folder
 
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus
@@ -16,6 +18,9 @@ from dcgan_dist.data.loading import make_opener, make_reader, open_data
 from dcgan_dist.data.opening import CachePlan
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.sources import FolderSource
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.writer import write_shards
 from dcgan_dist.errors import UsageError, UserError
 
 MODEL = ModelConfig(image_size=32)
@@ -219,3 +224,17 @@ def test_the_reader_is_the_one_that_the_options_describe(shards, kind, channels)
     batches.close()
     assert batch.images.shape == (6, channels, 48, 48)
     assert batch.samples.tolist() == (Order([3, 4], 5).samples(14, 6).tolist() if kind == "indexed" else [-1] * 6)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_images_that_are_converted_are_said(said, tmp_path, grey):
+    folder = make_folder(tmp_path / "in")
+    write_shards(FolderSource(folder), tmp_path / "out", Packing(size=48, channels=1 if grey else 3, processes=1))
+    open_data(configured(tmp_path / "out" / "*.tar"), said.append)
+    scaled = "are not 32x32 (most: 48x48); each is cropped to its central square and scaled whenever it is read"
+    assert [scaled in line for line in said[1:2]] == [True]
+    assert ("data: the images of the set are grey; they are read as RGB (--model.channels 3)" in said) == grey
+    said.clear()
+    fits = replace(configured(tmp_path / "out" / "*.tar"), model=ModelConfig(image_size=48, channels=1 if grey else 3))
+    open_data(fits, said.append)
+    assert len([line for line in said if "48" in line or "grey" in line]) == 0

@@ -200,7 +200,7 @@ def test_a_name_that_leads_elsewhere_is_refused(pictures, tmp_path):
         parse_manifest("m.json", text)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b"7", b'{"version": 1}'])
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b"7", b'{"version": 1}', b"[" * 100_000])
 def test_what_is_no_manifest_is_refused(data):
     with pytest.raises(UserError, match=r"m\.json: is no manifest of shards"):
         parse_manifest("m.json", data)

@@ -258,3 +258,46 @@ def test_errors_of_a_data_set_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr("torchvision.datasets.FakeData", broken)
     with pytest.raises(UsageError, match=r"torchvision:FakeData in .*: one two$"):
         find_source("torchvision:FakeData", tmp_path).items()
+
+
+@pytest.mark.parametrize("text", ["in/3.png", "pipe.tar", "pipe.zip", "pipe.csv"])
+def test_a_pipe_is_no_file_and_nothing_waits_for_it(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(make_folder(tmp_path / "in").parent)
+    os.mkfifo(text)
+    with pytest.raises(UserError, match=f"{text}: .*no regular file, but a pipe, a socket or a device"):
+        given(find_source(text.partition("/")[0]), tmp_path / "spool")
+
+
+def test_folders_in_a_zip_of_windows_are_classes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in "cat\\1.png", "dog\\2.png", "dog\\":
+            archive.writestr(name, name)
+    source = find_source(str(tmp_path / "a.zip"))
+    images, left_out, classes, _ = source.items()
+    assert (list(images), left_out) == ([Item("cat/1.png", 0), Item("dog/2.png", 1)], {})
+    assert classes == {0: "cat", 1: "dog"}
+    with source.open() as load:
+        assert [load(item)[0] for item in images] == [b"cat\\1.png", b"dog\\2.png"]
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        (
+            ("1.png", "metadata.jsonl"),
+            "none, for there are no class folders; 1 other files (1 .jsonl) may",
+        ),
+        (
+            ("a/1.png", "1.cls", "2.cls", "x.md"),
+            "none, for there are no class folders; 2 other files (2 .cls) may",
+        ),
+        (
+            ("train/a/1.png", "Test2/a/1.png"),
+            "the classes are named as parts of a data set; one part as",
+        ),
+        (("train/1.png", "a/1.png", "metadata.csv"), ""),
+    ],
+)
+def test_labels_that_folders_do_not_have_are_said(tmp_path, files, line):
+    lines = find_source(str(make_folder(tmp_path / "in", dict.fromkeys(files, b"")))).items().lines
+    assert [text[: len(line) + 8] for text in lines] == [f"labels: {line}"] * bool(line)

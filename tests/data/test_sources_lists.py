@@ -194,3 +194,23 @@ def test_a_list_that_cannot_be_read(tmp_path):
     (tmp_path / "a.csv").unlink()
     with pytest.raises(UserError, match=r"a\.csv: cannot be read \(No such file or directory\)$"):
         source.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "path,Labels,category,note\na.png,1,x,y\nb.png,2,x,y\n"),
+        ("a.jsonl", '{"path": "a.png", "labels": 1, "category": 2}\n{"note": 3, "path": "b.png", "labels": 2}\n'),
+    ],
+)
+def test_columns_that_are_not_used_are_said(tmp_path, name, text):
+    images, _, _, lines = one(tmp_path, name, text).items()
+    assert images.labels.tolist() == [1, 2]
+    assert lines == ("columns not used: category, note (--image_column and --label_column choose others)",)
+
+
+def test_columns_that_other_signs_part_are_no_paths(tmp_path):
+    for line in "path;label", "file_name\tlabel", "id|path|label":
+        with pytest.raises(UsageError, match="its columns are not parted by commas"):
+            one(tmp_path, "a.csv", f"{line}\na.png;1\n").items()
+    assert [item.name for item in one(tmp_path, "a.csv", "my;1.png\n").items().images] == ["my;1.png"]

@@ -61,6 +61,9 @@ def test_named_columns(tmp_path):
     source = find_source(str(tmp_path / "a.parquet"), image_column="large", label_column="fine")
     assert given(source, tmp_path / "spool") == BY_NAME
     assert given(find_source(str(tmp_path / "a.parquet")), tmp_path / "spool") == [(b"small", 9)] * 9
+    said: list[str] = []
+    source.prepared(tmp_path / "spool", said.append)
+    assert said == ["columns not used: image (binary), label (int64) (--image_column and --label_column choose others)"]
 
 
 def test_a_folder_in_hugging_faces_layout(tmp_path):

@@ -16,6 +16,7 @@ from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.storage import open_regular
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
@@ -72,7 +73,7 @@ def _open_file(job: Job) -> Iterator[BinaryIO | RangedFile]:
         yield RangedFile(job.remote, job.stat)
         return
     try:
-        with TemporaryFile() if kind or job.stat else Path(job.name).open("rb") as file:
+        with TemporaryFile() if kind or job.stat else open_regular(Path(job.name)) as file:
             if kind or job.stat:
                 source = job.stat or Path(job.name)
                 fill(source, wanted_of(source), job.remote, file)

@@ -10,7 +10,7 @@ import xxhash
 from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.data.remote.stores import RemoteStat
 from dcgan_dist.data.remote.unpack import Unpacker, packing, unpacked_name
-from dcgan_dist.data.storage import Output
+from dcgan_dist.data.storage import Output, open_regular
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
@@ -74,7 +74,7 @@ def fill(source: Source, wanted: Wanted, remote: Remote, to: Output) -> None:
 
 def _pieces(path: Path) -> Iterator[bytes]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while piece := file.read(PIECE):
                 yield piece
     except OSError as error:

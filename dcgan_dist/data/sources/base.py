@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, overload
@@ -23,6 +23,9 @@ from dcgan_dist.data.index import NO_LABEL
 from dcgan_dist.errors import UsageError
 
 ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it
+LISTED = 10  # columns
+LABEL_FILES = (".csv", ".tsv", ".jsonl", ".json", ".cls", ".txt", ".xml", ".mat")
+SPLITS = re.compile(r"(train|test|valid|validation|val|dev|trainval|unlabell?ed)[_-]?\d*", re.IGNORECASE)
 WHOLE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)  # a label has 64 bits
 
 
@@ -153,6 +156,9 @@ def images_among(names: Iterable[str], source: Path) -> Items:
         found = in_words(others, "other files") if others else "it is empty"
         raise UsageError(f"{source}: no images in it; {found}; images end with .jpg, .png, .. (docs/data.md has all)")
     labels, classes, lines = folder_labels(images, str(source))
+    if not classes and (files := {ending: others[ending] for ending in LABEL_FILES if ending in others}):
+        text = f"labels: none, for there are no class folders; {in_words(files, 'other files')} may hold them"
+        lines += (f"{text}: a .csv or .jsonl list with a path and a label a line can be the source",)
     return Items(images.with_labels(labels), dict(others), classes, lines)
 
 
@@ -193,8 +199,11 @@ def folder_labels(images: Images, source: str) -> tuple[NDArray[np.int64], dict[
         (folders[level] for folders in map(folders_of, images.names()) if len(folders) > level), source
     )
     outside = len(images) - int(below.sum())
-    line = f"labels: {outside:,} of {len(images):,} images have none, for they lie beside the class folders"
-    return labels, classes, (line,) if outside else ()
+    lines = [f"labels: {outside:,} of {len(images):,} images have none, for they lie beside the class folders"]
+    lines *= outside > 0
+    if all(map(SPLITS.fullmatch, classes.values())):
+        lines.append("labels: the classes are named as parts of a data set; one part as the source has its own classes")
+    return labels, classes, tuple(lines)
 
 
 def _in_common(first: list[str], second: list[str]) -> int:
@@ -226,6 +235,13 @@ def labels_of(names: Sequence[str]) -> list[int]:
     numbers = [int(name) if WHOLE_NUMBER.fullmatch(name) else None for name in names]
     following = count(max((number for number in numbers if number is not None), default=-1) + 1)
     return [next(following) if number is None else number for number in numbers]
+
+
+def unused_columns(names: Iterable[str]) -> list[str]:
+    """A line for people about the columns of a table that are neither image nor label; none where there is none."""
+    shown = list(islice(names, LISTED + 1))
+    text = ", ".join([*shown[:LISTED], ".."][: len(shown)])
+    return [f"columns not used: {text} (--image_column and --label_column choose others)"] if shown else []
 
 
 def renumbered(names: Sequence[str]) -> list[int]:

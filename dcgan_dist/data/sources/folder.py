@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcgan_dist.data.sources.base import ENCODING, Item, Items, Load, Loaded, Report, images_among
+from dcgan_dist.data.storage import open_regular
 from dcgan_dist.errors import UsageError, UserError
 
 
@@ -42,7 +43,8 @@ class FolderSource:
 def read_file(path: Path) -> bytes:
     """The file's bytes. Raises UserError naming it."""
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -68,6 +70,11 @@ def _walk(top: Path, below: str, above: frozenset[str]) -> Iterator[str]:
             yield below + name
 
 
+def _unix(name: str) -> str:
+    """Some programs of Windows part folders by a backslash."""
+    return name.replace("\\", "/")
+
+
 def _bytes(name: str) -> bytes:
     return name.encode(*ENCODING)
 
@@ -85,7 +92,7 @@ class ZipSource:
     def items(self) -> Items:
         """All images in the archive."""
         with self._opened() as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            names = [_unix(info.filename) for info in archive.infolist() if not _unix(info.filename).endswith("/")]
         items = images_among(sorted(set(names), key=_bytes), self.path)
         twice = len(names) - len(set(names))
         return items._replace(left_out=items.left_out | {"earlier files of the same name": twice}) if twice else items
@@ -104,10 +111,11 @@ class ZipSource:
     def open(self) -> Iterator[Load]:
         """A function that reads members."""
         with self._opened() as archive:
+            infos = {_unix(info.filename): info for info in archive.infolist()}
 
             def load(item: Item) -> Loaded:
                 try:
-                    return archive.read(item.name), item.label
+                    return archive.read(infos[item.name]), item.label
                 except Exception as error:  # damage and encryption show as errors of any kind
                     raise UserError(f"{self.where(item)}: cannot be read ({error})") from error
 

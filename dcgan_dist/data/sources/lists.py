@@ -14,14 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.index import NO_LABEL
+from dcgan_dist.data.labels import FIELDS
 from dcgan_dist.data.remote.client import is_remote
-from dcgan_dist.data.sources.base import ENCODING, Images, Item, Items, Load, Loaded, Report, number_names
+from dcgan_dist.data.sources.base import (
+    ENCODING,
+    Images,
+    Item,
+    Items,
+    Load,
+    Loaded,
+    Report,
+    number_names,
+    unused_columns,
+)
 from dcgan_dist.data.sources.folder import read_file
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")
-LABEL_NAMES = ("label", "class", "cls", "target")
 POINT_ZERO = re.compile(r"^(-?\d{1,18})\.0*$", re.ASCII)  # as some programs write whole numbers
 BELOW_0 = re.compile(r"-\d+", re.ASCII)
 
@@ -50,9 +60,10 @@ class ListSource:
         """
         texts: dict[str, int] = {}
         numbers = array("q")
+        others: dict[str, None] = {}
 
         def names() -> Iterator[str]:
-            for line, name, label in self._rows():
+            for line, name, label in self._rows(others):
                 text = self._label(line, label)
                 numbers.append(NO_LABEL if text is None else texts.setdefault(text, len(texts)))
                 yield self._name(line, name)
@@ -63,17 +74,19 @@ class ListSource:
         values, classes = _values(list(texts), str(self.path))
         labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # NO_LABEL is also the last place
         missing = int((labels == NO_LABEL).sum())
-        line = f"labels: {missing:,} of {len(images):,} images have none in the list"
-        return Items(images.with_labels(labels), {}, classes, (line,) if 0 < missing < len(images) else ())
+        lines = [f"labels: {missing:,} of {len(images):,} images have none in the list"] * (0 < missing < len(images))
+        lines += unused_columns(others)
+        return Items(images.with_labels(labels), {}, classes, tuple(lines))
 
-    def _rows(self) -> Iterator[_Row]:
+    def _rows(self, others: dict[str, None]) -> Iterator[_Row]:
+        rows = self._json_rows if self.path.suffix.lower() == ".jsonl" else self._csv_rows
         try:
             with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                yield from (self._json_rows(file) if self.path.suffix.lower() == ".jsonl" else self._csv_rows(file))
+                yield from rows(file, others)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
 
-    def _csv_rows(self, file: TextIO) -> Iterator[_Row]:
+    def _csv_rows(self, file: TextIO, others: dict[str, None]) -> Iterator[_Row]:
         reader = csv.reader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else ",", strict=True)
         first: list[str] | None = None
         path, label = 0, None
@@ -90,6 +103,7 @@ class ListSource:
                 first = row
                 path, label, is_header = self._columns([cell.strip() for cell in row])
                 if is_header:
+                    others |= dict.fromkeys(cell for n, cell in enumerate(row) if n not in (path, label))
                     continue
             if len(row) != len(first):
                 self._bad(reader.line_num, f"{len(row)} columns, and {len(first)} in the first line")
@@ -98,17 +112,19 @@ class ListSource:
     def _columns(self, row: Sequence[str]) -> tuple[int, int | None, bool]:
         """Places of path and label, by the first row, and whether that is a header."""
         path = _place(row, self.image_column, PATH_NAMES)
-        label = _place(row, self.label_column, LABEL_NAMES)
+        label = _place(row, self.label_column, FIELDS)
         for wanted, place in (self.image_column, path), (self.label_column, label):
             if wanted is not None and place is None:
                 raise UsageError(f"{self.path}: no column '{wanted}'; its first line has {', '.join(row)}")
         if path is not None:
             return path, label, True
+        if len(row) == 1 and re.search(rf"(^|[;|\t])({'|'.join(PATH_NAMES)})[;|\t]", row[0], re.IGNORECASE):
+            raise UsageError(f"{self.path}: its columns are not parted by commas, as in a .csv; .tsv has tabs")
         if len(row) > 2 or label is not None:
             raise UsageError(f"{self.path}: no column of its first line is called {' or '.join(PATH_NAMES)}")
         return 0, 1 if len(row) == 2 else None, False
 
-    def _json_rows(self, file: TextIO) -> Iterator[_Row]:
+    def _json_rows(self, file: TextIO, others: dict[str, None]) -> Iterator[_Row]:
         for line, text in enumerate(file, 1):
             if not text.strip():
                 continue
@@ -119,10 +135,11 @@ class ListSource:
             if not isinstance(row, dict):
                 self._bad(line, 'no JSON object, as in {"path": "a.jpg", "label": 3}')
             path = _place(list(row), self.image_column, PATH_NAMES)
-            label = _place(list(row), self.label_column, LABEL_NAMES)
+            label = _place(list(row), self.label_column, FIELDS)
             values = list(row.values())
             if path is None:
                 self._bad(line, f"it has no {self.image_column or ' or '.join(PATH_NAMES)}")
+            others |= dict.fromkeys(name for n, name in enumerate(row) if n not in (path, label))
             yield line, values[path], None if label is None else values[label]
 
     def _name(self, line: int, name: Any) -> str:

@@ -1,8 +1,11 @@
 """The files and URLs that an argument names, and what kind of file each is."""
 
+from pathlib import Path
+
 from dcgan_dist.data.patterns import exists, spell_out
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS
+from dcgan_dist.data.storage import NO_FILE
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 
@@ -36,6 +39,8 @@ def expand(text: str) -> list[str]:
     for name in found:
         if not (is_remote(name) or exists(name)):
             raise UsageError(f"{name}: no such file or folder; {HINT}")
+        if not is_remote(name) and not (Path(name).is_file() or Path(name).is_dir()):
+            raise UsageError(f"{name}: {NO_FILE}; {HINT}")
     if len(set(found)) < len(found):
         raise UsageError(f"{Location(text)}: names a file twice")
     return found

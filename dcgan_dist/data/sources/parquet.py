@@ -12,7 +12,7 @@ from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.labels import FIELDS, label_text
 from dcgan_dist.data.notes import Notes, from_dict
 from dcgan_dist.data.remote.fill import Source, Wanted
-from dcgan_dist.data.sources.base import Report, renumbered
+from dcgan_dist.data.sources.base import Report, renumbered, unused_columns
 from dcgan_dist.data.sources.spool import Unprepared, here, spool
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
 from dcgan_dist.data.storage import write_atomically
@@ -21,7 +21,7 @@ from dcgan_dist.errors import UsageError, UserError
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
 TOGETHER = 64  # rows in memory
 BUFFER = 2**20  # bytes of a column that are read at a time
-COPIES = 3  # goes up with what a copy holds of the same file
+COPIES = 4  # goes up with what a copy holds of the same file
 NOTHING = "nothing"  # as a label, which is no problem
 
 
@@ -44,6 +44,8 @@ class ParquetSource(Unprepared):
             if found != classes[0]:
                 raise UsageError(f"{name}: its classes are others than those of {self.names[0]}")
         notes = [from_dict(each["notes"]) for each in about]
+        for line in unused_columns(dict.fromkeys(text for each in about for text in each["others"])):
+            report(line)
         each = zip(copies, self.names, notes, strict=True)
         tars = tuple(Tar(copy, name, rows=True, notes=note) for copy, name, note in each)
         return TarSource(tars, dict(sorted(zip(renumbered(classes[0]), classes[0], strict=True))))
@@ -59,7 +61,10 @@ class ParquetSource(Unprepared):
                 for number, (data, value) in enumerate(_rows(table, image, label, name)):
                     # the suffix says nothing: the bytes are looked at when the image is loaded
                     shard.add(ROW.format(number), "jpg", data, labels.number(value))
-                about = {"classes": classes, "notes": labels.notes().as_dict()}
+                others = [
+                    f"{each.name} ({each.type})" for each in table.schema_arrow if each.name not in (image, label)
+                ]
+                about = {"classes": classes, "notes": labels.notes().as_dict(), "others": others}
                 write_atomically(_about_file(target), json.dumps(about).encode())  # before the copy has its name
 
 
