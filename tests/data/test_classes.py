@@ -240,7 +240,7 @@ def test_whole_numbers_keep_their_number(tmp_path, capsys, kind, folders, classe
     assert f"classes: {line}\n" in capsys.readouterr().err
     assert {each.label: each.name for each in load_manifest(tmp_path / "out" / "manifest.json").classes} == classes
     said: list[str] = []
-    corpus = open_data(Config(data=DataConfig(shards=(shards,))), said.append)
+    corpus = open_data(Config(model=ModelConfig(image_size=32), data=DataConfig(shards=(shards,))), said.append)
     assert isinstance(corpus, Corpus)
     assert dict(epochs(corpus)[0]) == {
         n: label for n, name in enumerate(folders) for label in classes if classes[label] == name
