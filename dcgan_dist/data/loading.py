@@ -15,7 +15,7 @@ from dcgan_dist.data.reading.ahead import to_stderr
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.staff import choose
-from dcgan_dist.data.reading.stream import Sources, StreamReader
+from dcgan_dist.data.reading.stream import Sources, StreamReader, is_plain
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.samples import IGNORED, Choice
@@ -44,11 +44,16 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
     if config.data.reader == "stream":
         names = expand(patterns)
         _compare_with_manifests(patterns, names, Remote(), say)
-        files = [name for name in names if name.endswith(".tar") and "://" not in name and not name.startswith("pipe:")]
-        if files:
-            for line in not_used(open_shards(files, opener), opener.choice):
+        if files := list(filter(is_plain, names)):
+            shards = open_shards(files, opener)
+            for line in not_used(shards, opener.choice):
                 say(f"data: {line}")
+            _treat_empty_images(shards, config.data.damaged, say, "left out")
         says = "a resumed run begins the stream anew, and labels count that are numbers beside their image"
+        if config.data.damaged == "substitute":
+            says += (
+                "; an image that cannot be decoded ends the run (--data.damaged substitute needs the indexed reader)"
+            )
         say(f"data: {len(names)} sources streamed by webdataset; {says}")
         return Sources(names)
     names = expand(patterns, opener)
@@ -59,7 +64,8 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
     _say_converted(manifest, names, config.model, say)
     for line in not_used([*corpus.shards, *corpus.without_images], opener.choice):
         say(f"data: {line}")
-    _treat_empty_images(corpus, config.data.damaged, say)
+    places = "other images of the same shard take their places"
+    _treat_empty_images(corpus.shards, config.data.damaged, say, places)
     _say_where(corpus, say)
     named = names_in(manifest, names)
     classes = named or corpus.classes
@@ -125,15 +131,15 @@ def _what_was_checked(corpus: Corpus) -> str:
     return f"{text}; {some}made by other programs, without checksums: only their tar headers were checked"
 
 
-def _treat_empty_images(corpus: Corpus, damaged: Damaged, say: Say) -> None:
+def _treat_empty_images(shards: Sequence[Shard], damaged: Damaged, say: Say, becomes: str) -> None:
     """Image files of 0 bytes are known before training begins. Raises UserError unless damage is substituted."""
-    empty = [shard.empty for shard in corpus.shards if shard.empty]
+    empty = [shard.empty for shard in shards if shard.empty]
     if not empty:
         return
     text = "; ".join(empty[:LISTED]) + (f"; and in {len(empty) - LISTED:,} more shards" if len(empty) > LISTED else "")
     if damaged == "raise":
         raise UserError(f"{text}; leave such images out (dcgan-dist shard --skip_bad), or --data.damaged substitute")
-    say(f"data: WARNING: {text}; other images of the same shard take their places")
+    say(f"data: WARNING: {text}; {becomes}")
 
 
 def choice_of(data: DataConfig) -> Choice:

@@ -5,8 +5,8 @@ lower case, members of one sample stand together, names like `__x__` are skipped
 several images the one whose complete suffix stands first in IMAGE_SUFFIXES is used: of `1.png`, `1.jpg`, `1.seg.png`
 and `1.txt` it is `1.jpg`. Where there is none, the dots are those of a file name: `img.0001.jpg` and `img.0002.jpg` are
 two images, `img.0001` and `img.0002`, although webdataset takes both for parts of a sample `img`. `2.seg.png` without
-`2.jpg` is none where other masks stand beside images. `1.left.jpg` and `1.right.jpg`, `2.left.jpg` and `2.right.jpg`
-can be meant in several ways, so that --image_key has to say which.
+`2.jpg` is none where masks stood beside images before. Where they do only later, and where there are `1.left.jpg` and
+`1.right.jpg`, `2.left.jpg` and `2.right.jpg`, the tar can be read in several ways, so --image_key has to say which.
 """
 
 import re
@@ -24,6 +24,7 @@ BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the 
 LABELS = ("cls", "class", "label", "json")  # suffixes; the first one counts
 LINKS = "links (write the tar with --dereference --hard-dereference)"
 IGNORED = "image_key, label_key and allow_cut are not used: they are for tars of other programs"
+HOW, IN_TRAINING = "choose one by its key, as in --image_key", " (--data.image_key in training)"
 _KNOWN = frozenset(IMAGE_SUFFIXES)
 
 
@@ -70,6 +71,7 @@ class Chooser:
     def __init__(self, choice: Choice) -> None:
         self._images, self._labels = choice.images(), choice.labels()
         self._roles: set[str] = set()  # dotted suffixes of images that stood side by side
+        self._alone: dict[str, str] = {}  # those of images beside which stood no plain one, and the key of one
         self.companions: set[str] = set()
         """Dotted suffixes that stood beside an image: masks and the like."""
 
@@ -81,6 +83,9 @@ class Chooser:
         dotted = [part for part in suffixes if "." in part and part.rpartition(".")[2] in _KNOWN and not hidden]
         plain = next((suffix for suffix in IMAGE_SUFFIXES if suffix in suffixes), None)
         if plain is not None:
+            for suffix in self._alone.keys() & dotted:
+                names = f"{self._alone[suffix]}.{suffix} alone and {key}.{suffix} beside {key}.{plain}"
+                raise UserError(f"images or not? {names}; {HOW} {plain}{IN_TRAINING}, or remove what stands alone")
             self.companions.update(dotted)
             return [plain]
         own = [suffix for suffix in dotted if suffix not in self.companions]
@@ -88,10 +93,10 @@ class Chooser:
         if len(own) > 1:
             if not self._roles.isdisjoint(words):
                 names = " and ".join(f"{key}.{suffix}" for suffix in own[:3])
-                which = f"choose one by its key, as in --image_key {own[0]} (--data.image_key in training)"
-                which += ", or rename the files: webdataset ends a name at its first dot"
+                which = f"{HOW} {own[0]}{IN_TRAINING}, or rename the files: webdataset ends a name at its first dot"
                 raise UserError(f"several images in each sample, as in {names}; {which}")
             self._roles.update(words)
+        self._alone |= dict.fromkeys(own, key)
         return own
 
     def label(self, image: str, suffixes: Collection[str]) -> str | None:
@@ -109,6 +114,11 @@ def split_name(key: str, suffix: str) -> tuple[str, str]:
     """Key and suffix of an image as a file: 'img' and '0001.jpg' are 'img.0001' and 'jpg'."""
     middle, dot, last = suffix.rpartition(".")
     return f"{key}{dot and '.'}{middle}", last
+
+
+def one_line(name: str) -> str:
+    """Names in a tar may hold line breaks; keys and messages may not."""
+    return name.replace("\n", "\\n")
 
 
 def count_passed(passed: Counter[str], key: str, suffixes: Iterable[str]) -> None:

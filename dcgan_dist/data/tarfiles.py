@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from tarfile import ReadError
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 ERRORS: Any = tarfile  # whose finer ones are not in the type stubs
 MAGIC = b"ustar"
@@ -33,20 +33,17 @@ def compression(head: bytes) -> str:
     return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), "")
 
 
-def tar_members(
-    file: Any, mode: Literal["r:", "r|*"], allow_cut: bool = False
-) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile.TarFile, "Header"]]:
     """All members of a tar, each with the open tar; "r|*" reads a stream, compressed or not, from first byte to last.
 
     tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and what follows is lost
-    without a word. Here only tar's end mark is an end, and nothing but zeros may follow it; with `allow_cut` the end of
-    the file is one, too, perhaps in the middle of the last member. Raises tarfile.TarError for any damage, CutError for
-    a cut, and OSError when `file` does.
+    without a word. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError for
+    any damage, CutError after the last member, perhaps in the middle of it, for a cut, and OSError when `file` does.
     """
     end = 0
     try:
         with tarfile.open(fileobj=file, mode=mode, tarinfo=Header) as tar:
-            for info in tar:
+            for info in cast("Iterator[Header]", tar):
                 size = info.size if info.isreg() and not info.issparse() else 0
                 # backwards tarfile would go round in circles
                 if not (end < tar.offset and 0 <= size <= tar.offset - info.offset_data):
@@ -61,14 +58,18 @@ def tar_members(
     except (OSError, tarfile.TarError) as error:
         if not (end and (isinstance(error, CutError) or str(error) == "unexpected end of data")):
             raise
-        if not allow_cut:
-            raise CutError(f"it ends at byte {end} without tar's end mark: {CUT_HINT}") from error
+        raise CutError(f"it ends at byte {end} without tar's end mark: {CUT_HINT}") from error
     except Exception as error:  # on damaged headers tarfile raises errors of any kind
         raise ReadError(f"a header after byte {end} cannot be read: {error!r}") from error
 
 
 class Header(tarfile.TarInfo):
     """A tar header. What is none raises ReadError behind the first member, where tarfile alone would see the end."""
+
+    data = b""
+    """Of a member of a stream, which can be read but once; left to whoever reads it."""
+    cut = False
+    """Whether the file ends before the member does; the same."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":

@@ -1,5 +1,6 @@
 """Whatever tar others make: the very samples of webdataset, or one line that says what is wrong; never a part."""
 
+import re
 import tarfile
 from dataclasses import dataclass
 from typing import Literal
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from support.shards import by_index
 from support.tars import as_webdataset_reads
 
-from dcgan_dist.data.foreign import walk
+from dcgan_dist.data.foreign import DEFAULT, walk
 from dcgan_dist.data.reading.stream import tar_images
+from dcgan_dist.data.samples import Choice
 from dcgan_dist.errors import UserError
 
 BLOCK = 512
@@ -114,10 +116,10 @@ def members(draw, *, least=0, strange=False):
     ]
 
 
-def as_streamed(path):
+def as_streamed(path, choice=DEFAULT):
     """The same by our stream reader, whose samples have a place instead of a key."""
     rows = []
-    for suffix, data, label, where in tar_images(str(path)):
+    for suffix, data, label, where in tar_images(str(path), choice):
         key = where.removeprefix(f"{path}: ").removesuffix(f".{suffix}")
         rows.append((key.replace("\\n", "\n"), suffix, data, label))
     return rows
@@ -129,10 +131,10 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz") / "x.tar"
 
 
-def outcome(read, path):
+def outcome(read, path, *choice):
     """The samples, or the line of the error."""
     try:
-        return read(path)
+        return read(path, *choice)
     except UserError as error:
         message = str(error)
     assert message.startswith(f"{path}: ")
@@ -140,8 +142,8 @@ def outcome(read, path):
     return message
 
 
-def by_walk(path):
-    return [(key.replace("\\n", "\n"), *row) for key, *row in by_index(walk(path))]
+def by_walk(path, choice=DEFAULT):
+    return [(key.replace("\\n", "\n"), *row) for key, *row in by_index(walk(path, choice))]
 
 
 def theirs(path, streamed=False):
@@ -161,6 +163,50 @@ def test_any_archive_gives_the_samples_of_webdataset(path, rows, blocks):
             assert isinstance(found, str)
         else:
             assert found == wanted
+
+
+IMAGES = ("", ".jpg", ".JPG", ".png", ".seg.png", ".left.jpg", ".right.jpg", ".0.jpg", ".1.jpg")
+OTHERS = (".cls", ".json", ".txt", ".__key__", ".__bad__")
+CHOICES = [
+    Choice(image_key=key, allow_cut=cut, skip_bad=bad)
+    for key in (None, "jpg", "seg.png; png")
+    for cut in (False, True)
+    for bad in (False, True)
+]
+SPARSE = tarfile.GNUTYPE_SPARSE
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(
+        st.builds(
+            Member,
+            st.builds(
+                "{}{}{}".format, st.sampled_from(["", "x/", "l" * 120 + "/"]), KEYS, st.sampled_from(IMAGES + OTHERS)
+            ),
+            DATA | st.just(b'{"label": 3}'),
+            st.sampled_from([tarfile.REGTYPE] * 20 + [tarfile.DIRTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, SPARSE]),
+            st.sampled_from(FORMATS),
+        ).filter(lambda member: member.name),
+        max_size=8,
+    ),
+    st.sampled_from(CHOICES),
+    st.integers(0, 3_000),
+)
+def test_both_readers_choose_the_same_or_refuse_in_the_same_words(path, rows, choice, missing):
+    """Names may come again, several images in a sample; the end may be cut off."""
+    content = archive(rows)[0]
+    path.write_bytes(content[: len(content) - missing * choice.allow_cut])
+    if not path.stat().st_size:
+        return
+    indexed, streamed = outcome(by_walk, path, choice), outcome(as_streamed, path, choice)
+    if isinstance(indexed, str) or isinstance(streamed, str):
+        assert re.sub(r"; the file is .*\)$", ")", str(indexed)) == streamed
+        return
+    indexed = [row for row in indexed if row[2] or not choice.skip_bad]  # empty images get substitutes
+    assert [row[:3] for row in indexed] == [row[:3] for row in streamed]
+    for (*_, label), (*_, known) in zip(indexed, streamed, strict=True):
+        assert known in (label, -1)  # labels that stand apart from their image come too late
 
 
 @settings(max_examples=400)

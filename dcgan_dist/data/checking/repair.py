@@ -14,12 +14,11 @@ from dcgan_dist.data.checking.access import Job, UnreadableError, opened
 from dcgan_dist.data.checking.indexed import INDEX, IndexedSample, find_index, member_bytes
 from dcgan_dist.data.checking.scan import CHUNK, Gap, Member, Passage, Sample, group, scan
 from dcgan_dist.data.checking.verify import MOST_BYTES, decoded_size
-from dcgan_dist.data.foreign import one_line
 from dcgan_dist.data.formats import IMAGE_SUFFIXES
 from dcgan_dist.data.index import FOOTER, NO_LABEL, ShardIndex, ShardWriter, index_from_bytes
 from dcgan_dist.data.index import MAGIC as INDEX_MAGIC
 from dcgan_dist.data.labels import is_number, read_label
-from dcgan_dist.data.samples import KEY_AND_SUFFIX, Chooser, split_name
+from dcgan_dist.data.samples import KEY_AND_SUFFIX, Chooser, one_line, split_name
 from dcgan_dist.errors import UserError
 
 LISTED = 20  # lost samples

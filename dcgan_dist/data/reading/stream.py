@@ -1,4 +1,4 @@
-"""The stream reader: webdataset's own pipeline, for sources that cannot be indexed (pipes).
+"""The stream reader: webdataset's samples and shuffle, for sources that cannot be indexed (pipes).
 
 Same batches in shape and type as the indexed reader, and as many; but what a rank sees depends on the number of ranks,
 an epoch is a pass over a rank's shards, and a resumed run begins the stream anew.
@@ -11,27 +11,32 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import chain, count, islice
+from operator import setitem
 from pathlib import Path
 from random import Random
 from typing import IO, Any
 
 from webdataset.filters import shuffle
-from webdataset.tariterators import group_by_keys
 from webdataset.utils import enforce_security  # pyright: ignore[reportAttributeAccessIssue]
 
 from dcgan_dist.data.codecs import decode_into
-from dcgan_dist.data.foreign import DEFAULT, one_line
-from dcgan_dist.data.index import NO_LABEL, SKIPPED
-from dcgan_dist.data.labels import is_number, read_label
+from dcgan_dist.data.foreign import DEFAULT
+from dcgan_dist.data.index import NO_LABEL, SKIPPED, read_index
+from dcgan_dist.data.labels import is_number
+from dcgan_dist.data.notes import Notes, together
 from dcgan_dist.data.order import flips
+from dcgan_dist.data.reading.ahead import to_stderr
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.ring import Batch, empty_batch, read_ahead
-from dcgan_dist.data.samples import WEBDATASETS_OWN, Choice, Chooser, split_name
-from dcgan_dist.data.tarfiles import CUT_HINT, CutError, tar_members
+from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.samples import Choice, one_line
+from dcgan_dist.data.tarfiles import Header, tar_members
+from dcgan_dist.data.walking import Walk
 from dcgan_dist.data.workers import deaf_program, end_programs
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
@@ -116,12 +121,13 @@ class StreamReader:
     def _samples(self, position: int, split: Split) -> Iterator[Sample]:
         """This rank's images, epoch after epoch."""
         divided = len(self._urls) >= split.world_size
+        notes: dict[str, Notes] = {}  # of pipes and packed files, as the first pass found them
         for epoch in count():
             random = Random(f"{self._seed}/{position}/{epoch}")
             urls = random.sample(self._urls, len(self._urls))
             if divided:
                 urls = urls[split.rank :: split.world_size]
-            images = chain.from_iterable(tar_images(url, self._choice) for url in urls)
+            images = chain.from_iterable(tar_images(url, self._choice, partial(setitem, notes, url)) for url in urls)
             # nothing leaves the buffer before it is full, so a set that fits into it is shuffled uniformly
             images = shuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER, rng=random)(images)
             # with fewer shards than ranks every rank reads all of them and keeps its share
@@ -131,10 +137,19 @@ class StreamReader:
                 raise UserError(f"--data.shards {', '.join(urls[:3])}: no image for rank {split.rank}")
             yield first
             yield from mine
+            found = together(note for url, note in notes.items() if not is_plain(url))
+            if not epoch and (divided or not split.rank):
+                for line in found.lines():
+                    to_stderr(f"data: {line} (pipes and packed files)")
 
 
-def tar_images(url: str, choice: Choice = DEFAULT) -> Iterator[Sample]:
-    """The images of one tar, by webdataset. Raises UserError when it cannot be read."""
+def is_plain(url: str) -> bool:
+    """Whether a source is a file whose headers can be walked before it is streamed."""
+    return url.endswith(".tar") and "://" not in url and not url.startswith("pipe:")
+
+
+def tar_images(url: str, choice: Choice = DEFAULT, heed: Callable[[Notes], None] = lambda _: None) -> Iterator[Sample]:
+    """The images of one tar; `heed` gets what of it is not used. Raises UserError when it cannot be read."""
     try:
         if url.startswith("pipe:"):
             # deaf: a signal for all processes would cut the tar, and with it the iteration that ends in a checkpoint
@@ -144,19 +159,17 @@ def tar_images(url: str, choice: Choice = DEFAULT) -> Iterator[Sample]:
                 says = threading.Thread(target=_pass_on, args=(command.stderr, Location(url)), daemon=True)
                 says.start()
                 with command.stdout as stream:
-                    yield from _in_tar(url, stream, choice)
+                    yield from _in_tar(url, stream, choice, heed)
                 code = command.wait()
                 says.join(1)  # its last words come before ours
                 if code not in ENDED_WELL:
                     raise UserError(f"{url}: cannot be read (the command failed)")
         else:
+            ours = packing(url) is None and read_index(Path(url)) is not None
             with Path(url).open("rb") as file:
-                yield from _in_tar(url, file, choice)
+                yield from _in_tar(url, file, DEFAULT if ours else choice, heed)
     except OSError as error:
         raise UserError(f"{url}: cannot be read ({error.strerror})") from error
-    except (ValueError, tarfile.TarError) as error:
-        # webdataset appends other things to the arguments
-        raise UserError(f"{url}: no readable tar, or cut ({one_line(str(error.args[0]))})") from error
 
 
 def _pass_on(said: IO[bytes], place: Location) -> None:
@@ -166,37 +179,27 @@ def _pass_on(said: IO[bytes], place: Location) -> None:
             sys.stderr.write(place.hide_in(line.decode(errors="replace")))
 
 
-def _in_tar(url: str, stream: Any, choice: Choice) -> Iterator[Sample]:
-    chooser = Chooser(choice)
-    for sample in group_by_keys(chain(_files(url, stream, choice.allow_cut), [{}])):
-        yield from _images(sample, chooser, choice)
+def _in_tar(url: str, stream: Any, choice: Choice, heed: Callable[[Notes], None]) -> Iterator[Sample]:
+    """Labels that are words have no numbers here, where not all of them are known."""
+    walk = Walk(url, _members(stream), lambda info: info.data, choice)
+    images = labelled = 0
+    for _, name, suffix, info, text in walk.images():
+        if choice.skip_bad and not info.data:
+            walk.passed["empty"] += 1
+            continue
+        label = int(text) if is_number(text) else NO_LABEL
+        images, labelled = images + 1, labelled + (label != NO_LABEL)
+        yield suffix, info.data, label, f"{url}: {one_line(name)}.{suffix}"
+    heed(walk.notes(images, labelled))
 
 
-def _files(url: str, stream: Any, allow_cut: bool) -> Iterator[dict[str, Any]]:
-    """What webdataset's tar_file_expander gives, but never a part of a damaged tar without an error."""
-    for tar, info in tar_members(stream, "r|*", allow_cut):
-        if info.isreg() and not SKIPPED.match(info.name):
+def _members(stream: Any) -> Iterator[Header]:
+    for tar, info in tar_members(stream, "r|*"):
+        if info.isreg() and not info.issparse() and not SKIPPED.match(info.name):
             file = tar.extractfile(info)
             assert file is not None
             try:
-                data = file.read()
-            except tarfile.ReadError as error:  # of the last member, which is cut
-                if allow_cut:
-                    return
-                raise CutError(f"unexpected end of data: {CUT_HINT}") from error
-            yield {"fname": info.name, "data": data, "__url__": url}
-
-
-def _images(sample: dict[str, Any], chooser: Chooser, choice: Choice) -> Iterator[Sample]:
-    """Labels that are words have no numbers here, where not all of them are known."""
-    suffixes = [suffix for suffix in sample if suffix not in WEBDATASETS_OWN]
-    try:
-        images = chooser.images(sample["__key__"], suffixes)
-    except UserError as error:
-        raise UserError(f"{sample['__url__']}: {one_line(str(error))}") from error
-    for image in images:
-        label = chooser.label(image, suffixes)
-        text = "" if label is None else read_label(sample[label], label, choice.fields())[0]
-        name, suffix = split_name(sample["__key__"], image)
-        where = f"{sample['__url__']}: {one_line(name)}.{suffix}"
-        yield suffix, sample[image], int(text) if is_number(text) else NO_LABEL, where
+                info.data = file.read()
+            except tarfile.ReadError:  # the last one, as tar_members will say
+                info.cut = True
+        yield info
