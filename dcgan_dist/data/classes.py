@@ -1,6 +1,7 @@
 """Classes of images: their labels, and the names that the manifest.json beside some shards gives them."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from dcgan_dist.data.labels import is_number
@@ -28,12 +29,17 @@ def classes_text(classes: Mapping[int, str], labels: Sequence[int] | None = None
 
 
 def numbering(classes: Mapping[int, str]) -> str:
-    """For the end of a line: which names got numbers that they are not, where others are numbers; or nothing."""
-    words = [label for label, name in classes.items() if not is_number(name)]
-    if len(words) in (0, len(classes)):
-        return ""
-    text = "numbers keep their number, and names that are none get the ones above"
-    return f"; {text} ({len(words):,} of {len(classes):,}): {classes_text(classes, words)}"
+    """For the end of a line: which names got numbers that they are not, where others are numbers, and which are hardly
+    to be told apart; or nothing.
+    """
+    words, text = [label for label, name in classes.items() if not is_number(name)], ""
+    if 0 < len(words) < len(classes):
+        text = "; numbers keep their number, and names that are none get the ones above "
+        text += f"({len(words):,} of {len(classes):,}): {classes_text(classes, words)}"
+    forms = Counter(_spelled(name).casefold() for name in classes.values())
+    alike = [label for label, name in classes.items() if forms[_spelled(name).casefold()] > 1]
+    text += f"; classes apart, though written alike: {classes_text(classes, alike)}" if alike else ""
+    return text
 
 
 def _text(label: int, name: str) -> str:

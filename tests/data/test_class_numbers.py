@@ -15,7 +15,7 @@ from support.training import TINY
 from dcgan_dist import train
 from dcgan_dist.__main__ import main
 from dcgan_dist.config import Config, DataConfig
-from dcgan_dist.data.classes import find_labels
+from dcgan_dist.data.classes import find_labels, numbering
 from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.reader import Split
@@ -173,6 +173,14 @@ def test_the_same_letters_name_a_class_however_they_are_encoded():
     assert find_labels([f"{decomposed},x"], {0: composed, 1: "x"}) == [0, 1]
     with pytest.raises(UsageError, match="can mean several labels; write label:0 or label:1"):
         find_labels([composed], {0: decomposed, 1: composed})
+
+
+def test_classes_that_are_hardly_told_apart_are_said():
+    decomposed, composed, blank = "cafe\u0301", "caf\u00e9", " dog"
+    classes = {0: "Cat", 1: decomposed, 2: composed, 3: "cat", 4: "dog", 5: "eel", 6: blank}
+    assert numbering(classes).startswith("; classes apart, though written alike: 0 = Cat, 1 = caf")
+    assert "eel" not in numbering(classes)
+    assert numbering({0: "cat", 1: "dog"}) == numbering({0: "0", 7: "007"}) == ""
 
 
 def test_digits_of_other_scripts_are_names():
