@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dcgan_dist.data.sources.names import ENDINGS, ending
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.run.checkpoint import STATE
 
 JPEG: tuple[str, dict[str, Any]] = ("JPEG", {"quality": 95, "subsampling": 0})
 PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -31,11 +33,20 @@ PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def check_output(option: str, path: Path, overwrite: bool) -> None:
-    """Raises UsageError for a file that is there already, without `overwrite`, and for a folder."""
+    """Raises UsageError for a file that is there already, without `overwrite`, and for places where none may be."""
     if path.is_dir():
         raise UsageError(f"{option} {path}: is a folder; name a file")
+    above = next(folder for folder in path.parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise UsageError(f"{option} {path}: {above} is no folder; name a file in one")
+    if (path.parent / STATE).is_file():
+        raise UsageError(
+            f"{option} {path}: {path.parent} is a checkpoint, and is removed as one; choose another folder"
+        )
     if not overwrite and os.path.lexists(path):
         raise UsageError(f"{option} {path}: is there already; name another file, or add --overwrite")
+    if path.exists() and ENDINGS.get(ending(path.name)) == "tar":
+        raise UsageError(f"{option} {path}: is a tar, which is not replaced; choose another name")
 
 
 def check_picture(option: str, path: Path, overwrite: bool) -> None:

@@ -92,6 +92,7 @@ def _check_folder(folder: Path | None, todo: Checklist) -> None:
         return
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"--repair {folder}: is not a folder; choose another name")
+    check_output("--repair", folder / "*", overwrite=False)
     for name, count in Counter(base_name(job.name) for job in todo.jobs).items():
         if os.path.lexists(folder / name):
             raise UsageError(f"--repair {folder}: holds {name} already; choose another folder")

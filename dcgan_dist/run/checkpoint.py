@@ -158,8 +158,13 @@ def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
     best = best_name(folder)
     left = [path for path in folder.glob(f"*{LEFT}") if NAME.fullmatch(path.name.removesuffix(LEFT))]
     for path in (*old, *left):
-        if path.name != best:
+        if path.name != best and not _holds_others(path):
             remove(path, lease)
+
+
+def _holds_others(path: Path) -> bool:
+    """Whether somebody has put a file of his own into a checkpoint's folder."""
+    return any(file.suffix not in (SUFFIX, ".json") and file.name[0] != "." for file in path.iterdir())
 
 
 def best_name(folder: Path) -> str:

@@ -99,6 +99,37 @@ def test_a_folder_in_its_place_is_refused(folder, capsys, name):
     assert f" {name}: is a folder; name a file" in capsys.readouterr().err
 
 
+PLACES = {
+    "sample, below a file": ("sample run --count 2 --out a.tar/x.png", "a.tar/x.png: a.tar is no folder"),
+    "sample, a folder below a file": ("sample run --count 2 --out a.tar/x", "a.tar/x/000000.png: a.tar is no folder"),
+    "sample, a file": (
+        "sample run --count 2 --out run/checkpoints/latest",
+        "000000.png: run/checkpoints/latest is no f",
+    ),
+    "sample, a checkpoint": (
+        "sample run --count 2 --out run/checkpoints/000000640",
+        "000000.png: run/checkpoints/000000640 is a checkpoint, and is removed as one; choose another folder",
+    ),
+    "inspect, below a file": ("inspect a.tar --out a.tar/x.png", "--out a.tar/x.png: a.tar is no folder"),
+    "verify, below a file": ("verify a.tar --json a.tar/x.json", "--json a.tar/x.json: a.tar is no folder"),
+    "verify, a folder below a file": ("verify a.tar --repair a.tar/x", "--repair a.tar/x/*: a.tar is no folder"),
+    "inspect, its own shard": (
+        "inspect a.tar --json a.tar --overwrite",
+        "--json a.tar: is a tar, which is not replaced",
+    ),
+    "verify, its own shard": ("verify a.tar --json a.tar --overwrite", "--json a.tar: is a tar, which is not replaced"),
+}
+
+
+@pytest.mark.parametrize(("command", "line"), PLACES.values(), ids=PLACES)
+def test_places_where_no_file_may_be_are_refused_before_any_work(folder, capsys, command, line):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), line in err) == ("", 1, True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch, capsys):
     monkeypatch.setattr(output, "check_output", lambda *_: None)
     (folder / "samples.png").write_bytes(MINE)

@@ -54,6 +54,20 @@ OTHERS = [
 ]
 
 
+@pytest.mark.parametrize("form", ["folder", "a link", "shards", "a part"])
+def test_shards_are_not_packed_into_their_own_places(pictures, tmp_path, form):
+    """Smaller images would take the places of the only ones."""
+    out, part = tmp_path / "out", Part(1, 2) if form == "a part" else None
+    pack(pictures, out)
+    (tmp_path / "link").symlink_to(out)
+    source = {"a link": tmp_path / "link", "shards": f"{out}/shard-0000{{0,1}}.tar"}.get(form, out)
+    before = contents(out)
+    with pytest.raises(UsageError, match=r"out: holds shard-00000\.tar, which is packed and would be replaced; choose"):
+        pack(source, out, part=part, size=8, overwrite=True)
+    assert contents(out) == before
+    pack(source, tmp_path / "smaller", size=8)
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_overwrite_leaves_all_but_the_earlier_set(pictures, tmp_path, merged):
     out = tmp_path / "out"

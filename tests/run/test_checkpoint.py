@@ -264,6 +264,15 @@ def test_other_things_in_the_folder_are_left_alone(folder, said):
     assert set(names(folder)) == {"000000300", "000000400", "latest"} | others
 
 
+def test_a_file_that_somebody_put_into_a_checkpoint_keeps_it(folder):
+    for images in (100, 200, 300):
+        (save(folder, images, keep=3) / ("notes.txt" if images == 100 else ".DS_Store")).touch()
+    save(folder, 400, keep=1)
+    save(folder, 500, keep=1)
+    assert "000000100" in names(folder)
+    assert not {"000000200", "000000300"} & set(names(folder))
+
+
 @pytest.mark.parametrize("text", ["000000100", "000000100\n"])
 def test_the_best_one_is_never_removed(folder, text):
     save(folder, 100)

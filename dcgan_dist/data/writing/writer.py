@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from dcgan_dist import keyed
 from dcgan_dist.data.classes import classes_text, numbering
 from dcgan_dist.data.pool import run_jobs
-from dcgan_dist.data.sources import Images, Source
+from dcgan_dist.data.sources import Images, Source, TarSource
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicates
 from dcgan_dist.data.writing.keys import key_digits
 from dcgan_dist.data.writing.pack import HashJob, Job, PackJob, one_line, opened_worker
 from dcgan_dist.data.writing.packing import Packing, Part
-from dcgan_dist.data.writing.publish import add_up, publish, refuse_others, taken_places
+from dcgan_dist.data.writing.publish import add_up, earlier_files, publish, refuse_others, taken_places
 from dcgan_dist.data.writing.staging import PARTIAL, SPOOL, VERSION, Plan, Staging, locked, open_staging, stagings
 from dcgan_dist.errors import UsageError, UserError
 
@@ -88,6 +88,7 @@ def write_shards(
     refuse_others(out, packing.overwrite, chain.from_iterable(map(taken_places, stagings(out))))
     with _inside(out), locked(out, shared=part is not None):
         source = source.prepared(out / PARTIAL / SPOOL, watch.say)
+        _refuse_source(out, source)
         images, left_out, classes, lines = source.items()
         for line in lines:
             watch.say(line)
@@ -115,6 +116,16 @@ def write_shards(
             finally:
                 if part is None and not staging.is_worth_keeping():
                     staging.remove()
+
+
+def _refuse_source(out: Path, source: Source) -> None:
+    """Raises UsageError when the source is among the shards in OUT that would go: nothing could bring it back."""
+    going = {(out / name).resolve() for name in earlier_files(out)}
+    for tar in source.tars if isinstance(source, TarSource) else ():
+        if tar.path.resolve() in going:
+            raise UsageError(
+                f"{out}: holds {tar.path.name}, which is packed and would be replaced; choose another folder"
+            )
 
 
 def merge_shards(out: Path, overwrite: bool) -> Summary:
