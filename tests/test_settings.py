@@ -56,8 +56,9 @@ def test_each_does_what_the_table_says(setting):
     config, lines = obey(Config(), given, ())
     if setting.does != "option":
         assert config == Config()
-        assert [line.startswith(f"{setting.variable}={value}: not used") for line in lines] == (
-            [True] if setting.does == "unused" else []
+        said = {"unused": "not used", "obeyed": "obeyed"}[setting.does]
+        assert [line.startswith(f"{setting.variable}={value}: {said}; ") for line in lines] == [True] * bool(
+            setting.text
         )
         return
     asked, other = OURS[setting.option]
@@ -101,7 +102,9 @@ def test_a_switch_that_is_turned_off_by_name_is_given(monkeypatch):
         ("OMP_NUM_THREADS", "0"),
         ("OMP_NUM_THREADS", "0,2"),
         ("MKL_NUM_THREADS", "0"),
-        *((setting.variable, "False") for setting in SETTINGS if setting.variable not in ASKED),
+        ("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT"),
+        ("NVIDIA_TF32_OVERRIDE", "0"),
+        *((setting.variable, "False") for setting in SETTINGS if setting.flag),
     ],
 )
 def test_a_value_that_asks_for_nothing_is_no_request(variable, value):
@@ -312,3 +315,16 @@ def test_accelerate_does_not_choose_the_threads(given, monkeypatch):
     accelerator_for(1, cpu=True)()
     assert seen == ["1"]
     assert os.environ.get("OMP_NUM_THREADS") == given
+
+
+@pytest.mark.parametrize("given", [None, "2"])
+def test_accelerate_does_not_say_how_many_ranks_a_node_has(given, monkeypatch):
+    """Where the launcher did not: BatchNorm of a node's ranks, threads and the cache are shared out by this number."""
+    import accelerate
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", given or "")
+    if given is None:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **_: os.environ.setdefault("LOCAL_WORLD_SIZE", "1"))
+    accelerator_for(1, cpu=True)()
+    assert os.environ.get("LOCAL_WORLD_SIZE") == given

@@ -61,6 +61,10 @@ def _unless_no(value: str) -> bool:
     return value.lower() != "no"
 
 
+def _unless_zero(value: str) -> bool:
+    return value.lower() not in ("0", "strict")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """A row of the table."""
@@ -75,7 +79,7 @@ class Setting:
     option: str = ""
     """Field of Config that the setting stands for."""
     text: str = ""
-    """Why it is refused or not used, and what to do."""
+    """Why it is refused or not used, or what comes of it, and what to do."""
 
     @property
     def flag(self) -> bool:
@@ -84,6 +88,7 @@ class Setting:
 
 
 NO_SHARDING = "not supported, every rank holds complete networks and DDP averages the gradients; launch without it"
+NUMBERS = "other numbers than those of the precision that is asked for; unset it"
 NO_TPU = "TPUs are not supported; run on GPUs or CPUs"
 SETTINGS = (
     Setting(
@@ -125,6 +130,13 @@ SETTINGS = (
     Setting(
         variable="ACCELERATE_GRADIENT_CLIPPING", launcher="--gradient_clipping", does="unused", read=_unless_no,
         text="--optimizer.g_clip and --optimizer.d_clip clip gradients",
+    ),
+    *(
+        Setting(variable=variable, does="obeyed", read=_unless_zero, text=NUMBERS)
+        for variable in (
+            "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE",
+            "DNNL_DEFAULT_FPMATH_MODE",
+        )
     ),
 )  # fmt: skip
 FAMILIES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
@@ -190,8 +202,8 @@ def _apply(setting: Setting, value: str, config: Config, given: Collection[str],
     elif problem or (asked and setting.does == "refused"):
         by = f" (accelerate launch {setting.launcher}, or its config file)" if setting.launcher else ""
         raise ConfigError(f"{there}{by}: {problem or setting.text}")
-    elif asked and setting.does == "unused":
-        lines.append(f"{there}: not used; {setting.text}")
+    elif asked and setting.does != "option" and setting.text:
+        lines.append(f"{there}: {'not used' if setting.does == 'unused' else 'obeyed'}; {setting.text}")
     elif asked and option and asked != ours:
         lines.append(f"{there}: taken as --{option}" + ("" if asked is True else f" {asked}"))
         config = replace(config, **{option: asked})

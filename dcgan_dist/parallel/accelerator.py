@@ -31,6 +31,7 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
         log.addHandler(logging.StreamHandler())
 
     def join() -> Accelerator:
+        said = "LOCAL_WORLD_SIZE" in os.environ
         try:
             # where it is unset Accelerate warns, and sets threads itself; a list of numbers it cannot read
             with patch_environment(OMP_NUM_THREADS=1):
@@ -48,5 +49,8 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
                 )
         except ImportError as error:
             raise UserError(f"Accelerate: {' '.join(str(error).split())}") from error
+        finally:
+            if not said:  # by srun, for example; Accelerate set it to 1, however many ranks the node has
+                os.environ.pop("LOCAL_WORLD_SIZE", None)
 
     return join

@@ -42,8 +42,10 @@ def check_gpus(gpus: int) -> None:
     Raises UserError, with exit code 2, when there are some, but not so many. `gpus`: that torch finds here; 0: the
     ranks are on CPUs.
     """
+    if "LOCAL_RANK" not in os.environ and os.environ.get("WORLD_SIZE", "1") == "1":
+        return  # a single process; LOCAL_WORLD_SIZE may be left in a shell
     here = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0")) + 1)
-    if gpus and "LOCAL_RANK" not in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+    if gpus and "LOCAL_RANK" not in os.environ:
         raise _wrong("WORLD_SIZE is set, but LOCAL_RANK is not: on GPUs it says which one this rank takes")
     if 0 < gpus < here:
         raise _wrong(

@@ -1,6 +1,8 @@
 """Variables of a launcher that are missing, nonsense or at odds: one line by name, before torch reads them."""
 
+import re
 from contextlib import nullcontext
+from itertools import combinations
 
 import pytest
 
@@ -9,6 +11,7 @@ from dcgan_dist.parallel.variables import SIZES, check_gpus, problem, rank
 from dcgan_dist.train import main
 
 PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+ALONE = PLACE | {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 SECOND = PLACE | {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 WRONG = [  # environment, how the line begins
     ({"WORLD_SIZE": "0", "RANK": "0", **PLACE}, "WORLD_SIZE=0: must be at least 1"),
@@ -54,6 +57,17 @@ def test_what_launchers_set_is_right(env):
     assert problem(env, on_cpu=True) is None
 
 
+@pytest.mark.parametrize("names", [names for n in range(7) for names in combinations(ALONE, n)], ids="+".join)
+def test_what_is_left_of_one_process_in_a_shell_is_one_process_or_one_line(names):
+    """RANK, WORLD_SIZE and so on of torchrun --nproc-per-node 1: all, or any that torch does not read alone."""
+    found = problem({name: ALONE[name] for name in names}, on_cpu=True)
+    complete = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(names)
+    if "LOCAL_RANK" not in names or complete:
+        assert found is None
+    else:  # Accelerate would wait for the others
+        assert re.fullmatch(r"(WORLD_SIZE=1|LOCAL_RANK=0), but [A-Z_]+ is not set", str(found))
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_of_mpi_count_on_cpus_alone(name):
     assert problem({name: "2"}, on_cpu=True) == f"{name}=2, but WORLD_SIZE is not set, or 1"
@@ -90,6 +104,7 @@ def test_the_trainer_ends_by_one_line(env, monkeypatch, capsys, tmp_path):
         ),
         ({"WORLD_SIZE": "2", "RANK": "0"}, 2, "WORLD_SIZE is set, but LOCAL_RANK is not"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, 0, ""),
+        ({"LOCAL_WORLD_SIZE": "4"}, 1, ""),  # left in a shell
         ({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 2, ""),
         ({"LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "3"}, 0, ""),
     ],
