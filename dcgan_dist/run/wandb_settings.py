@@ -40,6 +40,9 @@ FIXED = {
     "WANDB_CONSOLE": "off", "WANDB_HOST": "", "WANDB_PROGRAM": "dcgan_dist.train", "WANDB_SAVE_CODE": "false",
     "WANDB_DISABLE_CODE": "true", "WANDB_DISABLE_GIT": "true",  # nothing of these leaves the machine
     "WANDB_INIT_TIMEOUT": "20", "WANDB_LOGIN_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "20",  # fits into a grace time
+    # second names of WANDB_NAME and so on; and what would read files into the run, or patch TensorBoard
+    "WANDB_RUN_NAME": "", "WANDB_RUN_NOTES": "", "WANDB_RUN_TAGS": "", "WANDB_RUN_JOB_TYPE": "", "WANDB_ROOT_DIR": "",
+    "WANDB_CONFIG_PATHS": "", "WANDB_SYNC_TENSORBOARD": "", "WANDB_LAUNCH": "", "WANDB_FORCE": "",
     "WANDB_SILENT": "true", "WANDB_QUIET": "true", "WANDB_SHOW_INFO": "false",
 }  # fmt: skip
 """Variables that are not used, and what stands instead."""
