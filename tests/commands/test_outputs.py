@@ -39,7 +39,7 @@ COMMANDS = {
     "inspect, a sheet": ("inspect a.tar --out x.webp", "x.webp"),
     "inspect, facts": ("inspect a.tar --count 0 --json x.json", "x.json"),
     "verify": ("verify a.tar --json x.json", "x.json"),
-    "doctor": ("doctor --only versions --json x.json", "x.json"),
+    "doctor": ("doctor --only precision --json x.json", "x.json"),
 }
 
 

@@ -16,9 +16,6 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.gan.measure import Networks, measure_networks
 from dcgan_dist.parallel.precision import Arithmetic, arithmetic
 from dcgan_dist.parallel.world import World
-from dcgan_dist.run.checkpoint import TENSOR_FILES
-
-FILES = len(TENSOR_FILES) + 3  # of one checkpoint, with its state, its manifest and its folder
 
 
 @dataclass

@@ -223,13 +223,10 @@ CHECKS: dict[str, Check] = {
     "devices": Check(hardware.check_devices, 20),
     "cuda": Check(hardware.check_cuda, 20),
     "precision": Check(hardware.check_precision, 20),
-    "versions": Check(hardware.check_versions, 10),
     "launcher": Check(outside.check_launcher, 20),
     "space": Check(disk.check_space, 20),
-    "inodes": Check(disk.check_inodes, 10),
     "disk": Check(disk.check_disk, 30),
     "locks": Check(locks.check_locks, 10),
-    "clock": Check(disk.check_clock, 10),
     "shards": Check(shards.check_shards, 60),
     "run_dir": Check(run_folder.check_run_dir, 120),  # the shards are open by now
     "cache": Check(shards.check_cache, 30),

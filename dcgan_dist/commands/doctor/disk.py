@@ -1,17 +1,16 @@
-"""The disk of the run's folder: room, speed, and clocks."""
+"""The disk of the run's folder: room and speed."""
 
 import contextlib
 import errno
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_dist.commands.doctor.case import FILES, Case, nearest
-from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, ok, warn
+from dcgan_dist.commands.doctor.case import Case, nearest
+from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, warn
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.console import human_bytes as size
 from dcgan_dist.run.folder import RunFolder
@@ -19,14 +18,11 @@ from dcgan_dist.run.folder import RunFolder
 PROBED = 64e6  # bytes that are written, at most
 CHUNK = 2**20
 PATIENCE = 20.0  # seconds that a checkpoint may take; a launcher that is stopped kills its ranks after 30
-SPARE_INODES = 1_000
-SKEW = 2.0  # seconds
-EPOCH = 1_735_689_600.0  # 2025-01-01: no clock that is right shows an earlier time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Room for a run. Bytes, but for inodes."""
+    """Room for a run. Bytes."""
 
     free: float
     """For this user."""
@@ -75,22 +71,6 @@ def judge_space(facts: Space) -> Finding:
     full = fail("too little room", advice) if facts.free < needed else None
     tight = warn("room for little more than this run", advice) if needed <= facts.free < 2 * needed else None
     return conclude(found, full, tight)
-
-
-def check_inodes(case: Case) -> Finding:
-    """Numbers of files."""
-    disk = os.statvfs(nearest(case.config.run_dir))
-    config = case.config
-    files = (config.checkpoint.keep + 1) * FILES + config.images // config.log.samples_every
-    return judge_inodes(disk.f_favail if disk.f_files else None, files)
-
-
-def judge_inodes(free: int | None, needed: int) -> Finding:
-    """`free`: None where the file system has no bound of its own."""
-    if free is None:
-        return ok("this file system counts no inodes")
-    few = fail("too few inodes", "remove small files (df -i shows the count), or name a --run_dir on another disk")
-    return conclude(f"{free:,} inodes free, about {needed:,} needed", few if free < needed + SPARE_INODES else None)
 
 
 @contextlib.contextmanager
@@ -159,58 +139,4 @@ def judge_disk(count: int, seconds: float, same: bool, checkpoint: float) -> Fin
         f"{size(count)} written, synced and renamed at {rate / 1e6:,.0f} MB/s; a checkpoint takes {takes:,.1f} s",
         None if same else other,
         slow if takes > PATIENCE else None,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clocks:
-    """Seconds."""
-
-    now: float
-    """Of the system, since 1970."""
-    ahead: float
-    """The file system's clock before the system's."""
-    monotonic: bool
-    """The clock that durations are measured with never went back."""
-    synchronised: bool | None
-    """By NTP; None: not known."""
-
-
-def check_clock(case: Case) -> Finding:
-    """The clocks of this machine and of the run's file system."""
-    readings = [time.monotonic() for _ in range(1_000)]
-    with probing_for("its clocks", case.config.run_dir) as folder:
-        before = time.time()
-        (folder / "now").touch()
-        written, after = (folder / "now").stat().st_mtime, time.time()
-    return judge_clocks(
-        Clocks(
-            now=after,
-            ahead=written - min(max(written, before), after),
-            monotonic=readings == sorted(readings),
-            synchronised=_synchronised(),
-        )
-    )
-
-
-def _synchronised() -> bool | None:
-    command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return {"yes": True, "no": False}.get(done.stdout.strip())
-
-
-def judge_clocks(facts: Clocks) -> Finding:
-    """Whether times on files and in logs mean something."""
-    ntp = {None: "not known", True: "yes", False: "no"}[facts.synchronised]
-    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(facts.now))
-    set_clock = "set the clock (timedatectl set-ntp true, or chronyd)"
-    return conclude(
-        f"{date}; the run folder's clock differs by {abs(facts.ahead):.1f} s; synchronised by NTP: {ntp}",
-        fail("the clock is years behind: no certificate will be valid", set_clock) if facts.now < EPOCH else None,
-        None if facts.monotonic else fail("the monotonic clock goes back", "this machine cannot measure time"),
-        warn("the file server's clock is another", "synchronise both by NTP") if abs(facts.ahead) > SKEW else None,
-        warn("the clock is not synchronised", set_clock) if facts.synchronised is False else None,
     )

@@ -1,11 +1,9 @@
 """Processors, and the programs that drive them."""
 
 import os
-import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import torch
@@ -17,9 +15,7 @@ from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import nccl_version
 from dcgan_dist.run.console import human_bytes as size
 
-PYTHON = (3, 11)
 FULL = 0.5  # part of a GPU's memory that others may hold
-REQUIREMENT = re.compile(r"([\w-]+)>=([\d.]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,48 +197,3 @@ def judge_precision(chosen: Arithmetic, has_bf16: bool | None) -> Finding:
         slow if chosen.name in ("bf16", "fp16") and has_bf16 is None else None,
         warn("fp64 is for proofs", "--precision auto") if chosen.name == "fp64" else None,
     )
-
-
-def check_versions(case: Case) -> Finding:
-    """Python and packages."""
-    try:
-        lines = requires("dcgan_dist") or []
-    except PackageNotFoundError:
-        lines = []
-    wanted = {match[1]: match[2] for line in lines if "extra ==" not in line and (match := REQUIREMENT.match(line))}
-    if case.config.log.tensorboard:
-        wanted["tensorboard"] = ""
-    return judge_versions(platform.python_version(), {name: (_version(name), least) for name, least in wanted.items()})
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def judge_versions(python: str, packages: Mapping[str, tuple[str | None, str]]) -> Finding:
-    """`packages`: what is installed, and the least that will do; "": it can be done without."""
-    shown = ", ".join(f"{name} {packages[name][0]}" for name in ("torch", "accelerate") if name in packages)
-    problems: list[Finding] = []
-    if numbers(python) < PYTHON:
-        problems.append(fail(f"Python {python}", f"use Python {'.'.join(map(str, PYTHON))} or newer"))
-    for name, (found, least) in packages.items():
-        if found is None and not least:
-            problems.append(warn(f"{name} is not installed", f"pip install {name}, or --log.no_{name}"))
-        elif found is None:
-            problems.append(fail(f"{name} is not installed", f"pip install '{name}>={least}'"))
-        elif numbers(found) < numbers(least):
-            problems.append(fail(f"{name} {found} is too old", f"pip install '{name}>={least}'"))
-    unknown = warn("dcgan_dist is not installed, so what it needs is not known", "pip install --editable .")
-    return conclude(", ".join(filter(None, [f"Python {python}", shown])), *problems, None if packages else unknown)
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """2.11.0+cu130 -> (2, 11)"""
-    leading = re.match(r"[\d.]*", version)
-    found = [int(part) for part in (leading[0] if leading else "").split(".") if part]
-    while found and not found[-1]:  # 2.11 is 2.11.0
-        found.pop()
-    return tuple(found)
