@@ -291,10 +291,3 @@ def set_cpu_threads(world: World) -> str | None:
     threads, why = settings.threads(os.environ, ours=MARK in os.environ) or shared
     torch.set_num_threads(threads)
     return f"computing threads per rank: {threads} ({why})"
-
-
-def nccl_version() -> str | None:
-    """Of the library by which GPUs talk; None: torch has none."""
-    if not dist.is_nccl_available():
-        return None
-    return ".".join(map(str, torch.cuda.nccl.version()))  # pyright: ignore[reportAttributeAccessIssue]

@@ -97,7 +97,7 @@ def test_what_is_written_for_programs_holds_no_command(doctor, folder):
 
 def test_names_of_checks_are_names(capsys):
     assert front.main(["doctor", "--only", "disc"]) == 2
-    assert capsys.readouterr().err.startswith("error: --only: there is no check 'disc'; there are devices, cuda,")
+    assert capsys.readouterr().err.startswith("error: --only: there is no check 'disc'; there are devices, precision,")
     assert front.main(["doctor", "--skip", "disk,"]) == 2
     assert "--skip: there is no check ''" in capsys.readouterr().err
 
@@ -338,16 +338,55 @@ def eval_shape(row):
     return int(torch.tensor([int(part) for part in row[1].split(" x ")]).prod())
 
 
+@pytest.fixture
+def unused_gpu(folder, monkeypatch):
+    """A driver with a GPU that this torch cannot use."""
+    (folder / "nvidia0").touch()
+    (folder / "nvidia-uvm").touch()
+    monkeypatch.setattr(hardware, "Path", lambda _: folder)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def refuse_cuda():
+    raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+
+
+def test_torch_says_why_it_cannot_use_a_gpu(unused_gpu, folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "init", refuse_cuda)
+    why = "The NVIDIA driver on your system is too old (found version 11040). Please update it."
+    assert hardware.why_no_gpu() == why
+    finding = hardware.check_devices(Case(Config()))
+    assert (finding.mark, why in finding.found) == ("FAIL", True)
+    (folder / "nvidia0").unlink()
+    assert hardware.check_devices(Case(Config())).mark == "ok"  # there is none
+
+
 @pytest.mark.parametrize(
-    ("named", "hidden"), [(None, False), ("0", False), ("0,1", False), ("", True), ("-1", True), ("NoDevFiles", True)]
+    ("named", "hidden"), [("0", False), ("0,1", False), ("", True), ("-1", True), ("NoDevFiles", True)]
 )
-def test_gpus_that_are_hidden_on_purpose(named, hidden, monkeypatch):
+def test_gpus_that_are_hidden_on_purpose(unused_gpu, named, hidden, monkeypatch):
     """By SLURM, too, for a job without GPUs: NoDevFiles."""
-    if named is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert hardware.devices().hidden == hidden
+    monkeypatch.setattr(torch.cuda, "init", refuse_cuda)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert (hardware.why_no_gpu() == "") == hidden
+
+
+def test_a_gpu_that_cannot_compute(monkeypatch):
+    """Torch sees it, and has no kernels for it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "H100")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (70e9, 80e9))
+
+    def fails(*given, **named):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ..")
+
+    monkeypatch.setattr(torch, "ones", fails)
+    finding = hardware.check_devices(Case(Config()))
+    assert finding.mark == "FAIL"
+    assert finding.found.startswith("GPU 0 (H100) cannot compute: CUDA error: no kernel image is available for")
+    assert "Compile with" not in finding.found
 
 
 # ---- the data

@@ -12,12 +12,9 @@ from dcgan_dist.parallel.precision import PRECISIONS
 from dcgan_dist.run.wandb_key import Answer
 
 GB = 1e9
-H100 = hardware.Gpu(name="H100", memory=80_000_000_000, free=79_000_000_000, capability=(9, 0))
-A100 = replace(H100, name="A100", capability=(8, 0))
-NODE = hardware.Devices(gpus=(H100,) * 4, nvidia=4, hidden=False, cores=64, all_cores=128, threads=64)
-CUDA = hardware.Cuda(
-    usable=True, nvidia=4, built="13.0", driver="580.1", nccl="2.28.9", kinds=("sm_80", "sm_90"), gpus=NODE.gpus
-)
+H100 = hardware.Gpu(name="H100", memory=80_000_000_000, free=79_000_000_000)
+A100 = replace(H100, name="A100")
+NODE = {"gpus": [H100] * 4, "why_none": "", "ranks": 4, "cores": 64, "threads": 64}
 SPACE = disk.Space(free=10 * GB, checkpoint=GB, keep=3, held=0, pictures=GB / 2)
 CACHE = shards.Cache(folder=disk.Path("cache"), shards=8 * GB, limit=10 * GB, free=12 * GB)
 LOOKED = shards.Looked(shards=5, looked=5, samples=20, problems=())
@@ -35,44 +32,25 @@ TALK = Talk(ranks=4, device="cuda", latency=3e-5, rate=100 * GB, deviation=3e-15
 BAD = Problem(shard="0.tar", kind="checksum", what="the bytes are others", key="00007", byte=512)
 
 CASES = {
-    "four GPUs": (hardware.judge_devices(NODE, 4), "ok", "4 x H100 with 80.0 GB, 79.0 GB free", ""),
-    "no GPU": (hardware.judge_devices(replace(NODE, gpus=(), nvidia=0), 1), "ok", "no GPU", ""),
-    "a hidden GPU": (hardware.judge_devices(replace(NODE, gpus=(), hidden=True), 1), "ok", "no GPU", ""),
+    "four GPUs": (hardware.judge_devices(**NODE), "ok", "4 x H100 with 80.0 GB, 79.0 GB free; 64 CPU cores", ""),
+    "no GPU": (hardware.judge_devices(**NODE | {"gpus": []}), "ok", "no GPU, so the run uses the CPU", ""),
     "a GPU that torch does not see": (
-        hardware.judge_devices(replace(NODE, gpus=()), 1), "FAIL", "torch sees none of the 4 NVIDIA GPUs", "line cuda",
+        hardware.judge_devices(**NODE | {"gpus": [], "why_none": "the driver is too old"}), "FAIL",
+        "torch cannot use the NVIDIA GPUs of this machine: the driver is too old", "the build of torch",
     ),
     "a GPU that others use": (
-        hardware.judge_devices(replace(NODE, gpus=(H100, replace(H100, free=10**9))), 2), "warn",
-        "others hold 79.0 GB of the memory of a H100", "nvidia-smi",
+        hardware.judge_devices(**NODE | {"gpus": [H100, replace(H100, free=10**9)]}), "warn",
+        "other processes use 79.0 GB of the memory of a H100", "nvidia-smi",
     ),
-    "unlike GPUs": (hardware.judge_devices(replace(NODE, gpus=(H100, A100)), 2), "warn", "not alike", "slowest"),
-    "more ranks than cores": (hardware.judge_devices(replace(NODE, cores=2), 4), "warn", "4 ranks share 2", "one core"),
-    "CUDA": (hardware.judge_cuda(CUDA), "ok", "driver 580.1, CUDA 13.0, NCCL 2.28.9", ""),
-    "no CUDA needed": (hardware.judge_cuda(replace(CUDA, usable=False, nvidia=0)), "ok", "not needed", ""),
-    "torch for the CPU": (
-        hardware.judge_cuda(replace(CUDA, usable=False, built=None)), "FAIL", "built without CUDA", "build of torch",
+    "unlike GPUs": (hardware.judge_devices(**NODE | {"gpus": [H100, A100]}), "warn", "the GPUs differ", "slowest"),
+    "a GPU that torch has no kernels for": (
+        hardware.judge_devices(**NODE | {"gpus": [H100, replace(H100, error="no kernel image is available")]}), "FAIL",
+        "GPU 1 (H100) cannot compute: no kernel image is available", "support this GPU",
     ),
-    "an old driver": (
-        hardware.judge_cuda(replace(CUDA, usable=False, driver="470.1")), "FAIL", "cannot use the driver 470.1",
-        "update NVIDIA's driver to one that knows CUDA 13.0",
+    "more ranks than cores": (
+        hardware.judge_devices(**NODE | {"cores": 2}), "warn", "4 ranks share 2 CPU cores", "one core",
     ),
-    "no NCCL": (hardware.judge_cuda(replace(CUDA, nccl=None)), "FAIL", "no NCCL", "with NCCL"),
-    "one GPU without NCCL": (hardware.judge_cuda(replace(CUDA, nccl=None, gpus=(H100,))), "ok", "NCCL none", ""),
-    "a GPU that is too new": (
-        hardware.judge_cuda(replace(CUDA, gpus=(replace(H100, capability=(12, 0)),))), "FAIL",
-        "no programs for a H100 (sm_120)", "serves sm_80, sm_90",
-    ),
-    "a GPU that is too old": (
-        hardware.judge_cuda(replace(CUDA, gpus=(replace(H100, capability=(7, 0)),))), "FAIL", "(sm_70)", "sm_80",
-    ),
-    "a GPU of a served generation": (
-        hardware.judge_cuda(replace(CUDA, gpus=(replace(H100, capability=(8, 9)),))), "ok", "CUDA 13.0", "",
-    ),
-    "a new GPU for which torch compiles": (
-        hardware.judge_cuda(replace(CUDA, kinds=("sm_90", "compute_90"), gpus=(replace(H100, capability=(12, 0)),))),
-        "ok", "CUDA 13.0", "",
-    ),
-    "bf16": (hardware.judge_precision(PRECISIONS["bf16"], True), "ok", "bf16: as asked; the GPU has bf16", ""),
+    "bf16": (hardware.judge_precision(PRECISIONS["bf16"], True), "ok", "bf16: as asked", ""),
     "bf16 emulated": (hardware.judge_precision(PRECISIONS["bf16"], False), "warn", "emulated", "--precision fp16"),
     "bf16 on a CPU": (hardware.judge_precision(PRECISIONS["bf16"], None), "warn", "on a CPU", "--precision auto"),
     "fp64": (hardware.judge_precision(PRECISIONS["fp64"], True), "warn", "for proofs", "--precision auto"),

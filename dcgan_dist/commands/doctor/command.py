@@ -221,7 +221,6 @@ def _end(lines: Sequence[Line], world: World | None) -> int:
 
 CHECKS: dict[str, Check] = {
     "devices": Check(hardware.check_devices, 20),
-    "cuda": Check(hardware.check_cuda, 20),
     "precision": Check(hardware.check_precision, 20),
     "launcher": Check(outside.check_launcher, 20),
     "space": Check(disk.check_space, 20),

@@ -111,7 +111,7 @@ def judge_launcher(facts: Launcher) -> Finding:
             problems.append(warn(f"only 1 of {nodes} nodes is examined", advice))
         given = slurm.get("SLURM_GPUS_ON_NODE", "")
         if given.isdecimal() and int(given) > facts.gpus and not facts.launched:
-            advice = "see the line cuda; srun may need --gpus-per-node as sbatch had it"
+            advice = "see the line devices; srun may need --gpus-per-node as sbatch had it"
             problems.append(fail(f"the job has {given} GPUs here, torch sees {facts.gpus}", advice))
     elif not facts.launched:
         how += "; no scheduler's job"
