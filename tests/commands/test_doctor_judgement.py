@@ -134,7 +134,7 @@ CASES = {
         outside.judge_launcher(replace(LAUNCHER, slurm=JOB | {"SLURM_NNODES": "2"})), "warn", "only 1 of 2", "srun",
     ),
     "GPUs of the job that are not there": (
-        outside.judge_launcher(replace(LAUNCHER, slurm=JOB, gpus=1)), "FAIL", "4 GPUs here, torch sees 1", "cuda",
+        outside.judge_launcher(replace(LAUNCHER, slurm=JOB, gpus=1)), "FAIL", "4 GPUs here, torch sees 1", "devices",
     ),
     "an unknown meeting place": (
         outside.judge_launcher(replace(LAUNCHER, main_address="node0", main_unknown="no such name")), "FAIL",
