@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dcgan_dist.commands.doctor import disk, hardware, locks, memory, outside, ranks, shards
+from dcgan_dist.commands.doctor import disk, hardware, memory, outside, ranks, shards
 from dcgan_dist.commands.doctor.finding import conclude, fail, warn
 from dcgan_dist.commands.doctor.talk import Talk
 from dcgan_dist.data.checking.verify import Problem
@@ -15,14 +15,10 @@ GB = 1e9
 H100 = hardware.Gpu(name="H100", memory=80_000_000_000, free=79_000_000_000)
 A100 = replace(H100, name="A100")
 NODE = {"gpus": [H100] * 4, "why_none": "", "ranks": 4, "cores": 64, "threads": 64}
-SPACE = disk.Space(free=10 * GB, checkpoint=GB, keep=3, held=0, pictures=GB / 2)
-CACHE = shards.Cache(folder=disk.Path("cache"), shards=8 * GB, limit=10 * GB, free=12 * GB)
-LOOKED = shards.Looked(shards=5, looked=5, samples=20, problems=())
-MEMORY = memory.Memory(
-    available=100 * GB, ranks=4, surely=True, needed=10 * GB, alone=3 * GB, ring=GB, gpu_free=70 * GB,
-    gpu_needed=10 * GB,
-)  # fmt: skip
-LIMITS = memory.Limits(files=1024, shards=100, file_size=float("inf"), largest_file=GB, locked=8 * GB, infiniband=True)
+SPACE = {"free": 10 * GB, "checkpoint": GB, "keep": 3, "held": 0, "samples": GB / 2}
+CACHE = {"folder": disk.Path("cache"), "shards": 8 * GB, "limit": 10 * GB, "free": 12 * GB}
+LOOKED = {"found": "9 images", "checked": 1.0, "images": 20, "problems": (), "deep": False}
+MEMORY = {"available": 100 * GB, "each": 2 * GB, "once": 2 * GB, "ranks": 4, "surely": True, "gpu": (70 * GB, 10 * GB)}
 LAUNCHER = outside.Launcher(
     launched=0, gpus=4, slurm={}, main_address="", main_unknown="", own_name="node1", own_unknown="", busy_port=None,
     wrong="",
@@ -54,72 +50,80 @@ CASES = {
     "bf16 emulated": (hardware.judge_precision(PRECISIONS["bf16"], False), "warn", "emulated", "--precision fp16"),
     "bf16 on a CPU": (hardware.judge_precision(PRECISIONS["bf16"], None), "warn", "on a CPU", "--precision auto"),
     "fp64": (hardware.judge_precision(PRECISIONS["fp64"], True), "warn", "for proofs", "--precision auto"),
-    "room": (disk.judge_space(SPACE), "ok", "10.0 GB free; 3 + 1 checkpoints of 1.0 GB and pictures need up to", ""),
-    "no room": (disk.judge_space(replace(SPACE, free=4.4 * GB)), "FAIL", "too little room", "--checkpoint.keep 2"),
-    "room that the checkpoints hold already": (
-        disk.judge_space(replace(SPACE, free=4.4 * GB, held=3 * GB)), "ok", "need up to 1.5 GB", "",
+    "space": (
+        disk.judge_space(**SPACE), "ok", "10.0 GB free; up to 4.5 GB needed for 4 checkpoints of 1.0 GB and the s", "",
     ),
-    "little room": (disk.judge_space(replace(SPACE, free=5 * GB)), "warn", "little more", "another disk"),
-    "a disk": (disk.judge_disk(64_000_000, 0.5, True, GB), "ok", "at 128 MB/s; a checkpoint takes 7.8 s", ""),
-    "a slow disk": (disk.judge_disk(64_000_000, 8.0, True, GB), "warn", "the disk is slow", "faster disk"),
+    "no space": (
+        disk.judge_space(**SPACE | {"free": 4.4 * GB}), "FAIL", "not enough disk space", "--checkpoint.keep 2",
+    ),
+    "space that the checkpoints hold already": (
+        disk.judge_space(**SPACE | {"free": 4.4 * GB, "held": 3 * GB}), "ok", "up to 1.5 GB needed", "",
+    ),
+    "little space": (disk.judge_space(**SPACE | {"free": 5 * GB}), "warn", "disk space is tight", "another disk"),
+    "a disk": (disk.judge_disk(64_000_000, 0.5, GB), "ok", "at 128 MB/s; a checkpoint takes 7.8 s", ""),
+    "a slow disk": (disk.judge_disk(64_000_000, 8.0, GB), "warn", "the disk is slow", "faster disk"),
     "a disk that takes nearly as long as launchers wait": (
-        disk.judge_disk(64_000_000, 1.4, True, GB), "warn", "a checkpoint takes 21.9 s", "kills its ranks 30 s later",
+        disk.judge_disk(64_000_000, 1.4, GB), "warn", "kills its ranks 30 s after a signal", "touch RUN/STOP",
     ),
-    "a lying disk": (disk.judge_disk(64_000_000, 0.5, False, GB), "FAIL", "is not what was read", "another --run_dir"),
-    "locks": (locks.judge_locks(None, True), "ok", "keeps other processes out", ""),
-    "locks that keep nobody out": (locks.judge_locks(None, False), "warn", "two processes held it", "nolock"),
-    "no locks": (locks.judge_locks("No locks available", False), "warn", "(No locks available)", "-o flock"),
+    "locks that keep nobody out": (
+        disk.judge_locks(None, False, option="--run_dir", without=warn), "warn", "no effect: two processes", "nolock",
+    ),
+    "no locks": (
+        disk.judge_locks("No locks available", False, option="--run_dir", without=warn), "warn",
+        "files cannot be locked (No locks available)", "-o flock",
+    ),
     "a cache without locks": (
-        shards.judge_cache(CACHE, locks.judge_cache_locks("No locks available", False)), "FAIL",
-        "files in the cache cannot be locked (No locks available)", "--data.cache",
+        shards.judge_cache(**CACHE, locks=disk.judge_locks("No locks", False, option="--data.cache", without=fail)),
+        "FAIL", "files cannot be locked (No locks)", "--data.cache",
     ),
     "a cache whose locks keep nobody out": (
-        shards.judge_cache(CACHE, locks.judge_cache_locks(None, False)), "warn", "keeps nobody out", "-o flock",
+        shards.judge_cache(**CACHE, locks=disk.judge_locks(None, False, option="--data.cache", without=fail)), "warn",
+        "no effect", "-o flock",
     ),
-    "a cache with locks": (shards.judge_cache(CACHE, locks.judge_cache_locks(None, True)), "ok", "8.0 GB of", ""),
-    "shards": (shards.judge_shards("9 images", LOOKED), "ok", "9 images, all opened; 20 images checked", ""),
+    "a cache with locks": (
+        shards.judge_cache(**CACHE, locks=disk.judge_locks(None, True, option="--data.cache", without=fail)), "ok",
+        "8.0 GB of", "",
+    ),
+    "shards": (shards.judge_shards(**LOOKED), "ok", "9 images; 20 images checked", ""),
     "a bad shard": (
-        shards.judge_shards("9 images", replace(LOOKED, problems=(BAD,) * 5)), "FAIL",
+        shards.judge_shards(**LOOKED | {"problems": (BAD,) * 5}), "FAIL",
         "0.tar: 00007 at byte 512: the bytes are others | 0.tar", "--repair",
     ),
     "no time for all shards": (
-        shards.judge_shards("9 images", replace(LOOKED, looked=3)), "warn", "time for 3 of 5 shards", "verify",
+        shards.judge_shards(**LOOKED | {"checked": 0.6}), "warn", "time for 60% of the shards", "verify",
     ),
     "shards of another program": (
-        shards.judge_shards("9 images", replace(LOOKED, samples=0)), "warn", "none of the images has", "--deep",
+        shards.judge_shards(**LOOKED | {"images": 0}), "warn", "the images have no checksums", "--deep",
     ),
-    "a cache": (shards.judge_cache(CACHE), "ok", "8.0 GB of shards; cache may hold 10.0 GB", ""),
-    "a cache for a part": (shards.judge_cache(replace(CACHE, limit=2 * GB)), "warn", "only 25% of the shards", "again"),
-    "a cache on a full disk": (shards.judge_cache(replace(CACHE, free=GB)), "FAIL", "less room", "--data.cache"),
-    "memory": (memory.judge_memory(MEMORY), "ok", "available, about 10.0 GB needed by 4 ranks here", ""),
-    "too little memory": (memory.judge_memory(replace(MEMORY, available=9 * GB)), "FAIL", "too little memory", "--mem"),
+    "a cache": (shards.judge_cache(**CACHE), "ok", "8.0 GB of shards; cache may use 10.0 GB and has 12.0 GB", ""),
+    "a cache for a part": (
+        shards.judge_cache(**CACHE | {"limit": 2 * GB}), "warn", "only 25% of the shards", "in every epoch",
+    ),
+    "a cache on a full disk": (shards.judge_cache(**CACHE | {"free": GB}), "FAIL", "less space", "--data.cache"),
+    "memory": (
+        memory.judge_memory(**MEMORY), "ok", "100.0 GB available; 4 ranks on this machine will use about 10.0 GB", "",
+    ),
+    "too little memory": (
+        memory.judge_memory(**MEMORY | {"available": 9 * GB}), "FAIL", "not enough memory", "--mem",
+    ),
     "too little for ranks that may be meant for several machines": (
-        memory.judge_memory(replace(MEMORY, available=9 * GB, surely=False)), "warn", "if all 4 ranks run here",
-        "under its launcher",
+        memory.judge_memory(**MEMORY | {"available": 9 * GB, "surely": False}), "warn",
+        "not enough memory if all 4 ranks run on this machine", "under its launcher",
     ),
     "too little even for one of them": (
-        memory.judge_memory(replace(MEMORY, available=2 * GB, surely=False)), "FAIL", "too little memory", "--mem",
+        memory.judge_memory(**MEMORY | {"available": 2 * GB, "surely": False}), "FAIL", "not enough memory", "--mem",
     ),
-    "tight memory": (memory.judge_memory(replace(MEMORY, available=11 * GB)), "warn", "memory is tight", "fewer ranks"),
+    "tight memory": (
+        memory.judge_memory(**MEMORY | {"available": 11 * GB}), "warn", "memory is tight", "fewer ranks",
+    ),
     "too little on the GPU": (
-        memory.judge_memory(replace(MEMORY, gpu_free=9 * GB)), "FAIL", "too little GPU memory", "--accumulate",
+        memory.judge_memory(**MEMORY | {"gpu": (9 * GB, 10 * GB)}), "FAIL", "not enough GPU memory", "--accumulate",
     ),
-    "shared memory": (memory.judge_shared_memory(memory.SharedMemory(free=GB, ranks=8)), "ok", "1.0 GB free", ""),
-    "Docker's 64 MB": (
-        memory.judge_shared_memory(memory.SharedMemory(free=6.4e7, ranks=2)), "warn", "NCCL may want", "--shm-size",
-    ),
-    "64 MB for the CPU": (memory.judge_shared_memory(memory.SharedMemory(free=6.4e7, ranks=0)), "ok", "64.0 MB", ""),
-    "no shared memory": (
-        memory.judge_shared_memory(memory.SharedMemory(free=None, ranks=0)), "FAIL", "no /dev/shm", "remount",
-    ),
-    "full shared memory": (
-        memory.judge_shared_memory(memory.SharedMemory(free=0, ranks=0)), "FAIL", "/dev/shm is full", "remount",
-    ),
-    "limits": (memory.judge_limits(LIMITS), "ok", "1,024 files may be open; open at a time: 100 shards", ""),
-    "few open files": (memory.judge_limits(replace(LIMITS, shards=4096)), "warn", "opened again", "ulimit -Hn 8192"),
-    "short files": (memory.judge_limits(replace(LIMITS, file_size=1e6)), "FAIL", "larger than 1.0 MB", "ulimit -f"),
-    "no pinning": (memory.judge_limits(replace(LIMITS, locked=65536)), "warn", "InfiniBand is here", "ulimit -l"),
-    "no pinning needed": (memory.judge_limits(replace(LIMITS, locked=0, infiniband=False)), "ok", "1,024", ""),
+    "shared memory": (memory.judge_shared_memory(GB, 8), "ok", "1.0 GB free", ""),
+    "Docker's 64 MB": (memory.judge_shared_memory(6.4e7, 2), "warn", "NCCL may need", "--shm-size"),
+    "64 MB for the CPU": (memory.judge_shared_memory(6.4e7, 0), "ok", "64.0 MB", ""),
+    "no shared memory": (memory.judge_shared_memory(None, 0), "FAIL", "no /dev/shm", "remount"),
+    "full shared memory": (memory.judge_shared_memory(0, 0), "FAIL", "/dev/shm is full", "remount"),
     "W&B": (outside.judge_wandb(Answer(True, True, "host takes the key"), True), "ok", "online: host takes", ""),
     "a wrong key": (
         outside.judge_wandb(Answer(True, False, "host refuses the key"), True), "FAIL", "kept offline", "wandb login",

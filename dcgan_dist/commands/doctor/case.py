@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
@@ -69,12 +68,6 @@ class Case:
             return None, error
 
     @property
-    def shards(self) -> int:
-        """How many there are; 0: not known."""
-        data, _ = self._opened
-        return len(data.shards) if isinstance(data, Corpus) else len(data or ())
-
-    @property
     def talk(self) -> Talk:
         """What several ranks did together: those that were launched, else some that are started here, once.
 
@@ -95,9 +88,3 @@ class Case:
             return None, error
         except RuntimeError as error:  # of torch: another rank is gone, or does not answer
             return None, RanksError(" ".join(str(error).split())[:300])
-
-
-def nearest(path: Path) -> Path:
-    """The path itself if it is a folder, else the nearest one above it."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist import cli
-from dcgan_dist.commands.doctor import disk, hardware, locks, memory, outside, ranks, run_folder, shards
+from dcgan_dist.commands.doctor import disk, hardware, memory, outside, ranks, run_folder, shards
 from dcgan_dist.commands.doctor.case import Case
 from dcgan_dist.commands.doctor.exchange import Exchange
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, fail
@@ -225,13 +225,12 @@ CHECKS: dict[str, Check] = {
     "launcher": Check(outside.check_launcher, 20),
     "space": Check(disk.check_space, 20),
     "disk": Check(disk.check_disk, 30),
-    "locks": Check(locks.check_locks, 10),
+    "locks": Check(disk.check_locks, 10),
     "shards": Check(shards.check_shards, 60),
     "run_dir": Check(run_folder.check_run_dir, 120),  # the shards are open by now
     "cache": Check(shards.check_cache, 30),
     "memory": Check(memory.check_memory, 20),
     "shared_memory": Check(memory.check_shared_memory, 10),
-    "limits": Check(memory.check_limits, 30),
     "wandb": Check(outside.check_wandb, 20),
     "ranks": Check(ranks.check_ranks, 120, together=True),
     "equality": Check(ranks.check_equality, 120, together=True),

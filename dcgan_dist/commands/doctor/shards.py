@@ -1,18 +1,17 @@
-"""The shards: all there, and a sample of each as it was written; and room for those that come from afar."""
+"""The shards: all of them open, some images of each as they were written; and the cache for those that need one."""
 
 import random
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.disk import free_bytes, probing
+from dcgan_dist.commands.doctor.disk import free_bytes, judge_locks, probing, try_lock
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
-from dcgan_dist.commands.doctor.locks import judge_cache_locks, try_lock
 from dcgan_dist.commands.words import counted
 from dcgan_dist.data.checking.access import Job
-from dcgan_dist.data.checking.checklist import make_checklist
+from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.spot import spot_check
 from dcgan_dist.data.checking.verify import Problem, check_shard
 from dcgan_dist.data.corpus import Corpus
@@ -26,26 +25,10 @@ SAMPLES = 4  # of each shard
 SECONDS = 15.0  # for all of them
 AT_ONCE = 16
 SHOWN = 3  # problems
-MEND = "copy or write these shards again, or dcgan-dist verify SHARDS --repair FOLDER"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Looked:
-    """What came of looking into shards."""
-
-    shards: int
-    """All of them."""
-    looked: int
-    """Shards that there was time for."""
-    samples: int
-    """That were checked."""
-    problems: tuple[Problem, ...]
-    deep: bool = False
-    """Every sample was checked and decoded."""
 
 
 def check_shards(case: Case) -> Finding:
-    """Opens all shards, and checks some samples of each by their checksums; with --deep, all of all."""
+    """Opens all shards, and checks some images of each by their checksums; with --deep, all images of all shards."""
     data, config = case.data, case.config.data
     if data is None:
         folder = cache_folder() / "faces"
@@ -55,108 +38,95 @@ def check_shards(case: Case) -> Finding:
     if isinstance(data, Corpus):
         found = f"{counted(data.size, 'image')} in {found}"
     if any(name.startswith("pipe:") for name in names):
-        return warn(f"{found} to be streamed", "what comes out of a pipe cannot be checked; a failing one ends the run")
+        return warn(f"{found} to be streamed", "the output of a pipe cannot be checked; one that fails ends the run")
     patterns = names if isinstance(data, list) else list(config.shards)
-    looked = look(patterns, Remote(timeout=config.timeout, retries=config.retries), case.deep)
-    return judge_shards(found, looked)
+    todo = make_checklist(patterns, None, Remote(timeout=config.timeout, retries=config.retries), case.deep)
+    checked, images, problems = _all_images(todo) if case.deep else _some_images(todo)
+    part = checked / len(todo.jobs) if todo.jobs else 1.0
+    return judge_shards(f"{found}, all opened", part, images, problems, deep=case.deep)
 
 
-def look(patterns: list[str], remote: Remote, deep: bool) -> Looked:
-    """`deep`: reads everything and decodes every image."""
-    todo = make_checklist(patterns, None, remote, deep)
-    if deep:
-        reports = over_processes(check_shard, todo.jobs, 0, lambda _: None)
-        problems = todo.problems + [problem for report in reports for problem in report.problems]
-        samples = sum(report.samples for report in reports)
-        return Looked(
-            shards=len(todo.jobs), looked=len(todo.jobs), samples=samples, problems=tuple(problems), deep=True
-        )
+def _all_images(todo: Checklist) -> tuple[int, int, list[Problem]]:
+    """Shards and images that were checked, and what is wrong."""
+    reports = over_processes(check_shard, todo.jobs, 0, lambda _: None)
+    problems = [problem for report in reports for problem in report.problems]
+    return len(todo.jobs), sum(report.samples for report in reports), todo.problems + problems
+
+
+def _some_images(todo: Checklist) -> tuple[int, int, list[Problem]]:
+    """The same for some images of each shard, and where there is no time for all shards, of some from everywhere."""
     deadline = time.monotonic() + SECONDS
 
     def one(job: Job) -> tuple[int, list[Problem]] | None:
         return spot_check(job, SAMPLES) if time.monotonic() < deadline else None
 
-    jobs = random.Random(0).sample(todo.jobs, len(todo.jobs))  # where there is no time for all, some from everywhere
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        done = [result for result in pool.map(one, jobs) if result is not None]
-    problems = todo.problems + [problem for _, found in done for problem in found]
-    return Looked(shards=len(jobs), looked=len(done), samples=sum(count for count, _ in done), problems=tuple(problems))
+        results = pool.map(one, random.Random(0).sample(todo.jobs, len(todo.jobs)))
+        done = [result for result in results if result is not None]
+    problems = [problem for _, found in done for problem in found]
+    return len(done), sum(images for images, _ in done), todo.problems + problems
 
 
-def judge_shards(found: str, facts: Looked) -> Finding:
-    """`found`: what all of them hold."""
-    how = "checked and decoded" if facts.deep else "checked as a sample of them"
-    checked = f"{counted(facts.samples, 'image')} {how}" if facts.samples else "no image checked"
-    found = f"{found}, all opened; {checked}"
-    bad = None
-    if facts.problems:
-        more = len(facts.problems) - SHOWN
-        listed = " | ".join(map(str, facts.problems[:SHOWN])) + (f" | and {more:,} more" if more > 0 else "")
-        bad = fail(listed, MEND)
-    part = f"there was time for {facts.looked:,} of {counted(facts.shards, 'shard')}"
-    slow = warn(part, "dcgan-dist verify SHARDS checks all") if facts.looked < facts.shards else None
+def judge_shards(found: str, checked: float, images: int, problems: Sequence[Problem], *, deep: bool) -> Finding:
+    """`found`: what all shards hold; `checked`: the part of the shards for which there was time."""
+    how = "checked and decoded" if deep else "checked"
+    bad = slow = None
+    if problems:
+        more = f" | and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
+        advice = "copy or write these shards again, or run dcgan-dist verify SHARDS --repair FOLDER"
+        bad = fail(" | ".join(map(str, problems[:SHOWN])) + more, advice)
+    if checked < 1:
+        slow = warn(f"there was time for {checked:.0%} of the shards", "dcgan-dist verify SHARDS checks all")
     unchecked = warn(
-        "none of the images has a checksum: the shards are of another program",
-        "--deep decodes them all; dcgan-dist shard writes shards with checksums",
+        "the images have no checksums, because another program wrote the shards",
+        "--deep decodes all images; dcgan-dist shard writes shards with checksums",
     )
-    return conclude(found, bad, slow, unchecked if not (facts.samples or facts.problems or slow) else None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cache:
-    """The folder that remote and compressed shards come into. Bytes."""
-
-    folder: Path
-    shards: float
-    """Of all remote and compressed shards."""
-    limit: float
-    """That it may hold."""
-    free: float
-    """On its disk, with what it holds already."""
+    known = images or problems or slow
+    return conclude(f"{found}; {counted(images, 'image')} {how}", bad, slow, None if known else unchecked)
 
 
 def check_cache(case: Case) -> Finding:
-    """Room and leave to write where shards from afar are kept, or the embedded set."""
+    """The folder where remote and compressed shards are kept, or the embedded set."""
     try:
         data = case.data
     except UserError:
-        return warn("not known, for the shards cannot be opened", "see the line shards")
+        return warn("not tested: the shards cannot be opened", "see the line shards")
     if not isinstance(data, Corpus):
         folder = cache_folder()
         if data is None:
-            return conclude(f"{folder} can be written", _unlockable(folder, "XDG_CACHE_HOME"))
-        return ok("not needed: streamed sources are not kept")
-    far = [shard.source for shard in data.shards if shard.source is not None]
+            return conclude(f"{folder} can be written", _lock_problem(folder, "XDG_CACHE_HOME"))
+        return ok("not used: streamed sources are not kept")
+    cached = [shard.source for shard in data.shards if shard.source is not None]
     plan = data.opener.plan
-    if not far:
-        return ok("not needed: all shards are plain local files")
-    total = sum(source.size if isinstance(source, RemoteStat) else Path(source).stat().st_size for source in far)
+    if not cached:
+        return ok("not used: all shards are plain local files")
+    total = sum(source.size if isinstance(source, RemoteStat) else Path(source).stat().st_size for source in cached)
     if plan is None:
-        advice = "let it have room: leave --data.cache_bytes 0 out"
-        return warn(f"none, so that {size(total)} of remote images come by ranges, in every epoch", advice)
-    unlockable = _unlockable(plan.folder, "--data.cache")
+        advice = "leave --data.cache_bytes 0 out, so that they are kept"
+        return warn(f"none: {size(total)} of remote images are fetched again in every epoch", advice)
+    problem = _lock_problem(plan.folder, "--data.cache")
     held = sum(path.stat().st_size for path in plan.folder.iterdir()) if plan.folder.is_dir() else 0
-    facts = Cache(folder=plan.folder, shards=total, limit=plan.limit, free=free_bytes(plan.folder) + held)
-    return judge_cache(facts, unlockable)
+    return judge_cache(plan.folder, total, plan.limit, free_bytes(plan.folder) + held, problem)
 
 
-def _unlockable(folder: Path, option: str) -> Finding | None:
+def _lock_problem(folder: Path, option: str) -> Finding | None:
     """None: it can be written and locked. Raises FoundError for a folder that cannot be written."""
     with probing(folder, option) as probe:
-        return judge_cache_locks(*try_lock(probe, "flock"))
+        return judge_locks(*try_lock(probe, "flock"), option=option, without=fail)
 
 
-def judge_cache(facts: Cache, unlockable: Finding | None = None) -> Finding:
-    """Whether the shards, or at least as many as were allowed, fit. `unlockable`: what is wrong with its locks."""
-    part = f"only {min(facts.limit, facts.free) / facts.shards:.0%} of the shards fit" if facts.shards else ""
-    wanted = min(facts.limit, facts.shards)
+def judge_cache(folder: Path, shards: float, limit: float, free: float, locks: Finding | None = None) -> Finding:
+    """Whether the shards fit, or at least as many as are allowed; in bytes.
+
+    `shards`: of all that are kept there; `free`: on the disk, with what is there already; `locks`: what is wrong with
+    them.
+    """
+    full = fail("the disk has less space than the cache may use", "lower --data.cache_bytes, or change --data.cache")
+    part = f"only {min(limit, free) / shards:.0%} of the shards fit" if shards else ""
+    more = "raise --data.cache_bytes, or set --data.cache to a larger disk: the rest is fetched again in every epoch"
     return conclude(
-        f"{size(facts.shards)} of shards; {facts.folder} may hold {size(facts.limit)}, its disk {size(facts.free)}",
-        unlockable,
-        fail("the disk has less room than the cache may take", "lower --data.cache_bytes, or name another --data.cache")
-        if facts.free < wanted
-        else None,
-        warn(part, "a larger --data.cache_bytes or disk (--data.cache): the rest is fetched again in every epoch")
-        if facts.limit < facts.shards
-        else None,
+        f"{size(shards)} of shards; {folder} may use {size(limit)} and has {size(free)}",
+        locks,
+        full if free < min(limit, shards) else None,
+        warn(part, more) if limit < shards else None,
     )
