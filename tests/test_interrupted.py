@@ -116,7 +116,7 @@ def test_output_that_cannot_be_written_is_said(start):
 
 def test_ctrl_c_leaves_no_rank_of_the_doctor(start, tmp_path):
     process = start("doctor", "--only", "ranks", "--run_dir", tmp_path / "run")
-    while not (ranks := children("doctor.rank", process.pid)):
+    while not (ranks := children("front.main()", process.pid)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

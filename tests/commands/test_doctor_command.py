@@ -18,9 +18,9 @@ from support.shards import write_ours
 
 from dcgan_dist import __main__ as front
 from dcgan_dist import cli, train
-from dcgan_dist.commands.doctor import command, disk, hardware, memory, shards
-from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.command import CHECKS, Check, examine
+from dcgan_dist.commands.doctor import command, machine, run_folder, shards
+from dcgan_dist.commands.doctor.command import CHECKS, examine
+from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import ok
 from dcgan_dist.config import Config, ModelConfig
 from dcgan_dist.data.index import ShardWriter
@@ -80,7 +80,7 @@ def test_this_machine_is_fine(doctor, folder):
     assert code == 0
     lines = printed.splitlines()
     assert [line.split()[1] for line in lines if line.startswith(("ok ", "warn "))] == LOCAL
-    assert lines[-2].startswith("fit for this run: ")
+    assert lines[-2].startswith("ready for this run: ")
     assert lines[-2].endswith(" s")
     assert sorted(folder.rglob("*")) == sorted([*before, folder / "found.json"])  # no trace, and no run folder yet
     assert f"24 images in 3 shards, all opened; {3 * shards.SAMPLES} images checked" in found["shards"]["found"]
@@ -119,25 +119,27 @@ def test_wrong_usage(options, words, capsys):
 # ---- what a check does, whatever happens in it
 
 
-def test_a_check_that_never_ends_fails_in_its_time():
+def test_a_check_that_never_ends_fails_in_its_time(monkeypatch):
     never = threading.Event()
 
-    def wait(case):
+    def wait(context):
         never.wait()
         return ok("")
 
-    line = examine("disk", Check(wait, 0.05), Case(Config()))
+    monkeypatch.setitem(command.CHECKS, "disk", wait)
+    monkeypatch.setattr(command, "SECONDS", 0.05)
+    line = examine("disk", Context(Config()))
     never.set()
     assert (line.mark, line.found, line.hung) == ("FAIL", "no answer within 0.05 s", True)
     assert "--skip disk" in line.advice
 
 
 def test_a_check_that_breaks_is_a_line_and_no_traceback(doctor, monkeypatch, capsys):
-    def broken(case):
+    def broken(context):
         raise ZeroDivisionError("some\nreason")
 
-    monkeypatch.setitem(command.CHECKS, "space", Check(broken, 10))
-    mark, found, _ = one(doctor, "space")
+    monkeypatch.setitem(command.CHECKS, "disk", broken)
+    mark, found, _ = one(doctor, "disk")
     assert (mark, found) == ("FAIL", "the check itself failed: ZeroDivisionError: some reason")
     assert capsys.readouterr().err == ""
 
@@ -161,15 +163,15 @@ def test_a_full_disk(doctor, limit):
         mark, found, advice = one(doctor, "disk", "--model.ngf", "512")
     assert (mark, found.partition("/")[0]) == ("FAIL", "cannot write to ")
     assert "(File too large)" in found
-    assert advice == "raise ulimit -f, or set --run_dir to another folder"
+    assert advice.endswith("ulimit -f, or set --run_dir to another folder")
 
 
 def test_a_small_disk(doctor, monkeypatch):
     needed = 4 * measure_networks(cli.load(TINY), torch.float32).checkpoint
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: needed - 1)
-    assert one(doctor, "space", "--images", "1")[0] == "FAIL"
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: 10 * needed)
-    assert one(doctor, "space", "--images", "1")[0] == "ok"
+    monkeypatch.setattr(run_folder, "free_bytes", lambda folder: needed - 1)
+    assert one(doctor, "disk", "--images", "1")[0] == "FAIL"
+    monkeypatch.setattr(run_folder, "free_bytes", lambda folder: 10 * needed)
+    assert one(doctor, "disk", "--images", "1")[0] == "ok"
 
 
 def test_a_folder_of_other_files_is_no_run(doctor, folder):
@@ -215,7 +217,7 @@ def test_what_training_would_refuse_fails_in_the_same_words(options, doctor, tra
     given = ["--batch_size", "8", *options.format(run=trained, shards=folder / "shards").split()]
     mark, found, advice = one(doctor, "run_dir", *given)
     assert mark == "FAIL"
-    assert "the training would end with these words" in advice
+    assert "the training would end with this error" in advice
     first = ["--run_dir", trained, "--data.shards", f"{folder}/shards/*.tar", *TINY, "--wandb.mode", "disabled"]
     assert train.main([*map(str, first), *given]) == 2
     assert capsys.readouterr().err == f"error: {found}\n"
@@ -245,19 +247,19 @@ def test_a_disk_that_does_not_answer_is_what_training_would_say(doctor, trained,
     assert (mark, found) == ("FAIL", f"--run_dir {trained}: cannot be read (Stale file handle)")
 
 
-def test_the_best_checkpoint_makes_no_room(doctor, trained, monkeypatch):
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**10)  # other programs write, too
+def test_checkpoints_that_will_be_removed_make_space_but_not_the_best(trained):
     checkpoints = trained / "checkpoints"
 
-    def held():
-        return disk.check_space(Case(cli.load([*TINY, "--run_dir", str(trained), "--checkpoint.keep", "99"])))
+    def needed():
+        config = cli.load([*TINY, "--run_dir", str(trained), "--checkpoint.keep", "99"])
+        return run_folder.check_disk(Context(config)).found.partition("; ")[0].partition(", ")[2]
 
-    before = held().found
+    without_best = needed()
     (checkpoints / "best").write_text("000000008")
-    with_best = held().found
+    with_best = needed()
     (checkpoints / "000000008").rename(checkpoints / "000000008-left")
     (checkpoints / "best").write_text("000000008-left")
-    assert before != with_best == held().found
+    assert without_best != with_best == needed()
 
 
 def test_a_run_that_another_job_has(doctor, trained, monkeypatch):
@@ -277,8 +279,8 @@ def test_a_run_that_another_job_has(doctor, trained, monkeypatch):
 def test_a_stop_that_waits_for_the_next_life(doctor, trained):
     (trained / "STOP").touch()
     mark, found, advice = one(doctor, "run_dir", "--batch_size", "8")
-    assert (mark, found.partition(";")[0]) == ("warn", "the file STOP is there, and stops the run at once")
-    assert advice == f"remove {trained / 'STOP'}, unless the run is to stop"
+    assert (mark, found.partition(";")[0]) == ("warn", "the file STOP exists, and will stop the run at once")
+    assert advice == f"remove {trained / 'STOP'}, unless the run is meant to stop"
 
 
 def test_what_a_killed_doctor_left_is_no_foreign_file(doctor, folder):
@@ -294,20 +296,16 @@ def test_a_file_system_without_locks(doctor, monkeypatch):
     assert one(doctor, "locks")[0] == "ok"
     monkeypatch.setattr(fcntl, "lockf", refuse)
     assert one(doctor, "locks")[0] == "warn"
-    assert one(doctor, "locks")[1].startswith("files cannot be locked (No locks available)")
-    monkeypatch.setattr(fcntl, "lockf", lambda file, how: None)
-    assert one(doctor, "locks")[:2] == ("warn", "file locks have no effect: two processes held the same one")
+    assert one(doctor, "locks")[:2] == ("warn", "files cannot be locked (No locks available)")
 
 
 def test_a_cache_without_locks(folder, monkeypatch):
     """The embedded set's; nothing is drawn into it, and nothing is left there."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
     (folder / "home").mkdir()
-    assert shards.check_cache(Case(Config())).mark == "ok"
-    monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
-    assert shards.check_cache(Case(Config())).mark == "warn"
+    assert shards.check_cache(Context(Config())).mark == "ok"
     monkeypatch.setattr(fcntl, "flock", refuse)
-    finding = shards.check_cache(Case(Config()))
+    finding = shards.check_cache(Context(Config()))
     assert finding.mark == "FAIL"
     assert finding.found.startswith("files cannot be locked (No locks available); ")
     assert list((folder / "home").iterdir()) == []
@@ -337,12 +335,20 @@ def eval_shape(row):
     return int(torch.tensor([int(part) for part in row[1].split(" x ")]).prod())
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_bf16_that_a_gpu_emulates(precision, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    finding = machine.check_precision(Context(Config(precision=precision)))
+    assert (finding.mark, "emulated" in finding.found) == (("warn", True) if precision == "bf16" else ("ok", False))
+
+
 @pytest.fixture
 def unused_gpu(folder, monkeypatch):
     """A driver with a GPU that this torch cannot use."""
     (folder / "nvidia0").touch()
     (folder / "nvidia-uvm").touch()
-    monkeypatch.setattr(hardware, "Path", lambda _: folder)
+    monkeypatch.setattr(machine, "Path", lambda _: folder)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -354,11 +360,11 @@ def refuse_cuda():
 def test_torch_says_why_it_cannot_use_a_gpu(unused_gpu, folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "init", refuse_cuda)
     why = "The NVIDIA driver on your system is too old (found version 11040). Please update it."
-    assert hardware.why_no_gpu() == why
-    finding = hardware.check_devices(Case(Config()))
+    assert machine.why_no_gpu() == why
+    finding = machine.check_devices(Context(Config()))
     assert (finding.mark, why in finding.found) == ("FAIL", True)
     (folder / "nvidia0").unlink()
-    assert hardware.check_devices(Case(Config())).mark == "ok"  # there is none
+    assert machine.check_devices(Context(Config())).mark == "ok"  # there is none
 
 
 @pytest.mark.parametrize(
@@ -368,7 +374,7 @@ def test_gpus_that_are_hidden_on_purpose(unused_gpu, named, hidden, monkeypatch)
     """By SLURM, too, for a job without GPUs: NoDevFiles."""
     monkeypatch.setattr(torch.cuda, "init", refuse_cuda)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert (hardware.why_no_gpu() == "") == hidden
+    assert (machine.why_no_gpu() == "") == hidden
 
 
 def test_a_gpu_that_cannot_compute(monkeypatch):
@@ -376,13 +382,12 @@ def test_a_gpu_that_cannot_compute(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "H100")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (70e9, 80e9))
 
     def fails(*given, **named):
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ..")
 
     monkeypatch.setattr(torch, "ones", fails)
-    finding = hardware.check_devices(Case(Config()))
+    finding = machine.check_devices(Context(Config()))
     assert finding.mark == "FAIL"
     assert finding.found.startswith("GPU 0 (H100) cannot compute: CUDA error: no kernel image is available for")
     assert "Compile with" not in finding.found
@@ -447,14 +452,14 @@ def test_remote_shards_and_their_cache(doctor, folder):
 
 def test_the_embedded_set_is_not_drawn(doctor, folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
-    case = Case(Config())
+    case = Context(Config())
     assert shards.check_shards(case).mark == shards.check_cache(case).mark == "ok"
     assert not (folder / "home").exists()
 
 
 def test_memory_of_this_process_and_of_its_job(doctor, folder, monkeypatch):
-    assert 1e6 < memory.available_memory() < 1e14
-    monkeypatch.setattr(memory, "available_memory", lambda: 1e6)
+    assert 1e6 < run_memory.available_memory() < 1e14
+    monkeypatch.setattr(machine, "available_memory", lambda: 1e6)
     assert one(doctor, "memory")[0] == "FAIL"
 
 
@@ -479,8 +484,8 @@ def test_of_the_gpus_only_those_count_that_ranks_will_have(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[number], 80e9))
 
     def gpu(world_size):
-        case = Case(Config(world_size=world_size, precision="fp32"))
-        return re.search(r"GPU: ([0-9.]+ .B) free", memory.check_memory(case).found)[1]  # pyright: ignore
+        case = Context(Config(world_size=world_size, precision="fp32"))
+        return re.search(r"GPU: ([0-9.]+ .B) free", machine.check_memory(case).found)[1]  # pyright: ignore
 
     assert [gpu(1), gpu(2), gpu(4), gpu(None)] == ["40.0 GB", "39.0 GB", "500.0 MB", "500.0 MB"]
 
@@ -495,10 +500,10 @@ def test_a_job_s_limit_of_memory(folder, monkeypatch):
     (folder / "own").write_text("0::/job/step\n")
     monkeypatch.setattr(run_memory, "GROUPS", groups)
     monkeypatch.setattr(run_memory, "OWN_GROUPS", folder / "own")
-    assert memory.available_memory() == 2e6
+    assert run_memory.available_memory() == 2e6
     # files that were read lie in memory while nobody else wants it, and count as used
     (groups / "job/memory.stat").write_text("anon 100000\ninactive_file 900000\nactive_file 5\n")
-    assert memory.available_memory() == 2.9e6
+    assert run_memory.available_memory() == 2.9e6
 
 
 def test_a_job_s_limit_of_memory_by_older_groups(folder, monkeypatch):
@@ -511,7 +516,7 @@ def test_a_job_s_limit_of_memory_by_older_groups(folder, monkeypatch):
     (folder / "own").write_text("4:cpu:/else\n3:memory:/job\n")
     monkeypatch.setattr(run_memory, "GROUPS", folder / "cgroup")
     monkeypatch.setattr(run_memory, "OWN_GROUPS", folder / "own")
-    assert memory.available_memory() == 2.7e6
+    assert run_memory.available_memory() == 2.7e6
 
 
 # ---- outside
@@ -558,7 +563,7 @@ def test_wandb_behind_a_closed_port(doctor, monkeypatch):
 
 
 def test_wandb_that_accepts_and_never_answers(doctor, monkeypatch):
-    monkeypatch.setattr("dcgan_dist.commands.doctor.outside.WANDB_TIMEOUT", 0.2)
+    monkeypatch.setattr("dcgan_dist.commands.doctor.machine.WANDB_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -571,24 +576,16 @@ def test_wandb_that_accepts_and_never_answers(doctor, monkeypatch):
 
 def test_wandb_that_is_off_is_not_asked(doctor):
     assert one(doctor, "wandb", "--wandb.mode", "offline")[:2] == (
-        "ok", "not needed: W&B is offline (--wandb.mode offline, not WANDB_MODE=disabled)",
+        "ok", "not used: W&B is offline (--wandb.mode offline, not WANDB_MODE=disabled)",
     )  # fmt: skip
 
 
 def test_the_environment_of_a_launcher(doctor, monkeypatch):
     assert one(doctor, "launcher")[0] == "ok"
-    with socket.socket() as busy:
-        busy.bind(("", 0))
-        busy.listen()
-        port = busy.getsockname()[1]
-        monkeypatch.setenv("MASTER_PORT", str(port))
-        mark, found, _ = one(doctor, "launcher")
-        assert (mark, found.partition(";")[0]) == ("FAIL", f"port {port} (MASTER_PORT) is taken by another program")
-    assert one(doctor, "launcher")[0] == "ok"
     monkeypatch.setenv("MASTER_ADDR", "no..name")
     mark, found, _ = one(doctor, "launcher")
     assert mark == "FAIL"
-    assert "MASTER_ADDR no..name is not known here" in found
+    assert "MASTER_ADDR no..name has no address here" in found
     monkeypatch.delenv("MASTER_ADDR")
     monkeypatch.setenv("WORLD_SIZE", "2")
     mark, found, _ = one(doctor, "launcher")

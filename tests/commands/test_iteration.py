@@ -1,11 +1,13 @@
 """The trainer's iteration as the doctor runs it."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dcgan_dist.commands import iteration as module
-from dcgan_dist.commands.doctor.talk import ITERATIONS, _images, small_run
+from dcgan_dist.commands.doctor.ranks import ITERATIONS, small_run
 from dcgan_dist.commands.iteration import Iteration
 from dcgan_dist.config import Config, OptimizerConfig
 from dcgan_dist.parallel.world import launch
@@ -17,7 +19,11 @@ SCHEDULE = OptimizerConfig(decay="linear", decay_from=0.0, warmup_images=8, g_lr
 def test_it_sets_the_learning_rates_that_the_training_sets(monkeypatch):
     config = small_run(replace(Config(), optimizer=SCHEDULE), 1)
     world = launch(config)
-    iteration = Iteration(config, world, _images(config, world))
+    batch = (
+        torch.zeros(config.batch_size, 3, 32, 32, dtype=torch.uint8),
+        torch.zeros(config.batch_size, dtype=torch.bool),
+    )
+    iteration = Iteration(config, world, itertools.repeat(batch))
     since, true = [], module.ema_beta
     monkeypatch.setattr(module, "ema_beta", lambda *given: since.append(given[2]) or true(*given))
     rates = []

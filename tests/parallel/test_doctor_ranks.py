@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from support.clock import Clock
@@ -21,10 +20,9 @@ from support.waiting import LIMIT
 
 from dcgan_dist import __main__ as front
 from dcgan_dist import cli
-from dcgan_dist.commands.doctor import command, exchange, spawn
-from dcgan_dist.commands.doctor import talk as talking
-from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.ranks import EQUAL, check_equality, check_ranks
+from dcgan_dist.commands.doctor import command, ranks
+from dcgan_dist.commands.doctor.context import Context
+from dcgan_dist.commands.doctor.ranks import EQUAL, deviate, examine_local_ranks, local_world, small_run
 from dcgan_dist.config import Config
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.parallel.world import World, launch
@@ -58,66 +56,86 @@ def test_two_ranks_are_started_and_train_what_one_trains(printed_and_found):
     printed, found = printed_and_found
     assert [line["mark"] for line in found.values()] == ["ok", "ok"]
     assert "2 ranks on the CPU (gloo): " in found["ranks"]["found"]
-    assert "GB/s" in found["ranks"]["found"]
-    assert "2 ranks on the CPU (gloo), 3 iterations in float64: " in found["equality"]["found"]
-    assert found["equality"]["seconds"] < found["ranks"]["seconds"]  # the same ranks served both
-    assert printed.endswith("fit for this run: 2 ok, 0 warn, 0 FAIL, in " + printed.rpartition("in ")[2])
+    assert "the all-reduce of the gradients (25.4 MB) takes " in found["ranks"]["found"]
+    assert (
+        "2 ranks on the CPU (gloo): after 3 iterations in float64, the weights differ by " in found["equality"]["found"]
+    )
+    assert printed.endswith("ready for this run: 2 ok, 0 warn, 0 FAIL, in " + printed.rpartition("in ")[2])
 
 
 PATCHED = """
-import sys
-from dcgan_dist.commands.doctor import rank
+from dcgan_dist import __main__ as front
+from dcgan_dist.parallel.ending import leave
 from dcgan_dist.parallel.world import World
 World.wrap = lambda self, network: network
-rank.main()
+leave(front.main())
 """
 
 
-def started(monkeypatch, program, seconds=float(LIMIT)):
-    """A case whose ranks are this program instead."""
-    monkeypatch.setattr(spawn, "RANK", (sys.executable, "-c", program))
-    monkeypatch.setattr(spawn, "SECONDS", seconds)
-    return Case(Config())
+def start(monkeypatch, program, seconds=float(LIMIT)):
+    """What the command says when its ranks are this program instead."""
+    monkeypatch.setattr(ranks, "PROGRAM", (sys.executable, "-c", program, "doctor"))
+    monkeypatch.setattr(ranks, "SECONDS", seconds)
+    return command._alone(Context(Config()), ["ranks", "equality"])
 
 
 def test_gradients_that_are_not_averaged_fail(monkeypatch):
-    case = started(monkeypatch, PATCHED)
-    finding = check_ranks(case)
-    assert finding.mark == "ok", finding
-    finding = check_equality(case)
-    assert finding.mark == "FAIL"
-    assert finding.found.startswith("several ranks do not train what one trains (worst: ")
-    assert "do not train on several ranks" in finding.advice
+    communication, equality = start(monkeypatch, PATCHED)
+    assert communication.mark != "FAIL", communication
+    assert equality.mark == "FAIL"
+    assert equality.found.startswith("several ranks do not compute what one computes (worst: ")
+    assert "do not train on several ranks" in equality.advice
 
 
 def test_a_rank_that_never_answers_is_ended(monkeypatch):
-    case = started(monkeypatch, "import signal; signal.pause()", 0.5)
-    finding = check_ranks(case)
-    assert (finding.mark, finding.found) == ("FAIL", "of 2 ranks, 0 and 1 have not ended within 0.5 s")
-    assert "GLOO_SOCKET_IFNAME" in finding.advice
-    assert check_equality(case).found.startswith("not known, for the ranks failed: of 2 ranks, 0 and 1")
+    (line,) = start(monkeypatch, "import signal; signal.pause()", 0.5)
+    assert (line.mark, line.found) == ("FAIL", "the 2 ranks did not end within 0.5 s")
+    assert "GLOO_SOCKET_IFNAME" in line.advice
     assert children("signal.pause") == []
 
 
 def test_a_rank_that_dies_says_why(monkeypatch):
     program = "import os, signal\nsignal.pause() if os.environ['RANK'] == '0' else exit('no such network')"
-    finding = check_ranks(started(monkeypatch, program))
-    assert (finding.mark, finding.found) == ("FAIL", "rank 1 of 2 failed: no such network")
+    (line,) = start(monkeypatch, program)
+    assert (line.mark, line.check, line.found) == ("FAIL", "ranks", "rank 1 of 2 failed: no such network")
+
+
+SEEN = """
+import json, os, sys
+found = {"mark": "ok", "found": json.dumps(dict(os.environ)), "check": "ranks", "node": "", "seconds": 0}
+with open(sys.argv[-1], "w") as file:
+    json.dump({"checks": [found]}, file)
+"""
 
 
 def test_the_ranks_see_nothing_of_another_launcher(monkeypatch):
     foreign = {"SLURM_PROCID": "3", "MASTER_ADDR": "elsewhere", "ACCELERATE_USE_CPU": "1", "OMPI_COMM_WORLD_RANK": "1"}
     for name, value in foreign.items():
         monkeypatch.setenv(name, value)
-    seen = spawn._environment(1, 2, 1234, on_gpu=False)
+    monkeypatch.setattr(ranks, "PROGRAM", (sys.executable, "-c", SEEN))
+    (line,) = examine_local_ranks(Config(), ["ranks"])
+    seen = json.loads(line.found)
     assert seen["MASTER_ADDR"] == "127.0.0.1"
     assert not {"SLURM_PROCID", "ACCELERATE_USE_CPU", "OMPI_COMM_WORLD_RANK"} & seen.keys()
-    assert (seen["RANK"], seen["WORLD_SIZE"], seen["MASTER_PORT"], seen["CUDA_VISIBLE_DEVICES"]) == (
-        "1",
-        "2",
-        "1234",
-        "",
-    )
+    assert (seen["WORLD_SIZE"], seen["LOCAL_WORLD_SIZE"], seen["CUDA_VISIBLE_DEVICES"]) == ("2", "2", "")
+
+
+@pytest.mark.parametrize(
+    "options", ["--batch_size 3", "--batch_size 3 --world_size 1", "--accumulate 8 --batch_size 8"]
+)
+def test_a_batch_that_the_started_ranks_do_not_divide(options, monkeypatch):
+    """Their number is the doctor's choice."""
+    monkeypatch.setattr(ranks, "PROGRAM", (sys.executable, "-c", PER_RANK))
+    assert examine_local_ranks(cli.load(options.split()), []) == []
+
+
+PER_RANK = """
+import json, sys
+from dcgan_dist import cli
+cli.load(sys.argv[1:3], quiet=True).per_rank(2)
+with open(sys.argv[-1], "w") as file:
+    json.dump({"checks": []}, file)
+"""
 
 
 @pytest.mark.parametrize(
@@ -125,8 +143,8 @@ def test_the_ranks_see_nothing_of_another_launcher(monkeypatch):
     [(0, None, (2, False)), (1, None, (2, False)), (4, None, (4, True)), (4, 2, (2, True)), (2, 8, (2, True))],
 )
 def test_one_rank_on_each_gpu(gpus, asked, expected, monkeypatch):
-    monkeypatch.setattr(spawn, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: gpus)))
-    assert spawn.local_world(replace(Config(), batch_size=128, world_size=asked)) == expected
+    monkeypatch.setattr(ranks.torch.cuda, "device_count", lambda: gpus)
+    assert local_world(replace(Config(), batch_size=128, world_size=asked)) == expected
 
 
 # ---- launched
@@ -136,8 +154,7 @@ def deviations(trainings, size):
     world = launch(Config())
     assert world.size == size
     return {
-        name: talking.deviate(talking.small_run(cli.load(shlex.split(options)), size), world)[0]
-        for name, options in trainings.items()
+        name: deviate(small_run(cli.load(shlex.split(options)), size), world)[0] for name, options in trainings.items()
     }
 
 
@@ -149,26 +166,27 @@ def test_every_training_is_the_same_on_several_ranks():
 
 BREAKS = {
     "gradients": lambda: setattr(World, "wrap", lambda self, network: network),
-    "statistics": lambda: setattr(talking, "small_run", _local_statistics),
+    "statistics": lambda: setattr(ranks, "small_run", _local_statistics),
     "slices": lambda: setattr(Split, "slices", lambda self, position: [position] * self.micro_batches),
 }
 
 
-def _local_statistics(config, ranks, made=talking.small_run):
-    return replace(made(config, ranks), sync_batchnorm="none")
+def _local_statistics(config, size):
+    return replace(small_run(config, size), sync_batchnorm="none")
 
 
 def broken(name):
     BREAKS[name]()
     world = launch(Config())
-    return world.size, talking.talk(Config(), world)
+    return world.size, ranks.check_equality(Context(Config(), world=world))
 
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_whatever_goes_wrong_between_ranks_is_found(name):
     (size, found), (_, same) = run_ranks(2, broken, name)
     assert (size, found) == (2, same)
-    assert found.deviation > 1e4 * EQUAL
+    assert found.mark == "FAIL"
+    assert float(found.found.partition("differ by ")[2].partition(" ")[0]) > 1e4 * EQUAL
 
 
 def launched(options, nodes, printed=None):
@@ -203,10 +221,10 @@ def test_every_node_is_examined_and_one_bad_node_fails_all(tmp_path):
     """On one of them something stands where the run's folder should be."""
     options = ["--run_dir", str(tmp_path / "run"), "--only", "run_dir,ranks"]
     (code, printed), (other_code, _) = run_ranks(2, launched_with_one_bad_node, options)
-    assert (code, other_code) == (1, 1)
+    assert (code, other_code) == (1, 0)  # the launcher ends the main rank at the failure of another
     lines = [line for line in printed.splitlines() if "run_dir " in line]
     assert [line.split()[:3] for line in lines] == [["ok", "run_dir", "node0:"], ["FAIL", "run_dir", "node1:"]]
-    assert "not fit for this run (run_dir): 2 ok, 0 warn, 1 FAIL" in printed
+    assert "not ready for this run (run_dir): 2 ok, 0 warn, 1 FAIL" in printed
 
 
 def launched_with_one_bad_node(options):
@@ -238,7 +256,7 @@ def silent(options, pipe):
     if os.environ["RANK"] == "1":
         return launch(Config()).size, pipe.read_text(), ""
     take_time(pytest.MonkeyPatch())
-    exchange.time = Clock(lambda: True)  # pyright: ignore[reportAttributeAccessIssue]
+    ranks.time = Clock(lambda: True)  # pyright: ignore[reportAttributeAccessIssue]
     codes = []
     command.os._exit = codes.append  # pyright: ignore[reportAttributeAccessIssue]
     command.World.close = lambda self: None
@@ -255,16 +273,16 @@ def test_a_launched_rank_that_never_answers(tmp_path):
     assert (size, codes, other) == (2, [1], (2, "over", ""))
     assert "ok    devices " in printed
     assert "FAIL  ranks " in printed
-    assert f"rank 1 has not said within {2 * LIMIT} s what it found" in " ".join(printed.split())
+    assert f"rank 1 did not report within {2 * LIMIT} s" in " ".join(printed.split())
     assert "no answer" not in printed  # what it would be asked for is not begun
-    assert "not fit for this run (ranks)" in printed
+    assert "not ready for this run (ranks)" in printed
 
 
 def cannot_talk(options, kind):
     """Rank 1's sums over all ranks fail, or never end, as where NCCL finds no way to the others."""
     take_time(pytest.MonkeyPatch())
     if kind == "hangs" or os.environ["RANK"] == "0":
-        command.CHECKS["ranks"] = replace(command.CHECKS["ranks"], seconds=3.0)
+        command.SECONDS = 3.0
 
     def sum_(world, tensor):
         if world.rank == 1 and kind == "fails":
@@ -289,18 +307,18 @@ def cannot_talk(options, kind):
 def test_ranks_that_cannot_talk_still_print_what_they_found(kind, tmp_path):
     options = ["--run_dir", str(tmp_path / "run"), "--only", "run_dir,ranks,equality"]
     (codes, printed, size), (other_codes, nothing, _) = run_ranks(2, cannot_talk, options, kind)
-    assert (codes, other_codes, nothing, size) == ([1], [1], "", "2")
+    assert (codes, other_codes, nothing, size) == ([1], [0], "", "2")
     lines = printed.splitlines()
     assert [line.split()[:3] for line in lines if line.startswith("ok ")] == [
         ["ok", "run_dir", "node0:"], ["ok", "run_dir", "node1:"]
     ]  # fmt: skip
     text = " ".join(printed.split())
-    where = "node0: " if kind == "fails" else ""  # both say the same
+    where = "rank 0 on node0: " if kind == "fails" else ""  # both say the same
     assert f"FAIL ranks {where}no answer within 3 s" in text
     assert "NCCL_SOCKET_IFNAME" in text
-    theirs = "FAIL ranks node1: rank 1: NCCL error: unhandled system error socketStartConnect: no route to host"
+    theirs = "FAIL ranks rank 1 on node1: NCCL error: unhandled system error socketStartConnect: no route to host"
     assert (theirs in text) == (kind == "fails")
-    assert "not fit for this run (ranks): 2 ok, 0 warn, " in text
+    assert "not ready for this run (ranks): 2 ok, 0 warn, " in text
 
 
 NO_SUMS = """
@@ -326,7 +344,7 @@ def test_a_launcher_ends_no_rank_that_has_not_said_everything(attempt, tmp_path)
     assert done.returncode == 1
     assert "FAIL  ranks " in done.stdout
     assert "NCCL error: unhandled system error" in done.stdout
-    assert "not fit for this run (ranks)" in done.stdout
+    assert "not ready for this run (ranks)" in done.stdout
     assert {line["check"] for line in json.loads((tmp_path / "found.json").read_text())["checks"]} == {
         "devices",
         "ranks",

@@ -1,4 +1,1 @@
-"""`dcgan-dist doctor`: is this machine fit for this run? What is not, and what to do about it.
-
-Each check has two halves: one that touches the machine and returns facts, and one, a pure function, that judges them.
-"""
+"""`dcgan-dist doctor`: is this machine ready for this run, and if not, what can be done about it?"""

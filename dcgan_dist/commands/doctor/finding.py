@@ -1,20 +1,24 @@
-"""What a check says."""
+"""What a check finds, and how it is printed."""
 
+import shutil
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Mark = Literal["ok", "warn", "FAIL"]
-WORSE: dict[Mark, int] = {"ok": 0, "warn": 1, "FAIL": 2}
+WORST_FIRST = ("FAIL", "warn", "ok")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, and what to do about it where it is not well."""
+    """What was found, and what to do about it."""
 
     mark: Mark
     found: str
     advice: str = ""
-    """One line for each problem."""
+    """One line for each problem; "" where all is well."""
 
 
 def ok(found: str) -> Finding:
@@ -23,27 +27,50 @@ def ok(found: str) -> Finding:
 
 
 def warn(found: str, advice: str) -> Finding:
-    """The run will do, but not as well or as safely as it could."""
+    """The run will work, but not as well or as safely as it could."""
     return Finding("warn", found, advice)
 
 
 def fail(found: str, advice: str) -> Finding:
-    """The run will not start, or not come to its end."""
+    """The run will not start, or will not finish."""
     return Finding("FAIL", found, advice)
 
 
 def conclude(found: str, *problems: Finding | None) -> Finding:
-    """All problems as one finding, as bad as the worst, and behind them what was found; without any, all is well."""
-    there = sorted((p for p in problems if p is not None), key=lambda p: -WORSE[p.mark])
+    """All problems as one finding, as bad as the worst, and after them what was found; without any, all is well."""
+    there = sorted((p for p in problems if p is not None), key=lambda p: WORST_FIRST.index(p.mark))
     if not there:
         return ok(found)
-    texts = [*(p.found for p in there), found]
-    return Finding(there[0].mark, "; ".join(filter(None, texts)), "\n".join(p.advice for p in there))
+    return Finding(there[0].mark, "; ".join([*(p.found for p in there), found]), "\n".join(p.advice for p in there))
 
 
 class FoundError(Exception):
-    """Ends a check early with what it has found."""
+    """Ends a check early; its argument is the finding."""
 
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.found)
-        self.finding = finding
+
+@dataclass(frozen=True, kw_only=True)
+class Line(Finding):
+    """What one check found on one node."""
+
+    check: str
+    node: str
+    seconds: float
+    hung: bool = False
+    """It has not ended."""
+
+    def text(self, checks: Iterable[str], node: bool = False) -> str:
+        """Mark, check and finding; below them what to do. `checks`: all names; `node`: name the node."""
+        head = f"{self.mark:<4}  {self.check:<{max(map(len, checks))}}  "
+        parts = [head + f"{self.node}: " * node + self.found]
+        parts += [f"{'':<{len(head)}}-> {advice}" for advice in self.advice.splitlines()]
+        wrap = textwrap.TextWrapper(break_long_words=False, break_on_hyphens=False, subsequent_indent=" " * len(head))
+        wrap.width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
+        return "\n".join(map(wrap.fill, parts))
+
+
+def summary(lines: Sequence[Line], seconds: float) -> str:
+    """The last line."""
+    counts = Counter(line.mark for line in lines)
+    bad = ", ".join(dict.fromkeys(line.check for line in lines if line.mark == "FAIL"))
+    verdict = f"not ready for this run ({bad})" if bad else "ready for this run"
+    return f"\n{verdict}: {counts['ok']} ok, {counts['warn']} warn, {counts['FAIL']} FAIL, in {seconds:.0f} s"

@@ -1,17 +1,17 @@
 """The shards: all of them open, some images of each as they were written; and the cache for those that need one."""
 
+import fcntl
 import random
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dcgan_dist.commands.doctor.case import Case
-from dcgan_dist.commands.doctor.disk import free_bytes, judge_locks, probing, try_lock
+from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
+from dcgan_dist.commands.doctor.run_folder import free_bytes, lock_problem, probing
 from dcgan_dist.commands.words import counted
 from dcgan_dist.data.checking.access import Job
-from dcgan_dist.data.checking.checklist import Checklist, make_checklist
+from dcgan_dist.data.checking.checklist import make_checklist
 from dcgan_dist.data.checking.spot import spot_check
 from dcgan_dist.data.checking.verify import Problem, check_shard
 from dcgan_dist.data.corpus import Corpus
@@ -21,15 +21,14 @@ from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.console import human_bytes as size
 
-SAMPLES = 4  # of each shard
-SECONDS = 15.0  # for all of them
+SHARDS, SAMPLES = 256, 4  # that are checked at most, and images of each
 AT_ONCE = 16
 SHOWN = 3  # problems
 
 
-def check_shards(case: Case) -> Finding:
+def check_shards(context: Context) -> Finding:
     """Opens all shards, and checks some images of each by their checksums; with --deep, all images of all shards."""
-    data, config = case.data, case.config.data
+    data, config = context.data, context.config.data
     if data is None:
         folder = cache_folder() / "faces"
         return ok(f"no --data.shards: the embedded set of {config.faces:,} cartoon faces, kept in {folder}")
@@ -40,61 +39,50 @@ def check_shards(case: Case) -> Finding:
     if any(name.startswith("pipe:") for name in names):
         return warn(f"{found} to be streamed", "the output of a pipe cannot be checked; one that fails ends the run")
     patterns = names if isinstance(data, list) else list(config.shards)
-    todo = make_checklist(patterns, None, Remote(timeout=config.timeout, retries=config.retries), case.deep)
-    checked, images, problems = _all_images(todo) if case.deep else _some_images(todo)
-    part = checked / len(todo.jobs) if todo.jobs else 1.0
-    return judge_shards(f"{found}, all opened", part, images, problems, deep=case.deep)
+    todo = make_checklist(patterns, None, Remote(timeout=config.timeout, retries=config.retries), context.deep)
+    images, problems = (_all_images if context.deep else _some_images)(todo.jobs)
+    return judge_shards(f"{found}, all opened", images, todo.problems + problems, deep=context.deep)
 
 
-def _all_images(todo: Checklist) -> tuple[int, int, list[Problem]]:
-    """Shards and images that were checked, and what is wrong."""
-    reports = over_processes(check_shard, todo.jobs, 0, lambda _: None)
-    problems = [problem for report in reports for problem in report.problems]
-    return len(todo.jobs), sum(report.samples for report in reports), todo.problems + problems
+def _all_images(jobs: Sequence[Job]) -> tuple[int, list[Problem]]:
+    """How many there are, and what is wrong with them."""
+    reports = over_processes(check_shard, jobs, 0, lambda _: None)
+    return sum(report.samples for report in reports), [found for report in reports for found in report.problems]
 
 
-def _some_images(todo: Checklist) -> tuple[int, int, list[Problem]]:
-    """The same for some images of each shard, and where there is no time for all shards, of some from everywhere."""
-    deadline = time.monotonic() + SECONDS
-
-    def one(job: Job) -> tuple[int, list[Problem]] | None:
-        return spot_check(job, SAMPLES) if time.monotonic() < deadline else None
-
+def _some_images(jobs: Sequence[Job]) -> tuple[int, list[Problem]]:
+    """The same for some images of some shards."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        results = pool.map(one, random.Random(0).sample(todo.jobs, len(todo.jobs)))
-        done = [result for result in results if result is not None]
-    problems = [problem for _, found in done for problem in found]
-    return len(done), sum(images for images, _ in done), todo.problems + problems
+        done = pool.map(lambda job: spot_check(job, SAMPLES), random.Random(0).sample(jobs, min(len(jobs), SHARDS)))
+    counts, problems = zip(*done, strict=True) if jobs else ((), ())
+    return sum(counts), [problem for found in problems for problem in found]
 
 
-def judge_shards(found: str, checked: float, images: int, problems: Sequence[Problem], *, deep: bool) -> Finding:
-    """`found`: what all shards hold; `checked`: the part of the shards for which there was time."""
-    how = "checked and decoded" if deep else "checked"
-    bad = slow = None
+def judge_shards(found: str, images: int, problems: Sequence[Problem], *, deep: bool) -> Finding:
+    """`found`: what all shards hold; `images`: that were checked."""
+    bad = None
     if problems:
         more = f" | and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
         advice = "copy or write these shards again, or run dcgan-dist verify SHARDS --repair FOLDER"
         bad = fail(" | ".join(map(str, problems[:SHOWN])) + more, advice)
-    if checked < 1:
-        slow = warn(f"there was time for {checked:.0%} of the shards", "dcgan-dist verify SHARDS checks all")
     unchecked = warn(
         "the images have no checksums, because another program wrote the shards",
         "--deep decodes all images; dcgan-dist shard writes shards with checksums",
     )
-    known = images or problems or slow
-    return conclude(f"{found}; {counted(images, 'image')} {how}", bad, slow, None if known else unchecked)
+    how = "checked and decoded" if deep else "checked"
+    return conclude(f"{found}; {counted(images, 'image')} {how}", bad, None if images or problems else unchecked)
 
 
-def check_cache(case: Case) -> Finding:
+def check_cache(context: Context) -> Finding:
     """The folder where remote and compressed shards are kept, or the embedded set."""
     try:
-        data = case.data
+        data = context.data
     except UserError:
         return warn("not tested: the shards cannot be opened", "see the line shards")
     if not isinstance(data, Corpus):
         folder = cache_folder()
         if data is None:
-            return conclude(f"{folder} can be written", _lock_problem(folder, "XDG_CACHE_HOME"))
+            return conclude(f"{folder} can be written", _cache_problem(folder, "XDG_CACHE_HOME"))
         return ok("not used: streamed sources are not kept")
     cached = [shard.source for shard in data.shards if shard.source is not None]
     plan = data.opener.plan
@@ -104,22 +92,21 @@ def check_cache(case: Case) -> Finding:
     if plan is None:
         advice = "leave --data.cache_bytes 0 out, so that they are kept"
         return warn(f"none: {size(total)} of remote images are fetched again in every epoch", advice)
-    problem = _lock_problem(plan.folder, "--data.cache")
+    problem = _cache_problem(plan.folder, "--data.cache")
     held = sum(path.stat().st_size for path in plan.folder.iterdir()) if plan.folder.is_dir() else 0
     return judge_cache(plan.folder, total, plan.limit, free_bytes(plan.folder) + held, problem)
 
 
-def _lock_problem(folder: Path, option: str) -> Finding | None:
+def _cache_problem(folder: Path, option: str) -> Finding | None:
     """None: it can be written and locked. Raises FoundError for a folder that cannot be written."""
     with probing(folder, option) as probe:
-        return judge_locks(*try_lock(probe, "flock"), option=option, without=fail)
+        return lock_problem(probe, fcntl.flock, option)
 
 
 def judge_cache(folder: Path, shards: float, limit: float, free: float, locks: Finding | None = None) -> Finding:
     """Whether the shards fit, or at least as many as are allowed; in bytes.
 
-    `shards`: of all that are kept there; `free`: on the disk, with what is there already; `locks`: what is wrong with
-    them.
+    `shards`: of all that are kept there; `free`: on the disk, with what is there already; `locks`: if they fail.
     """
     full = fail("the disk has less space than the cache may use", "lower --data.cache_bytes, or change --data.cache")
     part = f"only {min(limit, free) / shards:.0%} of the shards fit" if shards else ""

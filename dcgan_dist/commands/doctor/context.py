@@ -1,12 +1,10 @@
-"""The run that a machine is examined for, and what several checks want to know of it."""
+"""What the checks share: the configuration, and what several of them need to know of this machine."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from dcgan_dist.commands.doctor.spawn import RanksError, local_world, run_locally
-from dcgan_dist.commands.doctor.talk import Talk, talk
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import open_data
@@ -18,7 +16,7 @@ from dcgan_dist.parallel.world import World
 
 
 @dataclass
-class Case:
+class Context:
     """A configuration on this machine."""
 
     config: Config
@@ -34,7 +32,7 @@ class Case:
 
     @cached_property
     def local_ranks(self) -> int:
-        """Ranks that will share this machine, as far as that is known: those launched, or asked for, or one a GPU."""
+        """Ranks on this machine, as far as that is known: those launched, or asked for, or one for each GPU."""
         if self.world is not None:
             return self.world.local_size
         gpus = torch.cuda.device_count()
@@ -53,38 +51,13 @@ class Case:
     @property
     def data(self) -> Corpus | Sources | None:
         """The shards, all opened, once; None: the embedded set. Raises UserError for any bad one."""
-        data, error = self._opened
-        if error is not None:
-            raise error
-        return data
+        if isinstance(self._opened, UserError):
+            raise self._opened
+        return self._opened
 
     @cached_property
-    def _opened(self) -> tuple[Corpus | Sources | None, UserError | None]:
-        if not self.config.data.shards:
-            return None, None
+    def _opened(self) -> Corpus | Sources | UserError | None:
         try:
-            return open_data(self.config, lambda _: None), None
+            return open_data(self.config, lambda _: None) if self.config.data.shards else None
         except UserError as error:
-            return None, error
-
-    @property
-    def talk(self) -> Talk:
-        """What several ranks did together: those that were launched, else some that are started here, once.
-
-        Raises RanksError.
-        """
-        talk, error = self._talked
-        if error is not None or talk is None:
-            raise error or RanksError("no answer")
-        return talk
-
-    @cached_property
-    def _talked(self) -> tuple[Talk | None, RanksError | None]:
-        try:
-            if self.world is None:
-                return Talk(**run_locally(self.config, *local_world(self.config))), None
-            return talk(self.config, self.world), None
-        except RanksError as error:
-            return None, error
-        except RuntimeError as error:  # of torch: another rank is gone, or does not answer
-            return None, RanksError(" ".join(str(error).split())[:300])
+            return error
