@@ -218,7 +218,6 @@ def test_what_is_put_aside_is_never_left_in_part(tmp_path, monkeypatch, moves):
     assert len([path for path in folder.earlier.rglob("*") if path.is_file()]) == 4
 
 
-@pytest.mark.usefixtures("complete")
 @pytest.mark.parametrize("place", ["mount point", "link"])
 def test_samples_that_must_stay_where_they_are_are_put_aside_one_by_one(place, tmp_path, monkeypatch):
     """A relative link would lead nowhere from another folder, and a mount point cannot be moved."""
@@ -243,6 +242,7 @@ def test_samples_that_must_stay_where_they_are_are_put_aside_one_by_one(place, t
     }
 
 
+@pytest.mark.usefixtures("complete")
 def test_a_newest_checkpoint_on_another_disk_is_gone_on_from(start, folder, tmp_path):
     path = folder.checkpoints / "000000048"
     path.rename(tmp_path / "moved")
