@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,7 @@ class RunFolder:
                         f"--run_dir {self.root}: {path.name} is no {wanted}, or a link to one that is missing (is its "
                         "disk mounted?); restore it, or move it away"
                     )
-            foreign = self.root.is_dir() and not self.config.exists() and any(map(self._foreign, self.root.iterdir()))
+            foreign = self.root.is_dir() and not self._is_run() and any(map(self._foreign, self.root.iterdir()))
         except OSError as error:
             raise UsageError(f"--run_dir {self.root}: cannot be used ({error.strerror})") from error
         if foreign:
@@ -165,6 +166,15 @@ class RunFolder:
             raise self._cannot_be_written(error) from error
         write_atomically(self.config, config_yaml.encode(), private=private)
         write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
+
+    def _is_run(self) -> bool:
+        """Whether there is a config.yaml that training wrote; other programs have files of this name, too."""
+        try:
+            return re.search("^images:", self.config.read_text(errors="replace"), re.MULTILINE) is not None
+        except FileNotFoundError:
+            return False
+        except PermissionError:  # with secrets, of another user of the run
+            return True
 
     def _foreign(self, path: Path) -> bool:
         """Whether it is nothing that a life, or a doctor, leaves that was killed before config.yaml was there."""

@@ -56,7 +56,7 @@ def test_a_new_run_is_not_begun_in_the_mount_point_of_a_disk_that_is_not_there(p
             "or name another folder"
         )
         (point / "runs" / "x").mkdir(parents=True)
-        (point / "runs" / "x" / "config.yaml").touch()  # a run that was begun there all the same
+        (point / "runs" / "x" / "config.yaml").write_text("images: 1\n")  # a run that was begun there all the same
         assert prepared(point / "runs" / "x").config.exists()
 
 
@@ -93,6 +93,14 @@ def test_an_attempt_that_was_stopped_before_it_began_is_taken_over(tmp_path):
     folder = RunFolder(tmp_path)
     folder.mark(folder.preempted, "0\nSIGTERM")
     assert not prepared(tmp_path).preempted.exists()
+
+
+@pytest.mark.parametrize("text", ["", "model:\n  images: 3\n", "\xff"])
+def test_the_configuration_of_another_program_is_not_replaced(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"holds other files and no config\.yaml of a run; name a new folder$"):
+        prepared(tmp_path)
+    assert names(tmp_path) == {"config.yaml"}
 
 
 def test_a_foreign_folder_is_refused_and_left_as_it_is(tmp_path):
