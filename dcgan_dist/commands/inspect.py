@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from dcgan_dist import cli
-from dcgan_dist.commands.output import check_output, picture_path, write_picture
+from dcgan_dist.commands.output import check_output, picture_path, save_picture
 from dcgan_dist.config import DataConfig, Images, Range, Retries, Seed, Timeout
 from dcgan_dist.data.checking.census import Census, Looks, Picture, count, look, pictures, spread
 from dcgan_dist.data.checking.checklist import shard_names
@@ -113,8 +113,7 @@ def main(argv: list[str]) -> int:
     if options.count:
         drawn = spread(corpus.size, options.count, options.seed)
         sheet = contact_sheet(pictures(corpus, drawn), names_in(manifest, names) or corpus.classes)
-        out = picture_path(options.out, SHEET, options.overwrite)
-        write_picture(sheet, out, options.overwrite)
+        out = save_picture(sheet, options.out, SHEET, options.overwrite)
         print(f"contact sheet: {len(drawn)} images in {out}")
     return 0
 

@@ -71,6 +71,19 @@ def picture_path(named: Path | None, default: str, overwrite: bool) -> Path:
     return next(free for free in itertools.chain([path], others) if not os.path.lexists(free))
 
 
+def save_picture(array: NDArray[np.uint8], named: Path | None, default: str, overwrite: bool) -> Path:
+    """Writes a picture to its place, see picture_path, and returns that. Raises UsageError and UserError."""
+    while True:
+        path = picture_path(named, default, overwrite)
+        try:
+            write_picture(array, path, overwrite)
+        except UserError as error:
+            if named or not isinstance(error.__cause__, FileExistsError):  # another command was faster
+                raise
+        else:
+            return path
+
+
 def write_picture(array: NDArray[np.uint8], path: Path, overwrite: bool) -> None:
     """Writes an (H, W, 3) uint8 picture in the format of its ending. Raises UserError."""
     kind, settings = PICTURES[path.suffix.lower()]

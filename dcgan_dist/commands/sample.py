@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor
 
 from dcgan_dist import cli
-from dcgan_dist.commands.output import check_output, picture_path, write_picture
+from dcgan_dist.commands.output import check_output, picture_path, save_picture, write_picture
 from dcgan_dist.config import ModelConfig, Range, Seed
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.images import to_pixels
@@ -63,9 +63,7 @@ def main(argv: list[str]) -> int:
         for picture, single in zip(pictures, singles, strict=True):
             write_picture(grid(picture[None], pad=0), single, options.overwrite)
     else:
-        picture = grid(torch.cat(list(parts)))
-        out = picture_path(options.out, GRID, options.overwrite)
-        write_picture(picture, out, options.overwrite)
+        out = save_picture(grid(torch.cat(list(parts))), options.out, GRID, options.overwrite)
     print(f"{options.count} pictures of {options.network} at {state['images']:,} images ({path}) in {out}")
     return 0
 

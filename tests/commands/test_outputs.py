@@ -138,6 +138,20 @@ def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch, capsys):
     assert (folder / "samples.png").read_bytes() == MINE
 
 
+def test_two_commands_at_once_take_two_default_names(folder, monkeypatch, capsys):
+    true = output.write_picture
+
+    def after_another(array, path, overwrite):
+        monkeypatch.setattr(output, "write_picture", true)
+        path.write_bytes(MINE)
+        true(array, path, overwrite)
+
+    monkeypatch.setattr(output, "write_picture", after_another)
+    assert main(["sample", "run", "--count", "2"]) == 0
+    assert capsys.readouterr().out.endswith(" in samples-2.png\n")
+    assert (folder / "samples.png").read_bytes() == MINE
+
+
 EXACT = {".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm"}
 
 
