@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import dropwhile
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
@@ -137,8 +138,18 @@ def of_the_system(error: Exception) -> UserError | None:
     return None
 
 
+def _nowhere() -> bool:
+    """Whether the current folder was removed."""
+    try:
+        return not Path.cwd()
+    except OSError:
+        return True
+
+
 def _acted(act: Callable[[], int], output_counts: bool) -> int:
     try:
+        if _nowhere():  # where neither torch can be loaded nor a process be started
+            raise UserError("the current folder is gone; change to another one")
         return act()
     finally:
         _flush(output_counts)

@@ -77,6 +77,14 @@ def test_a_file_that_the_system_refuses_is_one_line(capsys, tmp_path):
     assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
 
 
+def test_a_current_folder_that_is_gone_is_one_line(capsys, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run_and_report(lambda: 0) == 1
+    assert capsys.readouterr().err == "error: the current folder is gone; change to another one\n"
+
+
 def test_a_bug_is_no_users_error():
     with pytest.raises(ZeroDivisionError):
         run_and_report(lambda: 1 // 0)

@@ -17,6 +17,7 @@ _info.json, from which timm does.
 """
 
 import json
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ def manifest_beside(folder: str, remote: Remote) -> Manifest | None:
     """The manifest in a folder, near or far; None where there is none."""
     path = within_folder(folder, NAME)
     if not is_remote(folder):
-        return load_manifest(Path(path)) if Path(path).is_file() else None
+        return load_manifest(Path(path)) if os.path.lexists(path) else None  # a link to nowhere is said
     try:
         stat = remote.stat(path)
     except UserError:  # the shards themselves will tell whether the server is there

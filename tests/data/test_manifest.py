@@ -16,7 +16,8 @@ from support.shards import by_webdataset, picture
 from dcgan_dist.data import manifest as manifest_file
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import read_index
-from dcgan_dist.data.manifest import ShardEntry, commonest, load_manifest, parse_manifest, shard_names
+from dcgan_dist.data.manifest import ShardEntry, commonest, load_manifest, manifest_beside, parse_manifest, shard_names
+from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.statistics import PixelCounts
 from dcgan_dist.data.writing.packing import Packing
@@ -209,3 +210,14 @@ def test_what_is_no_manifest_is_refused(data):
 def test_a_missing_manifest_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"manifest\.json: cannot be read \(No such file or directory\)"):
         load_manifest(tmp_path / "manifest.json")
+
+
+def test_a_manifest_that_is_no_file_is_no_missing_one(tmp_path):
+    assert manifest_beside(str(tmp_path), Remote()) is None
+    (tmp_path / "manifest.json").symlink_to("gone")
+    with pytest.raises(UserError, match=r"manifest\.json: cannot be read \(No such file or directory\)"):
+        manifest_beside(str(tmp_path), Remote())
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(UserError, match=r"manifest\.json: cannot be read \(Is a directory\)"):
+        manifest_beside(str(tmp_path), Remote())

@@ -184,6 +184,19 @@ def test_auto_takes_ppm_up_to_48_kib(tmp_path, size, channels, suffix, reason):
     assert Packing(size=size, channels=channels, store="png").decisions() == []
 
 
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({"size": 8, "store": "png", "quality": 50, "resize": "pad"}, "not used with --store png: --quality"),
+        ({"size": 8, "store": "ppm", "quality": 96}, "not used with --store ppm: --quality"),
+        ({"store": "keep", "resize": "pad", "filter": "box", "quality": 9}, "keep: --quality, --resize, --filter"),
+        ({"size": 8, "store": "webp", "quality": 9, "filter": "box"}, ""),
+    ],
+)
+def test_options_that_a_store_does_not_use_are_said(options, idle):
+    assert [line.endswith(idle) for line in Packing(**options).decisions()] == [True] * bool(idle)
+
+
 def test_keep_keeps_the_bytes(tmp_path):
     rgb, grey = picture((1, 200, 3), 5, size=20), picture((1, 200, 3), 5)[..., 0]
     files = {
@@ -415,6 +428,8 @@ def test_a_full_disk(tmp_path, monkeypatch):
         ),
         ("torchvision:mnist", r"did you mean MNIST"),
         ("torchvision:MNIST", r"torchvision:MNIST in data: Dataset not found.*; --download fetches it"),
+        ("torchvision:FakeData?size", r"torchvision:FakeData\?size: bad query field: 'size'; write options as in"),
+        ("torchvision:MNIST?train=maybe", r"torchvision:MNIST in data: train=maybe: is a switch; give true or false"),
         ("torchvision:FakeData?sizes=3", r"torchvision:FakeData in data: .*unexpected keyword argument 'sizes'"),
         ("torchvision:FakeData?size=-1", r"torchvision:FakeData in data: __len__\(\) should return >= 0"),
         ("torchvision:VisionDataset", r"torchvision:VisionDataset in data: NotImplementedError"),

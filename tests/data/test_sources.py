@@ -301,3 +301,22 @@ def test_folders_in_a_zip_of_windows_are_classes(tmp_path):
 def test_labels_that_folders_do_not_have_are_said(tmp_path, files, line):
     lines = find_source(str(make_folder(tmp_path / "in", dict.fromkeys(files, b"")))).items().lines
     assert [text[: len(line) + 8] for text in lines] == [f"labels: {line}"] * bool(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "train"), [("", True), ("?train=false", False), ("?train=True", True), ("?train=no", False)]
+)
+def test_switches_of_a_data_set(monkeypatch, tmp_path, text, train):
+    """To Python, 'false' is true."""
+
+    class Digits(list[int]):
+        def __init__(self, train: bool = True) -> None:
+            super().__init__(range(3 + train))
+
+    monkeypatch.setattr("torchvision.datasets.FakeData", Digits)
+    assert len(find_source(f"torchvision:FakeData{text}", tmp_path).items().images) == 3 + train
+
+
+def test_only_data_sets_of_torchvision_are_downloaded(tmp_path):
+    with pytest.raises(UsageError, match="is not downloaded; --download is for torchvision:NAME"):
+        find_source(str(make_folder(tmp_path / "in")), download=True)

@@ -91,7 +91,12 @@ def find_source(
 def _find(text: str, root: Path, download: bool, image_column: str | None, label_column: str | None) -> Source:
     if text.startswith(TORCHVISION):
         name, _, options = text.removeprefix(TORCHVISION).partition("?")
-        return TorchvisionSource(name, tuple(parse_qsl(options)), root, download)
+        try:
+            return TorchvisionSource(name, tuple(parse_qsl(options, strict_parsing=True)), root, download)
+        except ValueError as error:
+            raise UsageError(f"{text}: {error}; write options as in torchvision:MNIST?train=false") from error
+    if download:
+        raise UsageError(f"{text}: is not downloaded; --download is for {TORCHVISION}NAME")
     if not text:  # an empty variable of a shell, not the folder in which it is
         raise UsageError(f"the source is empty; {HINT}")
     names = _in_folder(Path(text)) if exists(text) and Path(text).is_dir() else expand(text)

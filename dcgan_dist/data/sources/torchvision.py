@@ -3,7 +3,7 @@
 import ast
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from dcgan_dist.config.words import SWITCH
 from dcgan_dist.data.labels import is_number, label_text
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, renumbered
 from dcgan_dist.errors import UsageError, UserError
@@ -50,9 +51,10 @@ class TorchvisionSource:
     def _opened(self, download: bool) -> Any:
         make = _data_set_class(self.name)
         given = {"root": self.root, "download": download}
-        arguments = {name: value for name, value in given.items() if name in inspect.signature(make).parameters}
+        known = inspect.signature(make).parameters
+        arguments = {name: value for name, value in given.items() if name in known}
         try:
-            data_set = make(**arguments, **{name: _value(text) for name, text in self.options})
+            data_set = make(**arguments, **{name: _value(name, text, known) for name, text in self.options})
             len(data_set)  # what is no data set says so only now
         except Exception as error:  # whatever its options and damaged files raise
             if download and isinstance(error, OSError):
@@ -122,7 +124,11 @@ def _data_set_class(name: str) -> Callable[..., Any]:
     return getattr(torchvision.datasets, name)
 
 
-def _value(text: str) -> Any:
+def _value(name: str, text: str, known: Mapping[str, inspect.Parameter]) -> Any:
+    if name in known and isinstance(known[name].default, bool):  # to which any text but '' would be true
+        if text.lower() not in SWITCH:
+            raise ValueError(f"{name}={text}: is a switch; give true or false")
+        return SWITCH[text.lower()]
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -84,7 +84,16 @@ class Packing(Options):
         return (self.size or 0) ** 2 * self.channels
 
     def decisions(self) -> list[str]:
-        """What was chosen automatically, with the reason, a line each."""
+        """What was chosen automatically, with the reason, and what is not used, a line each."""
+        lossy, keep = self.encoding in ("jpg", "webp"), self.store == "keep"
+        idle = [name for name in ["quality"] * (not lossy) + ["resize", "filter"] * keep if self._given(name)]
+        lines = [f"not used with --store {self.store}: {', '.join(f'--{name}' for name in idle)}"] if idle else []
+        return lines + self._choice()
+
+    def _given(self, name: str) -> bool:
+        return getattr(self, name) != Packing.__dataclass_fields__[name].default
+
+    def _choice(self) -> list[str]:
         if self.store != "auto":
             return []
         kib, most = self._pixel_bytes / 1024, AUTO_PPM // 1024
