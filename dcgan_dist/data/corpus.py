@@ -2,7 +2,7 @@
 
 import os
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,13 +30,15 @@ OPENED_TOGETHER = 16  # shards, by one task of the pool
 INDEX_BYTES = 2**29  # of memory for indexes; the lanes of an order are in some 2,000 shards at a time
 
 
-def expand(patterns: Iterable[str], opener: Opener | None = None) -> list[str]:
-    """Spells out brace lists and globs, of files and of remote objects, in a fixed order.
+def expand(patterns: Iterable[str], opener: Opener | None = None, passed: Counter[str] | None = None) -> list[str]:
+    """Spells out folders, brace lists and globs, of files and of remote objects, in a fixed order.
+
+    `passed`: where other files in folders are counted, by their endings.
 
     Raises UsageError for a pattern without files, and for a file that is named twice.
     """
     opener = opener or Opener()
-    found = [name for pattern in patterns for name in _spelled_out(pattern, opener)]
+    found = [name for pattern in patterns for name in _spelled_out(pattern, opener, passed)]
     seen: set[str] = set()
     for name in found:
         path = name if isinstance(name, Location) else os.path.abspath(name)  # noqa: PTH100, for thousands of names
@@ -46,12 +48,12 @@ def expand(patterns: Iterable[str], opener: Opener | None = None) -> list[str]:
     return found
 
 
-def _spelled_out(pattern: str, opener: Opener) -> list[str]:
+def _spelled_out(pattern: str, opener: Opener, passed: Counter[str] | None) -> list[str]:
     pattern = Location(pattern)
     if pattern.startswith("pipe:"):
         return [pattern]
     try:
-        names = shards_of(pattern, opener.remote)
+        names = shards_of(pattern, opener.remote, passed)
     except UsageError as error:
         raise UsageError(f"--data.shards {error}") from error
     if any(name.startswith("pipe:") for name in names):

@@ -1,5 +1,6 @@
 """From the options to a reader; every choice that was made is said once, with its reason."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from dcgan_dist.data.classes import classes_text, find_labels, names_in, numberi
 from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, expand, open_shards
 from dcgan_dist.data.faces import dataset as faces
+from dcgan_dist.data.formats import in_words
 from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.notes import together
 from dcgan_dist.data.opening import CachePlan, Opener, Shard
@@ -42,7 +44,7 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
         patterns = tuple(str(path) for path in paths)
     opener = make_opener(config.data)
     if config.data.reader == "stream":
-        names = expand(patterns)
+        names = _expand(patterns, Opener(), say)
         _compare_with_manifests(patterns, names, Remote(), say)
         if files := list(filter(is_plain, names)):
             shards = open_shards(files, opener)
@@ -56,7 +58,7 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
             )
         say(f"data: {len(names)} sources streamed by webdataset; {says}")
         return Sources(names)
-    names = expand(patterns, opener)
+    names = _expand(patterns, opener, say)
     manifest = _compare_with_manifests(patterns, names, opener.remote, say)
     corpus = Corpus(open_shards(names, opener), opener)
     say(f"data: {_what_was_checked(corpus)}")
@@ -76,6 +78,14 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
     elif classes:
         say(f"data: classes {classes_text(classes)}{'' if named else numbering(classes)}")
     return corpus
+
+
+def _expand(patterns: Sequence[str], opener: Opener, say: Say) -> list[str]:
+    passed = Counter[str]()
+    names = expand(patterns, opener, passed)
+    if passed:
+        say(f"data: passed over beside the shards: {in_words(passed, 'other files')}")
+    return names
 
 
 def _compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remote: Remote, say: Say) -> Manifest | None:

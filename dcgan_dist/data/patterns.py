@@ -3,21 +3,24 @@
 import os
 import re
 import shlex
+from collections import Counter
+from collections.abc import Iterator
 from glob import glob
 from itertools import chain, islice
 from pathlib import Path
 
 from braceexpand import braceexpand
 
-from dcgan_dist.data.formats import EXTENSIONS, is_image_name
+from dcgan_dist.data.formats import EXTENSIONS, ending_of, is_image_name
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
 SIGNS = re.compile(r"[{}*?\[\\]|^~/")  # without them a name is no pattern
 NO_SHARDS = (*EXTENSIONS, ".parquet", ".arrow", ".zip", ".csv", ".tsv", ".jsonl")
 FOLDERS = 100  # that are looked into for images
+WRITTEN = ("manifest.json", "sizes.json", "_info.json", ".partial")  # beside shards, by dcgan-dist shard
 
 
 def exists(name: str) -> bool:
@@ -44,36 +47,64 @@ def spell_out(pattern: str, remote: Remote) -> list[str]:
     return [file for name in names for file in _without_glob(name, remote)]
 
 
-def shards_of(pattern: str, remote: Remote) -> list[str]:
-    """The same, with the shards in them in place of folders. Raises UsageError for a folder without shards, too."""
-    return [shard for name in spell_out(pattern, remote) for shard in _shards_in(name, remote)]
+def shards_of(pattern: str, remote: Remote, passed: Counter[str] | None = None) -> list[str]:
+    """The same, with the shards in them in place of folders. Raises UsageError for a folder without shards, too.
+
+    `passed`: other files in these folders are counted there, but for those that `dcgan-dist shard` writes.
+    """
+    passed = Counter() if passed is None else passed
+    return [shard for name in spell_out(pattern, remote) for shard in _shards_in(name, remote, passed)]
 
 
 def _is_shard(name: str) -> bool:
-    return name.lower().endswith(TAR_ENDINGS)
+    return base_name(name).lower().endswith(TAR_ENDINGS)
 
 
-def _shards_in(name: str, remote: Remote) -> list[str]:
-    if is_remote(name) and name.endswith("/"):
-        return remote.expand(Location(f"{Location(name).reveal()}*.tar"))
-    # a network disk takes long to say for thousands
-    if is_remote(name) or _is_shard(name) or not (exists(name) and Path(name).is_dir()):
+def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
+    # a network disk takes long to say for thousands whether they are folders
+    found = None if _is_shard(name) and not name.endswith("/") else _files_in(name, remote)
+    if found is None:
         if base_name(name).lower().endswith(NO_SHARDS):
             what = "is no shard; dcgan-dist shard SOURCE OUT --size 64 makes shards of images"
             raise UsageError(f"{Location(name)}: {what}")
         return [name]
+    shards = [file for file in found if _is_shard(file) and not base_name(file).startswith(".")]
+    if not shards:
+        images = any(map(is_image_name, found if is_remote(name) else _files_below(name)))
+        what = "these are images, not shards" if images else "holds no shards (.tar)"
+        here = "COPY" if is_remote(name) else shlex.quote(name)
+        how = f"dcgan-dist shard {here} OUT --size 64 makes shards of a folder"
+        raise UsageError(f"{name}: {what}; {how}{' on a local disk' * is_remote(name)}")
+    passed.update(ending_of(file) for file in set(found) - set(shards) if base_name(file) not in WRITTEN)
+    return shards
+
+
+def _files_in(name: str, remote: Remote) -> list[str] | None:
+    """The files and folders in a folder, sorted; None for what is none, as far as can be seen."""
+    if is_remote(name):
+        file = not name.endswith("/") and base_name(name).lower().endswith(NO_SHARDS)
+        return None if file else _remote_files(name, remote)
+    if not (exists(name) and Path(name).is_dir()):
+        return None
     try:
-        found = sorted((path.name for path in Path(name).iterdir()), key=os.fsencode)
+        return [str(path) for path in sorted(Path(name).iterdir(), key=os.fsencode)]
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror})") from error
-    shards = [str(Path(name) / file) for file in found if _is_shard(file) and not file.startswith(".")]
-    if not shards:
-        images = any(map(is_image_name, found)) or any(
-            map(is_image_name, chain.from_iterable(files for _, _, files in islice(os.walk(name), FOLDERS)))
-        )
-        what = "these are images, not shards" if images else "holds no shards (.tar)"
-        raise UsageError(f"{name}: {what}; dcgan-dist shard {shlex.quote(name)} OUT --size 64 makes shards of a folder")
-    return shards
+
+
+def _remote_files(url: str, remote: Remote) -> list[str] | None:
+    folder = re.sub(r"([*?\[])", r"[\1]", Location(url).reveal().rstrip("/"))
+    try:
+        found = remote.expand(Location(f"{folder}/*"))
+    except UserError:
+        if url.endswith("/"):
+            raise
+        return None
+    return [name for name in found if name.rstrip("/") != url.rstrip("/")]  # which may be a file of no bytes
+
+
+def _files_below(name: str) -> Iterator[str]:
+    return chain.from_iterable(files for _, _, files in islice(os.walk(name), FOLDERS))
 
 
 def _without_glob(name: str, remote: Remote) -> list[str]:

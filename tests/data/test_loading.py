@@ -238,3 +238,13 @@ def test_images_that_are_converted_are_said(said, tmp_path, grey):
     fits = replace(configured(tmp_path / "out" / "*.tar"), model=ModelConfig(image_size=48, channels=1 if grey else 3))
     open_data(fits, said.append)
     assert len([line for line in said if "48" in line or "grey" in line]) == 0
+
+
+def test_other_files_in_a_folder_of_shards_are_counted(tmp_path):
+    write_ours(tmp_path / "a.tar", 2)
+    for name in "a.idx", "b.idx", "README", "manifest.json.bak":
+        (tmp_path / name).touch()
+    for reader in "indexed", "stream":
+        lines: list[str] = []
+        open_data(Config(data=DataConfig(shards=(str(tmp_path),), reader=reader)), lines.append)
+        assert lines[0] == "data: passed over beside the shards: 4 other files (2 .idx, 1 .bak, 1 without ending)"

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from collections import Counter
 
 import fsspec.config
 import pytest
@@ -38,6 +39,54 @@ def test_s3_patterns(bucket):
     for pattern in ("s3://shards/faces/*.zip", "s3://no-such-bucket/*.tar"):
         with pytest.raises(UsageError, match="no such files"):
             REMOTE.expand(pattern)
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_folder_on_a_server_is_read_like_a_local_one(bucket, tmp_path, end):
+    files = [
+        "a.tar",
+        "b.TAR",
+        "c.tar.gz",
+        "d.tgz",
+        "e.tar.zst",
+        "f.tar.bz2",
+        "g.txz",
+        ".hidden.tar",
+        "h.txt",
+        "i",
+        "j.tar.md5",
+    ]
+    files += ["manifest.json", "sub/k.tar", "sub/l.jpg"]
+    for name in files:
+        bucket.put_object(Bucket="shards", Key=f"mixed/{name}", Body=b"-")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"-")
+    found = {}
+    for folder in "s3://shards/mixed", str(tmp_path):
+        passed = Counter()
+        found[folder] = [name.removeprefix(f"{folder}/") for name in shards_of(folder + end, REMOTE, passed)], passed
+    (names, passed), local = found.values()
+    assert (names, passed) == local
+    assert names == sorted(files[:7])
+    assert passed == {"hidden": 1, ".txt": 1, "without ending": 2, ".md5": 1}  # i, and the folder
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("x.jpg", "these are images, not shards"), ("x.txt", r"holds no shards \(\.tar\)")]
+)
+def test_a_folder_without_shards_on_a_server_is_refused_like_a_local_one(bucket, tmp_path, name, what):
+    bucket.put_object(Bucket="shards", Key=f"other-{name}/{name}", Body=b"-")
+    (tmp_path / name).write_bytes(b"-")
+    for folder in f"s3://shards/other-{name}/", str(tmp_path):
+        with pytest.raises(UsageError, match=f"^{folder}: {what}; dcgan-dist shard"):
+            shards_of(folder, REMOTE)
+
+
+def test_a_file_without_ending_on_a_server_is_no_folder(bucket):
+    assert shards_of("s3://shards/faces/0", REMOTE) == ["s3://shards/faces/0"]
+    assert shards_of("https://127.0.0.1:9/data?id=3", REMOTE) == ["https://127.0.0.1:9/data?id=3"]
+    with pytest.raises(UsageError, match="a web server has no listing"):
+        shards_of("https://127.0.0.1:9/data/", REMOTE)
 
 
 def test_s3_ranges_and_whole_files(bucket, tmp_path):
@@ -120,6 +169,7 @@ def test_gs(monkeypatch, tmp_path):
         monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": server.url("").rstrip("/"), "token": "anon"})
         remote = Remote(timeout=LIMIT + 22, retries=2, pause=0.001)
         assert remote.expand("gs://shards/faces/*.tar") == ["gs://shards/faces/0.tar"]
+        assert shards_of("gs://shards/faces/", remote) == ["gs://shards/faces/0.tar"]
         stat = remote.stat("gs://shards/faces/0.tar")
         assert (stat.size, stat.version) == (len(DATA), "7")
         assert remote.read(stat.url, 11, 22) == DATA[11:33]
@@ -156,6 +206,7 @@ def test_hf(monkeypatch):
         assert remote.read(url, 11, 22) == DATA[11:33]
         assert set(seen) == {"Bearer a-token"}
         assert remote.expand("hf://datasets/someone/faces/data/*.tar") == [url]
+        assert shards_of("hf://datasets/someone/faces/data", remote) == [url]
         for bad in ("hf://datasets/someone/nothing/0.tar", "hf://nonsense"):
             with pytest.raises(UserError, match=f"^{bad}: "):
                 remote.stat(bad)

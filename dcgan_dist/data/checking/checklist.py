@@ -78,7 +78,7 @@ def _names(pattern: str, remote: Remote, whole: set[str]) -> list[str]:
     if pattern.startswith("pipe:"):
         raise UsageError(f"{pattern}: a pipe cannot be checked, for it can be read only once")
     names = shards_of(pattern, remote)
-    if is_remote(pattern) and "*" in pattern:
+    if is_remote(pattern) and ("*" in pattern or pattern.endswith("/")):
         whole |= {folder_of(name) for name in names}
     return names
 
