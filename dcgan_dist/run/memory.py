@@ -2,12 +2,12 @@
 
 import math
 import resource
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from dcgan_dist.config import Config
@@ -108,8 +108,8 @@ def _refuse(parts: dict[str, float], there: float, who: str) -> None:
 
 def total_memory() -> float:
     """Bytes that all ranks here can have together, when nothing else runs: of the machine, and by the job's limits."""
-    numbers = _kilobytes(Path("/proc/meminfo"))
-    return min([numbers["MemTotal"] + numbers["SwapTotal"], *(limit for limit, _ in _groups())])
+    machine = psutil.virtual_memory().total + psutil.swap_memory().total
+    return min([machine, *(limit for limit, _ in _groups())])
 
 
 def process_limit() -> float:
@@ -120,21 +120,13 @@ def process_limit() -> float:
 
 def available_memory() -> float:
     """Bytes that the system and the job's limits leave to all processes."""
-    return min([_kilobytes(Path("/proc/meminfo"))["MemAvailable"], *(left for _, left in _groups())])
+    return min([psutil.virtual_memory().available, *(left for _, left in _groups())])
 
 
 def process_available() -> float:
     """Bytes of address space that the limit of the shell leaves to this process."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return math.inf if limit == resource.RLIM_INFINITY else limit - _kilobytes(Path("/proc/self/status"))["VmSize"]
-
-
-def _kilobytes(path: Path) -> dict[str, float]:
-    """The numbers of such a file, in bytes."""
-    lines: list[list[str]] = []
-    with suppress(OSError):  # only Linux has it
-        lines = [line.split() for line in path.read_text(errors="replace").splitlines() if line.endswith(" kB")]
-    return defaultdict(lambda: math.inf, {words[0].rstrip(":"): float(words[1]) * 1024 for words in lines})
+    return math.inf if limit == resource.RLIM_INFINITY else limit - psutil.Process().memory_info().vms
 
 
 def _groups() -> Iterator[tuple[float, float]]:
