@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
     "doctor": (
         "dcgan_dist.commands.doctor.command",
-        "examine this machine before a long run: what is not fit for it, and what to do about it",
+        "check this machine before a long run: what would stop or slow it down, and what to do about it",
     ),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
 }

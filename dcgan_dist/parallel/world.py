@@ -19,7 +19,7 @@ from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.accelerator import accelerator_for
 from dcgan_dist.parallel.activity import Activity
-from dcgan_dist.parallel.meeting import meet
+from dcgan_dist.parallel.rendezvous import rendezvous
 from dcgan_dist.parallel.variables import MARK, check_gpus, check_variables
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def launch(config: Config, asked: bool = False) -> World:
     gpus = 0 if settings.on_cpu(os.environ) else torch.cuda.device_count()
     check_variables(on_cpu=not gpus)
     check_gpus(gpus)
-    accelerator = meet(accelerator_for(config.timeout, cpu=not gpus), config.timeout, asked)
+    accelerator = rendezvous(accelerator_for(config.timeout, cpu=not gpus), config.timeout, asked)
     activity = Activity(on_gpu=accelerator.device.type == "cuda")
     world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout), activity=activity)
     # a dry run, on one process, tells of the ranks that are meant to be launched

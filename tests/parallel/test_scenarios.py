@@ -18,7 +18,7 @@ from support.shards import write_ours
 from support.telling import train_and_tell
 from support.waiting import LIMIT
 
-from dcgan_dist.parallel import meeting
+from dcgan_dist.parallel import rendezvous
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.session import Session
 from dcgan_dist.train import main
@@ -188,7 +188,7 @@ def test_jumps_of_the_clock_change_nothing(undisturbed, shards, tmp_path):
 def join_at(port: int, given: list[str]) -> int:
     """The command as ranks that are started by hand: the first one opens the meeting point itself."""
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": str(port)}
-    meeting.MARGIN = 1.0
+    rendezvous.MARGIN = 1.0
     return main(given)
 
 

@@ -10,7 +10,7 @@ from support.ranks import ends_of_ranks
 from support.recording import options
 from support.waiting import LIMIT, until
 
-from dcgan_dist.parallel import meeting
+from dcgan_dist.parallel import rendezvous
 from dcgan_dist.run import signals
 from dcgan_dist.train import main
 
@@ -21,8 +21,8 @@ ASKED = "asked to stop while it waited for the other ranks; nothing had begun\n"
 
 def wait_for_the_other(given: list[str], when: str, asked: Path) -> int:
     """The command on rank 0, which is asked to stop before or while it waits; rank 1 is away, or comes late."""
-    late, guard = when == "late", meeting._guard
-    meeting.PATIENCE = LIMIT if late else 0.5
+    late, guard = when == "late", rendezvous._guard
+    rendezvous.PATIENCE = LIMIT if late else 0.5
     if os.environ["RANK"] == "1":
         if not late:
             return 0
@@ -39,7 +39,7 @@ def wait_for_the_other(given: list[str], when: str, asked: Path) -> int:
     if when == "before":
         ask()
     else:
-        meeting._guard = ask
+        rendezvous._guard = ask
     return main(given)
 
 

@@ -1,4 +1,4 @@
-"""The ranks of a job meet. Meanwhile the main thread waits in C++, where Python's handlers of signals do not run."""
+"""The ranks find each other. Meanwhile the main thread waits in C++, where Python's handlers of signals do not run."""
 
 import os
 import select
@@ -20,7 +20,7 @@ LOOK_EVERY = 1.0  # seconds
 MARGIN = 10.0  # seconds after torch's own timeout, which does not count while something else answers at the port
 
 
-def meet(join: Callable[[], T], timeout: float, asked: bool = False) -> T:
+def rendezvous(join: Callable[[], T], timeout: float, asked: bool = False) -> T:
     """What `join` returns when all ranks are there.
 
     `timeout`: the seconds for which torch waits for them; `asked`: this rank was asked to stop already.
@@ -36,7 +36,7 @@ def meet(join: Callable[[], T], timeout: float, asked: bool = False) -> T:
     met = threading.Event()
     if asked:
         noted.send(b"\0")
-    guard = threading.Thread(target=_guard, args=(met, signals, timeout + MARGIN), name="meeting", daemon=True)
+    guard = threading.Thread(target=_guard, args=(met, signals, timeout + MARGIN), name="rendezvous", daemon=True)
     guard.start()
     try:
         return join()
@@ -51,7 +51,7 @@ def meet(join: Callable[[], T], timeout: float, asked: bool = False) -> T:
 
 
 def _guard(met: threading.Event, signals: socket.socket, seconds: float) -> None:
-    """Ends the process when it has to. `signals` can be read at a signal, and at the end of the meeting."""
+    """Ends the process when it has to. `signals` can be read at a signal, and when the rendezvous is over."""
     launcher, end = os.getppid(), time.monotonic() + seconds
     asked: object = None
     while not asked and time.monotonic() < end:
@@ -70,5 +70,5 @@ def _alone(reason: str) -> str:
     place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
     return (
         f"the {os.environ['WORLD_SIZE']} launched ranks do not find each other at {place} ({reason}); give an address "
-        "and a free port that all nodes reach; dcgan-dist doctor, without a launcher, tells more on each node"
+        "and a free port that all nodes reach; dcgan-dist doctor, without a launcher, checks each node"
     )
