@@ -64,6 +64,8 @@ def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
     # a network disk takes long to say for thousands whether they are folders
     found = None if _is_shard(name) and not name.endswith("/") else _files_in(name, remote)
     if found is None:
+        if base_name(name) == "manifest.json":
+            raise UsageError(f"{Location(name)}: is no shard; name the folder of the shards")
         if base_name(name).lower().endswith(NO_SHARDS):
             what = "is no shard; dcgan-dist shard SOURCE OUT --size 64 makes shards of images"
             raise UsageError(f"{Location(name)}: {what}")
@@ -110,7 +112,8 @@ def _files_below(name: str) -> Iterator[str]:
 def _without_glob(name: str, remote: Remote) -> list[str]:
     if is_remote(name):
         return remote.expand(name)
-    name = str(Path(name).expanduser()) if name.partition("/")[0] == "~" else name  # no shell has, of a YAML file
+    # no shell has, of a YAML file; a user may have no home
+    name = os.path.expanduser(name) if name.partition("/")[0] == "~" else name  # noqa: PTH111
     if not any(sign in name for sign in "*?[") or exists(name):
         return [name]
     files = glob(name, recursive=True)  # noqa: PTH207, for Path.glob takes no absolute pattern

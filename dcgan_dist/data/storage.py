@@ -16,9 +16,15 @@ NO_FILE = "no regular file, but a pipe, a socket or a device"
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made again: $XDG_CACHE_HOME/dcgan_dist, else ~/.cache/dcgan_dist."""
+    """Where things are kept that can be made again: $XDG_CACHE_HOME/dcgan_dist, else ~/.cache/dcgan_dist.
+
+    Raises UserError for a user without a home.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dcgan_dist"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "dcgan_dist"
+    except RuntimeError as error:
+        raise UserError("this user has no home folder; set HOME, or XDG_CACHE_HOME for what is kept") from error
 
 
 def open_regular(path: Path) -> BinaryIO:

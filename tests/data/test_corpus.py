@@ -115,6 +115,8 @@ def test_files_that_are_sources_of_shards_are_refused_with_what_makes_some(tmp_p
     (tmp_path / "a" / "0.PNG").touch()
     with pytest.raises(UsageError, match="is no shard; dcgan-dist shard SOURCE OUT --size 64 makes shards of images"):
         expand([name])
+    with pytest.raises(UsageError, match=r"a/manifest\.json: is no shard; name the folder of the shards"):
+        expand(["a/manifest.json"])
     (tmp_path / "set.png").mkdir()
     (tmp_path / "set.png" / "0.tar").touch()
     assert expand(["set.png"]) == ["set.png/0.tar"]

@@ -4,6 +4,7 @@ import fcntl
 import os
 import stat
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from support.disk import no_file_larger_than
@@ -88,3 +89,15 @@ def test_a_private_file_is_the_owners_alone_from_its_first_moment(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     write_atomically(path, b"for all")
     assert stat.S_IMODE(path.stat().st_mode) & 0o044
+
+
+def test_a_user_without_a_home_is_one_line(monkeypatch):
+    """As in a container that gives its process any number for a user."""
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UserError, match="no home folder; set HOME, or XDG_CACHE_HOME"):
+        cache_folder()
