@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_the_algorithm_knows_no_other_processes():
     for path in files("dcgan_dist/*.py"):
         if "parallel" not in path.parts:
             assert not re.search(r"torch(\.| import )distributed|torch\.multiprocessing", path.read_text()), path
+
+
+def test_the_wheel_takes_what_is_no_python_file():
+    taken = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    others = [path.relative_to(ROOT) for path in files("dcgan_dist/*") if path.suffix != ".py"]
+    assert others
+    assert {path for path in others if path.name not in taken.get(".".join(path.parent.parts), [])} == set()
 
 
 PAGES = files("*.md")

@@ -1,7 +1,8 @@
 """The same work on many jobs, by several processes, with progress in one number."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -24,6 +25,10 @@ Work = Callable[[J, Tick], R]
 """Called with a job and what it is to call with its progress."""
 
 
+class WorkerKilledError(UserError):
+    """A process of the pool was killed."""
+
+
 class _StopError(Exception):
     """Another process has failed, or the command was interrupted."""
 
@@ -39,7 +44,17 @@ def run_jobs(
     processes: int,
     report: Callable[[int], None],
 ) -> list[R]:
-    """The results of all jobs, in their order.
+    """The results of all jobs, in their order; as iter_jobs."""
+    return list(iter_jobs(opened, jobs, processes, report))
+
+
+def iter_jobs(
+    opened: Callable[[], AbstractContextManager[Work[J, R]]],
+    jobs: Iterable[J],
+    processes: int,
+    report: Callable[[int], None],
+) -> Generator[R, None, None]:
+    """One result after the other, in the order of the jobs. Closing the generator stops the processes.
 
     Args:
         opened: travels to each process and is called there once: the work, with what it needs.
@@ -47,10 +62,11 @@ def run_jobs(
         processes: with 1, everything happens in this process.
         report: called in this process with the progress of all jobs together.
 
-    Raises UserError when a process was killed, and whatever the work raises.
+    Raises WorkerKilledError when a process was killed, and whatever the work raises.
     """
     if processes > 1:
-        return _spread(opened, iter(jobs), processes, report)
+        yield from _spread(opened, iter(jobs), processes, report)
+        return
     done = 0
 
     def tick(more: int) -> None:
@@ -59,7 +75,8 @@ def run_jobs(
         report(done)
 
     with opened() as work:
-        return [work(job, tick) for job in jobs]
+        for job in jobs:
+            yield work(job, tick)
 
 
 def _spread(
@@ -67,7 +84,7 @@ def _spread(
     jobs: Iterator[J],
     processes: int,
     report: Callable[[int], None],
-) -> list[R]:
+) -> Iterator[R]:
     # spawned, because a forked process inherits the locks of threads that it does not have
     context = deaf_processes()  # Ctrl-C is for this process, which has them stop
     try:
@@ -76,7 +93,7 @@ def _spread(
         raise UserError(
             f"/dev/shm: no room for what {processes} processes share ({error.strerror}); one process needs none"
         ) from error
-    futures: list[Future[R]] = []
+    futures: deque[Future[R]] = deque()  # in the order of the jobs
     with ProcessPoolExecutor(processes, context, _begin, (opened, counter, stop)) as pool:
         try:
             pending: set[Future[R]] = set()
@@ -84,18 +101,20 @@ def _spread(
                 more = [pool.submit(_do, job) for job in itertools.islice(jobs, WAITING * processes - len(pending))]
                 futures += more
                 pending |= set(more)
-                if not pending:
+                if not futures:
                     break
                 finished, pending = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
                 for future in finished:
                     future.result()
                 report(counter.value)
+                while futures and futures[0].done():
+                    yield futures.popleft().result()
         except BrokenProcessPool as error:
-            raise UserError("a process was killed, perhaps for want of memory; try fewer --processes") from error
+            problem = "a process was killed, perhaps for want of memory; try fewer --processes"
+            raise WorkerKilledError(problem) from error
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
-    return [future.result() for future in futures]
 
 
 # in a process of the pool: its work and its tick, and what keeps open what the work needs until the process ends

@@ -1,6 +1,7 @@
 """Work over several processes: results in order, progress in one number, and errors that arrive."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from dcgan_dist.data.pool import WAITING, over_processes, run_jobs
+from dcgan_dist.data.pool import WAITING, iter_jobs, over_processes, run_jobs
 from dcgan_dist.errors import UserError
 
 
@@ -70,6 +71,16 @@ def test_each_process_opens_its_work_once_and_jobs_are_made_as_they_are_needed(p
     for process in {process for _, _, process in results}:
         numbers = [number for _, number, its in results if its == process]
         assert numbers == list(range(100, 100 + len(numbers)))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_arrive_one_by_one_and_closing_stops_the_processes(processes):
+    jobs = iter(range(1_000))
+    results = iter_jobs(partial(counting, 0), jobs, processes, lambda _: None)
+    assert [next(results)[0] for _ in range(3)] == [0, 1, 2]
+    results.close()
+    assert next(jobs) < 100
+    assert multiprocessing.active_children() == []
 
 
 def test_nothing_to_do():

@@ -1,258 +1,222 @@
-"""How a cartoon face is painted, at any size: palettes and everything but the hair, which is in `face_hair`.
+"""How faces.toml becomes a picture: names become numbers, colours and outlines, and layers are painted in their order.
 
-A picture is a pure function of `Factors` (what is on it) and `Jitter` (how exactly it sits), so that two pictures can
-differ in one thing only. Coordinates are head units, see `face_canvas`.
+A picture is a pure function of factors (what is on it) and jitter (how exactly it sits), so that two pictures can
+differ in one thing only. Coordinates are head units: the origin is the middle of the face, x to the right, y down, and
+the chin is 1.07 away. A canvas has no smooth edges: it is larger than the picture, which is reduced from it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw
 
-from dcgan_dist.data.faces.canvas import INK, WHITE, Canvas, Colour, Points, arc, ellipse, mix, points, symmetric, tone
-from dcgan_dist.data.faces.hair import HAIR, HairShape, both
+Factors = dict[str, str]
+"""What a face shows: a value of each factor."""
+Jitter = dict[str, float]
+"""How a face sits: continuous variation, every number in [-1, 1], 0 the middle of its range."""
+Colour = tuple[int, ...]  # red, green, blue
+Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
+Points = NDArray[np.float64]  # (n, 2), columns x and y
 
-Skin = Literal["fair", "light", "tan", "brown", "dark"]
-HairColour = Literal["black", "brown", "blond", "ginger", "silver", "pink"]
-Eyes = Literal["brown", "blue", "green", "sleepy", "happy"]
-Mouth = Literal["smile", "laugh", "neutral", "sad", "surprised"]
-Glasses = Literal["none", "round", "square"]
-Background = Literal["sky", "mint", "lilac", "lemon", "rose", "teal", "blue", "coral"]
-Shirt = Literal["navy", "red", "mustard", "green", "white", "plum"]
-
-SHADOW_OFFSET = np.array([0.02, 0.07])
-SHADOW: Colour = (140, 44, 50)
-LID: Colour = (150, 96, 168)
-TONGUE: Colour = (242, 112, 122)
-SKIN: dict[Skin, Colour] = {
-    "fair": (255, 222, 200),
-    "light": (247, 200, 162),
-    "tan": (226, 168, 120),
-    "brown": (184, 122, 80),
-    "dark": (138, 88, 62),
-}
-HAIR_COLOUR: dict[HairColour, Colour] = {
-    "black": (48, 44, 58),
-    "brown": (98, 56, 38),
-    "blond": (244, 192, 72),
-    "ginger": (222, 98, 40),
-    "silver": (206, 210, 220),
-    "pink": (240, 108, 164),
-}
-BACKGROUND: dict[Background, Colour] = {
-    "sky": (138, 206, 244),
-    "mint": (150, 224, 188),
-    "lilac": (200, 178, 242),
-    "lemon": (253, 232, 150),
-    "rose": (250, 170, 196),
-    "teal": (84, 182, 184),
-    "blue": (104, 140, 226),
-    "coral": (250, 128, 112),
-}
-SHIRT: dict[Shirt, Colour] = {
-    "navy": (48, 66, 112),
-    "red": (226, 74, 76),
-    "mustard": (242, 176, 56),
-    "green": (38, 146, 112),
-    "white": (246, 242, 236),
-    "plum": (128, 72, 150),
-}
-FRAME: dict[Glasses, Colour] = {"round": (44, 46, 66), "square": (214, 44, 60)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Factors:
-    """What a face shows: the discrete factors, each a name."""
-
-    skin: Skin
-    hair_colour: HairColour
-    hair_shape: HairShape
-    eyes: Eyes
-    mouth: Mouth
-    glasses: Glasses
-    background: Background
-    shirt: Shirt
-
-
-@dataclass(frozen=True, kw_only=True)
-class Jitter:
-    """How a face sits: continuous variation, every number in [-1, 1], 0 the middle of its range."""
-
-    x: float = 0.0
-    y: float = 0.0
-    tilt: float = 0.0
-    width: float = 0.0
-    height: float = 0.0
-    hair: float = 0.0
-    eye_gap: float = 0.0
-    eye_size: float = 0.0
-    gaze_x: float = 0.0
-    gaze_y: float = 0.0
-    brow: float = 0.0
-    mouth_width: float = 0.0
-    mouth_curve: float = 0.0
-    skin_tone: float = 0.0
-    hair_tone: float = 0.0
-    background_tone: float = 0.0
-    shoulders: float = 0.0
-
-
-FACE = symmetric((0.3, -1.06), (0.72, -0.82), (0.94, -0.3), (0.95, 0.2), (0.8, 0.66), (0.5, 0.97), (0.18, 1.08))
-SHOULDERS = symmetric((0.3, 1.27), (0.75, 1.34), (1.3, 1.55), (1.5, 2.1), (0.6, 2.2))
-NECK = symmetric((0.36, 0.6), (0.34, 1.1), (0.4, 1.32), (0.2, 1.46))
-LENS: dict[Glasses, Points] = {
-    "round": ellipse(0, 0, 0.36, 0.37),
-    "square": symmetric((0.12, -0.33), (0.3, -0.31), (0.36, -0.16), (0.36, 0.14), (0.29, 0.29), (0.12, 0.32)),
-}
+DRAWING: dict[str, Any] = tomllib.loads(Path(__file__).with_name("faces.toml").read_text(encoding="utf-8"))
+STILL: Jitter = dict.fromkeys(DRAWING["jitter"], 0.0)
 
 
 def paint(factors: Factors, jitter: Jitter, size: int) -> Image.Image:
     """The picture of a face, RGB, size x size pixels (32 to 256)."""
     scale = max(3, round(256 / size))
-    skin = tone(SKIN[factors.skin], 0.07 * jitter.skin_tone)
-    hair = tone(HAIR_COLOUR[factors.hair_colour], 0.1 * jitter.hair_tone)
-    canvas = Canvas(size * scale, tone(BACKGROUND[factors.background], 0.1 * jitter.background_tone))
-    look = HAIR[factors.hair_shape]
-    volume = 1 + 0.04 * jitter.hair
-    head = (
-        0.025 * jitter.x,
-        0.015 + 0.015 * jitter.y,
-        0.1 * jitter.tilt,
-        1 + 0.06 * jitter.width,
-        1 + 0.04 * jitter.height,
-    )
-    canvas.place(*head)
-    if look.behind:
-        canvas.shaded([outline * volume for outline in look.behind], tone(hair, -0.16), tone(hair, -0.36))
-    canvas.place(0.02 * jitter.x, 0.02 + 0.005 * jitter.y, 0.0, 1 + 0.08 * jitter.shoulders, 1.0)
-    shirt = SHIRT[factors.shirt]
-    canvas.shaded([SHOULDERS], shirt, tone(shirt, -0.26))
-    canvas.fill(ellipse(0, 1.28, 0.5, 0.24), tone(shirt, -0.2))
-    canvas.fill(NECK, mix(skin, SHADOW, 0.34))
-    canvas.place(*head)
-    _face(canvas, factors, jitter, skin)
-    if look.front:
-        front = [outline * volume for outline in look.front]
-        canvas.fill_within(FACE, [outline + SHADOW_OFFSET for outline in front], mix(skin, SHADOW, 0.3))
-        canvas.shaded(front, tone(hair, 0.1), tone(hair, -0.24))
-    _brows(canvas, factors, jitter, hair)
-    _glasses(canvas, factors, jitter)
+    face = _Face(factors, jitter)
+    canvas = _Canvas(size * scale, face.colour("background"))
+    face.paint("picture", canvas)
     return canvas.image.reduce(scale)
 
 
-def _face(canvas: Canvas, factors: Factors, jitter: Jitter, skin: Colour) -> None:
-    shade = mix(skin, SHADOW, 0.24)
-    for side in (-1, 1):
-        canvas.fill(ellipse(0.97 * side, 0.12, 0.19, 0.25), skin)
-        canvas.fill(ellipse(0.98 * side, 0.13, 0.1, 0.15), shade)
-    canvas.shaded([FACE], tone(skin, 0.06), mix(skin, shade, 0.7))
-    for side in (-1, 1):
-        canvas.fill(ellipse(0.6 * side, 0.5, 0.2, 0.14), mix(skin, (244, 84, 100), 0.34))
-    if factors.glasses != "none":
-        for lens in _lenses(factors.glasses, jitter):
-            canvas.fill(lens, mix(skin, WHITE, 0.4))
-    EYES[factors.eyes](canvas, jitter)
-    canvas.stroke(arc(0, 0.3, 0.11, 0.08), 0.09, shade)
-    # a red line would drown in a dark skin
-    lips = mix((190, 44, 64), (66, 10, 26), (255 - skin[0]) / 120)
-    MOUTH[factors.mouth](canvas, jitter, lips)
+def mix(a: Colour, b: Colour, share: float) -> Colour:
+    """The colour `share` of the way from `a` to `b`."""
+    return tuple(round(p + (q - p) * share) for p, q in zip(a, b, strict=True))
 
 
-def _eye_x(jitter: Jitter) -> float:
-    return 0.42 + 0.025 * jitter.eye_gap
+def tone(colour: Colour, amount: float) -> Colour:
+    """Lighter for a positive amount; darker for a negative one, and warmer, because mere black makes colours muddy."""
+    if amount > 0:
+        return mix(colour, (255, 255, 255), amount)
+    return tuple(round(part * (1 + share * amount)) for part, share in zip(colour, (0.7, 1, 0.8), strict=True))
 
 
-def _open_eyes(canvas: Canvas, jitter: Jitter, *, iris: Colour) -> None:
-    size = 1 + 0.09 * jitter.eye_size
-    for side in (-1, 1):
-        x = side * _eye_x(jitter)
-        centre = x + 0.045 * jitter.gaze_x, 0.03 * jitter.gaze_y
-        canvas.fill(ellipse(x, 0, 0.235 * size, 0.27 * size), WHITE)
-        canvas.fill(ellipse(*centre, 0.17 * size, 0.19 * size), iris)
-        canvas.fill(ellipse(*centre, 0.09 * size, 0.1 * size), INK)
-        canvas.fill(ellipse(centre[0] - 0.06, centre[1] - 0.07, 0.055, 0.055), WHITE)
-        canvas.stroke(arc(x, -0.14, 0.23 * size, -0.17 * size), 0.075, INK)
+def corners(*xy: Sequence[float]) -> Points:
+    """Points, to be joined by straight lines."""
+    return np.array(xy, dtype=np.float64)
 
 
-def _sleepy_eyes(canvas: Canvas, jitter: Jitter, *, iris: Colour) -> None:
-    size = 1 + 0.09 * jitter.eye_size
-    for side in (-1, 1):
-        x = side * _eye_x(jitter)
-        canvas.fill(ellipse(x, 0.04, 0.235 * size, 0.22 * size), WHITE)
-        canvas.fill(ellipse(x + 0.045 * jitter.gaze_x, 0.09, 0.16 * size, 0.16 * size), iris)
-        canvas.fill(ellipse(x, -0.11, 0.26 * size, 0.17), LID)
-        canvas.stroke(arc(x, 0.0, 0.26 * size, 0.02), 0.09, INK)
+def smooth(*xy: Sequence[float]) -> Points:
+    """The closed Catmull-Rom curve through the points."""
+    t = np.linspace(0, 1, 8, endpoint=False)[None, :, None]
+    p0, p1, p2, p3 = (np.roll(corners(*xy), shift, axis=0)[:, None] for shift in (1, 0, -1, -2))
+    curve = 2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
+    return (curve / 2).reshape(-1, 2)
 
 
-def _happy_eyes(canvas: Canvas, jitter: Jitter) -> None:
-    size = 1 + 0.09 * jitter.eye_size
-    for side in (-1, 1):
-        canvas.stroke(arc(side * _eye_x(jitter), 0.1, 0.2 * size, -0.26 * size), 0.105, INK)
+def symmetric(*right: Sequence[float]) -> Points:
+    """The smooth closed curve whose right half passes through these points, from the top to the bottom or back."""
+    half = corners(*right)
+    return smooth(*half, *half[::-1] * (-1, 1))
 
 
-def _brows(canvas: Canvas, factors: Factors, jitter: Jitter, hair: Colour) -> None:
-    inner_end_up, lift = {"sad": (0.09, 0.02), "surprised": (0.0, 0.1)}.get(factors.mouth, (0.015, 0.0))
-    y = -0.44 - lift - 0.04 * jitter.brow
-    for side in (-1, 1):
-        line = arc(side * _eye_x(jitter), y, 0.2, -0.07)
-        line[:, 1] += inner_end_up * side * (line[:, 0] - line[6, 0]) / 0.2
-        canvas.stroke(line, 0.1, tone(hair, -0.35))
+_ANGLES = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 
 
-def _smile(canvas: Canvas, jitter: Jitter, lips: Colour) -> None:
-    canvas.stroke(arc(0, 0.6, 0.32 + 0.05 * jitter.mouth_width, 0.24 + 0.05 * jitter.mouth_curve), 0.105, lips)
+def ellipse(x: float, y: float, rx: float, ry: float) -> Points:
+    """The ellipse around (x, y) with these half axes."""
+    return _CIRCLE * (rx, ry) + (x, y)
 
 
-def _laugh(canvas: Canvas, jitter: Jitter, lips: Colour) -> None:
-    width, depth = 0.38 + 0.05 * jitter.mouth_width, 0.42 + 0.05 * jitter.mouth_curve
-    canvas.fill(arc(0, 0.54, width, depth), mix(lips, (80, 16, 44), 0.6))
-    canvas.fill(ellipse(0, 0.54 + depth * 0.74, width * 0.45, depth * 0.22), TONGUE)
-    canvas.fill(arc(0, 0.54, width, depth)[[0, 1, 11, 12]], WHITE)
+def arc(x: float, y: float, half_width: float, sag: float, slant: float = 0.0) -> Points:
+    """A curve, rounder than a parabola: its middle lies `sag` below its ends, the right end `slant` below y."""
+    t = np.linspace(-1, 1, 13)
+    return np.stack([x + half_width * t, y + sag * (1 - np.abs(t) ** 2.5) + slant * t], axis=1)
 
 
-def _neutral(canvas: Canvas, jitter: Jitter, lips: Colour) -> None:
-    canvas.stroke(arc(0, 0.68, 0.24 + 0.06 * jitter.mouth_width, 0.02 * jitter.mouth_curve), 0.105, lips)
+def arc_ends(x: float, y: float, half_width: float, sag: float) -> Points:
+    """The ends of an arc and the points next to them: teeth in an open mouth."""
+    return arc(x, y, half_width, sag)[[0, 1, 11, 12]]
 
 
-def _sad(canvas: Canvas, jitter: Jitter, lips: Colour) -> None:
-    canvas.stroke(arc(0, 0.79, 0.28 + 0.05 * jitter.mouth_width, -0.2 - 0.04 * jitter.mouth_curve), 0.105, lips)
-
-
-def _surprised(canvas: Canvas, jitter: Jitter, lips: Colour) -> None:
-    rx, ry = 0.16 + 0.03 * jitter.mouth_width, 0.21 + 0.03 * jitter.mouth_curve
-    canvas.fill(ellipse(0, 0.7, rx, ry), mix(lips, (80, 16, 44), 0.6))
-    canvas.fill(ellipse(0, 0.7 + ry * 0.55, rx * 0.6, ry * 0.32), TONGUE)
-
-
-def _lenses(glasses: Glasses, jitter: Jitter) -> tuple[Points, Points]:
-    return both(LENS[glasses] + (_eye_x(jitter) + 0.02, 0.02))
-
-
-def _glasses(canvas: Canvas, factors: Factors, jitter: Jitter) -> None:
-    if factors.glasses == "none":
-        return
-    colour: Colour = FRAME[factors.glasses]
-    canvas.stroke(arc(0, 0.0, 0.1, -0.06), 0.08, colour)
-    for side in (-1, 1):
-        canvas.stroke(points((0.8 * side, -0.04), (0.98 * side, -0.06)), 0.08, colour)
-    for lens in _lenses(factors.glasses, jitter):
-        canvas.ring(lens, 0.085, colour)
-
-
-EYES: dict[Eyes, Callable[[Canvas, Jitter], None]] = {
-    "brown": partial(_open_eyes, iris=(108, 62, 36)),
-    "blue": partial(_open_eyes, iris=(44, 122, 214)),
-    "green": partial(_open_eyes, iris=(52, 150, 84)),
-    "sleepy": partial(_sleepy_eyes, iris=(96, 70, 120)),
-    "happy": _happy_eyes,
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in (corners, smooth, symmetric, ellipse, arc, arc_ends)}
+# the shapes that have a name, as outlines where nothing in them varies
+SHAPES: dict[str, Any] = {
+    name: KINDS[shape[0]](*shape[1:]) if isinstance(shape, list) else shape for name, shape in DRAWING["shapes"].items()
 }
-MOUTH: dict[Mouth, Callable[[Canvas, Jitter, Colour], None]] = {
-    "smile": _smile,
-    "laugh": _laugh,
-    "neutral": _neutral,
-    "sad": _sad,
-    "surprised": _surprised,
-}
+
+
+class _Face:
+    """What the words of the file mean for one face."""
+
+    def __init__(self, factors: Factors, jitter: Jitter) -> None:
+        self._factors, self._values, self._colours = factors, jitter, dict[str, Colour]()
+        self._values = jitter | {"darkness": (255 - self.colour("skin")[0]) / 120}
+
+    def paint(self, name: str, canvas: "_Canvas") -> None:
+        """Paints a list of layers."""
+        for layer in DRAWING["layers"][name.format(**self._factors)]:
+            match layer:
+                case {"layers": others}:
+                    self.paint(others, canvas)
+                case {"place": numbers}:
+                    canvas.place(*map(self.number, numbers))
+                case {"fill": colour}:
+                    within = self.outlines(layer["within"]) if "within" in layer else []
+                    canvas.fill(self.outlines(layer), self.colour(colour), within)
+                case {"light": light, "dark": dark}:
+                    canvas.shade(self.outlines(layer), self.colour(light), self.colour(dark))
+                case {"stroke": colour, "width": width}:
+                    canvas.stroke(self.outlines(layer), width, self.colour(colour))
+
+    def number(self, text: Any) -> Any:
+        """Of a name, or of "0.42 ± 0.025 eye_gap"; anything but a text stays as it is."""
+        if not isinstance(text, str):
+            return text
+        middle, _, reach, name = DRAWING["numbers"].get(text, text).split()
+        return float(middle) + float(reach) * self._values[name]
+
+    def colour(self, spec: Any) -> Colour:
+        """Of a name, of red, green and blue, or of a mixture."""
+        if isinstance(spec, str):
+            if spec not in self._colours:
+                self._colours[spec] = self.colour(DRAWING["colours"][spec.format(**self._factors)])
+            return self._colours[spec]
+        match spec:
+            case [int(), *_]:
+                return tuple(spec)
+            case [colour, amount]:
+                return tone(self.colour(colour), self.number(amount))
+        return mix(self.colour(spec[0]), self.colour(spec[1]), self.number(spec[2]))
+
+    def outlines(self, shape: Any) -> list[Points]:
+        """Of a name, of a kind with its numbers, or of a table of shapes."""
+        if isinstance(shape, str):
+            shape = SHAPES[shape.format(**self._factors)]
+        if isinstance(shape, np.ndarray):
+            return [shape]
+        if isinstance(shape, list):
+            return [KINDS[shape[0]](*map(self.number, shape[1:]))]
+        found = [outline for each in shape.get("shapes", ()) for outline in self.outlines(each)]
+        if "scale" in shape or "at" in shape:
+            scale, at = self.number(shape.get("scale", 1)), [*map(self.number, shape.get("at", (0, 0)))]
+            found = [outline * scale + at for outline in found]
+        if "both" in shape:
+            found += [outline * (-1, 1) for outline in found]
+        if "offset" in shape:
+            offset = [*map(self.number, shape["offset"])]
+            found = [outline + offset for outline in found]
+        return [np.concatenate([outline, outline[:2]]) for outline in found] if "closed" in shape else found
+
+
+@cache
+def _masks(pixels: int) -> tuple[Image.Image, Image.Image]:
+    """Strongest in the middle of the picture; and for light from the upper left, growing towards the lower right."""
+    glow = ImageChops.invert(Image.radial_gradient("L")).resize((pixels, pixels))
+    lower = Image.linear_gradient("L").resize((pixels, pixels))
+    return glow, ImageChops.add(lower, lower.transpose(Image.Transpose.TRANSPOSE), scale=2)
+
+
+class _Canvas:
+    """A square picture that is painted in head units."""
+
+    def __init__(self, pixels: int, colour: Colour) -> None:
+        self.pixels = pixels
+        self.image = Image.new("RGB", (pixels, pixels), colour)
+        glow, self._ramp = _masks(pixels)
+        self.image.paste(tone(colour, 0.55), mask=glow)
+        self.pen = ImageDraw.Draw(self.image)
+
+    def place(self, x: float, y: float, tilt: float, width: float, height: float) -> None:
+        """From now on paint with the head moved by (x, y) picture widths, turned by `tilt` radians, stretched."""
+        unit = 0.285 * self.pixels
+        cos, sin = np.cos(tilt), np.sin(tilt)
+        self.matrix = unit * np.array([[cos * width, sin * width], [-sin * height, cos * height]])
+        # the head turns about the neck, at (0, 1), so its middle swings sideways
+        self.origin = self.pixels * np.array([0.5 + x, 0.5 + y]) + (0, unit) - self.matrix[1]
+
+    def _mask(self, outlines: Sequence[Points], box: Box | None = None) -> tuple[Image.Image, Box]:
+        """What lies inside the outlines, of a box; absent: of the box that they touch, for a small mask is quick."""
+        turned = [outline @ self.matrix for outline in outlines]
+        if box is None:
+            xy = np.concatenate(turned) + self.origin
+            left, top = np.clip(np.floor(xy.min(axis=0)), 0, self.pixels - 1).astype(int).tolist()
+            right, bottom = np.clip(np.ceil(xy.max(axis=0)) + 1, 1, self.pixels).astype(int).tolist()
+            box = left, top, right, bottom
+        mask = Image.new("L", (box[2] - box[0], box[3] - box[1]))
+        pen = ImageDraw.Draw(mask)
+        for outline in turned:
+            pen.polygon((outline + (self.origin - box[:2])).ravel().tolist(), fill=255)
+        return mask, box
+
+    def fill(self, outlines: Sequence[Points], colour: Colour, within: Sequence[Points] = ()) -> None:
+        """Shapes of one colour; with `within`, only what lies in that shape shows."""
+        if within:
+            border, box = self._mask(within)
+            self.image.paste(colour, box, ImageChops.multiply(border, self._mask(outlines, box)[0]))
+        else:
+            for outline in outlines:
+                self.pen.polygon((outline @ self.matrix + self.origin).ravel().tolist(), fill=colour)
+
+    def shade(self, outlines: Sequence[Points], light: Colour, dark: Colour) -> None:
+        """Shapes, as one, that darken softly towards the lower right."""
+        if outlines:
+            self.fill(outlines, light)
+            mask, box = self._mask(outlines)
+            self.image.paste(dark, box, ImageChops.multiply(mask, self._ramp.crop(box)))
+
+    def stroke(self, lines: Sequence[Points], width: float, colour: Colour) -> None:
+        """Lines with round ends."""
+        for line in lines:
+            along = np.gradient(line, axis=0)
+            across = along[:, ::-1] * (-1, 1) * (width / 2 / np.hypot(along[:, :1], along[:, 1:]))
+            ends = [ellipse(x, y, width / 2, width / 2) for x, y in (line[0], line[-1])]
+            self.fill([np.concatenate([line + across, (line - across)[::-1]]), *ends], colour)
