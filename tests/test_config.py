@@ -115,9 +115,7 @@ def test_every_number_has_limits_and_is_refused_outside_of_them_by_its_flag(kind
 
 def test_the_numbers_are_those_of_the_training_and_of_the_commands():
     assert len(NUMBERS) >= 65
-    assert {"Config", "DataConfig", "ShardOptions", "SampleOptions", "LoaderOptions"} <= {
-        k.__name__ for k, _ in NUMBERS
-    }
+    assert {"Config", "DataConfig", "ShardOptions", "SampleOptions"} <= {k.__name__ for k, _ in NUMBERS}
 
 
 @pytest.mark.parametrize(
@@ -148,6 +146,7 @@ CONTRADICTIONS = [
         Config(loss=LossConfig(gp_weight=1.0, r1_gamma=1.0)),
         ["--loss.r1_gamma and --loss.gp_weight with --model.d_norm batch"],
     ),
+    (Config(augment=("color", "cutout", "color")), ["--augment color cutout color: names color twice"]),
     (Config(loss=LossConfig(name="wasserstein")), ["--loss.name wasserstein", "--loss.gp_weight 10"]),
     (Config(batch_size=10, accumulate=4), ["--batch_size 10", "1 rank x --accumulate 4", "nearest that does is 8"]),
     (Config(batch_size=10, world_size=4), ["--batch_size 10", "4 ranks x --accumulate 1", "nearest that does is 8"]),

@@ -152,6 +152,8 @@ class Config(Options):
             "--loss.name wasserstein needs a bound on D's slope: --loss.gp_weight 10 (with --model.d_norm layer) "
             "or --model.spectral_norm",
         )
+        twice = {name for name in self.augment if self.augment.count(name) > 1}
+        check(not twice, f"--augment {' '.join(self.augment)}: names {', '.join(sorted(twice))} twice")
         check(not data.classes or data.reader == "indexed", "--data.classes needs --data.reader indexed")
         for pipe in (url for url in data.shards if url.startswith("pipe:")):
             check(data.reader == "stream", f"--data.shards {pipe}: a pipe cannot be indexed; add --data.reader stream")

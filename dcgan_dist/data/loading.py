@@ -63,6 +63,7 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
     corpus = Corpus(open_shards(names, opener), opener)
     say(f"data: {_what_was_checked(corpus)}")
     _say_replaced(corpus, manifest, say)
+    _say_doubled(corpus, say)
     _say_converted(manifest, names, config.model, say)
     for line in not_used([*corpus.shards, *corpus.without_images], opener.choice):
         say(f"data: {line}")
@@ -107,6 +108,17 @@ def _say_replaced(corpus: Corpus, manifest: Manifest | None, say: Say) -> None:
         more = f" and {len(other) - LISTED:,} more" if len(other) > LISTED else ""
         names = ", ".join(other[:LISTED]) + more
         say(f"data: WARNING: {names}: not what manifest.json says of it; write the set again, or remove the manifest")
+
+
+def _say_doubled(corpus: Corpus, say: Say) -> None:
+    """Names shards that hold the same images under two names, which training would show twice in each epoch."""
+    first: dict[int, str] = {}
+    pairs = [(first.setdefault(shard.fingerprint, shard.name), shard.name) for shard in corpus.shards]
+    doubled = [f"{name} and {other}" for name, other in pairs if name != other]
+    if doubled:
+        more = f" and {len(doubled) - 1:,} more" if len(doubled) > 1 else ""
+        text = "hold the same images, each of which counts twice; name one of them alone"
+        say(f"data: WARNING: {doubled[0]}{more} {text}")
 
 
 def _say_converted(manifest: Manifest | None, names: Sequence[str], model: ModelConfig, say: Say) -> None:

@@ -132,6 +132,16 @@ def test_a_shard_that_was_replaced_by_another_is_said(folder):
     )
 
 
+@pytest.mark.parametrize("copy", [shutil.copy, lambda shard, copy: copy.symlink_to(shard)])
+def test_a_shard_under_two_names_is_said(folder, copy):
+    copy((folder / "shard-1.tar").resolve(), folder / "copied.tar")
+    assert "data: WARNING: set/copied.tar and set/shard-1.tar hold the same images, each of which counts twice; " in (
+        "\n".join(said_of("set/*.tar"))
+    )
+    (folder / "copied.tar").unlink()
+    assert "WARNING" not in "\n".join(said_of("set/*.tar"))
+
+
 def test_a_manifest_of_another_program_is_no_obstacle(folder, capsys):
     (folder / NAME).write_text('{"name": "an app"}')
     assert "set/manifest.json: is no manifest of shards" in said_of("set/*.tar")[0]
