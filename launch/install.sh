@@ -18,8 +18,8 @@ if [[ ! -x .venv/bin/python ]]; then
 fi
 echo "installing into .venv (PyTorch is large: some minutes, 6 GB) ..."
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-setting() { # setting NAME: what the user has set for pip, by PIP_NAME or in its configuration
-  pip config list | sed -n "s/^\(:env:\|install\|global\)\.$1='\(.*\)'\$/\2/p" | head -n 1
+setting() { # setting NAME: what the user has set for pip, by a variable or in its configuration
+  pip config list | sed -n "s/^\(:env:\|install\|global\)\.${1//_/-}='\(.*\)'\$/\2/p" | head -n 1
 }
 # uv resolves the versions in seconds, pip in minutes. It gets pip's settings, for it does not read them
 fast() {
@@ -27,11 +27,11 @@ fast() {
   uv=$(command -v uv) || { pip install --quiet uv 2>/dev/null && uv=.venv/bin/uv; } || return
   local -a settings=(UV_INDEX_STRATEGY=unsafe-best-match) # of all indexes the newest version, as pip takes it
   local pair value
-  for pair in index-url:UV_DEFAULT_INDEX extra-index-url:UV_INDEX find-links:UV_FIND_LINKS constraint:UV_CONSTRAINT cert:SSL_CERT_FILE; do
+  for pair in index_url:UV_DEFAULT_INDEX extra_index_url:UV_INDEX find_links:UV_FIND_LINKS constraint:UV_CONSTRAINT cert:SSL_CERT_FILE; do
     value=$(setting "${pair%%:*}")
     [[ $value ]] && settings+=("${pair##*:}=$value")
   done
-  [[ ! $(setting no-index) ]] && env "${settings[@]}" "$uv" pip install --quiet --python .venv/bin/python --editable ".[$extra]"
+  [[ ! $(setting no_index) ]] && env "${settings[@]}" "$uv" pip install --quiet --python .venv/bin/python --editable ".[$extra]"
 }
 fast || pip install --quiet --editable ".[$extra]"
 echo "$wanted" >"$stamp"
