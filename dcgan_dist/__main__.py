@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 
+from dcgan_dist import __version__
 from dcgan_dist.errors import UsageError, debug_last, run_and_report
 from dcgan_dist.parallel.variables import rank
 from dcgan_dist.run import signals
@@ -21,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("dcgan_dist.commands.verify", "check shards, near or far; --repair saves what is whole of damaged ones"),
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
     "doctor": (
-        "dcgan_dist.commands.doctor.command",
+        "dcgan_dist.commands.doctor",
         "check this machine before a long run: what would stop or slow it down, and what to do about it",
     ),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
@@ -35,12 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     def act() -> int:
         if not arguments or arguments[0] in ("-h", "--help"):
             lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
-            tail = ["", "dcgan-dist COMMAND --help tells more", ""]
+            tail = ["", "dcgan-dist COMMAND --help lists its options; dcgan-dist --version", ""]
             sys.stdout.write("\n".join(["usage: dcgan-dist COMMAND [OPTIONS]", "", *lines, *tail]))
             return 0 if arguments else 2
+        if arguments[0] == "--version":
+            sys.stdout.write(f"dcgan_dist {__version__}\n")
+            return 0
         if arguments[0] not in COMMANDS:
             raise UsageError(f"dcgan-dist has no command '{arguments[0]}'; there are {', '.join(COMMANDS)}")
         with signals.preparing(arguments[0] == "train") if argv is None else nullcontext():
+            if arguments[0] == "train":
+                import_module("dcgan_dist.cli").check(arguments[1:], rank=rank())
             command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 

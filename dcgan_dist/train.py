@@ -11,16 +11,20 @@ from dataclasses import replace
 from dcgan_dist.run import signals
 
 if __name__ == "__main__":
-    signals.listen()  # before torch is imported, for that takes seconds, and a signal would end the process
+    signals.listen()  # first, for imports take seconds, in which a signal would end the process
 
 from dcgan_dist import cli
+from dcgan_dist.parallel import variables
+
+if __name__ == "__main__":
+    cli.check(sys.argv[1:], rank=variables.rank())  # before torch is imported
+
 from dcgan_dist.config import Config
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import Sources
 from dcgan_dist.errors import run_and_report, tracebacks_wanted
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
-from dcgan_dist.parallel import variables
 from dcgan_dist.parallel.ending import leave
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.watchdog import stop_watching, tell_if_lost

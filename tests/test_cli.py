@@ -421,3 +421,23 @@ def test_other_ranks_print_no_help(capsys):
 @pytest.mark.parametrize("argv", [["--data.shards"], ["--data.shards", "--seed", "1"], ["--data.shards="]])
 def test_shards_that_a_shell_variable_lost_do_not_mean_the_embedded_faces(argv):
     assert refusal(*argv) == "--data.shards names no shards; leave the option out for the embedded cartoon faces"
+
+
+def test_print_config_prints_what_config_reads_back(capsys, write):
+    with pytest.raises(SystemExit) as end:
+        cli.load(["--print_config", "--config", write("images: 500"), "--model.nz", "7"])
+    assert end.value.code in (0, None)
+    path = write(capsys.readouterr().out, "printed.yaml")
+    assert cli.load(["--config", path]) == Config(images=500, model=ModelConfig(nz=7))
+    with pytest.raises(SystemExit):
+        cli.load(["--print-config"], quiet=True)
+    assert capsys.readouterr().out == ""
+    assert "wasserstein" in refusal("--print_config", "--loss.name", "wasserstein")
+
+
+def test_help_lists_the_options_that_are_no_fields(capsys):
+    with pytest.raises(SystemExit):
+        cli.load(["--help"])
+    text = capsys.readouterr().out
+    assert "--config " in text
+    assert "--print_config" in text

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from dcgan_dist import __main__ as front
+from dcgan_dist import __version__
 
 
 def test_the_front_door_lists_the_commands(capsys):
@@ -55,3 +56,51 @@ def test_every_command_has_help(name, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert "usage: " in printed.out
     assert printed.err == ""
+
+
+WITHOUT_TORCH = """
+import sys
+sys.argv = ["dcgan-dist", *sys.argv[1:]]
+from dcgan_dist.__main__ import main
+try:
+    code = main()
+except SystemExit as end:
+    code = end.code or 0
+sys.exit(100 if "torch" in sys.modules else code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 2),
+        (["--help"], 0),
+        (["--version"], 0),
+        (["trane"], 2),
+        *(([name, "--help"], 0) for name in front.COMMANDS),
+        *(([name, "--no_such_option"], 2) for name in front.COMMANDS),
+        (["train", "--dry_run", "--batch_size", "none"], 2),
+        (["train", "--dry_run", "--loss.name", "wasserstein"], 2),
+        (["train", "--config", "missing.yaml"], 2),
+        (["train", "--print_config"], 0),
+    ],
+)
+def test_help_and_wrong_options_answer_without_torch(arguments, code):
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stderr
+    assert len(result.stderr.splitlines()) == (code == 2 and bool(arguments))
+
+
+@pytest.mark.parametrize(("option", "code"), [("--help", 0), ("--imags=5", 2), ("--print_config", 0)])
+def test_the_trainers_module_answers_without_torch(option, code):
+    command = [sys.executable, "-X", "importtime", "-m", "dcgan_dist.train", option]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert "dcgan_dist.cli" in result.stderr
+    assert "torch" not in result.stderr
+
+
+def test_the_version(capsys):
+    assert front.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dcgan_dist {__version__}\n"

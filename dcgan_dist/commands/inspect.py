@@ -24,7 +24,6 @@ from dcgan_dist.data.codecs import to_rgb_or_grey
 from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.index import NO_LABEL
-from dcgan_dist.data.loading import make_opener, not_used
 from dcgan_dist.data.manifest import Manifest
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.storage import write_atomically
@@ -78,6 +77,8 @@ class InspectOptions(cli.CommandOptions):
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     options = cli.parse(InspectOptions, argv, "dcgan-dist inspect")
+    from dcgan_dist.data.loading import make_opener, not_used  # only now, for it imports torch, which takes seconds
+
     if options.json:
         check_output("--json", options.json, options.overwrite)
     if options.count:

@@ -13,7 +13,7 @@ from PIL import Image
 from dcgan_dist.data.sources.names import ENDINGS, ending
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.run.checkpoint import STATE
+from dcgan_dist.run.checkpoint_manifest import STATE
 
 JPEG: tuple[str, dict[str, Any]] = ("JPEG", {"quality": 95, "subsampling": 0})
 PICTURES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -193,7 +193,7 @@ class Session:
             pixels = torch.cat(
                 [to_pixels(self.engine.forward(self.state.ema, part), config.model.output) for part in z.split(64)]
             )
-        picture = grid(pixels.cpu())
+        picture = grid(pixels.cpu().numpy())
         try:
             save_png(picture, self.folder.sample(images))
         except UserError as error:

@@ -7,54 +7,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
-from dcgan_dist import cli
 from dcgan_dist.commands.doctor import machine, ranks, run_folder, shards
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, Line, fail, summary
+from dcgan_dist.commands.doctor.options import DoctorOptions
 from dcgan_dist.commands.output import check_output
-from dcgan_dist.config import Config, Options
+from dcgan_dist.config import Config
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.parallel.variables import problem
 from dcgan_dist.parallel.world import World, launch, set_cpu_threads
 from dcgan_dist.run.folder import environment
 
-PROGRAM = "dcgan-dist doctor"
 SECONDS = 60.0  # after which a check counts as failed
 A_DAY = 86_400.0  # seconds
 MARGIN = 30.0  # seconds that one rank may be later than another
 GROUP_TIMEOUT = 180  # seconds: more than a check may take, for NCCL ends the process when it is over
 
 
-@dataclass(frozen=True, kw_only=True)
-class DoctorOptions(Options):
-    """Examine this machine for a training with these options: what is fine, what is not, and what to do about it.
+def run(own: DoctorOptions, config: Config, several: bool) -> int:
+    """Runs the checks; 1 if anything fails. Raises UsageError and UserError.
 
-    Exit code 0: nothing fails; 1: something does; 2: wrong usage. Under a launcher (dcgan-dist launch -m dcgan_dist
-    doctor) its ranks and all their nodes are examined.
+    `several`: a launcher started this process and others.
     """
-
-    only: tuple[str, ...] = ()
-    """Names of checks, as in --only disk,ranks; absent: all."""
-    skip: tuple[str, ...] = ()
-    """Checks to leave out."""
-    deep: bool = False
-    """Read the shards to their ends, and decode every image."""
-    json: Path | None = None
-    """File for all that was found."""
-    overwrite: bool = False
-    """Let --json replace a file."""
-
-
-def main(argv: list[str]) -> int:
-    """Runs the command; 1 if anything fails. Raises UsageError and UserError."""
-    # the check `launcher` reports variables that are wrong
-    several = problem(os.environ, on_cpu=True) is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
     rank = int(os.environ["RANK"]) if several else 0
-    own, config = _options(argv, quiet=rank != 0)
+    _check_options(own)
     world = _join(config) if several else None
     config.per_rank(world.size if world is not None else config.world_size or 1)
     context = Context(config=config, deep=own.deep, world=world)
@@ -81,9 +59,7 @@ def _join(config: Config) -> World:
     return world
 
 
-def _options(argv: Sequence[str], quiet: bool) -> tuple[DoctorOptions, Config]:
-    """This command's own options, and the training's."""
-    own, config = cli.load_with(DoctorOptions, argv, PROGRAM, quiet=quiet)
+def _check_options(own: DoctorOptions) -> None:
     for option in ("only", "skip"):
         unknown = [name for name in _names(getattr(own, option)) if name not in CHECKS]
         if unknown:
@@ -92,7 +68,6 @@ def _options(argv: Sequence[str], quiet: bool) -> tuple[DoctorOptions, Config]:
         check_output("--json", own.json, own.overwrite)
         if not own.json.absolute().parent.is_dir():
             raise UsageError(f"--json {own.json}: name a file in a folder that exists")
-    return own, config
 
 
 def _names(words: Sequence[str]) -> list[str]:

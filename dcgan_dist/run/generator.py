@@ -1,0 +1,81 @@
+"""A trained generator: found in a run's folder, loaded from a checkpoint, and what it draws."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dcgan_dist.config import ModelConfig
+from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.gan.images import to_pixels
+from dcgan_dist.gan.networks import NetG
+from dcgan_dist.parallel.noise import sample_latents
+from dcgan_dist.run import checkpoint, resume
+
+AT_ONCE = 64  # images in one forward pass; they do not depend on each other
+
+
+def find_checkpoint(source: Path) -> Path:
+    """The checkpoint that a run's or a checkpoint's folder stands for. Raises UsageError when it is neither."""
+    try:
+        found = resume.resolve(source, _warn)
+    except OSError as error:
+        raise UserError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
+    if found is None:
+        raise UsageError(f"{source}: neither a run's folder with a checkpoint in it nor a checkpoint's folder")
+    return found
+
+
+def load_generator(path: Path, network: str, device: str) -> tuple[NetG, ModelConfig, int]:
+    """G as it stands in the checkpoint at `path`, in evaluation mode; its configuration; the images it was trained on.
+
+    Args:
+        path: of the checkpoint.
+        network: netg or netg_ema.
+        device: auto, or one of torch's names.
+
+    Raises UserError for a checkpoint that is damaged or of another version, UsageError for a device that torch lacks.
+    """
+    weights, state = checkpoint.load_network(path, network)
+    model = model_config(path, state)
+    netg = NetG(model).to(device=_device(device), dtype=weights["layers.0.weight"].dtype).eval()
+    netg.load_state_dict(weights)
+    return netg, model, state["images"]
+
+
+def model_config(path: Path, state: dict[str, Any]) -> ModelConfig:
+    """The networks that the state of the checkpoint at `path` describes. Raises UserError when it describes none."""
+    try:
+        options = {
+            name.removeprefix("model."): value for name, value in state["config"].items() if name.startswith("model.")
+        }
+        return ModelConfig(**options)
+    except (AttributeError, KeyError, TypeError) as error:
+        problem = f"describes no networks that this version knows ({' '.join(str(error).split())})"
+        raise UserError(f"{path / checkpoint.STATE}: {problem}; use the version that wrote it") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: torch cannot use it ({str(error).partition(chr(10))[0]})") from error
+
+
+@torch.no_grad()
+def draw(netg: NetG, model: ModelConfig, count: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Pictures (n, C, H, W), AT_ONCE at a time. G is in evaluation mode: no picture depends on the others."""
+    weight = next(netg.parameters())
+    for first in range(0, count, AT_ONCE):
+        z = sample_latents(model, seed, first, min(AT_ONCE, count - first), weight)
+        yield to_pixels(netg(z), model.output).cpu().numpy()
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
