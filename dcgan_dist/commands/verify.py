@@ -1,7 +1,8 @@
-"""`dcgan-dist verify SHARDS`: are the shards whole? What is wrong where, and a way to save what is good."""
+"""`dcgan-dist verify SHARDS`: are the shards intact? What is wrong where, and a way to save what is good."""
 
 import json
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ LISTED = 50  # problems; the .json file holds all
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(cli.CommandOptions):
-    """Check shards from the first byte to the last, near or far; exit code 1 if anything is wrong."""
+    """Check shards from the first byte to the last, local or remote; exit code 1 if anything is wrong."""
 
     shards: tyro.conf.Positional[tuple[str, ...]]
     """Paths, URLs, globs, brace lists, folders of .tar files, or a manifest.json."""
@@ -40,7 +41,8 @@ class VerifyOptions(cli.CommandOptions):
     deep: bool = False
     """Also decode every image."""
     repair: Path | None = None
-    """Folder for what is good in damaged shards, as new shards of the same names; the damaged ones stay as they are."""
+    """Folder for the good samples of damaged shards with an index, as new shards of the same names; the damaged ones
+    stay as they are."""
     manifest: str | None = None
     """The manifest of these shards, a path or URL; if not given, the manifest.json beside them, where there is one."""
     json: Path | None = None
@@ -48,7 +50,7 @@ class VerifyOptions(cli.CommandOptions):
     overwrite: bool = False
     """Let --json replace a file."""
     processes: Workers = 0
-    """Processes that check, each a whole shard at a time; 0: as many as CPU cores."""
+    """Processes that check, each one shard at a time; 0: as many as CPU cores."""
     timeout: Timeout = 60
     """Seconds without an answer after which a remote read is tried again."""
     retries: Retries = 5
@@ -79,8 +81,9 @@ def main(argv: list[str]) -> int:
     for line in _listed(problems):
         print(line)
     saved = _repair(options.repair, todo, reports, options.processes) if options.repair else []
-    for line in [*_saved(saved), _summary(reports, problems, seconds, options.deep)]:
+    for line in (line for shard in saved for line in shard.lines()):
         print(line)
+    print(_summary(reports, problems, seconds, options.deep))
     if options.json:
         write_atomically(options.json, _json(reports, problems, saved), new=not options.overwrite)
     return 1 if problems else 0
@@ -101,14 +104,21 @@ def _check_folder(folder: Path | None, todo: Checklist) -> None:
 
 
 def _repair(folder: Path, todo: Checklist, reports: Sequence[ShardReport], processes: int) -> list[Repaired]:
-    """Of shards that can be read and are not merely others than the manifest's."""
-    damaged = {
-        report.name
-        for report in reports
-        if (kinds := {problem.kind for problem in report.problems} - {"manifest"}) and "unreadable" not in kinds
-    }
-    jobs = [RepairJob(job=job, path=folder / base_name(job.name)) for job in todo.jobs if job.shown in damaged]
-    return over_processes(repair_shard, jobs, processes, lambda _done: None)
+    """Repairs those that have an index, but not those that are only others than the manifest's."""
+    jobs, others = list[RepairJob](), list[Repaired]()
+    shown = {job.shown: job for job in todo.jobs}
+    for report in reports:
+        kinds = {problem.kind for problem in report.problems} - {"manifest"}
+        if not kinds or "unreadable" in kinds:
+            continue
+        if report.checked or not report.samples:
+            job = shown[report.name]
+            jobs += [RepairJob(job=job, path=folder / base_name(job.name))] * report.checked
+            others += [Repaired(name=report.name)] * (not report.checked)
+        else:
+            save = f"dcgan-dist shard {shlex.quote(report.name)} OUT --store keep --skip_bad --allow_cut"
+            others.append(Repaired(name=report.name, problem=f"it has no intact index; save its good images by {save}"))
+    return over_processes(repair_shard, jobs, processes, lambda _done: None) + others
 
 
 def _listed(problems: Sequence[Problem]) -> list[str]:
@@ -116,16 +126,12 @@ def _listed(problems: Sequence[Problem]) -> list[str]:
     return [*map(str, problems[:LISTED]), *([f"and {more:,} more (--json FILE lists all)"] if more > 0 else [])]
 
 
-def _saved(saved: Sequence[Repaired]) -> list[str]:
-    return [line for shard in saved for line in shard.lines()]
-
-
 def _summary(reports: Sequence[ShardReport], problems: Sequence[Problem], seconds: float, deep: bool) -> str:
     size = sum(report.bytes for report in reports)
     rate = size / 1e6 / max(seconds, 1e-9)
     text = f"{counted(len(reports), 'shard')}, {counted(sum(report.samples for report in reports), 'sample')}"
     bad = len({problem.shard for problem in problems})
-    verdict = f"{counted(bad, 'bad shard')} ({counted(len(problems), 'problem')})" if problems else "all whole"
+    verdict = f"{counted(bad, 'bad shard')} ({counted(len(problems), 'problem')})" if problems else "all intact"
     text = f"{verdict}: {text}, {size / 1e6:,.1f} MB ({rate:,.0f} MB/s)"
     plain = sum(not report.checked and not report.problems for report in reports)
     if plain:

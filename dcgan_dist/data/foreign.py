@@ -82,7 +82,7 @@ def walk(path: Path, choice: Choice = DEFAULT) -> ShardIndex:
             file.seek(info.offset_data)
             return file.read(info.size)
 
-        found = Walk(str(path), _members(path, file), load, choice)
+        found = Walk(str(path), members(str(path), file, os.fstat(file.fileno()).st_size), load, choice)
         rows = found.images_with_labels()
         offset, length = ([getattr(row.info, name) for row in rows] for name in ("offset_data", "size"))
         sampled = _sample_bytes(file, list(zip(offset, length, strict=True)))
@@ -115,11 +115,11 @@ def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
     return digest.intdigest()
 
 
-def _members(path: Path, file: BinaryIO) -> Iterator[Header]:
-    size = os.fstat(file.fileno()).st_size
+def members(name: str, file: BinaryIO, size: int) -> Iterator[Header]:
+    """The members of an open tar of `size` bytes; `name`: of the file, for messages. Raises UserError and TarError."""
     head = file.read(BLOCK)
     if not head:
-        raise UserError(f"{path}: is empty")
+        raise UserError(f"{name}: is empty")
     file.seek(0)
     try:
         info = None
@@ -127,7 +127,7 @@ def _members(path: Path, file: BinaryIO) -> Iterator[Header]:
             info.cut = not info.issparse() and info.offset_data + info.size > size
             yield info
         if info is None and size > EMPTY_BYTES:
-            raise UserError(f"{path}: holds nothing but zeros; copy it again")
+            raise UserError(f"{name}: holds nothing but zeros; copy it again")
     except tarfile.TarError as error:
         looks = "an HTML page" if head.lstrip()[:1] == b"<" else compression(head) or f"{size} bytes"
         raise type(error)(f"{error}; the file is {looks}") from error

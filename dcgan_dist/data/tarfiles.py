@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from tarfile import ReadError
 from typing import Any, Literal, cast
 
+from dcgan_dist.errors import UserError
+
 ERRORS: Any = tarfile  # whose finer ones are not in the type stubs
 MAGIC = b"ustar"
 MAGIC_AT = 257  # in a tar header
@@ -38,7 +40,7 @@ def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile
 
     tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and what follows is lost
     without a word. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError for
-    any damage, CutError after the last member, perhaps in the middle of it, for a cut, and OSError when `file` does.
+    any damage, CutError after the last member, perhaps in the middle of it, for a cut, and what `file` raises.
     """
     end = 0
     try:
@@ -55,7 +57,7 @@ def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile
             while rest := tar.fileobj.read(2**20):
                 if rest.strip(b"\0"):
                     raise ReadError(f"more data after the end mark at byte {end}; several tars in one?")
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, UserError, tarfile.TarError) as error:
         if not (end and (isinstance(error, CutError) or str(error) == "unexpected end of data")):
             raise
         raise CutError(f"it ends at byte {end} without tar's end mark: {CUT_HINT}") from error

@@ -76,7 +76,11 @@ class Walk:
 
     def images_with_labels(self) -> list[Found]:
         """All images, also with the labels that stand elsewhere in the tar."""
-        images, matched = list(self.images()), set[str]()
+        return self.joined(list(self.images()))
+
+    def joined(self, images: Iterable[Found]) -> list[Found]:
+        """All images, which were given by images(), with the labels that stand elsewhere in the tar."""
+        matched = set[str]()
         rows = [self._joined(image, matched) for image in images]
         alone = [suffix for key, (_, suffix) in self._apart.items() if key not in matched]
         count_passed(self.passed, "", alone)
@@ -111,7 +115,8 @@ class Walk:
         try:
             yield from self._members
         except tarfile.TarError as error:
-            if not (self._choice.allow_cut and isinstance(error, CutError)):
+            # with skip_bad, what stands in front of any damage is taken too
+            if not (self._choice.allow_cut and (self._choice.skip_bad or isinstance(error, CutError))):
                 raise UserError(f"{self._name}: no readable tar, cut or damaged ({one_line(str(error))})") from error
             self._cut = 1
 

@@ -36,11 +36,11 @@ def test_all_ways_to_name_shards(shards, capsys, names):
     assert code == 0
     size = sum(path.stat().st_size for path in shards.glob("*.tar")) / 1e6
     (line,) = lines
-    assert re.fullmatch(rf"all whole: 3 shards, 12 samples, {size:.1f} MB \([\d,]+ MB/s\)", line)
+    assert re.fullmatch(rf"all intact: 3 shards, 12 samples, {size:.1f} MB \([\d,]+ MB/s\)", line)
 
 
 def test_a_shard_named_twice_is_looked_at_once(shards, capsys):
-    assert run(capsys, shards, shards / "1.tar")[1][0].startswith("all whole: 3 shards")
+    assert run(capsys, shards, shards / "1.tar")[1][0].startswith("all intact: 3 shards")
 
 
 def test_deep_says_the_size_of_the_images(shards, capsys):
@@ -120,7 +120,7 @@ def test_of_very_many_problems_the_first_are_printed_and_all_written(tmp_path, c
         path.write_bytes(b"")
     code, lines = run(capsys, tmp_path, "--json", tmp_path / "found.json")
     assert code == 1
-    assert lines[: verify.LISTED] == [f"{path} at byte 0: is empty" for path in paths[: verify.LISTED]]
+    assert lines[: verify.LISTED] == [f"{path}: is empty" for path in paths[: verify.LISTED]]
     assert lines[verify.LISTED] == "and 7 more (--json FILE lists all)"
     found = json.loads((tmp_path / "found.json").read_text())
     assert [problem["shard"] for problem in found["problems"]] == [str(path) for path in paths]
@@ -129,7 +129,7 @@ def test_of_very_many_problems_the_first_are_printed_and_all_written(tmp_path, c
         "kind": "structure",
         "what": "is empty",
         "key": None,
-        "byte": 0,
+        "byte": None,
     }
 
 
@@ -137,20 +137,25 @@ def test_repair_writes_new_shards_and_leaves_the_old(tmp_path, capsys):
     folder, new = tmp_path / "old", tmp_path / "new"
     folder.mkdir()
     good, bad, empty = ours_jpg(folder / "good.tar"), ours_jpg(folder / "bad.tar"), folder / "empty.tar"
-    damaged = DAMAGES["cut in an image"](bad.read_bytes())
+    cut = foreign(folder / "cut.tar")
+    cut.write_bytes(DAMAGES["cut in an image"](cut.read_bytes()))
+    damaged = DAMAGES["lost bytes"](bad.read_bytes())
     bad.write_bytes(damaged)
     empty.touch()
     code, lines = run(capsys, folder, "--repair", new, "--json", tmp_path / "found.json")
     assert code == 1
-    assert f"{bad}: 5 samples saved in {new}/bad.tar, 1 lost" in lines
+    assert f"{bad}: 11 samples saved in {new}/bad.tar, 1 lost" in lines
     assert "  lost: 00005" in lines
     assert f"{empty}: there is nothing to save" in lines
+    save = f"dcgan-dist shard {cut} OUT --store keep --skip_bad --allow_cut"
+    assert f"{cut}: not repaired: it has no intact index; save its good images by {save}" in lines
     assert bad.read_bytes() == damaged
     assert [path.name for path in new.iterdir()] == ["bad.tar"]
     assert run(capsys, new, "--deep")[0] == 0
     repaired = json.loads((tmp_path / "found.json").read_text())["repaired"]
     assert [(shard["name"], shard["kept"], shard["lost"]) for shard in repaired] == [
-        (str(bad), 5, ["00005"]),
+        (str(bad), 11, ["00005"]),
+        (str(cut), 0, []),
         (str(empty), 0, []),
     ]
     with pytest.raises(UsageError, match=r"holds bad\.tar already"):
@@ -181,7 +186,7 @@ def test_remote_shards_and_their_manifest(shards, capsys):
     with HttpServer(files) as server:
         for names in ["manifest.json"], ["{0..2}.tar"]:
             code, lines = run(capsys, *map(server.url, names), "--retries", "0")
-            assert (code, lines[0].split(",")[0]) == (0, "all whole: 3 shards")
+            assert (code, lines[0].split(",")[0]) == (0, "all intact: 3 shards")
         server.files["1.tar"] = DAMAGES["flipped first header"](files["1.tar"])
         del server.files["2.tar"]
         code, lines = run(capsys, server.url("manifest.json"), "--retries", "0")

@@ -1,13 +1,16 @@
 """The bytes of one shard for somebody who reads all of them, wherever it lies and however it is packed."""
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import EISDIR, ENOENT
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import xxhash
 
 from dcgan_dist.data.files import RangedFile
 from dcgan_dist.data.index import Read
@@ -20,11 +23,12 @@ from dcgan_dist.data.storage import open_regular
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
+CHUNK = 4 * 2**20  # bytes read at a time
 PART = 2**20  # bytes of one request; those of one read are under way together
 
 
 class UnreadableError(UserError):
-    """The bytes of a shard cannot be had, which says nothing about whether they are right."""
+    """The bytes of a shard cannot be read, which says nothing about whether they are right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,50 @@ class Job:
     def shown(self) -> str:
         """The name as it stands in messages."""
         return str(Location(self.name))
+
+
+class Passage(io.RawIOBase):
+    """A file as something to be read from front to back, once, with the checksum of all that went by."""
+
+    def __init__(self, read: Read, size: int, tick: Callable[[int], None]) -> None:
+        """`tick` is called with the bytes that are read for the first time."""
+        self._read_at, self._size, self._tick = read, size, tick
+        self._at = self._passed = self.furthest = 0
+        self._checksum = xxhash.xxh3_128()
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """See io.RawIOBase."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """See io.RawIOBase."""
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        data = self._read_at(self._at, wanted) if wanted else b""
+        buffer[: len(data)] = data
+        if self._at <= self._passed < self._at + len(data):
+            self._checksum.update(data[self._passed - self._at :])
+            self._passed = self._at + len(data)
+        self._at += len(data)
+        if data and self._at > self.furthest:
+            self._tick(self._at - self.furthest)
+            self.furthest = self._at
+        return len(data)
+
+    def checksum(self) -> str:
+        """xxh3-128 of the complete file, hexadecimal; reads what nobody has read yet."""
+        self.seek(self._passed)
+        while self.readinto(bytearray(CHUNK)):
+            pass
+        return self._checksum.hexdigest()
 
 
 @contextmanager

@@ -1,27 +1,60 @@
 """Shards that carry an index, sample by sample: is each what was written?"""
 
 import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import BinaryIO
 
 import numpy as np
 import xxhash
 
-from dcgan_dist.data.index import BLOCK, FOOTER, NO_LABEL, Footer, Read, ShardIndex, load_index, read_footer
+from dcgan_dist.data.index import (
+    BLOCK,
+    FOOTER,
+    MAGIC,
+    NO_LABEL,
+    TAIL,
+    Footer,
+    Read,
+    ShardIndex,
+    load_index,
+    read_footer,
+)
 from dcgan_dist.errors import UserError
 
 INDEX = "__index__"
 NAME_FIELD = 100  # bytes of a tar header
+SEARCHED = 2**16  # bytes at the end of a shard where its footer may have moved to
 TEMPLATE = tarfile.TarInfo("").tobuf(tarfile.PAX_FORMAT)
 # a header's checksum is the sum of its bytes, its own field taken for spaces; here without name and size
 REST_OF_CHECKSUM = sum(TEMPLATE[NAME_FIELD:124]) + sum(TEMPLATE[136:148]) + 8 * ord(" ") + sum(TEMPLATE[156:])
 
 
 def find_index(name: str, size: int, read: Read) -> tuple[Footer, ShardIndex] | None:
-    """What a shard says of itself; None where it says nothing. Raises UserError when that is damaged."""
+    """The footer and the index of a shard; None where there are none. Raises UserError when they are damaged."""
     footer = read_footer(name, size, read)
-    if footer is None:
+    return None if footer is None else (footer, _consistent(name, footer, read))
+
+
+def find_moved_index(name: str, size: int, read: Read) -> tuple[Footer, ShardIndex, int] | None:
+    """Footer and index of a shard that has lost or gained bytes, and by how many bytes they have moved; None: lost."""
+    begin = max(size - SEARCHED, 0)
+    tail = read(begin, SEARCHED)
+    place = tail.rfind(MAGIC)
+    if place < 0 or place + FOOTER.size > len(tail):
         return None
+    _, start, length, checksum, count, fingerprint, own = FOOTER.unpack_from(tail, place)
+    footer = Footer(start=start, length=length, checksum=checksum, count=count, fingerprint=fingerprint)
+    moved = begin + place + TAIL - footer.file_size
+    if xxhash.xxh3_64_intdigest(tail[place : place + FOOTER.size - 8]) != own or start + moved < 0:
+        return None
+    with suppress(UserError):
+        return footer, _consistent(name, footer, lambda offset, length: read(offset + moved, length)), moved
+    return None
+
+
+def _consistent(name: str, footer: Footer, read: Read) -> ShardIndex:
     index = load_index(name, footer, read)
     arrays = (index.suffix, index.length, index.label, index.checksum, index.start[1:], index.keys)
     consistent = (
@@ -35,7 +68,7 @@ def find_index(name: str, size: int, read: Read) -> tuple[Footer, ShardIndex] | 
     )
     if not consistent:
         raise UserError(f"{name}: the index at byte {footer.start} contradicts itself; write this shard again")
-    return footer, index
+    return index
 
 
 def member_bytes(name: str, data: bytes) -> bytes:
@@ -53,10 +86,11 @@ def member_bytes(name: str, data: bytes) -> bytes:
 class IndexedSample:
     """A sample of a shard with an index, and what the index says of it."""
 
-    def __init__(self, file: BinaryIO, index: ShardIndex, number: int) -> None:
+    def __init__(self, file: BinaryIO, index: ShardIndex, number: int, moved: int = 0) -> None:
+        """`moved`: how far the sample may have moved, because bytes before it are missing or were added."""
         self._start = int(index.start[number])
         offset, length = int(index.offset[number]) - self._start, int(index.length[number])
-        file.seek(self._start)
+        file.seek(max(self._start + moved, 0))
         self._bytes = file.read(int(index.start[number + 1]) - self._start)
         self._suffix, self._label = index.suffixes[index.suffix[number]], int(index.label[number])
         self.data = self._bytes[offset : offset + length]
@@ -65,13 +99,23 @@ class IndexedSample:
         label = member_bytes(f"{index.keys[number]}.cls", b"%d" % self._label) if self._label != NO_LABEL else b""
         self._wanted = self._image + label
         checksum = int(index.checksum[number])
-        self.whole = xxhash.xxh3_64_intdigest(self._bytes) == checksum
+        self.intact = xxhash.xxh3_64_intdigest(self._bytes) == checksum
         """All its bytes are as they were written."""
         self._data_at = len(self._image) - -(-length // BLOCK) * BLOCK
         self.agrees = self._wanted == self._bytes and self._data_at == offset
         """Its tar headers and its label are what the index says."""
-        self.image_whole = self.whole or xxhash.xxh3_64_intdigest(self._wanted) == checksum
+        self.image_intact = self.intact or xxhash.xxh3_64_intdigest(self._wanted) == checksum
         """The image is as it was written, even where its tar headers or its label in the tar are not."""
+
+    @classmethod
+    def all(cls, file: BinaryIO, index: ShardIndex, moved: int) -> "Iterator[IndexedSample]":
+        """Every sample, where it should be or where it has moved to."""
+        for number in range(len(index)):
+            sample = cls(file, index, number)
+            if moved and not sample.image_intact:
+                elsewhere = cls(file, index, number, moved)
+                sample = elsewhere if elsewhere.image_intact else sample
+            yield sample
 
     @cached_property
     def damaged_at(self) -> int:

@@ -1,11 +1,10 @@
-"""A look at some samples of a shard, instead of all that `verify` reads: a second each, near or far."""
+"""A look at some samples of a shard, instead of all that `verify` reads: a second each, local or remote."""
 
 import io
 from collections.abc import Callable
 
-from dcgan_dist.data.checking.access import Job, opened
+from dcgan_dist.data.checking.access import Job, Passage, opened
 from dcgan_dist.data.checking.indexed import IndexedSample, find_index
-from dcgan_dist.data.checking.scan import Passage
 from dcgan_dist.data.checking.verify import Problem
 from dcgan_dist.errors import UserError
 
@@ -34,7 +33,7 @@ def spot_check(job: Job, count: int) -> tuple[int, list[Problem]]:
             with io.BufferedReader(Passage(read, size, nothing), BUFFER) as file:
                 for number in numbers:
                     sample = IndexedSample(file, index, number)
-                    if not sample.whole:
+                    if not sample.intact:
                         note("checksum", sample.damage, index.keys[number], sample.damaged_at)
             return len(numbers), problems
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Is a shard whole? Every tar header, checksum and index entry, what the manifest says, and if wanted every image."""
+"""Is a shard intact? Every tar header, checksum and index entry, what the manifest says, and if wanted every image."""
 
 import io
 import re
@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from dcgan_dist.data.checking.access import Job, UnreadableError, opened
-from dcgan_dist.data.checking.indexed import INDEX, IndexedSample, find_index, is_index_member
-from dcgan_dist.data.checking.scan import CHUNK, Gap, Member, Passage, Refused, Sample, group, scan
+from dcgan_dist.data.checking.access import CHUNK, Job, Passage, UnreadableError, opened
+from dcgan_dist.data.checking.indexed import INDEX, IndexedSample, find_index, find_moved_index, is_index_member
 from dcgan_dist.data.codecs import open_image, to_rgb_or_grey
+from dcgan_dist.data.foreign import members
 from dcgan_dist.data.index import Footer, Read, ShardIndex
-from dcgan_dist.data.samples import Chooser, count_passed
+from dcgan_dist.data.tarfiles import Header
+from dcgan_dist.data.walking import Found, Walk
 from dcgan_dist.errors import UserError
 
 MOST_BYTES = 2**30  # of an image file that is decoded
+AT_BYTE = re.compile(r" at byte (\d+)")
 NETPBM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 
 
@@ -34,7 +36,7 @@ class Problem:
     """Where in the shard."""
 
     def __str__(self) -> str:
-        place = "" if self.byte is None else f" at byte {self.byte}"
+        place = "" if self.byte is None or AT_BYTE.search(self.what) else f" at byte {self.byte}"
         return f"{self.shard}{f': {self.key}' if self.key else ''}{place}: {self.what}"
 
 
@@ -57,7 +59,7 @@ class ShardReport:
 def check_shard(job: Job, tick: Callable[[int], None]) -> ShardReport:
     """Everything that is wrong with one shard; read once, from front to back, a few megabytes at a time.
 
-    `tick` is told of the bytes as they are read.
+    `tick` is called with the number of bytes as they are read.
     """
     check = _Check(job)
     try:
@@ -82,7 +84,6 @@ class _Check:
         self.size = self.samples = 0
         self.checked = False
         self.sizes, self.passed = Counter[str](), Counter[str]()
-        self.chooser = Chooser(job.choice)
         self.problems: list[Problem] = []
 
     def note(self, kind: str, what: str, key: str | None = None, byte: int | None = None) -> None:
@@ -94,82 +95,85 @@ class _Check:
         self.size, entry = size, self.job.entry
         if entry and size != entry.bytes:
             self.note("manifest", f"{size:,} bytes, but {entry.bytes:,} in the manifest")
-        try:
-            found = find_index(self.name, size, read)
-        except UnreadableError:
-            raise
-        except UserError as error:
-            found = None
-            self.note("index", str(error).removeprefix(f"{self.name}: "))
+        found, moved = self._index(read), 0
+        if found is None:
+            footer, index, moved = find_moved_index(self.name, size, read) or (None, None, 0)
+        else:
+            footer, index = found
         passage = Passage(read, size, tick)
         with io.BufferedReader(passage, CHUNK) as file:
-            if found is None:
+            if footer is None or index is None:
                 self._walked(file)
             else:
-                self._indexed(file, *found)
+                self._indexed(file, footer, index, moved)
             if entry and self.samples != entry.samples:
                 self.note("manifest", f"{self.samples:,} samples, but {entry.samples:,} in the manifest")
             if entry and not self.problems and passage.checksum() != entry.xxh128:
                 self.note("manifest", "its bytes are not those of the manifest's checksum: another shard of this name")
+        if passage.furthest < size:  # behind damage
+            tick(size - passage.furthest)
 
-    def _indexed(self, file: BinaryIO, footer: Footer, index: ShardIndex) -> None:
+    def _index(self, read: Read) -> tuple[Footer, ShardIndex] | None:
+        try:
+            return find_index(self.name, self.size, read)
+        except UnreadableError:
+            raise
+        except UserError as error:
+            self.note("index", str(error).removeprefix(f"{self.name}: "))
+            return None
+
+    def _indexed(self, file: BinaryIO, footer: Footer, index: ShardIndex, moved: int) -> None:
         self.checked, self.samples = True, len(index)
-        for number, key in enumerate(index.keys):
-            sample = IndexedSample(file, index, number)
-            if not sample.whole:
+        samples = IndexedSample.all(file, index, moved)
+        for number, (key, sample) in enumerate(zip(index.keys, samples, strict=True)):
+            if not sample.intact:
                 self.note("checksum", sample.damage, key, sample.damaged_at)
             elif not sample.agrees:
                 self.note("structure", f"tar and index do not agree: {sample.damage}", key, sample.damaged_at)
             elif self.job.deep:
                 self._decode(sample.data, key, int(index.offset[number]))
-        file.seek(int(index.start[-1]))
-        if not is_index_member(file.read(self.size - int(index.start[-1])), footer):
+        file.seek(max(int(index.start[-1]) + moved, 0))
+        if not is_index_member(file.read(), footer):
             self.note("structure", "the tar member of the index is damaged, its content is not", byte=footer.start)
 
     def _walked(self, file: BinaryIO) -> None:
-        for part in group(self._members(scan(file, self.size)), self.passed):
-            if isinstance(part, Gap):
-                holds = part.holds and part.end > part.start
-                lost = f"; bytes {part.start} to {part.end} cannot be used" if holds else ""
-                self.note("structure", part.why + lost, part.name or None, part.start)
-            elif isinstance(part, Refused):
-                self.note("structure", part.why, part.name, part.start)
-            else:
-                self._sample(file, part)
-        if not self.samples and not self.problems:
+        """A tar without an index, as training reads it: up to the first place that training refuses."""
+
+        def load(info: Header) -> bytes:
+            file.seek(info.offset_data)
+            return file.read(info.size)
+
+        walk = Walk(self.name, self._members(file), load, self.job.choice)
+        images: list[Found] = []
+        try:
+            for image in walk.images():
+                images.append(image)
+                self._image(file, image)
+            walk.joined(images)
+        except UnreadableError:
+            raise
+        except UserError as error:
+            place = AT_BYTE.search(str(error))
+            self.note("structure", str(error).removeprefix(f"{self.name}: "), byte=int(place[1]) if place else None)
+        self.samples, self.passed = len(images), walk.passed
+        if not images and not self.problems:
             self.note("structure", "holds no images")
 
-    def _members(self, parts: Iterator[Member | Gap]) -> Iterator[Member | Gap]:
-        for part in parts:
-            if isinstance(part, Member) and part.name == INDEX and not self.problems:
-                self.note("index", "its index is damaged, or of an older version of this program", None, part.start)
-            yield part
+    def _members(self, file: BinaryIO) -> Iterator[Header]:
+        for info in members(self.name, file, self.size):
+            if info.name == INDEX and not self.problems:
+                self.note("index", "its index is damaged, or of an older version of this program", None, info.offset)
+            yield info
 
-    def _sample(self, file: BinaryIO, sample: Sample) -> None:
-        members = sample.members
-        try:
-            images = [] if sample.is_bad else self.chooser.images(sample.key, members)
-        except UserError as error:
-            self.note("structure", str(error), sample.key)
-            return
-        self.samples += len(images)
-        labels = {self.chooser.label(image, members) or image for image in images}
-        used = {*images, *labels, *([] if images else self.chooser.apart(members))}
-        count_passed(self.passed, sample.key, members.keys() - used)
-        refused = [members[suffix] for suffix in sorted({*images, *labels}) if members[suffix].refused]
-        for member in refused[:1]:
-            self.note("structure", member.refused, member.name, member.start)
-        for suffix in [] if refused else images:
-            self._image(file, sample, members[suffix])
-
-    def _image(self, file: BinaryIO, sample: Sample, image: Member) -> None:
-        if not image.size:
-            self.note("image", "is an empty file", image.name, image.start)
-        elif self.job.deep and image.size > MOST_BYTES:
-            self.note("image", f"{image.size:,} bytes are too many for an image", sample.key, image.data)
+    def _image(self, file: BinaryIO, image: Found) -> None:
+        size, byte = image.info.size, image.info.offset_data
+        if not size:
+            self.note("image", "is an empty file", image.info.name, image.info.offset)
+        elif self.job.deep and size > MOST_BYTES:
+            self.note("image", f"{size:,} bytes are too many for an image", image.name, byte)
         elif self.job.deep:
-            file.seek(image.data)
-            self._decode(file.read(image.size), sample.key, image.data)
+            file.seek(byte)
+            self._decode(file.read(size), image.name, byte)
 
     def _decode(self, data: bytes, key: str, byte: int) -> None:
         try:
@@ -179,7 +183,7 @@ class _Check:
 
 
 def decoded_size(data: bytes) -> str:
-    """Decodes an image; its "WIDTHxHEIGHT". Raises UserError for what training could not read, or is no whole file."""
+    """Decodes an image; its "WIDTHxHEIGHT". Raises UserError where training could not read it."""
     try:
         image = open_image(data, "")
         if image.mode not in ("RGB", "L"):

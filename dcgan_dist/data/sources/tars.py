@@ -148,7 +148,12 @@ class TarSource:
 
 def _index(tar: Tar, choice: Choice) -> ShardIndex:
     try:
-        index = read_index(tar.path)
+        try:
+            index = read_index(tar.path)
+        except UserError:  # a damaged index; the images before it may be intact
+            if not choice.skip_bad:
+                raise
+            index = None
         return foreign_index(tar.path, choice) if index is None else index
     except UserError as error:
         raise UserError(str(error).replace(str(tar.path), tar.name)) from error
