@@ -27,16 +27,10 @@ from benchmarks.measure import RESULTS, interleave, save, summary, table
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.turns import Turn
 from benchmarks.with_data import compare_trainers
-from dcgan_dist.config import Config, ModelConfig
-from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.commands.iteration import Iteration
+from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.reading.ring import Batch, empty_batch
-from dcgan_dist.gan.ema import ema_beta, update_ema
-from dcgan_dist.gan.images import to_range
-from dcgan_dist.gan.step import Game, discriminator_step, generate, generator_step
-from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.feed import on_device
-from dcgan_dist.parallel.noise import NoiseSource
-from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import World, launch
 from dcgan_dist.run.stats import Stats
 
@@ -49,34 +43,21 @@ class Ours:
     """The trainer's iteration, without a run around it."""
 
     def __init__(self, config: Config, world: World) -> None:
-        chosen = arithmetic(config.precision, world.device)
-        self._config, self._weights = config, chosen.weights
-        self._state, self._engine = create(config, world, chosen)
+        batches = on_device(_synthetic(config, world.device.type == "cuda"), world.device)
+        self._iteration = Iteration(config, world, ((batch.images, batch.flips) for batch in batches))
         self.convolutions = CONVOLUTIONS.fp32_precision
-        self._game, self._stats = Game.of(config), Stats(world.device)
-        split = Split(batch=config.batch_size, micro_batches=1, rank=0, world_size=1)
-        self._noise = NoiseSource(config, split, world.device, chosen.weights)
-        self._batches = on_device(self._synthetic(world.device.type == "cuda"), world.device)
-
-    def _synthetic(self, pinned: bool) -> Iterator[Batch]:
-        model = self._config.model
-        slots = [empty_batch(self._config.batch_size, model.image_size, model.channels, pinned) for _ in range(4)]
-        for slot in slots:
-            slot.images.random_(0, 256)
-        yield from itertools.cycle(slots)
+        self._stats = Stats(world.device)
 
     def iterate(self) -> None:
-        config, state, engine = self._config, self._state, self._engine
-        pixels = next(self._batches).images
-        real = to_range(pixels, None, config.model.output, self._weights)
-        real = [real.contiguous(memory_format=torch.channels_last)]
-        noise = self._noise.at(state.images)
-        fake = generate(engine, noise, g_due=True)
-        self._stats.add(discriminator_step(state, engine, self._game, real, fake, noise))
-        self._stats.add(generator_step(state, engine, self._game, fake, noise))
-        state.images += config.batch_size
-        state.iteration += 1
-        update_ema(state.ema, state.netg, ema_beta(config.ema, state.images, config.batch_size))
+        self._stats.add(self._iteration.run())
+
+
+def _synthetic(config: Config, pinned: bool) -> Iterator[Batch]:
+    model = config.model
+    slots = [empty_batch(config.batch_size, model.image_size, model.channels, pinned) for _ in range(4)]
+    for slot in slots:
+        slot.images.random_(0, 256)
+    yield from itertools.cycle(slots)
 
 
 class Plain:
@@ -156,6 +137,7 @@ def _maker(name: str, size: Any, batch: int, args: argparse.Namespace, world: Wo
         batch_size=batch,
         precision=precision,
         model=ModelConfig(image_size=size, ngf=args.ngf, ndf=args.ndf),
+        data=DataConfig(hflip=False),
     )
     if name in OURS:
         return lambda: Ours(config, world)

@@ -23,8 +23,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import Sources
 from dcgan_dist.errors import run_and_report, tracebacks_wanted
-from dcgan_dist.gan.ema import ema_beta, update_ema
-from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
+from dcgan_dist.gan.step import probe, training_step
 from dcgan_dist.parallel.ending import leave
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.watchdog import stop_watching, tell_if_lost
@@ -62,21 +61,7 @@ def train(session: Session) -> bool:
 
         with clock.section("data", on_device=True):
             real, noise = next(inputs)
-        session.set_learning_rates()
-        d_due, g_due = state.iteration % config.optimizer.d_every == 0, state.iteration % config.optimizer.g_every == 0
-        with clock.section("g", on_device=True):
-            fake = generate(engine, noise, g_due) if d_due or g_due else []
-        if d_due:
-            with clock.section("d", on_device=True):
-                session.stats.add(discriminator_step(state, engine, game, real, fake, noise))
-        if g_due:
-            with clock.section("g", on_device=True):
-                session.stats.add(generator_step(state, engine, game, fake, noise))
-        state.images += config.batch_size
-        state.iteration += 1
-        if g_due:
-            images_since = config.batch_size * config.optimizer.g_every
-            update_ema(state.ema, state.netg, ema_beta(config.ema, state.images, images_since))
+        session.stats.add(training_step(config, state, engine, game, real, noise))
         if session.due(config.log.every):
             session.stats.add(probe(state, engine, game, real, noise))
         clock.tick()

@@ -7,6 +7,7 @@ from support.shards import write_ours
 from support.training import TINY
 
 from dcgan_dist import train
+from dcgan_dist.gan import step as gan_step
 
 pytestmark = pytest.mark.usefixtures("as_before")
 
@@ -25,9 +26,9 @@ def run(tmp_path):
 
 def test_the_average_of_g_counts_all_images_since_its_last_update(run, monkeypatch):
     """Else its half-life would be g_every times too long."""
-    seen, true = [], train.ema_beta
+    seen, true = [], gan_step.ema_beta
     monkeypatch.setattr(
-        train, "ema_beta", lambda config, images, since: seen.append((images, since)) or true(config, images, since)
+        gan_step, "ema_beta", lambda config, images, since: seen.append((images, since)) or true(config, images, since)
     )
     run("--optimizer.g_every", "3")
     assert seen == [(8, 24), (32, 24), (56, 24)]

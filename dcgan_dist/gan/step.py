@@ -4,6 +4,9 @@
     D: minimise  d_real(D(x)) + d_fake(D(fake.detach()))    one pass over both halves, each with its own statistics
     G: minimise  g(D(fake))                                 through D as it now is, frozen
 
+`training_step` is the iteration of the train loop, of the doctor's proof and of the benchmarks: these two updates when
+they are due, then the average of G.
+
 Under gradient accumulation D takes its K micro-batches and steps, then G takes its K and steps; G's images are then
 made twice instead of keeping K graphs. Each micro-batch counts 1/K.
 
@@ -16,7 +19,7 @@ How a network is run on several processes, in which precision, and how a loss is
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +29,12 @@ from torch.optim import Optimizer
 
 from dcgan_dist.config import Augmentation, Config
 from dcgan_dist.gan.augment import augment
+from dcgan_dist.gan.ema import ema_beta, update_ema
+from dcgan_dist.gan.images import to_range
 from dcgan_dist.gan.layers import frozen_statistics
 from dcgan_dist.gan.losses import LOSSES, Loss
 from dcgan_dist.gan.regularizers import gradient_penalty, r1_penalty
+from dcgan_dist.gan.schedule import set_learning_rates
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.gan.watch import Watch
 
@@ -46,6 +52,8 @@ class Engine:
     backward: Callable[[Tensor], None]
     no_sync: Callable[[nn.Module], AbstractContextManager]
     """Within it, gradients of a network are added up on this rank alone."""
+    section: Callable[[str], AbstractContextManager] = nullcontext
+    """Measures the part of an iteration with this name: "g" or "d"."""
 
     def forward(self, network: nn.Module, *inputs: Tensor | int) -> Tensor:
         """The network in the run's precision; the result in float32, or float64 if the network is."""
@@ -93,6 +101,44 @@ class Noise:
     augment_fake: Tensor | None = None
     augment_g: Tensor | None = None
     """The same for G's update."""
+
+
+def micro_batches(config: Config, pixels: Tensor, flips: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """This rank's part of a batch, uint8 (n, C, H, W), as the networks see it; `flips`, bool (n,): which to mirror."""
+    real = to_range(pixels, flips if config.data.hflip else None, config.model.output, dtype)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return list(real.contiguous(memory_format=layout).chunk(config.accumulate))
+
+
+def training_step(
+    config: Config,
+    state: TrainState,
+    engine: Engine,
+    game: Game,
+    real: Sequence[Tensor],
+    noise: Sequence[Noise],
+) -> Scalars:
+    """One iteration: updates D and G where they are due, and the average of G. Returns unreduced device tensors.
+
+    `real` and `noise`: the micro-batches of this rank's part of the global batch.
+    """
+    set_learning_rates(state, config)
+    scalars: Scalars = {}
+    d_due, g_due = state.iteration % config.optimizer.d_every == 0, state.iteration % config.optimizer.g_every == 0
+    with engine.section("g"):
+        fake = generate(engine, noise, g_due) if d_due or g_due else []
+    if d_due:
+        with engine.section("d"):
+            scalars |= discriminator_step(state, engine, game, real, fake, noise)
+    if g_due:
+        with engine.section("g"):
+            scalars |= generator_step(state, engine, game, fake, noise)
+    state.images += config.batch_size
+    state.iteration += 1
+    if g_due:
+        images_since = config.batch_size * config.optimizer.g_every
+        update_ema(state.ema, state.netg, ema_beta(config.ema, state.images, images_since))
+    return scalars
 
 
 def generate(engine: Engine, noise: Sequence[Noise], g_due: bool) -> list[Tensor]:

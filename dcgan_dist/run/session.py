@@ -11,13 +11,11 @@ from torch import Tensor
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.reading.reader import IndexedReader, Split
-from dcgan_dist.data.reading.ring import Batch
 from dcgan_dist.data.reading.stream import Sources, StreamReader
 from dcgan_dist.errors import UserError
-from dcgan_dist.gan.images import to_pixels, to_range
-from dcgan_dist.gan.schedule import set_learning_rates
+from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.state import TrainState
-from dcgan_dist.gan.step import Engine, Game, Noise
+from dcgan_dist.gan.step import Engine, Game, Noise, micro_batches
 from dcgan_dist.parallel.agreement import Agreement, Wishes
 from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource, sample_latents
@@ -131,19 +129,9 @@ class Session:
             noise = NoiseSource(config, self.split, self.world.device, weights, rollbacks)
             with closing(self.reader.batches(self.state.images, self.split)) as batches:
                 for batch in on_device(batches, self.world.device):
-                    yield self._real(batch), noise.at(self.state.images)
+                    yield micro_batches(config, batch.images, batch.flips, weights), noise.at(self.state.images)
                     if self.state.rollbacks != rollbacks:
                         break
-
-    def _real(self, batch: Batch) -> list[Tensor]:
-        flips = batch.flips if self.config.data.hflip else None
-        real = to_range(batch.images, flips, self.config.model.output, self.arithmetic.weights)
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        return list(real.contiguous(memory_format=layout).chunk(self.config.accumulate))
-
-    def set_learning_rates(self) -> None:
-        """Those of the next iteration."""
-        set_learning_rates(self.state, self.config)
 
     # ---- what is done every so often; all ranks call these together
 

@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,7 @@ def _open(
         first=world.local_main,
     )
     saver = Saver(folder, config.checkpoint, lease, console.say, world.device)
+    clock = Clock(world.device, world.activity)
     recovery = Recovery(
         config=config,
         world=world,
@@ -136,7 +139,7 @@ def _open(
         world=world,
         arithmetic=chosen,
         state=state,
-        engine=engine,
+        engine=replace(engine, section=partial(clock.section, on_device=True)),
         game=Game.of(config),
         data=data,
         reader=reader,
@@ -146,7 +149,7 @@ def _open(
         lease=lease,
         saver=saver,
         stats=stats,
-        clock=Clock(world.device, world.activity),
+        clock=clock,
         requests=requests,
         agreement=Agreement(world),
         metrics=metrics,

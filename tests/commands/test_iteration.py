@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dcgan_dist.commands import iteration as module
 from dcgan_dist.commands.doctor.ranks import ITERATIONS, small_run
 from dcgan_dist.commands.iteration import Iteration
 from dcgan_dist.config import Config, OptimizerConfig
+from dcgan_dist.gan import step as module
 from dcgan_dist.parallel.world import launch
-from dcgan_dist.run import session
 
 SCHEDULE = OptimizerConfig(decay="linear", decay_from=0.0, warmup_images=8, g_lr=1e-3, d_lr=4e-3, g_every=2)
 
@@ -33,4 +32,3 @@ def test_it_sets_the_learning_rates_that_the_training_sets(monkeypatch):
     factors = [0.5, 2 / 3, 1 / 3]  # half of the warm-up, then the fall over the three iterations
     assert rates == [pytest.approx([1e-3 * factor, 4e-3 * factor]) for factor in factors]
     assert set(since) == {2 * config.batch_size}
-    assert session.set_learning_rates is module.set_learning_rates

@@ -21,9 +21,9 @@ from support.recording import metrics, options
 from support.shards import encoded, write_tar
 from support.telling import train_and_tell
 
-from dcgan_dist import train
 from dcgan_dist.data.index import ShardWriter, read_index
 from dcgan_dist.data.order import Order
+from dcgan_dist.gan import step as gan_step
 from dcgan_dist.run import checkpoint
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
@@ -197,14 +197,14 @@ def long_shards(folder, second=range(96, 192)):
 
 def while_it_trains(given, deed):
     """The command; `deed`, on the main rank, after STEP iterations, when the readers of this batch are done."""
-    calls, update = itertools.count(1), train.update_ema
+    calls, update = itertools.count(1), gan_step.update_ema
 
     def updated(*args):
         update(*args)
         if next(calls) == STEP and os.environ.get("RANK", "0") == "0":
             deed()
 
-    with mock.patch.object(train, "update_ema", updated):
+    with mock.patch.object(gan_step, "update_ema", updated):
         return train_and_tell(given)
 
 
@@ -286,14 +286,14 @@ def test_damage_while_a_run_goes_on_is_replaced_and_told_once(tmp_path, undistur
 
 def killed(given):
     """The command, until one rank is killed with SIGKILL in the middle of an iteration."""
-    calls, update = itertools.count(1), train.update_ema
+    calls, update = itertools.count(1), gan_step.update_ema
 
     def updated(*args):
         if next(calls) == 17 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         update(*args)
 
-    with mock.patch.object(train, "update_ema", updated):
+    with mock.patch.object(gan_step, "update_ema", updated):
         return train_and_tell(given)
 
 

@@ -24,6 +24,7 @@ from dcgan_dist import cli
 from dcgan_dist import train as trainer
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.errors import UserError
+from dcgan_dist.gan import step as gan_step
 from dcgan_dist.parallel import agreement
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.run import checkpoint
@@ -79,7 +80,8 @@ def life(
 def _strike(fault: str, last_rollback: int, until: int, stop: bool) -> None:
     network, _, kind = fault.partition(" ")
     name = {"d": "discriminator_step", "g": "generator_step", "": "probe"}[network]
-    really_step = getattr(trainer, name)
+    module = gan_step if network else trainer
+    really_step = getattr(module, name)
 
     def step(state, engine, game, *inputs):
         here = torch.distributed.get_rank() == SICK if torch.distributed.is_initialized() else True
@@ -105,7 +107,7 @@ def _strike(fault: str, last_rollback: int, until: int, stop: bool) -> None:
         handle.remove()
         return result
 
-    setattr(trainer, name, step)
+    setattr(module, name, step)
 
 
 def _one_bad(logits: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from support.ranks import run_ranks
 from support.recording import options
 from support.telling import train_and_tell
 
-from dcgan_dist import train
+from dcgan_dist.gan import step as gan_step
 from dcgan_dist.parallel import activity
 from dcgan_dist.parallel.activity import SAMPLED, DeviceWaits, HostWaits
 from dcgan_dist.run import clock
@@ -57,7 +57,7 @@ def slow(given, rank, section):
     mine = os.environ["RANK"] == str(rank)
     seconds = {"data": 0.0, "compute": USUAL, "report": 0.0} | ({section: SLOW} if mine else {})
     own = activity.time = clock.time = OwnTime()  # pyright: ignore[reportAttributeAccessIssue]
-    step, inputs, report = train.discriminator_step, Session.inputs, Session.report
+    step, inputs, report = gan_step.discriminator_step, Session.inputs, Session.report
 
     def slow_step(*args):
         own.work(seconds["compute"])
@@ -73,7 +73,7 @@ def slow(given, rank, section):
         report(session)
 
     with (
-        mock.patch.object(train, "discriminator_step", slow_step),
+        mock.patch.object(gan_step, "discriminator_step", slow_step),
         mock.patch.object(Session, "inputs", slow_inputs),
         mock.patch.object(Session, "report", slow_report),
     ):

@@ -28,6 +28,7 @@ from support.telling import train_and_tell
 from support.waiting import LIMIT, until
 
 from dcgan_dist import train
+from dcgan_dist.gan import step as gan_step
 from dcgan_dist.parallel import batchnorm, peers, watchdog
 from dcgan_dist.parallel.activity import Activity
 from dcgan_dist.parallel.ending import rank_lost
@@ -88,7 +89,7 @@ def train_with(given, fault, signs, healthy, meanwhile=lambda: None):
     Limits of time are over as soon as every rank stays where it is for ever: each says so by a file in the folder
     `signs`. Whoever asks which ranks are gone waits for the answers of the `healthy` ones.
     """
-    rank, step, answer = int(os.environ["RANK"]), train.discriminator_step, Peers.answer
+    rank, step, answer = int(os.environ["RANK"]), gan_step.discriminator_step, Peers.answer
     stays = [signs / f"{one} stays" for one in range(int(os.environ["WORLD_SIZE"]))]
     answered = [signs / f"{one} answers" for one in healthy]
     stand_still(lambda: all(sign.exists() for sign in stays), lambda: all(sign.exists() for sign in answered))
@@ -107,7 +108,7 @@ def train_with(given, fault, signs, healthy, meanwhile=lambda: None):
         answer(peers)
         (signs / f"{rank} answers").touch()
 
-    with mock.patch.object(train, "discriminator_step", faulty), mock.patch.object(Peers, "answer", answers):
+    with mock.patch.object(gan_step, "discriminator_step", faulty), mock.patch.object(Peers, "answer", answers):
         return train.main(given)
 
 
@@ -285,7 +286,7 @@ def test_a_rank_that_skips_a_collective_ends_all_with_the_stacks_of_the_one_that
 
 def slowly(given):
     """The command, with long iterations, and checkpoints that take longer than one of them may."""
-    step, save = train.discriminator_step, checkpoint.save
+    step, save = gan_step.discriminator_step, checkpoint.save
     stand_still()
     clock = Clocks.own
 
@@ -302,7 +303,7 @@ def slowly(given):
         takes(2 * SECONDS)
         return save(*args)
 
-    with mock.patch.object(train, "discriminator_step", slow_step), mock.patch.object(checkpoint, "save", slow_save):
+    with mock.patch.object(gan_step, "discriminator_step", slow_step), mock.patch.object(checkpoint, "save", slow_save):
         return train_and_tell(given)
 
 
