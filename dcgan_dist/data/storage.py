@@ -10,8 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import psutil
+
 from dcgan_dist.errors import UserError
 
+LARGEST_PID = 2**31 - 1
 NO_FILE = "no regular file, but a pipe, a socket or a device"
 
 
@@ -50,19 +53,13 @@ def remove_abandoned(path: Path) -> None:
     prefix = _temporary_prefix(path)
     for found in path.parent.iterdir():
         pid = found.name.removeprefix(prefix).removesuffix(".tmp")
-        if found.name == f"{prefix}{pid}.tmp" and pid.isdecimal() and not lives(int(pid)):
+        if found.name == f"{prefix}{pid}.tmp" and pid.isdecimal() and not process_exists(int(pid)):
             found.unlink(missing_ok=True)
 
 
-def lives(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     """Whether there is such a process on this host."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # a process of another user
-        pass
-    return True
+    return pid <= LARGEST_PID and psutil.pid_exists(pid)
 
 
 def write_atomically(path: Path, data: bytes, *, private: bool = False, new: bool = False) -> None:

@@ -14,42 +14,16 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from dcgan_dist.data.cgroups import cpu_quotas
+
 SENT_TO_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 """What a person, a terminal or SLURM may send to all processes of a program."""
 
 
-def available_cores(proc: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPU cores that this process may use: by its affinity, and by the quotas of its control groups, rounded up.
-
-    `proc` and `mounts`: where Linux says which groups those are, and where they lie.
-    """
+def available_cores() -> int:
+    """CPU cores that this process may use: by its affinity, and by the quotas of its control groups, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *(math.ceil(quota) for quota in _cpu_quotas(proc, mounts))]))
-
-
-def _cpu_quotas(proc: Path, mounts: Path) -> Iterator[float]:
-    """In cores, of every group of this process that has one; a container, SLURM and systemd each set their own."""
-    with suppress(OSError):
-        for line in proc.read_text(encoding="utf-8", errors="replace").splitlines():
-            _, controllers, group = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
-                continue
-            root = mounts / controllers  # version 2 has no controllers in this file, and no folder for them
-            # a container may see itself at the root of the mount, whatever its group is called outside
-            inside = root / group.strip("/")
-            for folder in dict.fromkeys((inside, *inside.parents[: len(inside.parts) - len(root.parts)], root)):
-                yield from _cpu_quota(folder)
-
-
-def _cpu_quota(group: Path) -> Iterator[float]:
-    """None where there is no limit: version 2 says "max", version 1 -1."""
-    with suppress(OSError, ValueError):
-        quota, period = (group / "cpu.max").read_text().split()
-        yield int(quota) / int(period)
-    with suppress(OSError, ValueError):
-        quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        if int(quota) > 0:
-            yield int(quota) / int(period)
+    return max(1, min([cores, *map(math.ceil, cpu_quotas())]))
 
 
 def follow_parent() -> None:

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from dcgan_dist.data.storage import make_folder, sync_folder, write_atomically
@@ -24,7 +25,7 @@ from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run import signals
 
-MEANT, MOUNTED = Path("/etc/fstab"), Path("/proc/self/mountinfo")
+MEANT = Path("/etc/fstab")
 PACKAGES = (
     "dcgan_dist",
     "torch",
@@ -219,16 +220,19 @@ def _without_its_disk(folder: Path) -> str | None:
         if path.is_symlink() and not path.exists():
             return f"{path} is a link to {path.readlink()}, which is missing"
     with suppress(OSError):
-        mounted = {line.split()[4] for line in MOUNTED.read_text().splitlines()}
+        mounted = {partition.mountpoint for partition in psutil.disk_partitions(all=True)}
         rows = [line.split() for line in MEANT.read_text().splitlines()]
-        meant = {row[1] for row in rows if len(row) > 1 and row[0][0] != "#"}
+        meant = {_unescaped(row[1]) for row in rows if len(row) > 1 and row[0][0] != "#"}
         for path in (folder.resolve(), *folder.resolve().parents):
-            name = str(path).replace("\\", "\\134").replace(" ", "\\040")
-            if name in mounted:
+            if str(path) in mounted:
                 break
-            if name in meant:
+            if str(path) in meant:
                 return f"{path} is a mount point of {MEANT}, where nothing is mounted"
     return None
+
+
+def _unescaped(name: str) -> str:
+    return name.replace("\\040", " ").replace("\\134", "\\")
 
 
 def _move(path: Path, to: Path) -> None:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dcgan_dist.data.storage import is_at, lives, make_folder, open_shared, write_atomically
+from dcgan_dist.data.storage import is_at, make_folder, open_shared, process_exists, write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 BEAT = 5.0  # seconds between two signs of life
@@ -114,7 +114,7 @@ class Lease:
             return True
         if before is None or before.ended:
             return False
-        if before.host == me.host and (locked or not lives(before.pid)):
+        if before.host == me.host and (locked or not process_exists(before.pid)):
             return False
         self._say(
             f"the run's last owner ({before}) did not say that it ended; waiting up to {self._patience:.0f} s for a "

@@ -2,15 +2,14 @@
 
 import math
 import resource
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
 
 from dcgan_dist.config import Config
+from dcgan_dist.data.cgroups import memory_limits
 from dcgan_dist.data.reading.layout import bytes_of_batch
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.measure import measure_networks
@@ -18,7 +17,6 @@ from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.console import human_bytes
 
-GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 PROCESS = {"cpu": 0.7e9, "cuda": 3.0e9}  # bytes of a rank that has done nothing yet
 GPU_CONTEXT = 1.0e9  # bytes
 BOTH_WAYS = 2  # a layer's output, and its gradient
@@ -109,7 +107,7 @@ def _refuse(parts: dict[str, float], there: float, who: str) -> None:
 def total_memory() -> float:
     """Bytes that all ranks here can have together, when nothing else runs: of the machine, and by the job's limits."""
     machine = psutil.virtual_memory().total + psutil.swap_memory().total
-    return min([machine, *(limit for limit, _ in _groups())])
+    return min([machine, *(limit for limit, _ in memory_limits())])
 
 
 def process_limit() -> float:
@@ -120,36 +118,10 @@ def process_limit() -> float:
 
 def available_memory() -> float:
     """Bytes that the system and the job's limits leave to all processes."""
-    return min([psutil.virtual_memory().available, *(left for _, left in _groups())])
+    return min([psutil.virtual_memory().available, *(left for _, left in memory_limits())])
 
 
 def process_available() -> float:
     """Bytes of address space that the limit of the shell leaves to this process."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return math.inf if limit == resource.RLIM_INFINITY else limit - psutil.Process().memory_info().vms
-
-
-def _groups() -> Iterator[tuple[float, float]]:
-    """Limit, and what is left of it, by the control groups of this process: how SLURM and containers limit memory."""
-    with suppress(OSError):
-        for line in OWN_GROUPS.read_text().splitlines():
-            _, kinds, name = line.split(":", 2)
-            if kinds not in ("", "memory"):
-                continue
-            top = GROUPS / kinds
-            most, used = ("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")
-            own = top / name.lstrip("/")
-            for group in (own, *own.parents):
-                with suppress(OSError, ValueError):  # "max": no limit
-                    limit = float((group / f"memory.{most}").read_text())
-                    yield limit, limit - float((group / f"memory.{used}").read_text()) + _page_cache(group)
-                if group == top:
-                    break
-
-
-def _page_cache(group: Path) -> float:
-    """Bytes of files that are held in memory while nobody else wants it; they count as used."""
-    with suppress(OSError, ValueError):
-        numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return float(numbers.get("total_inactive_file", numbers.get("inactive_file", 0)))
-    return 0.0

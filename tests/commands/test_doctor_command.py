@@ -23,6 +23,7 @@ from dcgan_dist.commands.doctor.command import CHECKS, examine
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import ok
 from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.data import cgroups
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.gan.measure import measure_networks
 from dcgan_dist.gan.networks import layer_table
@@ -498,8 +499,8 @@ def test_a_job_s_limit_of_memory(folder, monkeypatch):
         (groups / name / "memory.max").write_text(limit)
         (groups / name / "memory.current").write_text(used)
     (folder / "own").write_text("0::/job/step\n")
-    monkeypatch.setattr(run_memory, "GROUPS", groups)
-    monkeypatch.setattr(run_memory, "OWN_GROUPS", folder / "own")
+    monkeypatch.setattr(cgroups, "MOUNTS", groups)
+    monkeypatch.setattr(cgroups, "OWN", folder / "own")
     assert run_memory.available_memory() == 2e6
     # files that were read lie in memory while nobody else wants it, and count as used
     (groups / "job/memory.stat").write_text("anon 100000\ninactive_file 900000\nactive_file 5\n")
@@ -514,8 +515,8 @@ def test_a_job_s_limit_of_memory_by_older_groups(folder, monkeypatch):
     ):  # fmt: skip
         (group / f"memory.{name}").write_text(text)
     (folder / "own").write_text("4:cpu:/else\n3:memory:/job\n")
-    monkeypatch.setattr(run_memory, "GROUPS", folder / "cgroup")
-    monkeypatch.setattr(run_memory, "OWN_GROUPS", folder / "own")
+    monkeypatch.setattr(cgroups, "MOUNTS", folder / "cgroup")
+    monkeypatch.setattr(cgroups, "OWN", folder / "own")
     assert run_memory.available_memory() == 2.7e6
 
 

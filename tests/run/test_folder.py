@@ -2,7 +2,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from dcgan_dist.errors import UsageError
@@ -45,9 +47,10 @@ def test_a_new_run_is_not_begun_in_the_mount_point_of_a_disk_that_is_not_there(p
     table.write_text(f"# {tmp_path}/none\n\n#UUID=1 {tmp_path}/none ext4\nUUID=2 {escaped} ext4 noauto 0 0\n")
     if place == "none":
         table.write_text(table.read_text().replace("UUID=2", "#UUID=2"))
-    (tmp_path / "mountinfo").write_text(f"22 1 8:1 / / rw\n23 22 8:2 / {escaped} rw\n"[: None if mounted else 16])
+    places = ["/", *([str(point)] if mounted else [])]
     monkeypatch.setattr(run_folder, "MEANT", table)
-    monkeypatch.setattr(run_folder, "MOUNTED", tmp_path / "mountinfo")
+    mounts = [SimpleNamespace(mountpoint=each) for each in places]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)  # noqa: A006
     if place == "none" or mounted:
         assert prepared(point / "runs" / "x").config.exists()
     else:

@@ -11,6 +11,7 @@ from support.waiting import LIMIT
 
 from dcgan_dist import cli, train
 from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.data import cgroups
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.networks import NetD, NetG
 from dcgan_dist.parallel.precision import arithmetic
@@ -136,8 +137,8 @@ def test_all_there_is_by_machine_job_and_shell(tmp_path, monkeypatch):
     (tmp_path / "cgroup/job/memory.max").write_text("3000000")
     (tmp_path / "cgroup/job/memory.current").write_text("1000000")
     (tmp_path / "own").write_text("0::/job\n")
-    monkeypatch.setattr(memory, "GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(cgroups, "MOUNTS", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups, "OWN", tmp_path / "own")
     assert (memory.total_memory(), memory.available_memory()) == (3e6, 2e6)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (2_000_000, 2_000_000))
     assert (memory.total_memory(), memory.process_limit()) == (3e6, 2e6)
