@@ -13,10 +13,12 @@ import pytest
 import torch
 from support.ranks import run_ranks
 from support.recording import begin, metrics, options
+from support.training import before_each_iteration
 
 from dcgan_dist import train as trainer
 from dcgan_dist.config import Config, ModelConfig
 from dcgan_dist.gan.losses import LOSSES
+from dcgan_dist.gan.schedule import set_learning_rates
 from dcgan_dist.gan.state import TrainState, create_state
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.parallel.precision import PRECISIONS
@@ -47,16 +49,14 @@ OPTIONS = {
 
 def main_until_killed(given: list[str]) -> int:
     """The command; SIGKILL comes when the first checkpoint is two iterations old and its thread is done."""
-    really_set = Session.set_learning_rates
 
-    def set_learning_rates(life: Session) -> None:
+    def kill(life: Session) -> None:
         if life.state.images == KILLED:
             life.saver.wait()
             os.kill(os.getpid(), signal.SIGKILL)
-        really_set(life)
 
-    with mock.patch.object(Session, "set_learning_rates", set_learning_rates):
-        return trainer.main(given)
+    before_each_iteration(kill)
+    return trainer.main(given)
 
 
 def learnt(run: Path) -> list[dict[str, float]]:
@@ -110,7 +110,7 @@ def snapshot(life: Session, run_seconds: float) -> dict[str, Any]:
         for name, value in part.items():
             found[f"{file}/{name}"] = (str(value.dtype), value.stride(), value.contiguous().numpy().tobytes())
     found |= {f"number/{name}": json.dumps(value) for name, value in state.numbers().items()}
-    life.set_learning_rates()
+    set_learning_rates(state, life.config)
     for name, optimizer in (("g", state.opt_g), ("d", state.opt_d)):
         (group,) = optimizer.param_groups
         found[f"optimizer/{name}"] = {key: value for key, value in group.items() if key != "params"}

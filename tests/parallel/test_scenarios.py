@@ -16,6 +16,7 @@ from support.ranks import ends_of_ranks, run_ranks
 from support.recording import options
 from support.shards import write_ours
 from support.telling import train_and_tell
+from support.training import before_each_iteration
 from support.waiting import LIMIT
 
 from dcgan_dist.parallel import rendezvous
@@ -157,15 +158,14 @@ def test_training_with_decoding_processes_needs_no_dev_shm(tmp_path):
 
 def with_a_jumping_clock(given: list[str]) -> int:
     """The wall clock goes an hour back after 24 images, and two hours forward after 48; the steady one does not."""
-    true_time, true_rates, jump = time.time, Session.set_learning_rates, 0.0
+    true_time, jump = time.time, 0.0
 
-    def look(self: Session) -> None:
+    def look(session: Session) -> None:
         nonlocal jump
-        jump = {24: -3600.0, 48: 3600.0}.get(self.state.images, jump)
-        true_rates(self)
+        jump = {24: -3600.0, 48: 3600.0}.get(session.state.images, jump)
 
     time.time = lambda: true_time() + jump
-    Session.set_learning_rates = look
+    before_each_iteration(look)
     return main(given)
 
 

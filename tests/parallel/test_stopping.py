@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from support.ranks import run_ranks
 from support.recording import metrics, options
+from support.training import before_each_iteration
 
 from dcgan_dist.run import checkpoint, session, signals, start
 from dcgan_dist.run.session import Session
@@ -72,7 +73,7 @@ def stopped_life(given: list[str], victim: int, moment: str, numbers: list[int])
         if moment in MOMENTS:
             before(*MOMENTS[moment], send)
         else:
-            before(Session, "set_learning_rates", at_images(60, send))
+            before_each_iteration(at_images(60, send))
     return main(given), ends, deepest
 
 
@@ -155,7 +156,7 @@ def life_with_files(given: list[str], run: Path, name: str) -> list[str]:
             seen.append(sorted(path.name for path in (run / "checkpoints").glob("0*")))
 
     if os.environ["RANK"] == "0":
-        before(Session, "set_learning_rates", look)
+        before_each_iteration(look)
     assert main(given) == 0
     return seen[0] if seen else []
 
@@ -197,7 +198,7 @@ def life_with_a_budget(given: list[str]) -> int:
         nonlocal passed
         passed = 600.0 if life.state.images == life.first + 60 else passed
 
-    before(Session, "set_learning_rates", look)
+    before_each_iteration(look)
     signals.time = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
     return main(given)
 

@@ -14,6 +14,7 @@ from support.launching import call
 from support.ranks import run_ranks
 from support.recording import options
 from support.telling import train_and_tell
+from support.training import before_each_iteration
 from support.waiting import LIMIT
 
 from dcgan_dist.run import wandb as run_wandb
@@ -45,12 +46,11 @@ def with_wandb(given: list[str], home: str, when: str, fault: str) -> tuple[int,
             else:
                 server.fault = fault
 
-        true_rates, true_finish = Session.set_learning_rates, Session.finish
+        true_finish = Session.finish
 
-        def look(self: Session) -> None:
-            if self.state.images == AT.get(when):
+        def look(session: Session) -> None:
+            if session.state.images == AT.get(when):
                 fail()
-            true_rates(self)
 
         def finish(self: Session, exit_code: int, stopped: int) -> None:
             if when == "end":
@@ -59,7 +59,8 @@ def with_wandb(given: list[str], home: str, when: str, fault: str) -> tuple[int,
 
         if when == "start":
             fail()
-        Session.set_learning_rates, Session.finish = look, finish
+        Session.finish = finish
+        before_each_iteration(look)
         code, out, err = train_and_tell(given)
         return code, out, err, [row for run in server.runs.values() for row in run.history]
 
