@@ -57,7 +57,10 @@ def largest(path: Path) -> int:
 @pytest.mark.parametrize("blocking", ["", "--checkpoint.blocking"])
 def test_a_run_says_that_it_is_done_when_all_is_on_disk(start, run_dir, monkeypatch, blocking):
     done: list[bool] = []
-    monkeypatch.setattr(checkpoint, "reach", lambda point: done.append((run_dir / "DONE").exists()))
+    sync = checkpoint.sync_folder
+    monkeypatch.setattr(
+        checkpoint, "sync_folder", lambda folder: (sync(folder), done.append((run_dir / "DONE").exists()))
+    )
     assert start(*blocking.split())[0] == 0
     assert set(done) == {False}
     assert (run_dir / "DONE").exists()
@@ -198,11 +201,14 @@ def ended_for_the_newer(run_dir: Path) -> tuple[int, str]:
 
 
 def test_a_life_that_another_has_followed_ends_without_a_word_in_its_name(start, run_dir, monkeypatch):
-    def reach(point: str) -> None:
-        if point == "folder synced" and (run_dir / "checkpoints" / "000000016").exists():
+    write = checkpoint._write_files
+
+    def written(*given) -> None:
+        write(*given)
+        if (run_dir / "checkpoints" / "000000016").exists():
             take_over(run_dir)
 
-    monkeypatch.setattr(checkpoint, "reach", reach)
+    monkeypatch.setattr(checkpoint, "_write_files", written)
     code, _, errors = start()
     assert (code, errors) == ended_for_the_newer(run_dir)
     names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
@@ -327,7 +333,7 @@ def test_a_gpu_without_memory_is_one_line(start, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(train, "generate", full)
+    monkeypatch.setattr(train, "training_step", full)
     code, _, errors = start()
     assert (code, errors.count("\n")) == (1, 1)
     assert errors.startswith("error: out of memory, threads or processes (OutOfMemoryError CUDA out of memory. Tried")

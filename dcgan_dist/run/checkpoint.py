@@ -18,53 +18,28 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from dcgan_dist.data.storage import make_folder, sync_folder, write_atomically
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.checkpoint_manifest import FORMAT, MANIFEST, STATE, contents, sealed
 from dcgan_dist.run.lease import Lease
-from dcgan_dist.run.tensor_file import parsed, serialised
 
 SUFFIX, LEFT = ".safetensors", "-left"
 NAME = re.compile(r"\d{9,}", re.ASCII)  # of a checkpoint; what has another name is not ours
 TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")
 Tensors = dict[str, dict[str, Tensor]]
 
-# every moment of a save at which the process may be killed and something on the disk is other than before
-POINTS = (
-    "begun",
-    "leftovers removed",
-    "folder made",
-    *(
-        f"{file} {stage}"
-        for file in (*(name + SUFFIX for name in TENSOR_FILES), STATE, MANIFEST)
-        for stage in ("opened", "written", "synced")
-    ),
-    "folder synced",
-    "damaged one moved away",
-    "renamed",
-    "rename synced",
-    "latest opened",
-    "latest written",
-    "latest synced",
-    "latest replaced",
-    "old one moved away",
-    "old one removed",
-)
-
 
 class SaveError(UserError):
     """The disk did not take a checkpoint; older ones are as they were."""
-
-
-def reach(point: str) -> None:
-    """Called at each of POINTS. Does nothing; tests put something in its place that ends the process."""
 
 
 def save(
@@ -78,28 +53,22 @@ def save(
     target = folder / f"{images:09d}"
     temporary = folder / f".tmp-{lease.attempt}-{target.name}"
     damaged = _away(target, lease.attempt)
-    reach("begun")
     try:
         lease.check()
         make_folder(folder)
         _remove_leftovers(folder, lease.attempt)
         temporary.mkdir()
-        reach("folder made")
         _write_files(temporary, images, tensors, state)
         lease.check()
         if target.exists():  # an earlier life went on from an older one, because this one is damaged
             target.rename(damaged)
-            reach("damaged one moved away")
         temporary.rename(target)
-        reach("renamed")
         sync_folder(folder)
-        reach("rename synced")
         lease.check()
         latest = folder / f".tmp-{lease.attempt}-latest"
-        _write(latest, [target.name.encode()], "latest")
+        _write(latest, target.name.encode())
         latest.replace(folder / "latest")
         sync_folder(folder)
-        reach("latest replaced")
     except OSError as error:
         with suppress(OSError):
             lease.check()  # a newer life removes what an older one was writing
@@ -121,14 +90,10 @@ def _free(folder: Path) -> str:
 
 
 def _write_files(folder: Path, images: int, tensors: Tensors, state: dict[str, Any]) -> None:
-    files: dict[str, Iterable[bytes | memoryview]] = {
-        name + SUFFIX: serialised(values) for name, values in tensors.items()
-    }
-    files[STATE] = [json.dumps(state, indent=2).encode()]
-    about = {name: _write(folder / name, parts, name) for name, parts in files.items()}
-    _write(folder / MANIFEST, [sealed({"format": FORMAT, "images": images, "files": about})], MANIFEST)
+    about = {name + SUFFIX: _write(folder / (name + SUFFIX), _bytes(values)) for name, values in tensors.items()}
+    about[STATE] = _write(folder / STATE, json.dumps(state, indent=2).encode())
+    _write(folder / MANIFEST, sealed({"format": FORMAT, "images": images, "files": about}))
     sync_folder(folder)
-    reach("folder synced")
 
 
 def _away(path: Path, attempt: int) -> Path:
@@ -145,7 +110,6 @@ def _remove_leftovers(folder: Path, attempt: int) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-    reach("leftovers removed")
 
 
 def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
@@ -208,9 +172,7 @@ def remove(path: Path, lease: Lease) -> None:
 def _remove(path: Path, lease: Lease) -> None:
     lease.check()
     moved = path.rename(_away(path, lease.attempt))
-    reach("old one moved away")
     shutil.rmtree(moved)
-    reach("old one removed")
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -250,7 +212,7 @@ def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and state of a checkpoint. Raises UserError when it is not whole."""
     files = contents(path)
     state = _state(path, files.pop(STATE))
-    return {name.removesuffix(SUFFIX): parsed(path / name, data) for name, data in files.items()}, state
+    return {name.removesuffix(SUFFIX): _tensors(path / name, data) for name, data in files.items()}, state
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -263,7 +225,7 @@ def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, An
     files = contents(path, wanted=(name + SUFFIX, STATE))
     if name + SUFFIX not in files:
         raise UserError(f"{path}: has no {name}{SUFFIX}")
-    return parsed(path / (name + SUFFIX), files[name + SUFFIX]), _state(path, files[STATE])
+    return _tensors(path / (name + SUFFIX), files[name + SUFFIX]), _state(path, files[STATE])
 
 
 def _state(path: Path, data: bytes) -> dict[str, Any]:
@@ -274,17 +236,21 @@ def _state(path: Path, data: bytes) -> dict[str, Any]:
         raise UserError(f"{path / STATE}: is not the state of a run, although the manifest names it") from error
 
 
-def _write(path: Path, parts: Iterable[bytes | memoryview], name: str) -> dict[str, Any]:
+def _bytes(values: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in values.items()})
+
+
+def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: is no safetensors file, although the manifest names it") from error
+
+
+def _write(path: Path, data: bytes) -> dict[str, Any]:
     """Writes a file and syncs it to disk; returns its size and checksum."""
-    digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
-        reach(f"{name} opened")
-        for part in parts:
-            file.write(part)
-            digest.update(part)
-            size += len(part)
-        reach(f"{name} written")
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    reach(f"{name} synced")
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

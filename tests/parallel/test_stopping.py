@@ -46,7 +46,7 @@ MOMENTS = {
     "opening shards": (start, "open_data"),
     "building networks": (start, "create"),
     "sampling": (session, "save_png"),
-    "saving": (checkpoint, "serialised"),
+    "saving": (checkpoint, "sealed"),
 }
 
 

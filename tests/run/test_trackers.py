@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from support.shards import write_ours
 from support.training import TINY
@@ -10,7 +11,6 @@ from support.training import TINY
 from dcgan_dist import train
 from dcgan_dist.config import Config, WandbConfig
 from dcgan_dist.run import trackers
-from dcgan_dist.run.tensor_file import parsed
 from dcgan_dist.run.trackers import TRACKERS, Trackers, open_trackers
 
 PICTURE = np.zeros((2, 2, 3), dtype=np.uint8)
@@ -215,7 +215,7 @@ def trained(tmp_path, capsys, as_before):
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         rows = [{k: v for k, v in row.items() if not k.startswith(("time/", "speed/", "save/"))} for row in rows]
         files = (tmp_path / name / "checkpoints" / "000000032").glob("*.safetensors")
-        tensors = {file.name: parsed(file, file.read_bytes()) for file in files}
+        tensors = {file.name: safetensors.torch.load_file(file) for file in files}
         pictures = {file.name: file.read_bytes() for file in (tmp_path / name / "samples").iterdir()}
         return capsys.readouterr().out, rows, {"tensors": tensors, "pictures": pictures}
 
