@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,84 +11,46 @@ T = TypeVar("T")
 SAMPLED = 16  # on a GPU, one iteration of so many is measured: two events for each collective have a price
 
 
-class Waits(Protocol):
-    """Adds up the time between `begin` and `end`: a rank in a collective, which ends when all ranks are there."""
+class Waits:
+    """Adds up the time between `begin` and `end`: a rank in a collective, which ends when all ranks are there.
+
+    By the host's clock, where the host itself waits (gloo); on a GPU by events in its queue, in every SAMPLED-th
+    iteration.
+    """
+
+    def __init__(self, *, on_gpu: bool) -> None:
+        self._on_gpu, self._every = on_gpu, SAMPLED if on_gpu else 1
+        self._begun: Any = None  # a moment: seconds, or an event
+        self._pairs: list[tuple[Any, Any]] = []
+        self._iteration, self._sampled = 0, 0
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def begin(self) -> None:
-        """Now; once more before `end`: later than thought."""
-        ...
+        """Now; once more before `end`: later than assumed."""
+        if self._iteration % self._every == 0:
+            self._begun = self._now()
 
     def end(self) -> None:
         """What lies between is added up; nothing if it did not begin."""
-        ...
+        if self._begun is not None:
+            self._pairs.append((self._begun, self._now()))
+            self._begun = None
 
     def tick(self) -> None:
         """The end of an iteration."""
-        ...
-
-    def read(self) -> float:
-        """Seconds per iteration since the last reading; begins anew."""
-        ...
-
-
-class HostWaits:
-    """By the host's clock, for collectives that the host itself waits in (gloo)."""
-
-    def __init__(self) -> None:
-        self._begun: float | None = None
-        self._seconds, self._iterations = 0.0, 0
-
-    def begin(self) -> None:
-        """See Waits."""
-        self._begun = time.perf_counter()
-
-    def end(self) -> None:
-        """See Waits."""
-        if self._begun is not None:
-            self._seconds += time.perf_counter() - self._begun
-            self._begun = None
-
-    def tick(self) -> None:
-        """See Waits."""
-        self._iterations += 1
-
-    def read(self) -> float:
-        """See Waits."""
-        mean = self._seconds / max(self._iterations, 1)
-        self._seconds, self._iterations = 0.0, 0
-        return mean
-
-
-class DeviceWaits:
-    """By events in the GPU's queue, in every SAMPLED-th iteration. To be read when the GPU has done its work."""
-
-    def __init__(self) -> None:
-        self._begun: torch.cuda.Event | None = None
-        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._iteration, self._sampled = 0, 0
-
-    def begin(self) -> None:
-        """See Waits."""
-        if self._iteration % SAMPLED == 0:
-            self._begun = torch.cuda.Event(enable_timing=True)
-            self._begun.record()
-
-    def end(self) -> None:
-        """See Waits."""
-        if self._begun is not None:
-            end = torch.cuda.Event(enable_timing=True)
-            end.record()
-            self._pairs.append((self._begun, end))
-            self._begun = None
-
-    def tick(self) -> None:
-        """See Waits."""
-        self._sampled += self._iteration % SAMPLED == 0
+        self._sampled += self._iteration % self._every == 0
         self._iteration += 1
 
     def read(self) -> float:
-        """See Waits."""
-        mean = sum(begun.elapsed_time(end) for begun, end in self._pairs) / 1e3 / max(self._sampled, 1)
+        """Seconds per iteration since the last reading; starts again from 0. On a GPU: when it has done its work."""
+        seconds = sum(a.elapsed_time(b) / 1e3 if self._on_gpu else b - a for a, b in self._pairs)
+        mean = seconds / max(self._sampled, 1)
         self._pairs.clear()
         self._iteration, self._sampled = 0, 0
         return mean
@@ -98,7 +60,7 @@ class Activity:
     """Written by the main thread, without a lock; read by any thread at any time. An error leaves it as it was."""
 
     def __init__(self, *, on_gpu: bool = False) -> None:
-        self.waits: Waits = DeviceWaits() if on_gpu else HostWaits()
+        self.waits = Waits(on_gpu=on_gpu)
         """Of the collectives inside sections."""
         self.place: Callable[[], str] = lambda: "at the start"
         """Where in the run this is, in words."""

@@ -4,7 +4,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -40,21 +40,23 @@ class World:
     """How long a rank waits for the others."""
     activity: Activity = field(default_factory=Activity)
     """What this process is doing now."""
+    alone: bool = False
+    """As if this rank were the only one of its job: what all of them do together can be compared with it."""
 
     @property
     def rank(self) -> int:
         """Number of this process in the job."""
-        return self.accelerator.process_index
+        return 0 if self.alone else self.accelerator.process_index
 
     @property
     def size(self) -> int:
         """Number of processes in the job."""
-        return self.accelerator.num_processes
+        return 1 if self.alone else self.accelerator.num_processes
 
     @property
     def main(self) -> bool:
         """Whether this is the one rank that writes and prints."""
-        return self.accelerator.is_main_process
+        return self.rank == 0
 
     @property
     def local_main(self) -> bool:
@@ -79,14 +81,15 @@ class World:
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network in DDP where there are several ranks, which averages gradients as they are computed."""
+        if self.size == 1:
+            return network
         with warnings.catch_warnings():
             # newer versions of torch have another name for broadcast_buffers, which older ones do not know
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             wrapped = self.accelerator.prepare_model(network, device_placement=False)
-        if self.size > 1:
-            # its gradient is the last to be known: then begins the waiting for those of the other ranks
-            first = next(network.parameters())
-            first.register_post_accumulate_grad_hook(lambda _: self.activity.gradients_known())
+        # its gradient is the last to be known: then begins the waiting for those of the other ranks
+        first = next(network.parameters())
+        first.register_post_accumulate_grad_hook(lambda _: self.activity.gradients_known())
         return wrapped
 
     def backward(self, loss: Tensor) -> None:
@@ -205,34 +208,6 @@ class World:
         if self.size > 1 and isinstance(dist.group.WORLD, dist.ProcessGroup):
             _kept.append(dist.group.WORLD)
         self.accelerator.end_training()
-
-
-class Alone(World):
-    """This rank as if it were the only one of its job: what all of them do together can be compared with it."""
-
-    @property
-    def rank(self) -> int:
-        """The first and last."""
-        return 0
-
-    @property
-    def size(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def main(self) -> bool:
-        """Yes."""
-        return True
-
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """The network as it is."""
-        return network
-
-    def no_sync(self, network: nn.Module) -> AbstractContextManager:
-        """Gradients always stay on this rank."""
-        del network
-        return nullcontext()
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:

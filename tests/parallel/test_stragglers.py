@@ -15,7 +15,7 @@ from support.telling import train_and_tell
 
 from dcgan_dist.gan import step as gan_step
 from dcgan_dist.parallel import activity
-from dcgan_dist.parallel.activity import SAMPLED, DeviceWaits, HostWaits
+from dcgan_dist.parallel.activity import SAMPLED, Waits
 from dcgan_dist.run import clock
 from dcgan_dist.run.session import Session
 
@@ -31,7 +31,7 @@ class OwnTime:
     def __init__(self):
         self.now, self._begun = 0.0, 0.0
         self.monotonic = time.monotonic
-        begin, end = HostWaits.begin, HostWaits.end
+        begin, end = Waits.begin, Waits.end
 
         def begins(waits):
             self._begun = time.perf_counter()
@@ -42,7 +42,7 @@ class OwnTime:
                 self.now += time.perf_counter() - self._begun
             end(waits)
 
-        mock.patch.multiple(HostWaits, begin=begins, end=ends).start()
+        mock.patch.multiple(Waits, begin=begins, end=ends).start()
 
     def perf_counter(self):
         return self.now
@@ -142,7 +142,7 @@ def test_on_a_gpu_one_iteration_of_many_is_measured(monkeypatch):
             return float(end.at - self.at)
 
     monkeypatch.setattr(activity.torch.cuda, "Event", Event)
-    waits = DeviceWaits()
+    waits = Waits(on_gpu=True)
     for _ in range(2):
         for _ in range(SAMPLED + 1):
             for _ in range(3):

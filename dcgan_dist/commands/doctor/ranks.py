@@ -26,7 +26,7 @@ from dcgan_dist.data.workers import deaf_program
 from dcgan_dist.errors import UserError
 from dcgan_dist.parallel.launcher import Job
 from dcgan_dist.parallel.peers import ask, connect, host
-from dcgan_dist.parallel.world import Alone, World
+from dcgan_dist.parallel.world import World
 from dcgan_dist.run.console import human_bytes as size
 
 T = TypeVar("T")
@@ -191,7 +191,7 @@ def small_run(config: Config, ranks: int) -> Config:
 
 def deviate(config: Config, world: World) -> tuple[float, str]:
     """Trains the same on all ranks together and on this one alone; the largest difference, and of which tensor."""
-    one = Alone(accelerator=world.accelerator, timeout=world.timeout)
+    one = World(accelerator=world.accelerator, timeout=world.timeout, alone=True)
     together, alone = (_trained(config, each) for each in (world, one))
     return max((_difference(together[name], alone[name]), name) for name in alone)
 
