@@ -15,7 +15,7 @@ from support.waiting import LIMIT
 from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.cache import ShardCache
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.remote.faults import Patience
+from dcgan_dist.data.remote.retry import Retry
 from dcgan_dist.data.remote.stores import Objects
 from dcgan_dist.errors import UsageError, UserError
 
@@ -145,11 +145,11 @@ def test_s3_faults_are_retried_here_and_not_below(monkeypatch):
 
 
 def test_missing_credentials_end_at_once_and_say_what_to_set():
-    patience = Patience(Objects("s3", 20), "s3://bucket/a.tar", 20, retries=5, pause=0.001)
+    retry = Retry(Objects("s3", 20), "s3://bucket/a.tar", 20, retries=5, pause=0.001)
     with pytest.raises(
         UserError, match=r"^s3://bucket/a.tar: .*no credentials; set AWS_ACCESS_KEY_ID .*FSSPEC_S3_ANON"
     ):
-        patience.after(NoCredentialsError())
+        retry.after(NoCredentialsError())
 
 
 def test_gs(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Files behind URLs: ranges and whole files, through every fault that passes by itself.
+"""Remote files: byte ranges and complete downloads, retried through every transient fault.
 
     s3://bucket/key     AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL and all else that the AWS tools read;
                         FSSPEC_S3_ENDPOINT_URL for another server, FSSPEC_S3_ANON=true for a public bucket
@@ -6,25 +6,25 @@
     http(s)://host/path FSSPEC_HTTP='{"headers": {...}}'; http://user:password@host; signed URLs
     hf://datasets/USER/NAME@REVISION/PATH   HF_TOKEN; HF_ENDPOINT for a mirror
 
-Anything else that fsspec can be told stands in FSSPEC_* variables or ~/.config/fsspec; proxies are the environment's
-(https_proxy). Threads may share a Remote; a process made by fork or spawn makes its own connections.
+Other settings of s3fs, gcsfs and HfFileSystem are read from FSSPEC_* variables or ~/.config/fsspec, proxies from the
+environment (https_proxy). Threads may share a Remote; a process made by fork or spawn opens its own connections.
 """
 
-import asyncio
-import atexit
 import os
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
+from queue import SimpleQueue
 from typing import Any
 
-from dcgan_dist.data.remote.faults import Patience
+from dcgan_dist.data.remote.retry import Retry
 from dcgan_dist.data.remote.stores import (
     IN_FLIGHT,
     FileChangedError,
@@ -48,31 +48,24 @@ PROTOCOLS = ("s3", "s3a", "gs", "gcs", "http", "https", "hf")
 
 
 class _Connections:
-    """The stores of this process and the event loop that they live in."""
+    """The stores of this process, and daemon threads for many requests at once: they do not delay the exit."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.stores: dict[tuple[str, float], Store] = {}
-        self.loop: Any = None
-        self.free: asyncio.Semaphore
-        self.ended = False
+        self._lock = threading.Lock()
+        self._stores: dict[tuple[str, float], Store] = {}
+        self._tasks: SimpleQueue[tuple[Future[bytes], Callable[[], bytes]]] | None = None
 
     def store(self, url: str, timeout: float) -> Store:
         protocol = protocol_of(url)
         if protocol not in PROTOCOLS:
             raise UsageError(f"{Location(url)}: '{protocol}' is none of {', '.join(PROTOCOLS)}")
-        with self.lock:
-            if (protocol, timeout) not in self.stores:
-                self.stores[protocol, timeout] = self._open(protocol, timeout)
-            return self.stores[protocol, timeout]
+        with self._lock:
+            if (protocol, timeout) not in self._stores:
+                self._stores[protocol, timeout] = self._open(protocol, timeout)
+            return self._stores[protocol, timeout]
 
     def _open(self, protocol: str, timeout: float) -> Store:
         try:
-            import fsspec.asyn
-
-            if self.loop is None:
-                self.loop = fsspec.asyn.get_loop()
-                self.free = asyncio.Semaphore(IN_FLIGHT)
             if protocol in ("http", "https"):
                 return Web(timeout)
             return Hub(timeout) if protocol == "hf" else Objects(protocol, timeout)
@@ -83,29 +76,30 @@ class _Connections:
         except Exception as error:  # a setting that the package cannot read
             raise UserError(f"{protocol}:// cannot be used ({type(error).__name__}: {error})") from None
 
-    def start(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+    def submit(self, act: Callable[[], bytes]) -> Future[bytes]:
+        with self._lock:
+            if self._tasks is None:
+                self._tasks = SimpleQueue()
+                for _ in range(IN_FLIGHT):
+                    threading.Thread(target=self._work, args=(self._tasks,), name="remote", daemon=True).start()
+        future: Future[bytes] = Future()
+        self._tasks.put((future, act))
+        return future
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.result(self.start(work))
-
-    def result(self, future: Future[Any]) -> Any:
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # an interrupted wait ends the request too
-            if self.ended and threading.current_thread().daemon:  # the process is over: nobody is to hear of it
-                threading.Event().wait()
-
-    def close(self) -> None:
-        self.ended = True
-        for store in self.stores.values():
-            with suppress(Exception):
-                self.start(store.close()).result(1)
+    @staticmethod
+    def _work(tasks: "SimpleQueue[tuple[Future[bytes], Callable[[], bytes]]]") -> None:
+        while True:
+            future, act = tasks.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(act())
+                except BaseException as error:
+                    future.set_exception(error)
+            del future, act  # not kept until the next one
 
 
 _connections = _Connections()
-_of_the_parent: list[_Connections] = []  # kept for ever: to close them here would take sockets out of the parent's loop
+_of_the_parent: list[_Connections] = []  # kept for ever: to close them here would end the parent's requests
 
 
 def _forget_the_parents() -> None:
@@ -115,7 +109,6 @@ def _forget_the_parents() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_the_parents)
-atexit.register(lambda: _connections.close())
 
 
 def is_remote(name: str) -> bool:
@@ -135,19 +128,18 @@ def base_name(name: str) -> str:
 class Remote:
     """How remote files are read.
 
-    Errors are UserError: one line that names the URL (see Location), the fault, how often it
-    was tried, and what to do. Faults that pass (5xx, 429, 408, cut or refused connections, no answer, too few bytes)
-    are tried again after a growing pause; others (404, 403, no credentials) end at once. A missing package is a
-    UsageError.
+    Errors are UserError: one line that names the URL (see Location), the fault, the number of attempts, and what to do.
+    Transient faults (5xx, 429, 408, cut or refused connections, no answer, too few bytes) are retried after a growing
+    pause; others (404, 403, no credentials) end at once. A missing package is a UsageError.
     """
 
     timeout: float = 60
-    """Seconds without an answer, or without the next byte, after which a try has failed; gs:// gets no more for a
-    whole part of 8 MiB."""
+    """Seconds without an answer, or without the next byte, after which an attempt has failed; gs:// gets no more for a
+    complete part of 8 MiB."""
     retries: int = 5
-    """Further tries after the first failed one; a try that brought some bytes is not counted."""
+    """Further attempts after the first failed one; an attempt that brought some bytes is not counted."""
     pause: float = 0.5
-    """Seconds before the first further try; doubled each time up to 30, and drawn from its upper half."""
+    """Seconds before the first further attempt; doubled each time up to 30, and drawn from its upper half."""
 
     def expand(self, url: str) -> list[str]:
         """The files of a pattern, sorted, as Locations; a URL without pattern as it is.
@@ -162,16 +154,14 @@ class Remote:
             return [url]
         if not re.search(r"[*\[]|\?(?!versionId=)", url.reveal()):
             return [url]
-        found = _connections.run(self._again(url, lambda: store.glob(url)))
+        found = self._retried(store.glob, url)
         if not found:
             raise UsageError(f"{url}: no such files")
         return [Location(name) for name in sorted(found)]
 
     def stat(self, url: str) -> RemoteStat:
         """Size and version of a file."""
-        url = Location(url)
-        store = _connections.store(url, self.timeout)
-        return _connections.run(self._again(url, lambda: store.stat(url)))
+        return self._retried(_connections.store(url, self.timeout).stat, Location(url))
 
     def read(self, url: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from the byte `start`."""
@@ -183,36 +173,31 @@ class Remote:
 
     def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
         """The same of versions that are known; raises UserError for a file that was replaced since."""
-        for url in {protocol_of(span.url): span.url for span in spans}.values():  # opened here, not in the event loop
-            _connections.store(url, self.timeout)
-
-        async def together() -> list[bytes]:
-            tasks = [asyncio.ensure_future(self._fetch(span)) for span in spans]
-            try:
-                return [bytes(part) for part in await asyncio.gather(*tasks)]
-            finally:
-                for task in tasks:
-                    task.cancel()
-
+        futures: list[Future[bytes]] = []
         try:
-            return _connections.run(together()) if spans else []
+            if len(spans) == 1:
+                return [self._fetch(spans[0])]
+            futures = [_connections.submit(partial(self._fetch, span)) for span in spans]
+            return [future.result() for future in futures]
         except FileChangedError as error:
             shown = ", ".join(sorted({Location(span.url) for span in spans})[:3])
-            raise UserError(f"{shown}: a file was replaced by another after it was looked at; start again") from error
+            raise UserError(f"{shown}: the file was replaced after the run had opened it; start again") from error
+        finally:
+            for future in futures:
+                future.cancel()
 
     def download(self, stat: RemoteStat, file: Output) -> None:
-        """Writes this very version of a whole file, part after part.
+        """Writes exactly this version of a complete file, part after part.
 
         A version that the server does not hold any more is looked for once again, and then is an error. What `file`
         raises is let through.
         """
-        store = _connections.store(stat.url, self.timeout)
-        patience = Patience(store, stat.url, self.timeout, retries=min(1, self.retries), pause=self.pause)
+        retry = self._retry(stat.url, min(1, self.retries))
         while True:
             file.seek(0)
             file.truncate()
             try:
-                with closing(self._parts(stat) if stat.ranges else self._stream(store, stat)) as parts:
+                with closing(self._parts(stat)) as parts:
                     for part in parts:
                         file.write(part)
                 now = self.stat(stat.url)
@@ -220,73 +205,49 @@ class Remote:
                     return
                 raise FileChangedError
             except FileChangedError as error:
-                time.sleep(patience.after(error))
+                time.sleep(retry.after(error))
 
-    def _parts(self, stat: RemoteStat) -> Generator[bytearray, None, None]:
-        pending: deque[Future[bytearray]] = deque()
+    def _parts(self, stat: RemoteStat) -> Generator[bytes, None, None]:
+        if not stat.ranges:
+            yield from self._pieces(Span(stat.url, 0, stat.size, stat.version, ranges=False))
+            return
+        pending: deque[Future[bytes]] = deque()
         try:
             for start in range(0, stat.size, PART):
-                length = min(PART, stat.size - start)
-                pending.append(_connections.start(self._fetch(Span(stat.url, start, length, stat.version))))
+                span = Span(stat.url, start, min(PART, stat.size - start), stat.version)
+                pending.append(_connections.submit(partial(self._fetch, span)))
                 if len(pending) == PARTS:
-                    yield _connections.result(pending.popleft())
+                    yield pending.popleft().result()
             while pending:
-                yield _connections.result(pending.popleft())
+                yield pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
 
-    def _stream(self, store: Store, stat: RemoteStat) -> Generator[bytes, None, None]:
-        """The whole file from a server without ranges; after a cut, what is known already is passed over."""
-        patience = self._patience(store, stat.url)
+    def _fetch(self, span: Span) -> bytes:
+        return b"".join(self._pieces(span))
+
+    def _pieces(self, span: Span) -> Iterator[bytes]:
+        """The bytes in order; after a fault from the first one that is missing."""
+        store, retry = _connections.store(span.url, self.timeout), self._retry(span.url, self.retries)
         done = 0
-        while done < stat.size:
-            pieces, position = store.pieces(stat), 0
-
-            async def following(pieces: Any = pieces) -> bytes | None:
-                return await anext(pieces, None)
-
-            before = done
+        while (before := done) < span.length:
             try:
-                while (piece := _connections.run(following())) is not None:
-                    new = piece[max(0, done - position) :]
-                    position += len(piece)
-                    done += len(new)
-                    if done > stat.size:
-                        raise FileChangedError
-                    yield new
-                if done < stat.size:
-                    raise EOFError(f"{stat.size - done} bytes are missing")
+                for piece in store.read(replace(span, start=span.start + done, length=span.length - done)):
+                    done += len(piece)
+                    yield piece
             except FileChangedError:
                 raise
             except Exception as error:
-                time.sleep(patience.after(error, done - before))
-            finally:
-                _connections.run(pieces.aclose())
+                time.sleep(retry.after(error, done - before))
 
-    def _patience(self, store: Store, url: str) -> Patience:
-        return Patience(store, url, self.timeout, retries=self.retries, pause=self.pause)
-
-    async def _fetch(self, span: Span) -> bytearray:
-        store = _connections.store(span.url, self.timeout)
-        patience = self._patience(store, span.url)
-        got = bytearray()
-        while (before := len(got)) < span.length:
-            rest = replace(span, start=span.start + before, length=span.length - before)
-            try:
-                async with _connections.free:
-                    await store.read(rest, got)
-            except FileChangedError:
-                raise
-            except Exception as error:
-                await asyncio.sleep(patience.after(error, len(got) - before))
-        return got
-
-    async def _again(self, url: str, act: Any) -> Any:
-        patience = self._patience(_connections.store(url, self.timeout), url)
+    def _retried(self, act: Callable[[Location], Any], url: Location) -> Any:
+        retry = self._retry(url, self.retries)
         while True:
             try:
-                async with _connections.free:
-                    return await act()
+                return act(url)
             except Exception as error:
-                await asyncio.sleep(patience.after(error))
+                time.sleep(retry.after(error))
+
+    def _retry(self, url: str, retries: int) -> Retry:
+        return Retry(_connections.store(url, self.timeout), url, self.timeout, retries=retries, pause=self.pause)

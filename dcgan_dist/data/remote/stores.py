@@ -1,21 +1,23 @@
-"""What stands behind a URL: web servers, the Hugging Face hub (web pages as well) and object stores.
+"""What stands behind a URL: web servers, the Hugging Face Hub (web pages as well) and object stores.
 
-Every store tells size and version of a file, reads a range of it, and knows which of its errors pass by themselves.
-Nothing here retries, waits or speaks to the user: that is `remote`.
+Every store gives the size and version of a file, reads a range of it, and knows which of its errors are transient.
+Nothing here retries or waits: that is `client` and `retry`. Threads may share a store.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from netrc import NetrcParseError
-from typing import Any, Protocol
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
+from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
-PIECE = 2**20  # bytes that are taken at once from a server without ranges
+PIECE = 2**20  # bytes that are taken from a connection at once, at most
 IN_FLIGHT = 32  # requests of one process
-FROM_ENVIRONMENT = {"trust_env": True}  # proxies and ~/.netrc, as other programs do
+REDIRECTS = 10
+IDENTITY = {"Accept-Encoding": "identity"}  # some servers call a .tar.gz a compressed transfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class RemoteStat:
     size: int
     """Bytes."""
     version: str
-    """ETag, generation or date of the last change, whatever the server tells; never empty."""
+    """ETag, generation or date of the last change, whatever the server reports; never empty."""
     ranges: bool = True
     """The server gives parts of the file."""
 
@@ -40,143 +42,130 @@ class Span:
     length: int
     version: str | None = None
     """Only this version's bytes will do; None: whatever is there. Object stores do not look at it."""
+    ranges: bool = True
+    """False: the server sends the complete file, and this part is cut out of it."""
 
 
 class FileChangedError(Exception):
     """The server holds another version than the one that was asked for."""
 
 
-class NoRangesError(Exception):
-    """The server sends the whole file where a part was asked for."""
+class StatusError(Exception):
+    """A web server answers with an error."""
 
-
-class NoSizeError(Exception):
-    """The server does not say how long the file is."""
-
-
-def _without_quotation(record: logging.LogRecord) -> bool:
-    """Of a ~/.netrc that cannot be read aiohttp's warning quotes a word, which may be the password."""
-    damaged = (error for error in record.args or () if isinstance(error, NetrcParseError))
-    record.args = tuple(f"{error.filename}, line {error.lineno}" for error in damaged) or record.args
-    return True
-
-
-class Store(Protocol):
-    """One kind of source. All methods run in fsspec's event loop."""
-
-    async def stat(self, url: str) -> RemoteStat:
-        """Size and version."""
-        ...
-
-    async def read(self, span: Span, into: bytearray) -> None:
-        """Appends the bytes, or some of them before it raises. Raises FileChangedError for another version."""
-        ...
-
-    def pieces(self, stat: RemoteStat) -> AsyncGenerator[bytes, None]:
-        """The whole file in order, from a server without ranges."""
-        ...
-
-    async def glob(self, pattern: str) -> list[str]:
-        """The files that match, as URLs."""
-        ...
-
-    def passes(self, error: BaseException) -> bool:
-        """The error may be gone at the next try."""
-        ...
-
-    async def close(self) -> None:
-        """Ends all connections."""
-        ...
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP status {status}")
+        self.status = status
 
 
 class Web:
-    """Servers of http:// and https://, by fsspec's session, so that its configuration (proxies, headers) holds."""
+    """Servers of http:// and https://, by urllib3, with the environment's proxies, ~/.netrc and fsspec's headers."""
+
+    protocol = ("http", "https")  # whose settings apply
 
     def __init__(self, timeout: float) -> None:
-        import aiohttp
-        from fsspec.config import conf
-        from fsspec.implementations.http import HTTPFileSystem
+        import requests.adapters
+        import urllib3
+        from fsspec.config import apply_config
 
-        logging.getLogger("aiohttp.client").addFilter(_without_quotation)
-        self._errors = aiohttp.ClientError
-        self._lasting = (aiohttp.InvalidURL, aiohttp.ClientSSLError, aiohttp.TooManyRedirects)
-        client = FROM_ENVIRONMENT | conf.get("http", {}).get("client_kwargs", {})
-        self._files: Any = HTTPFileSystem(asynchronous=True, skip_instance_cache=True, client_kwargs=client)
-        self._options = {
-            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout),
-            "auto_decompress": False,  # some servers call a .tar.gz a compressed transfer: the bytes stay as they are
-        } | self._files.kwargs
-        self._session: Any = None
+        # requests finds proxies and credentials; its sessions take twice the time of urllib3 itself
+        self._http, self._utils, self._adapter = urllib3, requests.utils, requests.adapters.HTTPAdapter
+        self._options: dict[str, Any] = {"timeout": timeout, "retries": False, "redirect": False}
+        self._options |= {"preload_content": False, "enforce_content_length": False}
+        self._lasting = (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError)
+        settings = apply_config(Web, {})
+        headers = settings.pop("client_kwargs", {}).get("headers", {}) | settings.pop("headers", {})
+        if settings:
+            raise ValueError(f"FSSPEC_HTTP sets {', '.join(sorted(settings))}, but only headers are supported")
+        self._headers: dict[str, str] = headers
+        self._origins: dict[tuple[str, str], tuple[Any, dict[str, str]]] = {}
 
-    async def locate(self, url: str) -> tuple[str, dict[str, str]]:
+    def locate(self, url: str) -> tuple[str, dict[str, str]]:
         """The web page of a URL, and the headers that it needs."""
         return Location(url).reveal(), {}
 
-    async def _get(self, url: str, span: str | None) -> Any:
-        if self._session is None:
-            self._session = await self._files.set_session()
-        address, more = await self.locate(url)
-        headers = {"Accept-Encoding": "identity"} | self._options.get("headers", {}) | more
-        if span is not None:
-            headers["Range"] = f"bytes={span}"
-        return self._session.get(self._files.encode_url(address), **(self._options | {"headers": headers}))
+    def _origin(self, address: str) -> tuple[Any, dict[str, str]]:
+        """The connections to a server, and its credentials as headers."""
+        key = urlsplit(address)[:2]
+        if key not in self._origins:
+            adapter = self._adapter(pool_maxsize=IN_FLIGHT)
+            proxy = self._utils.select_proxy(address, self._utils.get_environ_proxies(address))
+            user, password = self._utils.get_auth_from_url(address)
+            if not (user or password):
+                user, password = self._utils.get_netrc_auth(address) or ("", "")
+            credentials = self._http.make_headers(basic_auth=f"{user}:{password}") if user or password else {}
+            self._origins[key] = adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager, credentials
+        return self._origins[key]
 
-    def _version(self, answer: Any, size: str) -> str:
-        return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or f"{size} bytes"
+    def _get(self, url: str, span: str | None) -> tuple[Any, str, str]:
+        """The answer to a request, behind all redirections, with the size and the version of the file."""
+        address, more = self.locate(url)
+        headers, version, redirections = self._headers | more, None, 0
+        while True:
+            connections, credentials = self._origin(address)
+            plain = self._utils.urldefragauth(address)
+            wanted = IDENTITY | credentials | headers | ({"Range": f"bytes={span}"} if span else {})
+            answer = connections.request("GET", plain, headers=wanted, **self._options)
+            version = version or answer.headers.get(
+                "X-Linked-ETag"
+            )  # of the Hub; other servers may not agree on theirs
+            following, redirections = answer.get_redirect_location(), redirections + 1
+            if not following or redirections > REDIRECTS:
+                break
+            answer.close()
+            address = urljoin(address, following)
+            if urlsplit(self._utils.urldefragauth(address))[:2] != urlsplit(plain)[:2]:
+                headers = {}  # another server gets no credentials
+        if answer.status >= 300 and answer.status != 416:
+            answer.close()
+            raise StatusError(answer.status)
+        size = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length", "")
+        version = version or answer.headers.get("ETag") or answer.headers.get("Last-Modified") or f"{size} bytes"
+        return answer, size, version
 
-    async def stat(self, url: str) -> RemoteStat:
+    def stat(self, url: str) -> RemoteStat:
         """Asks for the first byte instead of the head alone, for signed URLs allow nothing else."""
-        async with await self._get(url, "0-0") as answer:
+        answer, size, version = self._get(url, "0-0")
+        with closing(answer):
             if answer.status == 416:  # the first byte is one too many
-                return RemoteStat(url=url, size=0, version=self._version(answer, "0"))
-            answer.raise_for_status()
-            span = answer.headers.get("Content-Range", "")
-            size = span.rpartition("/")[2] if span else answer.headers.get("Content-Length", "")
+                size = "0"
             if not size.isdecimal():
-                raise NoSizeError
-            return RemoteStat(url=url, size=int(size), version=self._version(answer, size), ranges=answer.status != 200)
+                advice = "copy it to another server or to a disk"
+                raise UserError(f"{Location(url)}: the server does not report how long the file is; {advice}")
+            if answer.status == 206:
+                answer.drain_conn()  # so that it can be used again
+            return RemoteStat(url=url, size=int(size), version=version, ranges=answer.status != 200)
 
-    async def read(self, span: Span, into: bytearray) -> None:
-        """See Store."""
-        async with await self._get(span.url, f"{span.start}-{span.start + span.length - 1}") as answer:
-            answer.raise_for_status()
-            given = answer.headers.get("Content-Range", "")
-            part = answer.status == 206 and given.startswith(f"bytes {span.start}-")
-            if not (part or (span.start == 0 and answer.headers.get("Content-Length") == str(span.length))):
-                raise NoRangesError
-            if span.version not in (None, self._version(answer, given.rpartition("/")[2] or str(span.length))):
+    def read(self, span: Span) -> Iterator[bytes]:
+        """The bytes in pieces, or some of them before it raises. Raises FileChangedError for another version."""
+        end = span.start + span.length
+        answer, size, version = self._get(span.url, f"{span.start}-{end - 1}" if span.ranges else None)
+        with closing(answer):
+            if answer.status == 416:
+                raise StatusError(answer.status)
+            part = answer.headers.get("Content-Range", "").startswith(f"bytes {span.start}-")
+            if not (part or not span.ranges or (span.start == 0 and size == str(span.length))):
+                raise _no_ranges(span)
+            if span.version not in (None, version):
                 raise FileChangedError
-            end = len(into) + span.length
-            async for piece in answer.content.iter_any():
-                into += piece[: end - len(into)]
-            if len(into) < end:
-                raise EOFError(f"{end - len(into)} bytes are missing")
+            position = span.start if part else 0
+            while piece := answer.read1(PIECE, decode_content=False):
+                yield piece[max(0, span.start - position) : max(0, end - position)]
+                position += len(piece)
+            if position < end:
+                raise EOFError(f"{end - position} bytes are missing")
 
-    async def pieces(self, stat: RemoteStat) -> AsyncGenerator[bytes, None]:
-        """See Store."""
-        async with await self._get(stat.url, None) as answer:
-            answer.raise_for_status()
-            if self._version(answer, answer.headers.get("Content-Length", "")) != stat.version:
-                raise FileChangedError
-            async for piece in answer.content.iter_chunked(PIECE):
-                yield piece
-
-    async def glob(self, pattern: str) -> list[str]:
+    def glob(self, pattern: str) -> list[str]:
         """A web server has no listing."""
         raise NotImplementedError(pattern)
 
-    def passes(self, error: BaseException) -> bool:
-        """See Store."""
-        return isinstance(error, self._errors) and not isinstance(error, self._lasting)
-
-    async def close(self) -> None:
-        """See Store."""
-        if self._session is not None:
-            await self._session.close()
+    def transient(self, error: BaseException) -> bool:
+        """Whether the error may be gone at the next attempt."""
+        return isinstance(error, self._http.exceptions.HTTPError) and not isinstance(error, self._lasting)
 
 
 class Hub(Web):
-    """hf://datasets/USER/NAME@REVISION/PATH. The files are web pages; the hub's own package finds and lists them."""
+    """hf://datasets/USER/NAME@REVISION/PATH. The files are web pages; the Hub's own package finds and lists them."""
 
     def __init__(self, timeout: float) -> None:
         super().__init__(timeout)
@@ -184,111 +173,96 @@ class Hub(Web):
         import huggingface_hub.utils
 
         self._hub: Any = huggingface_hub.HfFileSystem(skip_instance_cache=True)
-        self._headers = huggingface_hub.utils.build_hf_headers
+        self._build_headers = huggingface_hub.utils.build_hf_headers
         self._pages: dict[str, str] = {}
 
-    async def locate(self, url: str) -> tuple[str, dict[str, str]]:
+    def locate(self, url: str) -> tuple[str, dict[str, str]]:
         """See Web."""
         if url not in self._pages:
-            self._pages[url] = await asyncio.to_thread(self._hub.url, Location(url).reveal())
-        return self._pages[url], self._headers(token=self._hub.token)
+            self._pages[url] = self._hub.url(Location(url).reveal())
+        return self._pages[url], self._build_headers(token=self._hub.token)
 
-    def _version(self, answer: Any, size: str) -> str:
-        """The hub's own hash, for the servers that it sends to need not agree on theirs."""
-        told = (before.headers.get("X-Linked-ETag") for before in answer.history)
-        return next((etag for etag in told if etag), None) or super()._version(answer, size)
+    def glob(self, pattern: str) -> list[str]:
+        """The files that match, as URLs."""
+        return [f"hf://{name}" for name in self._hub.glob(Location(pattern).reveal())]
 
-    async def glob(self, pattern: str) -> list[str]:
-        """See Store."""
-        return [f"hf://{name}" for name in await asyncio.to_thread(self._hub.glob, Location(pattern).reveal())]
-
-    def passes(self, error: BaseException) -> bool:
-        """The hub's package has errors of its own for what lasts; all others come from the network."""
-        return super().passes(error) or not isinstance(error, (ValueError, self._errors, OSError))
+    def transient(self, error: BaseException) -> bool:
+        """The Hub's package has errors of its own for what lasts; all others come from the network."""
+        return super().transient(error) or not isinstance(error, (ValueError, self._http.exceptions.HTTPError, OSError))
 
 
 class Objects:
     """s3:// and gs://, by s3fs and gcsfs. These have retries of their own, which are switched off or cut short."""
 
     def __init__(self, protocol: str, timeout: float) -> None:
-        import aiohttp
+        from fsspec.asyn import sync
+        from fsspec.config import conf
 
-        self._protocol = protocol
-        self._limit: float | None = None  # seconds of a whole call
-        options: dict[str, Any] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
+        self._sync, self._protocol = sync, protocol
+        self._limit: float | None = None  # seconds of a complete call
+        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
         if protocol in ("s3", "s3a"):
             import botocore.exceptions
             import s3fs.core
-            from fsspec.config import conf
 
-            given = conf.get("s3", {}).get("config_kwargs", {})
             ours = {
                 "connect_timeout": timeout,
                 "read_timeout": timeout,
                 "retries": {"total_max_attempts": 1},
                 "max_pool_connections": IN_FLIGHT,
             }
+            given = conf.get("s3", {}).get("config_kwargs", {})
             self._files: Any = s3fs.core.S3FileSystem(config_kwargs=ours | given, **options)
             self._files.retries = 1
-            more = (botocore.exceptions.ConnectionError, *s3fs.core.S3_RETRYABLE_ERRORS)
+            self._transient = (botocore.exceptions.ConnectionError, *s3fs.core.S3_RETRYABLE_ERRORS)
         else:
             import gcsfs.core
             import gcsfs.retry
 
             logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the traceback of every error
-            self._files = gcsfs.core.GCSFileSystem(session_kwargs=FROM_ENVIRONMENT, **options)
+            # proxies of the environment, as other programs do
+            self._files = gcsfs.core.GCSFileSystem(session_kwargs={"trust_env": True}, **options)
             self._limit = timeout  # in which it retries by itself
-            more = gcsfs.retry.RETRIABLE_EXCEPTIONS
-        self._passing: tuple[type[BaseException], ...] = (aiohttp.ClientError, *more)
-        self._session: Any = None
+            self._transient = gcsfs.retry.RETRIABLE_EXCEPTIONS
 
-    async def _connect(self) -> Any:
-        if self._session is None:
-            connect = self._files.set_session if hasattr(self._files, "set_session") else self._files._set_session
-            self._session = await connect()
-        return self._files
+    def _call(self, method: Any, url: str, **options: Any) -> Any:
+        return self._sync(self._files.loop, method, Location(url).reveal(), timeout=self._limit, **options)
 
-    async def stat(self, url: str) -> RemoteStat:
-        """See Store."""
-        info = await asyncio.wait_for((await self._connect())._info(Location(url).reveal()), self._limit)
+    def stat(self, url: str) -> RemoteStat:
+        """Size and version."""
+        info = self._call(self._files._info, url)
         if info["type"] != "file":
             raise IsADirectoryError(url)
-        told = (info.get(name) for name in ("generation", "ETag", "etag", "LastModified", "updated"))
-        version = next((str(value) for value in told if value), f"{info['size']} bytes")
+        reported = (info.get(name) for name in ("generation", "ETag", "etag", "LastModified", "updated"))
+        version = next((str(value) for value in reported if value), f"{info['size']} bytes")
         return RemoteStat(url=url, size=int(info["size"]), version=version)
 
-    async def read(self, span: Span, into: bytearray) -> None:
-        """See Store."""
-        part = (await self._connect())._cat_file(
-            Location(span.url).reveal(), start=span.start, end=span.start + span.length
-        )
-        data = await asyncio.wait_for(part, self._limit)
+    def read(self, span: Span) -> Iterator[bytes]:
+        """See Web; it does not look at the version."""
+        data = self._call(self._files._cat_file, span.url, start=span.start, end=span.start + span.length)
         if len(data) > span.length:
-            raise NoRangesError
-        into += data
+            raise _no_ranges(span)
+        yield data
         if len(data) < span.length:
             raise EOFError(f"{span.length - len(data)} bytes are missing")
 
-    async def pieces(self, stat: RemoteStat) -> AsyncGenerator[bytes, None]:
-        """Object stores have ranges."""
-        raise NotImplementedError(stat.url)
-        yield b""
+    def glob(self, pattern: str) -> list[str]:
+        """The files that match, as URLs."""
+        return [f"{self._protocol}://{name}" for name in self._call(self._files._glob, pattern)]
 
-    async def glob(self, pattern: str) -> list[str]:
-        """See Store."""
-        names = await asyncio.wait_for((await self._connect())._glob(Location(pattern).reveal()), self._limit)
-        return [f"{self._protocol}://{name}" for name in names]
+    def transient(self, error: BaseException) -> bool:
+        """See Web."""
+        return isinstance(error, self._transient)
 
-    def passes(self, error: BaseException) -> bool:
-        """See Store."""
-        return isinstance(error, self._passing)
 
-    async def close(self) -> None:
-        """See Store."""
-        if self._session is not None:
-            await self._session.close()
+Store = Web | Objects
 
 
 def protocol_of(url: str) -> str:
     """'s3' of 's3://bucket/key'."""
     return url.partition("://")[0].lower()
+
+
+def _no_ranges(span: Span) -> UserError:
+    problem = "the server sends the whole file where a part was asked for"
+    return UserError(f"{Location(span.url)}: {problem}; let it go through the cache")
