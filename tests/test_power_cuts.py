@@ -13,8 +13,9 @@ from support.sources import make_folder as pictures
 from support.training import TINY
 
 from dcgan_dist import train
+from dcgan_dist.data.remote.quota import Quota
 from dcgan_dist.data.sources import find_source
-from dcgan_dist.data.storage import NewFile, make_folder, put_in_place, sync_folder, whole_file, write_atomically
+from dcgan_dist.data.storage import make_folder, put_in_place, sync_folder, whole_file, write_atomically
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import write_shards
 from dcgan_dist.run import checkpoint
@@ -57,6 +58,8 @@ SAVED = [
     "sync checkpoints/",
 ]
 
+ENTRY = f"{0:032x}-a.tar"
+
 
 def save(root: Path, images: int = 100) -> Path:
     return checkpoint.save(root / "checkpoints", images, TENSORS, {"images": images}, keep=3)
@@ -80,10 +83,11 @@ def own(root: Path) -> None:
 
 
 def cache(root: Path) -> None:
-    file = NewFile(root / "fallback")
-    os.write(file.descriptor, b"data")
-    file.publish(root / "entry")
-    file.discard()
+    made = Quota(root, 10).reserve(ENTRY, 4, lambda _: None)
+    assert made is not None
+    os.write(made.descriptor, b"data")
+    made.publish()
+    made.close()
 
 
 def place(root: Path) -> None:
@@ -107,7 +111,7 @@ WRITERS = {
     "the first checkpoint's note": (lambda root: RunFolder(root).note_checkpoint(48), whole("first_checkpoint")),
     "the owner": (own, 2 * whole("owner.json")),
     "a checkpoint": (save, SAVED),
-    "an entry of the cache": (cache, ["sync nameless", "name entry"]),  # which may be lost, and is never torn
+    "an entry of the cache": (cache, [f"sync .{ENTRY}.tmp", f"name {ENTRY}"]),  # may be lost, and is never torn
     "a folder": (place, ["sync a/", "sync ./", *whole("file", "a/b"), "name z", "sync ./"]),
 }  # fmt: skip
 

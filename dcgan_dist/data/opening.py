@@ -12,7 +12,7 @@ from dcgan_dist.data.files import LocalFile, RangedFile, ShardFile
 from dcgan_dist.data.foreign import foreign_index, keep_index, kept_index, walk
 from dcgan_dist.data.index import Footer, ShardIndex, load_index, read_footer, read_index
 from dcgan_dist.data.notes import Notes
-from dcgan_dist.data.remote.cache import CachedShard, ShardCache, Wish, entry_name
+from dcgan_dist.data.remote.cache import CachedShard, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.data.remote.fill import Source
 from dcgan_dist.data.remote.unpack import packing
@@ -141,11 +141,11 @@ class Opener:
             keep_index(kept, index)
         return replace(index, name=name)
 
-    def _bring(self, name: str, source: Source, wish: Wish | None = None) -> CachedShard:
+    def _bring(self, name: str, source: Source, request: EntryRequest | None = None) -> CachedShard:
         if self.cache is None:
             problem = "compressed or without index, so that it is read from a cache, which --data.cache_bytes 0 forbids"
             raise UserError(f"{name}: {problem}; allow one, or make shards of it by dcgan-dist shard")
-        cached = self.cache.acquire(source, wish or Wish(check=verified))
+        cached = self.cache.acquire(source, request or EntryRequest(check=verified))
         if cached is None:
             raise UserError(f"{name}: finds no room in the cache {self.cache.folder}; allow more --data.cache_bytes")
         return cached
@@ -179,7 +179,7 @@ class Opener:
                 assert isinstance(shard.source, RemoteStat)
                 return RangedFile(self.remote, shard.source)
             own = entry_name(shard.source)
-            now = Wish(next_use=lambda name: -1 if name == own else None, check=verified)
+            now = EntryRequest(next_use=lambda name: -1 if name == own else None, check=verified)
             cached = self._bring(shard.name, shard.source, now)
         with cached:
             # the lock that keeps the entry there belongs to the open file, not to the number of its descriptor

@@ -218,48 +218,6 @@ def is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-class NewFile:
-    """A file that has no name until it is whole, so that a killed process leaves nothing of it.
-
-    Where the file system cannot do that (NFS), it is written under the name `fallback`, which the caller removes when
-    it finds it later.
-    """
-
-    def __init__(self, fallback: Path) -> None:
-        self._named: Path | None = None
-        self.descriptor = -1
-        with suppress(OSError, AttributeError):  # no O_TMPFILE in this system, or in this file system
-            self.descriptor = os.open(fallback.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
-        self.path = Path(f"/proc/self/fd/{self.descriptor}")
-        """Where this process can open it meanwhile."""
-        if self.descriptor < 0 or not self.path.exists():
-            self.discard()
-            self.descriptor = os.open(fallback, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o666)
-            self.path = self._named = fallback
-        share(self.descriptor, fallback.parent)
-
-    def publish(self, path: Path) -> None:
-        """Puts the content on disk and gives it its name, which must be free. The descriptor stays open."""
-        os.fsync(self.descriptor)
-        if self._named:
-            self._named.rename(path)
-            self._named = None
-        else:  # link() itself does not follow the link in /proc; with a folder's descriptor Python calls linkat()
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.link(self.path, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-            finally:
-                os.close(folder)
-
-    def discard(self) -> None:
-        """Closes the file, and removes it if it was not published."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-        if self._named:
-            self._named.unlink(missing_ok=True)
-
-
 class Output(Protocol):
     """What takes bytes in order, from 0: a file, or something that unpacks or counts them on the way to one."""
 

@@ -20,8 +20,7 @@ from support.disk import no_file_larger_than
 from support.http_server import HttpServer, cut, silent, status
 from support.waiting import LIMIT
 
-from dcgan_dist.data import storage
-from dcgan_dist.data.remote.cache import ANY, ShardCache, Wish, default_limit, entry_name
+from dcgan_dist.data.remote.cache import ANY, EntryRequest, ShardCache, default_limit, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.errors import UserError
@@ -35,14 +34,6 @@ DATA = {f"{number}.tar": random.Random(number).randbytes(1000) for number in ran
 def server():
     with HttpServer(DATA) as served:
         yield served
-
-
-@pytest.fixture(params=["nameless", "named"])
-def either_kind_of_file(request, monkeypatch):
-    """A file system with nameless files, and one without."""
-    if request.param == "named":
-        monkeypatch.delattr(os, "O_TMPFILE")
-    return request.param
 
 
 def stats(server, names=tuple(DATA)):
@@ -69,7 +60,7 @@ def left_over(folder):
     return [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
-def test_a_shard_is_downloaded_once_and_then_served(server, tmp_path, either_kind_of_file):
+def test_a_shard_is_downloaded_once_and_then_served(server, tmp_path):
     cache = CountedCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
     before = server.requests()["0.tar"]
@@ -106,15 +97,12 @@ def test_eight_processes_make_one_download(server, tmp_path, method):
     assert left_over(tmp_path) == []
 
 
-def hang(folder, source, named):
-    if named:
-        del os.O_TMPFILE
+def hang(folder, source):
     ShardCache(folder, 10_000, REMOTE).acquire(source)
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("named", [False, True])
-def test_a_killed_downloader_leaves_nothing_and_the_next_succeeds(server, tmp_path, named):
+def test_what_a_killed_downloader_leaves_goes_and_the_next_succeeds(server, tmp_path):
     (source, *_) = stats(server)
     asked = threading.Event()
 
@@ -123,13 +111,12 @@ def test_a_killed_downloader_leaves_nothing_and_the_next_succeeds(server, tmp_pa
         silent(handler, name)
 
     server.fail("0.tar", and_tell)
-    rank = multiprocessing.get_context("spawn").Process(target=hang, args=(tmp_path, source, named))
+    rank = multiprocessing.get_context("spawn").Process(target=hang, args=(tmp_path, source))
     rank.start()
     assert asked.wait(LIMIT)
     rank.kill()
     rank.join()
-    entry = entry_name(source)
-    assert sorted(left_over(tmp_path)) == [f".{entry}.lock"] + [f".{entry}.tmp"] * named
+    assert left_over(tmp_path) == [f".{entry_name(source)}.tmp"]
     cache = ShardCache(tmp_path, 10_000, REMOTE)
     other = REMOTE.stat(server.url("1.tar"))
     assert content(bring(cache, other)) == DATA["1.tar"]
@@ -146,7 +133,7 @@ def test_what_a_killed_downloader_left_goes_also_where_there_is_no_room(server, 
     assert left_over(tmp_path) == []
 
 
-def test_a_failed_download_leaves_nothing(server, tmp_path, either_kind_of_file):
+def test_a_failed_download_leaves_nothing(server, tmp_path):
     cache = ShardCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
     server.fail("0.tar", status(403))
@@ -262,7 +249,7 @@ def test_eviction_by_next_use_is_the_best_there_is(server, tmp_path, room):
         def next_use(name, after=at + 1):
             return next((at for at in range(after, len(order)) if order[at] == numbers[name]), len(order))
 
-        shard = cache.acquire(sources[number], Wish(next_use=next_use))
+        shard = cache.acquire(sources[number], EntryRequest(next_use=next_use))
         assert shard is None or content(shard) == DATA[f"{number}.tar"]
         assert size_of(tmp_path) <= room * 1000
     assert cache.misses == fewest_misses(order, room)
@@ -276,7 +263,7 @@ def test_of_unknown_use_the_oldest_goes_first(server, tmp_path):
         os.utime(tmp_path / entry_name(source), (1000 + age, 1000 + age))
     bring(cache, sources[0]).close()  # now the youngest
     bring(cache, sources[3]).close()
-    bring(cache, sources[4], Wish(next_use=lambda name: 5 if name == entry_name(sources[2]) else None)).close()
+    bring(cache, sources[4], EntryRequest(next_use=lambda name: 5 if name == entry_name(sources[2]) else None)).close()
     assert cache.names() == {entry_name(source) for source in sources[2:5]}
 
 
@@ -336,7 +323,7 @@ def test_what_the_check_refuses_is_not_kept(server, tmp_path):
         raise UserError(f"{path}: {len(path.read_bytes())} bytes, but no tar")
 
     with pytest.raises(UserError, match=r"^http://127.0.0.1:\d+/0.tar: 1000 bytes, but no tar$"):
-        cache.acquire(source, Wish(check=refuse))
+        cache.acquire(source, EntryRequest(check=refuse))
     assert (size_of(tmp_path), left_over(tmp_path)) == (0, [])
 
 
@@ -366,7 +353,7 @@ def test_what_was_brought_in_the_place_of_a_damaged_entry_stays(server, tmp_path
     assert entry_name(source) not in cache.names()
 
 
-def test_a_full_disk_is_no_room_and_leaves_nothing(server, tmp_path, either_kind_of_file):
+def test_a_full_disk_is_no_room_and_leaves_nothing(server, tmp_path):
     cache = ShardCache(tmp_path, 10**9, REMOTE)
     sources = stats(server)
     bring(cache, sources[0]).close()
@@ -520,16 +507,5 @@ def test_a_stopped_download_is_given_up(server, tmp_path):
     stop = threading.Event()
     stop.set()
     cache = ShardCache(tmp_path, 10_000, REMOTE)
-    assert cache.acquire(stats(server)[0], Wish(stop=stop)) is None
+    assert cache.acquire(stats(server)[0], EntryRequest(stop=stop)) is None
     assert (size_of(tmp_path), left_over(tmp_path)) == (0, [])
-
-
-def test_a_file_without_a_name_gets_one(tmp_path, either_kind_of_file):
-    file = storage.NewFile(tmp_path / ".fallback")
-    assert (file.path == tmp_path / ".fallback") == (either_kind_of_file == "named")
-    os.write(file.descriptor, b"content")
-    assert file.path.read_bytes() == b"content"
-    file.publish(tmp_path / "name")
-    file.discard()
-    assert [path.name for path in tmp_path.iterdir()] == ["name"]
-    assert (tmp_path / "name").read_bytes() == b"content"

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dcgan_dist.data.remote.cache import CachedShard, ShardCache, Wish, entry_name
+from dcgan_dist.data.remote.cache import CachedShard, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 
 DATA = [random.Random(number).randbytes(100 + 150 * number) for number in range(6)]
@@ -63,7 +63,7 @@ class Caches(RuleBasedStateMachine):
         }
         fixed = sum(self.size(other) for other in (pinned | sooner) - {number})
         there = self.size(number) > 0
-        shard = self.caches[cache].acquire(source(number), Wish(next_use=by_name.get))
+        shard = self.caches[cache].acquire(source(number), EntryRequest(next_use=by_name.get))
         assert (shard is not None) == (there or fixed + len(DATA[number]) <= LIMIT)
         assert all(self.size(other) for other in sooner - {number}), "what is needed sooner stays"
         if shard is not None:

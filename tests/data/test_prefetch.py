@@ -170,9 +170,9 @@ class Watched(ShardCache):
         self.looks += 1
         return super().names()
 
-    def bring(self, source, wish=ANY):
+    def try_acquire(self, source, request=ANY):
         self.tries += 1
-        return super().bring(source, wish)
+        return super().try_acquire(source, request)
 
 
 @pytest.mark.parametrize(("room", "tries"), [(8000, 0), (7500, 4)])

@@ -11,9 +11,9 @@ import pytest
 from support.ranks import run_ranks
 
 from dcgan_dist.data import files
-from dcgan_dist.data.remote import room as module
-from dcgan_dist.data.remote.room import Room, open_pinned
-from dcgan_dist.data.storage import NewFile, locked
+from dcgan_dist.data.remote import quota as module
+from dcgan_dist.data.remote.quota import Quota, open_pinned
+from dcgan_dist.data.storage import locked
 from dcgan_dist.run.lease import Lease
 
 MODES = [(0o755, 0o644), (0o775, 0o664), (0o777, 0o666), (0o1777, 0o666), (0o2770, 0o660), (0o700, 0o600)]
@@ -29,15 +29,14 @@ def never(_name: str) -> None:
     """When an entry is read next."""
 
 
-def put(room: Room, name: str, size: int = 10) -> bool:
-    """Makes an entry; whether there was room for it."""
-    claim = room.claim(name, size, never)
-    if claim is None:
+def put(quota: Quota, name: str, size: int = 10) -> bool:
+    """Makes an entry; whether the quota allowed it."""
+    made = quota.reserve(name, size, never)
+    if made is None:
         return False
-    file = NewFile(claim.temporary)
-    os.write(file.descriptor, bytes(size))
-    claim.drop(file)
-    file.discard()
+    os.write(made.descriptor, bytes(size))
+    made.publish()
+    made.close()
     return True
 
 
@@ -54,14 +53,14 @@ def test_who_may_write_in_the_folder_may_lock_and_read_what_is_there(tmp_path, o
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(of_folder)
-    room = Room(folder, 100)
-    claim = room.claim(OTHER, 10, never)
-    assert claim is not None
-    assert put(room, NAME)
+    quota = Quota(folder, 100)
+    made = quota.reserve(OTHER, 10, never)
+    assert made is not None
+    assert put(quota, NAME)
     assert {path.name: mode(path) for path in folder.iterdir()} == dict.fromkeys(
-        [".lock", f".{OTHER}.lock", NAME], of_files
+        [".lock", f".{OTHER}.tmp", NAME], of_files
     )
-    claim.drop()
+    made.close()
     lease = Lease(folder)
     lease.take()
     lease.release()
@@ -89,10 +88,10 @@ def test_a_lock_that_may_only_be_read_locks(tmp_path, monkeypatch):
 def test_what_another_user_alone_may_remove_stays(tmp_path, monkeypatch, of_folder, goes):
     """Its room is taken, so that there is none for more; as for somebody who owns neither file nor folder."""
     tmp_path.chmod(of_folder)
-    room = Room(tmp_path, 15)
-    assert put(room, NAME)
+    quota = Quota(tmp_path, 15)
+    assert put(quota, NAME)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    assert put(room, OTHER) == goes
+    assert put(quota, OTHER) == goes
     assert (tmp_path / NAME).exists() != goes
 
 
@@ -102,13 +101,13 @@ def as_nobody(folder: str) -> list[object]:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
     os.umask(0o077)
-    room, found = Room(Path(folder), 25), []
+    quota, found = Quota(Path(folder), 25), []
     pinned = open_pinned(Path(folder) / NAME)
     assert pinned is not None
     os.close(pinned)
     for name, size in ((OTHER, 10), ("f" * 32 + "-b.tar", 20)):
         try:
-            found.append(put(room, name, size))
+            found.append(put(quota, name, size))
         except PermissionError as error:
             found.append(error.strerror)
     return found
@@ -125,11 +124,11 @@ def test_a_second_user_uses_what_the_first_has_begun(of_folder, found):
     try:
         folder.chmod(of_folder)
         before = os.umask(0o077)
-        assert put(Room(folder, 25), NAME)
-        dead = Room(folder, 25).claim("e" * 32 + "-dead.tar", 5, never)
+        assert put(Quota(folder, 25), NAME)
+        dead = Quota(folder, 25).reserve("e" * 32 + "-dead.tar", 5, never)
         os.umask(before)
         assert dead is not None
-        os.close(dead._descriptor)  # as if its maker was killed
+        os.close(dead.descriptor)  # as if its maker was killed
         assert run_ranks(1, as_nobody, str(folder)) == [found]
     finally:
         shutil.rmtree(folder)
@@ -138,14 +137,14 @@ def test_a_second_user_uses_what_the_first_has_begun(of_folder, found):
 def test_a_disk_that_was_full_is_tried_again(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    room = Room(tmp_path, 100)
-    assert put(room, NAME)
-    room.shrink()
-    assert room.limit == 10
-    assert not put(room, OTHER, 11)
+    quota = Quota(tmp_path, 100)
+    assert put(quota, NAME)
+    quota.shrink()
+    assert quota.limit == 10
+    assert not put(quota, OTHER, 11)
     now[0] += module.FULL_FOR
-    assert room.limit == 100
-    assert put(room, OTHER, 11)
+    assert quota.limit == 100
+    assert put(quota, OTHER, 11)
 
 
 def test_mounts_that_could_not_be_read_once_are_read_again(monkeypatch):

@@ -14,7 +14,7 @@ from support.telling import train_and_tell
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.opening import CachePlan, Opener
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.remote.cache import Wish
+from dcgan_dist.data.remote.cache import EntryRequest
 from dcgan_dist.data.remote.client import Remote
 
 pytestmark = pytest.mark.dist
@@ -157,6 +157,6 @@ def fetch_all(url):
     for shard in open_corpus([names], opener).shards:
         assert shard.source is not None
         assert opener.cache is not None
-        entry = opener.cache.acquire(shard.source, Wish())
+        entry = opener.cache.acquire(shard.source, EntryRequest())
         assert entry is not None
         entry.close()

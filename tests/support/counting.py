@@ -21,8 +21,8 @@ class CountedCache(ShardCache):
             self.misses += shard is None
         return shard
 
-    def _make(self, source, wanted, claim, wish):
-        shard = super()._make(source, wanted, claim, wish)
+    def _make(self, source, wanted, reservation, request):
+        shard = super()._make(source, wanted, reservation, request)
         if shard is not None:
             with self._counting:
                 self.made += os.fstat(shard.descriptor).st_size

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dcgan_dist.data.remote.cache import BeingMadeError, ShardCache, Wish, entry_name
+from dcgan_dist.data.remote.cache import BeingMadeError, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.fill import Source
 from dcgan_dist.errors import UserError
 
@@ -47,7 +47,7 @@ class Prefetcher:
             say: told, by a thread, in one line, what kept a shard from being brought: the first time only, for shards
                 may be read by ranges too.
             position: where the reader begins.
-            check: as of Wish.
+            check: as of EntryRequest.
         """
         self._cache, self._sources, self._first_uses, self._say = cache, sources, first_uses, say
         self._names = [None if source is None else entry_name(source) for source in sources]
@@ -62,7 +62,7 @@ class Prefetcher:
         self._told = False
         self._failed: Exception | None = None
         self._closed = threading.Event()
-        self._wish = Wish(next_use=lambda name: self._uses.get(name), check=check, stop=self._closed)
+        self._request = EntryRequest(next_use=lambda name: self._uses.get(name), check=check, stop=self._closed)
         self.threads = [threading.Thread(target=self._work, name="prefetch", daemon=True) for _ in range(THREADS)]
         for thread in self.threads:
             thread.start()
@@ -98,7 +98,7 @@ class Prefetcher:
             source = None if number is None else self._sources[number]
             if source is None:
                 return False
-            shard = self._cache.bring(source, self._wish)
+            shard = self._cache.try_acquire(source, self._request)
         except BeingMadeError:
             return True
         except UserError as error:

@@ -1,11 +1,11 @@
-"""The room of a cache folder, shared by all processes that use it: what is there, what is coming, what may go.
+"""The quota of a cache folder, shared by all processes that use it: what is there, what is coming, what may go.
 
-    NAME            an entry, whole; whoever reads it holds a shared lock on it, so that a dead process holds nothing
-    .NAME.lock      there while NAME is being made, locked by its maker; holds the number of bytes set aside for it
-    .NAME.tmp       where the file system has no nameless files: what is written of NAME so far
-    .lock           held while room is set aside or given back, so never for long
+    NAME        a complete entry; each reader holds a shared lock on it, so that a dead process holds nothing
+    .NAME.tmp   NAME while it is being made, locked by its maker; its length, a hole at first, is what is reserved
+    .lock       held while bytes are reserved or given back, so never for long
 
-Room is set aside before anything is written, so that the bound holds at every moment.
+Bytes are reserved before anything is written, so that the bound holds at every moment. Whoever reserves some removes
+what killed processes have left.
 """
 
 import fcntl
@@ -19,10 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_dist.data.storage import NewFile, is_at, lock, locked, open_shared
+from dcgan_dist.data.storage import is_at, lock, locked, open_shared
 
 ENTRY = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9._-]*")  # see fill.wanted_of; other files are somebody else's
-LOCK = re.compile(rf"\.{ENTRY.pattern}\.lock")
+UNFINISHED = re.compile(rf"\.{ENTRY.pattern}\.(tmp|lock)")  # earlier versions made .lock files
 FULL_FOR = 600.0  # seconds after which a disk that was full is tried again
 NextUse = Callable[[str], float | None]
 """When an entry, by name, is read next, in any unit that all entries share; None: not known, so it goes first."""
@@ -56,45 +56,47 @@ def _unlink(path: Path) -> bool:
     return False
 
 
-class Room:
+class Quota:
     """At most `limit` bytes in a folder, which several users may share."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self._given, self._shrunk, self._until = folder, limit, limit, 0.0
+        self.lock = folder / ".lock"
 
     @property
     def limit(self) -> int:
         """Bytes that entries may take now."""
         return self._given if time.monotonic() >= self._until else self._shrunk
 
+    def temporary(self, name: str) -> Path:
+        """Where an entry is made."""
+        return self.folder / f".{name}.tmp"
+
     def wait(self, name: str) -> None:
         """Until nobody is making this entry."""
-        with suppress(FileNotFoundError), (self.folder / f".{name}.lock").open("rb") as file:
+        with suppress(FileNotFoundError), self.temporary(name).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
 
-    def claim(self, name: str, size: int, next_use: NextUse) -> "Claim | None":
-        """Sets room aside for an entry that this thread is going to make.
+    def reserve(self, name: str, size: int, next_use: NextUse) -> "Reservation | None":
+        """Reserves bytes for an entry that this thread is going to make.
 
-        None: there is no room, for what is there is being read or is needed sooner. Raises FileExistsError when the
+        None: there are not enough, for what is there is being read or is needed sooner. Raises FileExistsError when the
         entry is there by now, and BlockingIOError when another thread or process is making it.
         """
-        with locked(self.folder / ".lock"):
+        with locked(self.lock):
             if (self.folder / name).exists():
                 raise FileExistsError(name)
-            path = self.folder / f".{name}.lock"
-            descriptor = open_shared(path)
+            made = Reservation(self, name, lock(self.temporary(name), fcntl.LOCK_EX | fcntl.LOCK_NB), next_use)
+            enough = False
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise
-            claim = Claim(self, name, descriptor, next_use)
-            if not claim.grow_locked(size):
-                claim.drop_locked()
-                return None
-            return claim
+                os.ftruncate(made.descriptor, 0)  # it may be a dead process's
+                enough = self._may_remove(made.descriptor) and made.grow_locked(size)
+            finally:
+                if not enough:
+                    made.close_locked()
+            return made if enough else None
 
-    def make(self, need: int, name: str, next_use: NextUse) -> bool:
+    def make_space(self, need: int, name: str, next_use: NextUse) -> bool:
         """Removes entries until `need` more bytes fit for the entry `name`, or none if they cannot. Under the lock."""
         entries, coming = self._look(next_use)
         free = min(self.limit - sum(entry.size for entry in entries), shutil.disk_usage(self.folder).free) - coming
@@ -120,30 +122,28 @@ class Room:
     def remove(self, name: str, descriptor: int) -> bool:
         """Removes an entry if it is still the file that is open there."""
         path = self.folder / name
-        with locked(self.folder / ".lock"):
+        with locked(self.lock):
             return is_at(path, descriptor) and _unlink(path)
 
     def shrink(self) -> None:
-        """After the disk was full sooner than thought: what is there now is all that there will be, for a while."""
-        with locked(self.folder / ".lock"):
+        """After the disk was full sooner than thought: what is there now is the limit, for a while."""
+        with locked(self.lock):
             self._shrunk = min(self.limit, sum(entry.size for entry in self._look(lambda _: None)[0]))
             self._until = time.monotonic() + FULL_FOR
 
     def _unpinned(self, name: str) -> int | None:
         """A descriptor with the only lock on an entry; None when somebody reads it, or may alone remove it."""
+        descriptor = -1
         try:
             descriptor = os.open(self.folder / name, os.O_RDWR)  # NFS locks what is open for writing only
-        except OSError:
-            return None
-        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._may_remove(descriptor):
+                return descriptor
         except OSError:
+            pass
+        if descriptor >= 0:
             os.close(descriptor)
-            return None
-        if not self._may_remove(descriptor):
-            os.close(descriptor)
-            return None
-        return descriptor
+        return None
 
     def _may_remove(self, descriptor: int) -> bool:
         """In a folder like /tmp, only the owner of a file, and that of the folder, may remove it."""
@@ -151,67 +151,64 @@ class Room:
         return not about.st_mode & stat.S_ISVTX or me in (0, about.st_uid, os.fstat(descriptor).st_uid)
 
     def _look(self, next_use: NextUse) -> tuple[list[_Entry], int]:
-        """All entries, and the bytes that are set aside; removes what killed makers have left. Under the lock."""
+        """All entries, and the bytes that are reserved; removes what killed makers have left. Under the lock."""
         entries, coming = [], 0
         for found in list(os.scandir(self.folder)):
             with suppress(FileNotFoundError):
                 if ENTRY.fullmatch(found.name):
                     about = found.stat()
                     entries.append(_Entry(found.name, about.st_size, about.st_mtime, next_use(found.name)))
-                elif LOCK.fullmatch(found.name):
-                    coming += self._set_aside(Path(found.path))
+                elif UNFINISHED.fullmatch(found.name):
+                    coming += _reserved(Path(found.path))
         return entries, coming
 
-    def _set_aside(self, path: Path) -> int:
-        with os.fdopen(open_shared(path), "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read() or 0)
-            _unlink(path.with_suffix(".tmp"))
-            _unlink(path)
-            return 0
+
+def _reserved(path: Path) -> int:
+    """The bytes of what is being made; what nobody makes any more is removed."""
+    with os.fdopen(open_shared(path), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.fstat(file.fileno()).st_size
+        _unlink(path)
+        return 0
 
 
-class Claim:
-    """Room set aside for one entry, and the right to make it."""
+class Reservation:
+    """Bytes that are reserved for one entry, and the file in which it is made."""
 
-    def __init__(self, room: Room, name: str, descriptor: int, next_use: NextUse) -> None:
-        self._room, self._descriptor, self._next_use = room, descriptor, next_use
-        self.name, self.size = name, 0
-        self._lock = room.folder / f".{name}.lock"
-
-    @property
-    def temporary(self) -> Path:
-        """A name for what is written so far, if it needs one."""
-        return self._lock.with_suffix(".tmp")
+    def __init__(self, quota: Quota, name: str, descriptor: int, next_use: NextUse) -> None:
+        self._quota, self._name, self.descriptor, self._next_use = quota, name, descriptor, next_use
+        self.path, self.size = quota.temporary(name), 0
 
     def grow(self, size: int) -> bool:
-        """Sets aside `size` bytes in all; False when there is no room for them."""
-        with locked(self._room.folder / ".lock"):
+        """Reserves `size` bytes in all; False when there are not enough."""
+        with locked(self._quota.lock):
             return self.grow_locked(size)
 
     def grow_locked(self, size: int) -> bool:
         """The same, under the lock."""
-        if not self._room.make(size - self.size, self.name, self._next_use):
+        if not self._quota.make_space(size - self.size, self._name, self._next_use):
             return False
-        os.pwrite(self._descriptor, b"%020d" % size, 0)
+        os.ftruncate(self.descriptor, size)
         self.size = size
         return True
 
-    def drop(self, made: NewFile | None = None) -> None:
-        """Gives the room back; in one go with that, gives what was made its name."""
-        with locked(self._room.folder / ".lock"):
-            try:
-                if made is not None:
-                    made.publish(self._room.folder / self.name)
-            finally:
-                self.drop_locked()
+    def publish(self) -> None:
+        """Gives the file its name, with its content on disk. It is pinned until this is closed."""
+        os.fsync(self.descriptor)  # here, and not while everybody waits for the lock
+        with locked(self._quota.lock):
+            self.path.rename(self._quota.folder / self._name)
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH)
 
-    def drop_locked(self) -> None:
-        """The same, under the lock; a second time it does nothing."""
-        if self._descriptor >= 0:
-            _unlink(self.temporary)  # of a killed maker
-            _unlink(self._lock)
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def close(self) -> None:
+        """Gives back what was not used."""
+        with locked(self._quota.lock):
+            self.close_locked()
+
+    def close_locked(self) -> None:
+        """The same, under the lock."""
+        if is_at(self.path, self.descriptor):
+            _unlink(self.path)
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)  # also of the copy that a process forked meanwhile has
+        os.close(self.descriptor)
