@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What the launchers share: whose Python, the check of the options, the start. To be sourced; does nothing by itself.
+# Shared by the launch scripts: which Python, the check of the options, the start. To be sourced; does nothing by itself.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # the code beside this file, from whichever folder it is called
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # use the code beside this file, whatever the current folder is
 if [[ -z ${VIRTUAL_ENV:-} && ${CONDA_DEFAULT_ENV:-base} == base && -x $root/.venv/bin/python ]]; then
   PATH=$root/.venv/bin:$PATH
 fi
@@ -12,18 +12,18 @@ fail() { # fail MESSAGE: the command is wrong
   exit 2
 }
 
-number() { # number NAME: that variable, if it is set, holds one
+number() { # number NAME: if that variable is set, it must be a number
   [[ ${!1:-0} =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "$1=${!1}: must be a whole number"
 }
 
-# preflight RANKS OPTION...: a wrong option ends here, in one line, before every rank and the launcher report it at length
+# preflight RANKS OPTION...: reports a wrong option here, in one line, before the launcher and every rank do so at length
 preflight() {
   local ranks=$1 plan wanted
   shift
-  # as the first file, so that a world size among the options wins and is seen
+  # as the first file, so that a world size among the options wins and is noticed
   plan=$(python -m dcgan_dist.train --dry_run --config <(echo "world_size: $ranks") "$@") || exit
   wanted=$(sed -n 's/^world_size: //p' <<<"$plan")
-  if [[ -z $wanted ]]; then # it is the text of --help
+  if [[ -z $wanted ]]; then # the output is the text of --help
     echo "$plan"
     exit
   elif [[ $wanted != "$ranks" ]]; then
@@ -31,6 +31,6 @@ preflight() {
   fi
 }
 
-start() { # start OPTION...: what dcgan-dist launch does with them, in place of this script
+start() { # start OPTION...: replaces this script by dcgan-dist launch
   exec python -m dcgan_dist launch "$@"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on the CPU cores of this machine with N ranks, which talk through gloo. Same results as one rank, but for rounding.
+# Trains on the CPU cores of this machine with N ranks, which communicate with gloo. The results are those of one rank, up to rounding.
 #
 #   launch/cpu.sh N [OPTIONS]        for example: launch/cpu.sh 2 --run_dir runs/try --batch_size 64
 set -euo pipefail

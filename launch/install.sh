@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# install.sh [EXTRA]: makes .venv in the project and installs it there, once; a second call returns at once.
+# install.sh [EXTRA]: creates .venv in the project and installs the project there, once; a second call returns at once.
 # EXTRA: all or test (see pyproject.toml).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,16 +16,16 @@ done
 if [[ ! -x .venv/bin/python ]]; then
   "$python" -m venv .venv || { rm -rf .venv; echo "error: '$python -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 fi
-echo "installing into .venv (PyTorch is large: some minutes, 6 GB) ..."
+echo "installing into .venv (PyTorch is large: this takes some minutes and 6 GB) ..."
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-setting() { # setting NAME: what the user has set for pip, by a variable or in its configuration
+setting() { # setting NAME: the user's setting of pip, from a variable or pip's configuration
   pip config list | sed -n "s/^\(:env:\|install\|global\)\.${1//_/-}='\(.*\)'\$/\2/p" | head -n 1
 }
-# uv resolves the versions in seconds, pip in minutes. It gets pip's settings, for it does not read them
+# uv resolves the versions in seconds, pip in minutes. uv does not read pip's settings, so they are passed on
 fast() {
   local uv
   uv=$(command -v uv) || { pip install --quiet uv 2>/dev/null && uv=.venv/bin/uv; } || return
-  local -a settings=(UV_INDEX_STRATEGY=unsafe-best-match) # of all indexes the newest version, as pip takes it
+  local -a settings=(UV_INDEX_STRATEGY=unsafe-best-match) # the newest version of all indexes, as pip does it
   local pair value
   for pair in index_url:UV_DEFAULT_INDEX extra_index_url:UV_INDEX find_links:UV_FIND_LINKS constraint:UV_CONSTRAINT cert:SSL_CERT_FILE; do
     value=$(setting "${pair%%:*}")

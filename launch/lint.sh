@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# lint.sh: everything that is checked without running the program. Runs all of it, then fails if anything did.
+# lint.sh: all checks that do not run the program. Runs all of them, then fails if any of them failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
 
 failed=()
-check() { # check COMMAND...: quiet, unless it finds something
+check() { # check COMMAND...: prints nothing unless the command finds something
   local found
   if ! found=$("$@" 2>&1); then
     printf '%s\n' "--- $*" "$found" >&2
@@ -22,7 +22,7 @@ check codespell .
 check shellcheck .ci/run "${scripts[@]}"
 
 if ((${#failed[@]})); then
-  echo "error: ${failed[*]} found something; ruff check --fix . and ruff format . mend what they can" >&2
+  echo "error: ${failed[*]} found something; ruff check --fix . and ruff format . fix a part of it" >&2
   exit 1
 fi
 echo "linted: ruff, import-linter, pyright, codespell and shellcheck found nothing"

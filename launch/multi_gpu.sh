@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of this machine, one rank each. --batch_size is that of all together.
+# Trains on all GPUs of this machine, one rank on each. --batch_size is the total over all ranks.
 #
 #   launch/multi_gpu.sh [OPTIONS]
 #   GPUS=4 launch/multi_gpu.sh [OPTIONS]        only the first four

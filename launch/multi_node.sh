@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on several machines without a scheduler. Run it on every machine with the same options, and the same RUN folder on a
-# disk that all of them see; the machines wait for each other.
+# Trains on several machines without a scheduler. Run it on every machine with the same options and the same --run_dir on a
+# shared disk; the machines wait for each other.
 #
 #   NODES=2 NODE_RANK=0 MAIN_ADDR=10.0.0.1 launch/multi_node.sh [OPTIONS]        on the machine with that address
 #   NODES=2 NODE_RANK=1 MAIN_ADDR=10.0.0.1 launch/multi_node.sh [OPTIONS]        on the other one

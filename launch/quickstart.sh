@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# quickstart.sh [OPTIONS]: sets everything up and trains on the embedded cartoon faces; ends with pictures.
-# OPTIONS are the trainer's, e.g. --images 200000. A second call goes on where the first one stopped.
+# quickstart.sh [OPTIONS]: installs what is needed and trains on the embedded cartoon faces; ends with pictures.
+# OPTIONS are the training options, e.g. --images 200000. A second call continues where the first one stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 launch/install.sh
@@ -12,9 +12,12 @@ last=$(find "$run/samples" -name '*.png' | sort | tail -n 1)
 cat <<END
 
 The pictures:     $last   (all of them: $run/samples)
-The numbers:      $run/metrics.jsonl, or: .venv/bin/tensorboard --logdir $run/tensorboard
-More faces:       .venv/bin/dcgan-dist sample $run --count 256 --out faces.png
+The metrics:      $run/metrics.jsonl
 Train longer:     launch/quickstart.sh ${*:+$* }--images 400000
-Your own images:  .venv/bin/dcgan-dist shard FOLDER shards --size 64
-                  .venv/bin/dcgan-dist launch --data.shards 'shards/*.tar'
+
+For the commands below, first run: source .venv/bin/activate
+Curves:           tensorboard --logdir $run/tensorboard
+More faces:       dcgan-dist sample $run --count 256 --out faces.png
+Your own images:  dcgan-dist shard FOLDER shards --size 64
+                  dcgan-dist launch --data.shards 'shards/*.tar'
 END

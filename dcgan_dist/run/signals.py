@@ -55,7 +55,7 @@ def is_for_another_life(file: Path) -> bool:
 
 
 def _for_another_life(text: str) -> bool:
-    life = re.match(r"SLURM job (\d+), life (\d+)", text)
+    life = re.match(r"SLURM job (\d+), (?:restart|life) (\d+)", text)
     env = os.environ
     return life is not None and life.groups() != (env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0"))
 

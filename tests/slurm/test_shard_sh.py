@@ -47,9 +47,9 @@ def test_wrong_options_end_a_job_in_one_line(slurm, tmp_path):
     for job in (gap, size):
         assert slurm.end(job)["ExitCode"] == "2:0"
     line = (
-        "error: the tasks of the array are not 1 to N: use --array=1-N, or say by PARTS=N of how many parts these are"
+        "error: the tasks of the array are not 1 to N: use --array=1-N, or set PARTS=N to the total number of parts\n"
     )
-    assert logs(slurm, gap) == f"{line} some\n" * 2
+    assert logs(slurm, gap) == line * 2
     assert logs(slurm, size).startswith("error: --size is missing")
     assert logs(slurm, size).count("\n") == 1
     assert not (tmp_path / "out").exists()

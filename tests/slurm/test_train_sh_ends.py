@@ -1,4 +1,4 @@
-"""What slurm/train.sh does at the end of a life, for every way to end, with stand-ins for SLURM and the trainer.
+"""What slurm/train.sh does at the end of a job, for every way to end, with stand-ins for SLURM and the trainer.
 
 The ways that are worth a real cluster are in test_train_sh.py.
 """
@@ -47,7 +47,7 @@ ENDS = {
         0,
         True,
     ),
-    "ended for its next life, which saves": (
+    "ended for its next restart, which saves": (
         OWNER % (7, '"3"') + CHECKPOINT + "exit 1",
         {"SLURM_RESTART_COUNT": "2"},
         1,
@@ -57,7 +57,7 @@ ENDS = {
     "stopped by hand": (SAVE + "touch $RUN/STOP $RUN/PREEMPTED", {}, 0, False),
     "stopped by hand, then warned": ("touch $RUN/STOP; kill -USR1 $PPID; sleep 0.3; " + SAVE, {}, 0, False),
     "warned after a job that was kept out": (
-        "echo SLURM job 8, life 0 >$RUN/STOP; " + WARNED + SAVE + "touch $RUN/PREEMPTED",
+        "echo SLURM job 8, restart 0 >$RUN/STOP; " + WARNED + SAVE + "touch $RUN/PREEMPTED",
         {},
         0,
         True,
@@ -70,8 +70,8 @@ ENDS = {
 
 
 @pytest.fixture
-def life(tmp_path):
-    """Starts the job script in a folder of its own; `checkpoint` is what an earlier life left."""
+def job(tmp_path):
+    """Starts the job script in a folder of its own; `checkpoint` is what an earlier attempt left."""
     run, commands = tmp_path / "run", tmp_path / "bin"
     commands.mkdir()
     for name, text in STAND_INS.items():
@@ -80,15 +80,25 @@ def life(tmp_path):
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/latest").write_text("000000100")
     for marker in ("config.yaml", "DONE", "PREEMPTED"):
-        (run / marker).touch()  # of an earlier life
+        (run / marker).touch()  # of an earlier attempt
     processes = []
 
     def begin(trainer, variables):
-        job = {"SLURM_JOB_ID": 7, "SLURM_NNODES": 1, "SLURM_JOB_NODELIST": "node1", "SLURM_CPUS_ON_NODE": 2}
-        job |= {"SLURM_SUBMIT_DIR": ROOT, "PATH": f"{commands}:{os.environ['PATH']}", "RUN": run, "TRAINER": trainer}
+        variables_of_job = {
+            "SLURM_JOB_ID": 7,
+            "SLURM_NNODES": 1,
+            "SLURM_JOB_NODELIST": "node1",
+            "SLURM_CPUS_ON_NODE": 2,
+        }
+        variables_of_job |= {
+            "SLURM_SUBMIT_DIR": ROOT,
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "RUN": run,
+            "TRAINER": trainer,
+        }
         process = subprocess.Popen(
             ["bash", ROOT / "slurm/train.sh", "--run_dir", run],
-            env=environment(**job | variables),
+            env=environment(**variables_of_job | variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -105,9 +115,9 @@ def life(tmp_path):
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_it_comes_back_exactly_when_it_should(end, life):
+def test_it_comes_back_exactly_when_it_should(end, job):
     trainer, variables, code, requeued = ENDS[end]
-    run, begin = life
+    run, begin = job
     run.with_name("run.checked").touch()
     process = begin(trainer, variables)
     log = process.communicate(timeout=LIMIT)[0]
@@ -115,8 +125,8 @@ def test_it_comes_back_exactly_when_it_should(end, life):
     assert ("requeued 7" in log) == requeued, log
 
 
-def test_it_removes_nothing_from_a_folder_that_another_job_may_have(life):
-    run, begin = life
+def test_it_removes_nothing_from_a_folder_that_another_job_may_have(job):
+    run, begin = job
     (run / "STOP").touch()
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     run.with_name("run.checked").touch()
@@ -124,20 +134,20 @@ def test_it_removes_nothing_from_a_folder_that_another_job_may_have(life):
     log = process.communicate(timeout=LIMIT)[0]
     assert process.returncode == 2, log
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-    assert "not queued again (exit code 2)" in log
+    assert "not requeued (exit code 2)" in log
 
 
-def test_the_warning_says_whose_life_is_meant(life):
-    run, begin = life
+def test_the_warning_names_the_restart_that_is_meant(job):
+    run, begin = job
     run.with_name("run.checked").touch()
     process = begin(WARNED + "touch $RUN/PREEMPTED", {"SLURM_RESTART_COUNT": "3"})
     log = process.communicate(timeout=LIMIT)[0]
     assert "requeued 7" in log
-    assert (run / "STOP").read_text() == "SLURM job 7, life 3\n"
+    assert (run / "STOP").read_text() == "SLURM job 7, restart 3\n"
 
 
-def test_a_warning_that_comes_while_the_options_are_checked_is_not_lost(life):
-    run, begin = life
+def test_a_warning_that_comes_while_the_options_are_checked_is_not_lost(job):
+    run, begin = job
     process = begin("until [[ -e $RUN/STOP ]]; do sleep 0.02; done; touch $RUN/PREEMPTED", {})
     until(run.with_name("run.checking").exists)
     process.send_signal(signal.SIGUSR1)

@@ -234,7 +234,7 @@ def test_a_job_comes_back_after_its_time_limit(told, undisturbed):
 def test_a_preempted_job_saves_makes_way_and_comes_back(told, undisturbed):
     story = told["preempted"].result()
     assert story["saved"] == story["asked"]
-    assert f"ended at checkpoint {story['saved']:09d} (exit code 0); back into the queue" in story["log"]
+    assert f"ended at checkpoint {story['saved']:09d} (exit code 0); requeueing" in story["log"]
     assert_nothing_happened(story, undisturbed)
 
 
