@@ -24,9 +24,9 @@ from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import Sources
 from dcgan_dist.errors import run_and_report, tracebacks_wanted
 from dcgan_dist.gan.step import probe, training_step
-from dcgan_dist.parallel.ending import leave
 from dcgan_dist.parallel.precision import arithmetic
-from dcgan_dist.parallel.watchdog import stop_watching, tell_if_lost
+from dcgan_dist.parallel.shutdown import leave
+from dcgan_dist.parallel.watchdog import report_if_lost, stop_watching
 from dcgan_dist.parallel.world import World, launch
 from dcgan_dist.run import resume
 from dcgan_dist.run.folder import RunFolder
@@ -47,16 +47,16 @@ def train(session: Session) -> bool:
     config, state, engine, game, clock = session.config, session.state, session.engine, session.game, session.clock
     inputs = session.inputs()
     while True:
-        wishes = session.agreed()
-        session.check_health(any(wishes))
+        requests = session.agreed()
+        session.check_health(any(requests))
         done = session.finished()
         if session.due(config.log.every):
             session.report()
         if session.due(config.log.samples_every) or (done and state.images > session.first):
             session.sample()
-        if session.due(config.checkpoint.every) or done or any(wishes):
+        if session.due(config.checkpoint.every) or done or any(requests):
             session.save()
-        if done or wishes.stop:
+        if done or requests.stop:
             break
 
         with clock.section("data", on_device=True):
@@ -70,13 +70,13 @@ def train(session: Session) -> bool:
 
 
 def run(config: Config) -> int:
-    """One life of a run; returns the exit code."""
+    """One attempt of a run; returns the exit code."""
     world = launch(config, signals.asked())
     if config.dry_run:
         _dry_run(config, world)
         return DONE
     chosen = arithmetic(config.precision, world.device)
-    config = replace(config, precision=chosen.name)  # what `auto` stands for must not change between two lives
+    config = replace(config, precision=chosen.name)  # what `auto` stands for must not change between two attempts
     try:
         session = open_session(config, cli.dump(config, reveal=True), world, chosen)
     except signals.StoppedError:
@@ -85,16 +85,16 @@ def run(config: Config) -> int:
         code = DONE if train(session) else STOPPED
         session.finish(code, STOPPED)
     except BaseException as error:
-        tell_if_lost(error)  # first, for what follows may take longer than a launcher waits
+        report_if_lost(error)  # first, for what follows may take longer than a launcher waits
         session.abandon()
         raise
-    # their launchers take any other code for a crash, end the other ranks and print a banner; RUN/PREEMPTED tells it
+    # other launchers take any other code for a crash, and end the other ranks; RUN/PREEMPTED records the stop
     return DONE if signals.launched() else code
 
 
 def _dry_run(config: Config, world: World) -> None:
     """Prints what a run would do, on as many ranks as it is meant for."""
-    signals.take().let_go()
+    signals.take().restore_handlers()
     ranks = config.world_size or world.size
     lines = [cli.dump(config), layers_text(config), split_text(config, ranks)]
     if config.data.secret:
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_and_report(act, rank=rank, given=options, output_counts=False)
     except RuntimeError as error:
-        if tell_if_lost(error) and not tracebacks_wanted():
+        if report_if_lost(error) and not tracebacks_wanted():
             return 1
         raise
     finally:

@@ -161,7 +161,7 @@ def test_a_disk_that_is_full_when_saving_ends_the_training_and_the_older_checkpo
     older = run_dir / "checkpoints" / "000000016"
     with no_file_larger_than(max(path.stat().st_size for path in older.iterdir()) - 1):
         result = start("--images", 32, "--checkpoint.every", 8, "--checkpoint.most_failures", 1)
-    refused(result, 1, run_dir / "checkpoints" / "000000024", "could not be saved (File too large", "Mend that")
+    refused(result, 1, run_dir / "checkpoints" / "000000024", "could not be saved (File too large", "Fix that")
     assert checkpoint.verify(older) is None
     assert not (run_dir / "DONE").exists()
     assert start("--images", 32, "--checkpoint.every", 8) == (0, "")  # once there is room, from there on
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_when_reporting_ends_the_training_too(start, run_dir
         file.write(json.dumps({"images": 16, "text": "x" * 100_000}) + "\n")
     with no_file_larger_than(metrics.stat().st_size + 10):
         result = start("--images", 32)
-    refused(result, 1, f"{metrics}: cannot be written (File too large); without it no checkpoint is saved. Mend that")
+    refused(result, 1, f"{metrics}: cannot be written (File too large); without it no checkpoint is saved. Fix that")
     assert start("--images", 32) == (0, "")
     assert [json.loads(line)["images"] for line in metrics.read_text().splitlines()] == [8, 16, 16, 24, 32]
 

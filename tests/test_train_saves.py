@@ -17,7 +17,7 @@ from support.training import TINY
 from support.waiting import LIMIT
 
 from dcgan_dist import train
-from dcgan_dist.parallel.agreement import Wishes
+from dcgan_dist.parallel.agreement import Requests
 from dcgan_dist.run import checkpoint, lease
 from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.jsonl import MetricsFile
@@ -195,8 +195,8 @@ def take_over(run_dir: Path) -> None:
 def ended_for_the_newer(run_dir: Path) -> tuple[int, str]:
     """Exit code, and the words on standard error."""
     return 1, (
-        f"error: {run_dir}: a newer life of this run has taken over (attempt 7: {NEWER}); this one, attempt 1, writes "
-        "nothing more and ends\n"
+        f"error: {run_dir}: a newer attempt of this run has taken over (attempt 7: {NEWER}); this one, attempt 1, "
+        "writes nothing more and ends\n"
     )
 
 
@@ -289,7 +289,7 @@ def test_a_disk_that_does_not_answer_while_a_run_goes_back_is_one_line(start, ru
 def test_a_life_that_another_has_followed_reports_nothing_more(due, start, run_dir, monkeypatch):
     agreed = Session.agreed
 
-    def taken_over(session: Session) -> Wishes:
+    def taken_over(session: Session) -> Requests:
         if session.state.images == 24:
             take_over(run_dir)
         return agreed(session)

@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
 
 
 def _check(options: Sequence[str], ranks: int) -> bool:
-    """Raises UsageError where ranks would; returns whether they would only tell what they would do."""
+    """Raises UsageError where ranks would; returns whether they would only print what they would do."""
     config = cli.load(options, quiet=True)  # the first rank says what is taken from elsewhere
     if config.world_size not in (None, ranks):
         raise UsageError(

@@ -21,7 +21,7 @@ class SampleOptions(cli.CommandOptions):
     """Draw pictures from a trained generator: one grid, or a folder of single pictures."""
 
     source: tyro.conf.Positional[Path]
-    """A run's folder (its newest whole checkpoint is used) or a checkpoint's."""
+    """A run's folder (its newest intact checkpoint is used) or a checkpoint's."""
     out: Path | None = None
     """A picture for one grid, by its ending: .png, .jpg, .webp ..; a name without ending is a folder for single
     pictures 000000.png, 000001.png, .. Absent: samples.png, or samples-2.png and so on where that is there already."""

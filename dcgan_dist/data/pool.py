@@ -11,7 +11,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
-from dcgan_dist.data.workers import available_cores, deaf_processes, follow_parent
+from dcgan_dist.data.workers import available_cores, follow_parent, shielded_processes
 from dcgan_dist.errors import UserError
 
 POLL = 0.2  # seconds
@@ -86,7 +86,7 @@ def _spread(
     report: Callable[[int], None],
 ) -> Iterator[R]:
     # spawned, because a forked process inherits the locks of threads that it does not have
-    context = deaf_processes()  # Ctrl-C is for this process, which has them stop
+    context = shielded_processes()  # Ctrl-C is for this process, which has them stop
     try:
         counter, stop = context.Value("q", 0), context.Event()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the user's cache folder."""
+"""Files that appear complete or not at all, and the user's cache folder."""
 
 import errno
 import fcntl
@@ -40,7 +40,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def temporary_path(path: Path) -> Path:
-    """The name under which this process writes a file until it is whole."""
+    """The name under which this process writes a file until it is complete."""
     return path.with_name(f"{_temporary_prefix(path)}{os.getpid()}.tmp")
 
 

@@ -40,11 +40,11 @@ def follow_parent() -> None:
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
-    """Of what is sent to everybody, processes that are started within get nothing; SIGKILL ends them.
+def signals_blocked() -> Iterator[None]:
+    """Processes that are started within it get no signals that are sent to everybody; SIGKILL ends them.
 
-    For a parent that heeds it when their work is done. They inherit what is blocked here for a moment, and so are deaf
-    from their first instruction on; here nothing is lost.
+    For a parent that acts on such a signal when their work is done. They inherit what is blocked here for a moment;
+    here nothing is lost.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
     try:
@@ -53,9 +53,9 @@ def deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _DeafProcess(SpawnProcess):
+class _ShieldedProcess(SpawnProcess):
     def start(self) -> None:
-        with deaf():
+        with signals_blocked():
             super().start()
 
     def terminate(self) -> None:
@@ -63,27 +63,27 @@ class _DeafProcess(SpawnProcess):
         self.kill()
 
 
-class _DeafProcesses(SpawnContext):
-    Process = _DeafProcess
+class _ShieldedProcesses(SpawnContext):
+    Process = _ShieldedProcess
 
 
-def deaf_processes() -> SpawnContext:
-    """A context of multiprocessing for a pool whose processes are deaf."""
-    with deaf():
-        resource_tracker.ensure_running()  # of Python's own; it is to be deaf, too
-    return _DeafProcesses()
+def shielded_processes() -> SpawnContext:
+    """A context of multiprocessing for a pool whose processes get no signals that are sent to everybody."""
+    with signals_blocked():
+        resource_tracker.ensure_running()  # of Python's own; the same holds for it
+    return _ShieldedProcesses()
 
 
 _programs: set[subprocess.Popen] = set()
 
 
 @contextmanager
-def deaf_program(command: str | Sequence[str | Path], **settings: Any) -> Iterator[subprocess.Popen]:
-    """A program that gets nothing of what is sent to everybody; `command`, `settings`: those of `subprocess.Popen`.
+def shielded_program(command: str | Sequence[str | Path], **settings: Any) -> Iterator[subprocess.Popen]:
+    """A program that gets no signals that are sent to everybody; `command`, `settings`: those of `subprocess.Popen`.
 
     It has a process group of its own, which is killed where the context, or this process, ends before the program.
     """
-    with deaf():
+    with signals_blocked():
         program = subprocess.Popen(command, process_group=0, **settings)
     _programs.add(program)
     try:
@@ -96,7 +96,7 @@ def deaf_program(command: str | Sequence[str | Path], **settings: Any) -> Iterat
 
 @atexit.register
 def end_programs() -> None:
-    """Kills all that `deaf_program` runs, also for threads that wait for their output."""
+    """Kills all that `shielded_program` runs, also for threads that wait for their output."""
     for program in list(_programs):
         _kill(program)
 

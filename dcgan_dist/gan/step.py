@@ -234,7 +234,7 @@ def _update(
     norm = torch.linalg.vector_norm(norms)
     watch.gradient(norm)
     if clip is not None:
-        # one that is not finite clips nothing: it would spoil the whole gradient, which the watch still has to look at
+        # one that is not finite clips nothing: it would spoil all of the gradient, which the watch still has to look at
         nn.utils.clip_grads_with_norm_(network.parameters(), clip, norm.nan_to_num(0.0, 0.0))
     scaler.step(optimizer)
     scaler.update()
@@ -242,7 +242,7 @@ def _update(
 
 
 def _join(seen: Sequence[Scalars], of_the_update: Scalars | None = None) -> Scalars:
-    """Values of every image of all micro-batches, (n,). A value of the whole update is repeated for each image, so that
+    """Values of every image of all micro-batches, (n,). A value of the update is repeated for each image, so that
     means over several iterations weigh it by images, however many ranks there were in each.
     """
     joined = {name: torch.cat([scalars[name].detach() for scalars in seen]) for name in seen[0]}

@@ -1,1 +1,1 @@
-"""Many processes: the only part that talks to Accelerate and to other ranks."""
+"""Many processes: the only part that knows Accelerate and other ranks."""

@@ -1,4 +1,4 @@
-"""What this process is doing now, so that a hang can be explained and the waiting for others be told from own work."""
+"""What this process is doing now: it explains a hang, and separates waiting for other ranks from own work."""
 
 import time
 from collections.abc import Callable, Iterator

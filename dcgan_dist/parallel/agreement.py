@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from dcgan_dist.parallel.world import World
 
-PATIENCE = 1.0  # seconds between two questions
+ASK_EVERY = 1.0  # seconds between two questions
 
 
-class Wishes(NamedTuple):
+class Requests(NamedTuple):
     """What a rank was asked for, or what all of them agreed on."""
 
     stop: bool = False
@@ -17,7 +17,7 @@ class Wishes(NamedTuple):
 
 
 class Agreement:
-    """What any rank wishes, asked about once a second instead of in every iteration.
+    """The requests of any rank, asked about once a second instead of in every iteration.
 
     The ranks also agree on the number of iterations until the next question, so that nobody waits alone.
     """
@@ -28,15 +28,15 @@ class Agreement:
         self._every = 1
         self._asked = time.monotonic()
 
-    def ask(self, wishes: Callable[[], Wishes]) -> Wishes:
-        """To be called once in every iteration by every rank; the same answer on all of them. `wishes` may be slow."""
+    def ask(self, requests: Callable[[], Requests]) -> Requests:
+        """To be called once in every iteration by every rank; the same answer everywhere. `requests` may be slow."""
         if self._until_next > 0:
             self._until_next -= 1
-            return Wishes()
+            return Requests()
         now = time.monotonic()
         pace = max((now - self._asked) / self._every, 1e-6)  # seconds an iteration
-        # at most doubled, for the first iterations of a life say little about the pace of the others
-        every = min(max(round(PATIENCE / pace), 1), 2 * self._every)
-        *agreed, self._every = self._world.maximum(*map(int, wishes()), every)
+        # at most doubled, for the first iterations of an attempt say little about the pace of the others
+        every = min(max(round(ASK_EVERY / pace), 1), 2 * self._every)
+        *agreed, self._every = self._world.maximum(*map(int, requests()), every)
         self._until_next, self._asked = self._every - 1, now
-        return Wishes(*map(bool, agreed))
+        return Requests(*map(bool, agreed))

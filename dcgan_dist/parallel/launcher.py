@@ -17,12 +17,12 @@ from dcgan_dist.data.workers import SENT_TO_ALL
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.variables import MARK, NAMES, SIZES
 
-HEARD = SENT_TO_ALL | {signal.SIGQUIT, signal.SIGTSTP, signal.SIGCHLD}
+HANDLED = SENT_TO_ALL | {signal.SIGQUIT, signal.SIGTSTP, signal.SIGCHLD}
 KEPT_FROM_RANKS = SENT_TO_ALL | {signal.SIGTTOU}
 """Blocked in a rank until it listens, and handed on then: none is lost, and none ends it; and it may always print."""
 STOPPED = 75  # exit code of a rank that stopped as it was asked to
 GRACE = 10.0  # seconds in which ranks notice themselves that another one failed, and say so
-PATIENCE = 30.0  # seconds more until those that still run are killed
+KILL_AFTER = 30.0  # seconds more until those that still run are killed
 TICK = 1.0  # seconds
 
 
@@ -37,7 +37,7 @@ class Job:
     """Ranks on each machine."""
     address: str = "127.0.0.1"
     port: int = 0
-    """Where the ranks meet: those of the first machine."""
+    """The rendezvous: on the first machine."""
 
     @property
     def size(self) -> int:
@@ -45,7 +45,7 @@ class Job:
         return self.machines * self.here
 
     def environments(self, given: Mapping[str, str]) -> list[dict[str, str]]:
-        """Of each rank on this machine. A single rank gets no variables of a launcher, for it meets nobody."""
+        """Of each rank on this machine. A single rank gets no variables of a launcher, for it waits for nobody."""
         kept = {name: value for name, value in given.items() if name not in NAMES + SIZES} | {MARK: str(os.getpid())}
         if self.size == 1:
             return [kept]
@@ -61,7 +61,7 @@ class Job:
                 "LOCAL_WORLD_SIZE": str(self.here),
                 "MASTER_ADDR": self.address,
                 "MASTER_PORT": str(self.port),
-                "TORCHELASTIC_USE_AGENT_STORE": "True",  # this process holds the store that they meet at
+                "TORCHELASTIC_USE_AGENT_STORE": "True",  # this process holds the store of the rendezvous
             }
             for local in range(self.here)
         ]
@@ -84,18 +84,18 @@ def run(command: Sequence[str], job: Job, given: Mapping[str, str]) -> int:
     """
     if job.machine == 0:
         _check_port(job.port)
-    heard = HEARD - {number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN}  # nohup
+    handled = HANDLED - {number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN}  # nohup
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some programs pass it on, it would lose the exit codes
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
     ranks = _Ranks()
     try:
         ranks.start(command, job.environments(given))
         # until all have ended: it answers also when a rank does not, and no other machine waits for it in vain
         store = _store(job.port) if job.machine == 0 else None
         while ranks.running:
-            signalled = signal.sigtimedwait(heard, TICK)
+            signalled = signal.sigtimedwait(handled, TICK)
             if signalled is not None and signalled.si_signo != signal.SIGCHLD:
-                ranks.hand_on(signalled.si_signo)
+                ranks.forward(signalled.si_signo)
             ranks.look()
         del store
         return ranks.code
@@ -115,14 +115,14 @@ def _check_port(port: int) -> None:
 
 
 def _store(port: int) -> object:
-    """Where the ranks meet, and where their watchdogs talk."""
+    """The rendezvous of the ranks, and through which their watchdogs communicate."""
     # seconds, in which the ranks import torch, too
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     except RuntimeError as error:
-        raise UserError(f"the ranks cannot meet at port {port} ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"no rendezvous of the ranks at port {port} ({' '.join(str(error).split())[:200]})") from error
 
 
 class _Ranks:
@@ -148,7 +148,7 @@ class _Ranks:
             )
             self.running[pid] = environment["RANK"]
 
-    def hand_on(self, number: int) -> None:
+    def forward(self, number: int) -> None:
         """A signal that this process got."""
         if number == signal.SIGTSTP:
             self._send(signal.SIGSTOP)
@@ -171,8 +171,8 @@ class _Ranks:
         since = 0.0 if self._failed is None else time.monotonic() - self._failed
         if since > GRACE and not self._asked:
             self._asked = True
-            self.hand_on(signal.SIGTERM)
-        if since > GRACE + PATIENCE and self.running and not self._killed:
+            self.forward(signal.SIGTERM)
+        if since > GRACE + KILL_AFTER and self.running and not self._killed:
             waiting = " and ".join(self.running.values())
             _say(f"error: rank {waiting} did not end within {since:.0f} s after another one failed: killed")
             self.kill()

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from dcgan_dist.errors import UserError
 
 T = TypeVar("T")
-PATIENCE = 10.0  # seconds from a request to stop; less than the 30 after which a launcher kills its ranks
+STOP_GRACE = 10.0  # seconds from a request to stop; less than the 30 after which a launcher kills its ranks
 LOOK_EVERY = 1.0  # seconds
 MARGIN = 10.0  # seconds after torch's own timeout, which does not count while something else answers at the port
 
@@ -56,7 +56,7 @@ def _guard(met: threading.Event, signals: socket.socket, seconds: float) -> None
     asked: object = None
     while not asked and time.monotonic() < end:
         asked = select.select([signals], [], [], LOOK_EVERY)[0] or os.getppid() != launcher  # who may hold the store
-    if met.wait(PATIENCE if asked else 0):
+    if met.wait(STOP_GRACE if asked else 0):
         return
     why = f"error: {_alone(f'no answer in {seconds:g} s')}"
     why = "asked to stop while it waited for the other ranks; nothing had begun" if asked else why

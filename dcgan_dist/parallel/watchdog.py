@@ -18,8 +18,8 @@ from threading import Event, Lock, Thread
 from typing import IO, NoReturn, cast
 
 from dcgan_dist.config import Config
-from dcgan_dist.parallel.ending import rank_lost
-from dcgan_dist.parallel.peers import Peers
+from dcgan_dist.parallel.shutdown import rank_lost
+from dcgan_dist.parallel.store import Alarms
 from dcgan_dist.parallel.world import World
 
 POLL = 0.5  # seconds
@@ -28,7 +28,7 @@ GRACE = 5.0  # seconds in which a rank that sees the alarm may end by itself
 OF_TIMEOUT, LONG_OF_TIMEOUT = 0.9, 0.95
 """Of --timeout: limits of an iteration and of what may take long. Less than all, to come before torch's own end."""
 FAILED = 1
-_TOLD = "the other ranks were told"
+_REPORTED = "reported to the other ranks"
 
 
 class Watchdog:
@@ -47,7 +47,7 @@ class Watchdog:
         if self._limit:
             self._path = folder / f"rank-{world.rank}.txt"
             self._file = _open(self._path)
-            self._peers = Peers(world)
+            self._alarms = Alarms(world)
             self._enabled = not faulthandler.is_enabled()
             if self._enabled:  # a mismatch of collectives ends the process by a signal, from a thread of gloo or NCCL
                 faulthandler.enable(self._file)
@@ -56,7 +56,7 @@ class Watchdog:
             self._thread.start()
 
     def stop(self) -> None:
-        """The end of this life."""
+        """The end of this attempt."""
         self._over.set()
         if self._thread is None:
             return
@@ -79,9 +79,9 @@ class Watchdog:
         hang, details = "imed out" in str(error), [str(self._activity)]
         gone: list[str] = []
         if self._thread is not None:
-            first = self._peers.raise_alarm("hang" if hang else "lost")
-            self._peers.answer()
-            gone = self._peers.silent(LINGER / 2) if first else []
+            first = self._alarms.raise_alarm("hang" if hang else "lost")
+            self._alarms.answer()
+            gone = self._alarms.silent(LINGER / 2) if first else []
         details += [f"no answer from {', '.join(gone)}"] if gone else []
         return f"{', '.join(details)}: {_short(error)}"
 
@@ -92,7 +92,7 @@ class Watchdog:
             now, progress = time.monotonic(), self._activity.progress
             if progress != seen:
                 seen, since = progress, now
-            idle, alarm = now - since, self._peers.alarm()
+            idle, alarm = now - since, self._alarms.alarm()
             if now - self._lost_at > self._long:
                 self._write_stacks()
                 self._end(f"has lost another rank, and does not end ({self._activity})")
@@ -111,10 +111,10 @@ class Watchdog:
         """Does not return unless the main thread ends this rank already."""
         if not self._last_word.acquire(blocking=False):
             return
-        activity, first = str(self._activity), self._peers.raise_alarm("hang")
+        activity, first = str(self._activity), self._alarms.raise_alarm("hang")
         self._write_stacks()
-        self._peers.answer()
-        gone = self._peers.silent(LINGER)
+        self._alarms.answer()
+        gone = self._alarms.silent(LINGER)
         missing = f"; no answer from {', '.join(gone)}" if first and gone else ""
         self._end(f"{why} ({activity}){missing}")
 
@@ -122,7 +122,7 @@ class Watchdog:
         """Another rank has lost one: collectives fail here, too, unless the main thread is elsewhere."""
         if self._alarm_at == math.inf:
             self._alarm_at = now
-            self._peers.answer()
+            self._alarms.answer()
         if now - self._alarm_at > GRACE and self._last_word.acquire(blocking=False):
             self._write_stacks()
             self._end(f"ends, for another rank has ended ({self._activity})")
@@ -142,7 +142,7 @@ class Watchdog:
 
 
 def _open(path: Path) -> IO[str]:
-    """Appended to: what an earlier life wrote may not have been read yet."""
+    """Appended to: what an earlier attempt wrote may not have been read yet."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
@@ -164,15 +164,16 @@ def stop_watching() -> None:
         _watchdogs.pop().stop()
 
 
-def tell_if_lost(error: BaseException) -> bool:
+def report_if_lost(error: BaseException) -> bool:
     """Whether an error says that another rank is gone, or does not answer.
 
-    If so, the first call tells the other ranks, and says what this one was doing, and who is gone if that can be known.
+    If so, the first call reports it to the other ranks, and prints what this one was doing, and who is gone if that is
+    known.
     """
     if not (isinstance(error, RuntimeError) and rank_lost(error)):
         return False
-    if _TOLD not in getattr(error, "__notes__", ()):
-        error.add_note(_TOLD)
+    if _REPORTED not in getattr(error, "__notes__", ()):
+        error.add_note(_REPORTED)
         words = _watchdogs[-1].lost(error) if _watchdogs else _short(error)
         sys.stderr.write(f"rank {os.environ.get('RANK', '0')}: another rank ended or does not answer ({words})\n")
         sys.stderr.flush()

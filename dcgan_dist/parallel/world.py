@@ -1,4 +1,4 @@
-"""The processes of this job: how many there are, which one this is, on which device, and how they talk."""
+"""The processes of this job: how many there are, which one this is, on which device, and how they communicate."""
 
 import os
 import socket
@@ -121,7 +121,7 @@ class World:
             box: list[Any] = list(_attempt(make)) if self.main else [None, None]
             failure = box[1]
             if self.size > 1:
-                box[1] = _told(failure, self.rank)
+                box[1] = _as_user_error(failure, self.rank)
                 dist.broadcast_object_list(box, src=0, device=self.device)
         if failure is not None and not isinstance(failure, UserError):
             raise failure  # a bug: its own traceback here, one line on the other ranks
@@ -140,15 +140,15 @@ class World:
         """Runs `act` on every rank; if it fails anywhere, every rank raises the same error."""
         with self.activity.patiently("everywhere"):
             result, failure = _attempt(act)
-            failures = [_told(failure, self.rank)]
+            failures = [_as_user_error(failure, self.rank)]
             if self.size > 1:
                 failures *= self.size
-                dist.all_gather_object(failures, _told(failure, self.rank))
+                dist.all_gather_object(failures, _as_user_error(failure, self.rank))
         if failure is not None and not isinstance(failure, UserError):
             raise failure
-        for told in failures:
-            if told is not None:
-                raise _shared(told)
+        for error in failures:
+            if error is not None:
+                raise _shared(error)
         return cast(T, result)
 
     def main_first(self, make: Callable[[], T]) -> T:
@@ -218,8 +218,8 @@ def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-def _told(error: Exception | None, rank: int) -> UserError | None:
-    """An error as other ranks hear of it."""
+def _as_user_error(error: Exception | None, rank: int) -> UserError | None:
+    """An error as the other ranks raise it."""
     if error is None or isinstance(error, UserError):
         return error
     return UserError(f"rank {rank} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
@@ -241,7 +241,7 @@ def launch(config: Config, asked: bool = False) -> World:
     accelerator = rendezvous(accelerator_for(config.timeout, cpu=not gpus), config.timeout, asked)
     activity = Activity(on_gpu=accelerator.device.type == "cuda")
     world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout), activity=activity)
-    # a dry run, on one process, tells of the ranks that are meant to be launched
+    # a dry run, on one process, describes the ranks that are meant to be launched
     if config.world_size not in (None, world.size) and not config.dry_run:
         launched = "1 rank was" if world.size == 1 else f"{world.size} ranks were"
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, checked before they are used, safetensors and JSON only.
+"""Checkpoints: written complete or not at all, checked before they are used, safetensors and JSON only.
 
     checkpoints/000012800/          the name is the number of images seen
         netg.safetensors  netd.safetensors  netg_ema.safetensors
@@ -7,7 +7,7 @@
         manifest.json               size and sha256 of every file, and its own; written last
     checkpoints/latest              the newest one's name, replaced atomically
     checkpoints/best                if it is there, the checkpoint that it names is never removed
-    checkpoints/000012800-left      the best one, when the run was taken back to before it; no life goes on from it
+    checkpoints/000012800-left      the best one, when the run was taken back to before it; no attempt goes on from it
 
 A save writes into `.tmp-ATTEMPT-NAME`, syncs every file and the folder to disk, and renames it; only then are old ones
 removed. A load takes the newest folder whose manifest verifies and warns about any newer one that does not.
@@ -47,7 +47,7 @@ def save(
 ) -> Path:
     """Writes a checkpoint, then removes all but the newest `keep`. Older ones stay if it cannot.
 
-    Raises SaveError when the disk refuses, and UserError when a newer life of the run has taken it over.
+    Raises SaveError when the disk refuses, and UserError when a newer attempt has taken it over.
     """
     lease = lease or Lease(folder)  # of nobody: anyone may publish
     target = folder / f"{images:09d}"
@@ -60,7 +60,7 @@ def save(
         temporary.mkdir()
         _write_files(temporary, images, tensors, state)
         lease.check()
-        if target.exists():  # an earlier life went on from an older one, because this one is damaged
+        if target.exists():  # an earlier attempt went on from an older one, because this one is damaged
             target.rename(damaged)
         temporary.rename(target)
         sync_folder(folder)
@@ -71,7 +71,7 @@ def save(
         sync_folder(folder)
     except OSError as error:
         with suppress(OSError):
-            lease.check()  # a newer life removes what an older one was writing
+            lease.check()  # a newer attempt removes what an older one was writing
         raise SaveError(
             f"{target}: the checkpoint could not be saved ({error.strerror}{_free(folder)}); older ones are untouched"
         ) from error
@@ -102,7 +102,7 @@ def _away(path: Path, attempt: int) -> Path:
 
 
 def _remove_leftovers(folder: Path, attempt: int) -> None:
-    """Of lives that were killed in the middle of this. What a newer life is writing is none."""
+    """Of attempts that were killed in the middle of this. What a newer attempt is writing is none."""
     for leftover in folder.glob(".tmp-*"):
         number = re.match(r"\.tmp-(\d+)-", leftover.name)
         if number is None or int(number[1]) <= attempt:
@@ -113,10 +113,10 @@ def _remove_leftovers(folder: Path, attempt: int) -> None:
 
 
 def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
-    # a checkpoint that was damaged may be newer than the one that this life began from: it must not push this one out
+    # a damaged checkpoint may be newer than the one that this attempt began from: it must not push that one out
     upto = [path for path in all_checkpoints(folder) if int(path.name) <= images]
     kept, old = upto[-keep:], upto[:-keep]
-    # files may have rotted since they were written: besides the new one, another whole one stays
+    # files may have rotted since they were written: besides the new one, another intact one stays
     while old and not any(verify(path) is None for path in reversed(kept[:-1])):
         kept.insert(0, old.pop())
     best = best_name(folder)
@@ -142,14 +142,14 @@ def best_name(folder: Path) -> str:
     try:
         (folder / name).stat()
     except FileNotFoundError:
-        return name.removesuffix(LEFT)  # a life was killed before the rename
+        return name.removesuffix(LEFT)  # an attempt was killed before the rename
     return name
 
 
 def leave_behind(path: Path, lease: Lease) -> None:
-    """Removes a checkpoint that no later life is to go on from; the best one is kept under another name.
+    """Removes a checkpoint that no later attempt is to go on from; the best one is kept under another name.
 
-    Raises UserError when a newer life of the run has taken it over, and OSError when the best one cannot be kept.
+    Raises UserError when a newer attempt has taken it over, and OSError when the best one cannot be kept.
     """
     if path.name != best_name(path.parent):
         remove(path, lease)
@@ -164,7 +164,7 @@ def leave_behind(path: Path, lease: Lease) -> None:
 
 
 def remove(path: Path, lease: Lease) -> None:
-    """Removes a checkpoint, or leaves it whole. Raises UserError when a newer life of the run has taken it over."""
+    """Removes a checkpoint, or leaves it intact. Raises UserError when a newer attempt has taken it over."""
     with suppress(OSError):  # the next save tries again
         _remove(path, lease)
 
@@ -194,7 +194,8 @@ def find_newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
         warn(f"WARNING: {problem}; trying the one before")
     if found:
         raise UserError(
-            f"{folder}: none of the {len(found)} checkpoints is whole; restore one, or begin anew in another --run_dir"
+            f"{folder}: none of the {len(found)} checkpoints is intact; restore one, or start again in another "
+            "--run_dir"
         )
     return None
 
@@ -209,19 +210,19 @@ def verify(path: Path) -> str | None:
 
 
 def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and state of a checkpoint. Raises UserError when it is not whole."""
+    """Tensors and state of a checkpoint. Raises UserError when it is not intact."""
     files = contents(path)
     state = _state(path, files.pop(STATE))
     return {name.removesuffix(SUFFIX): _tensors(path / name, data) for name, data in files.items()}, state
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """A checkpoint's state alone. Raises UserError when the checkpoint is not whole."""
+    """A checkpoint's state alone. Raises UserError when the checkpoint is not intact."""
     return _state(path, contents(path, wanted=(STATE,))[STATE])
 
 
 def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One network's tensors, and the checkpoint's state. Raises UserError when the checkpoint is not whole."""
+    """One network's tensors, and the checkpoint's state. Raises UserError when the checkpoint is not intact."""
     files = contents(path, wanted=(name + SUFFIX, STATE))
     if name + SUFFIX not in files:
         raise UserError(f"{path}: has no {name}{SUFFIX}")

@@ -14,7 +14,7 @@ class Clock:
     """Adds up the seconds spent in named sections; on a GPU by events, without waiting for it between two readings."""
 
     def __init__(self, device: torch.device, activity: Activity | None = None) -> None:
-        """`activity` is told of sections and iterations."""
+        """`activity` gets the sections and iterations."""
         self._activity = activity or Activity()
         self._cuda = device.type == "cuda"
         self._host: dict[str, float] = defaultdict(float)
@@ -44,7 +44,7 @@ class Clock:
         self._activity.tick()
 
     def read(self) -> dict[str, float]:
-        """Seconds per iteration since the last reading: time/SECTION, time/other and time/data_percent; begins anew."""
+        """Seconds per iteration since the last reading: time/SECTION, time/other and time/data_percent."""
         if self._events:
             self._events[-1][2].synchronize()
         for name, start, end in self._events:

@@ -86,7 +86,7 @@ class Console:
         self._marks: deque[tuple[float, int]] = deque()
 
     def say(self, text: str) -> None:
-        """Prints whole lines without secrets, above the progress line if there is one."""
+        """Prints complete lines without secrets, above the progress line if there is one."""
         line = self._line
         self._draw("", end="\r")
         self._write(f"{redacted(text)}\n")

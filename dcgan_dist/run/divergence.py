@@ -1,4 +1,4 @@
-"""What happens when training diverges or collapses: it stops in words, or goes back to a checkpoint.
+"""What happens when training diverges or collapses: the run ends with a message, or goes back to a checkpoint.
 
 Nothing waits for the device in an iteration: numbers are looked at before every report and every checkpoint, by all
 ranks together, and until then the optimisers leave alone what a bad gradient would spoil (gan/watch.py). So neither the
@@ -51,7 +51,7 @@ class Recovery:
         return "rollback" in (self.config.divergence.policy, self.config.collapse.policy)
 
     def wanted(self) -> bool:
-        """Whether a collapse is to be mended now; the same answer on all ranks."""
+        """Whether a collapse calls for a rollback now; the same answer on all ranks."""
         return self.config.collapse.policy == "rollback" and bool(self.collapse.counted())
 
     def look(self, report: Callable[[], None]) -> bool:
@@ -120,10 +120,10 @@ class Recovery:
         folder = self.folder.checkpoints
         whole = [path for path in checkpoint.all_checkpoints(folder) if checkpoint.verify(path) is None]
         if not whole:
-            raise UserError(f"{folder}: there is no whole checkpoint to go back to; lower --optimizer.g_lr and d_lr")
+            raise UserError(f"{folder}: there is no intact checkpoint to go back to; lower --optimizer.g_lr and d_lr")
         target = [path for path in whole if int(path.name) <= before or path == whole[0]][-1]
         write_atomically(folder / "latest", target.name.encode())
-        for path in whole[whole.index(target) + 1 :]:  # a later life must not go on from them
+        for path in whole[whole.index(target) + 1 :]:  # a later attempt must not go on from them
             checkpoint.leave_behind(path, self.saver.lease)
         return target
 

@@ -154,7 +154,7 @@ class RunFolder:
         say(f"no checkpoint of {self.root} is used; the reports and samples of earlier attempts are kept in {kept}")
 
     def prepare(self, config_yaml: str, world: dict[str, Any], *, private: bool = False) -> None:
-        """Makes the folder, or takes over one that an earlier life of the run made. Raises UsageError for any other.
+        """Makes the folder, or takes over one that an earlier attempt made. Raises UsageError for any other.
 
         `private`: the configuration holds secrets, which the owner alone may read.
         """
@@ -178,17 +178,17 @@ class RunFolder:
             return True
 
     def _foreign(self, path: Path) -> bool:
-        """Whether it is nothing that a life, or a doctor, leaves that was killed before config.yaml was there."""
+        """Whether it is nothing that an attempt, or a doctor, leaves that was killed before config.yaml was there."""
         own = {self.stop, self.save, self.samples, self.checkpoints, self.stacks, self.preempted}
         own.add(self.root / "owner.json")
         return path not in own and not path.name.startswith((f".{self.config.name}.", ".owner.", ".doctor-"))
 
     def mark(self, marker: Path, text: str) -> None:
-        """The end of a life, which has obeyed the STOP that is there. Raises UserError."""
+        """The end of an attempt, which has obeyed the STOP that is there. Raises UserError."""
         write_atomically(marker, f"{text}\n{self._this_stop()}".encode())
 
     def asks_to_stop(self) -> bool:
-        """Whether the next life is to stop at once: there is a STOP, and no life has obeyed it yet."""
+        """Whether the next attempt is to stop at once: there is a STOP, and no attempt has obeyed it yet."""
         return signals.asks_to_stop(self.stop) and not self._was_obeyed(self._this_stop())
 
     def _was_obeyed(self, stop: str) -> bool:
@@ -205,9 +205,9 @@ class RunFolder:
         return ""
 
     def _remove_markers(self) -> None:
-        """Removes those of an earlier life. A STOP that no life has obeyed yet is meant for this one: it stays."""
+        """Removes those of an earlier attempt. A STOP that none has obeyed yet is meant for this one: it stays."""
         stop = self._this_stop()
-        stale = self._was_obeyed(stop) or signals.is_for_another_life(self.stop)
+        stale = self._was_obeyed(stop) or signals.is_for_another_attempt(self.stop)
         if stale and stop == self._this_stop():  # none that came meanwhile
             self.stop.unlink(missing_ok=True)
         for marker in (self.done, self.preempted):

@@ -31,7 +31,7 @@ def grid(tiles: NDArray[np.uint8], columns: int | None = None, pad: int = 2) -> 
 
 
 def save_png(array: NDArray[np.uint8], path: Path) -> None:
-    """Writes an (H, W, 3) uint8 picture, whole or not at all; the same picture gives the same bytes."""
+    """Writes an (H, W, 3) uint8 picture, complete or not at all; the same picture gives the same bytes."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())

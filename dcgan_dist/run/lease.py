@@ -1,9 +1,9 @@
-"""One job at a time on a run's folder, and a number for each life of the run: its attempt.
+"""One job at a time on a run's folder, and a number for each attempt to train it.
 
-    RUN/owner.json      the job that has the run, or had it last; its time of change is the owner's sign of life
+    RUN/owner.json      the job that has the run, or had it last; its time of change is the owner's heartbeat
     RUN/.owner.lock     locked by the owner; the lock ends with its process, however it ends
 
-Locks do not reach other hosts on every file system, so an owner on another host is watched for a sign of life. No
+Locks do not reach other hosts on every file system, so an owner on another host is watched for its heartbeat. No
 clocks are compared: whether the sign changes is all that counts. An owner that was taken for dead, a node that was cut
 off for example, may come back: before it publishes anything it looks whose run it is (`check`).
 """
@@ -23,8 +23,8 @@ from pathlib import Path
 from dcgan_dist.data.storage import is_at, make_folder, open_shared, process_exists, write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
-BEAT = 5.0  # seconds between two signs of life
-PATIENCE = 30.0  # seconds without one after which an owner on another host is taken for dead
+BEAT = 5.0  # seconds between two heartbeats
+HEARTBEAT_TIMEOUT = 30.0  # seconds without one after which an owner on another host is taken for dead
 GRACE = 3.0  # seconds for a process that is just ending to let go of its lock
 
 
@@ -33,7 +33,7 @@ class Owner:
     """What owner.json holds."""
 
     attempt: int
-    """1 for a run's first life, and one more for each that follows."""
+    """1 for a run's first attempt, and one more for each that follows."""
     host: str
     pid: int
     slurm_job: str | None
@@ -53,11 +53,11 @@ class Lease:
     """The main rank's hold on the run's folder."""
 
     def __init__(
-        self, root: Path, say: Callable[[str], None] = print, *, beat: float = BEAT, patience: float = PATIENCE
+        self, root: Path, say: Callable[[str], None] = print, *, beat: float = BEAT, patience: float = HEARTBEAT_TIMEOUT
     ) -> None:
         """`beat`, `patience`: seconds, see above."""
         self.owner: Owner | None = None
-        """This life, once it has the run."""
+        """This attempt, once it has the run."""
         self._root, self._file, self._say = root, root / "owner.json", say
         self._beat_every, self._patience = beat, patience
         self._descriptors: list[int] = []
@@ -66,7 +66,7 @@ class Lease:
 
     @property
     def attempt(self) -> int:
-        """Number of this life of the run; 0 without a lease."""
+        """Number of this attempt; 0 without a lease."""
         return self.owner.attempt if self.owner else 0
 
     @property
@@ -75,7 +75,7 @@ class Lease:
         return f"wait for its end, stop it by `touch {self._root / 'STOP'}`, or name another --run_dir"
 
     def take(self, *, new: bool = False) -> None:
-        """Takes the run, unless this life has it. Raises UsageError when another job has it.
+        """Takes the run, unless this attempt has it. Raises UsageError when another job has it.
 
         Without a folder nothing happens, until the run is known to be a `new` one: then the folder is made.
         """
@@ -107,9 +107,9 @@ class Lease:
         self._beating.start()
 
     def _taken(self, before: Owner | None, me: Owner, locked: bool | None) -> bool:
-        """Whether a job that lives has the run. `locked`: whether the lock was free; None: there are no locks here."""
+        """Whether a live job has the run. `locked`: whether the lock was free; None: there are no locks here."""
         if before and me.slurm_job and before.slurm_job == me.slurm_job and before.slurm_restart != me.slurm_restart:
-            return False  # SLURM has ended the life before; should a part of it come back, it will look before it saves
+            return False  # SLURM has ended the attempt before; a part of it that comes back looks before it saves
         if locked is False:
             return True
         if before is None or before.ended:
@@ -118,12 +118,12 @@ class Lease:
             return False
         self._say(
             f"the run's last owner ({before}) did not say that it ended; waiting up to {self._patience:.0f} s for a "
-            "sign of life"
+            "heartbeat"
         )
         return self._is_beating()
 
     def other(self) -> Owner | None:
-        """The job that trains here now, if there seems to be one. Takes nothing; may wait for a sign of life.
+        """The job that trains here now, if there seems to be one. Takes nothing; may wait for its heartbeat.
 
         Raises UsageError when the folder cannot be read.
         """
@@ -153,12 +153,12 @@ class Lease:
         return UsageError(f"--run_dir {self._root}: another job is training here ({who}); {self.way_out}")
 
     def check(self) -> None:
-        """Raises UserError when a newer life has the run: what this one would publish is no longer wanted."""
+        """Raises UserError when a newer attempt has the run: what this one would publish is no longer wanted."""
         found = self._read()
         if self.owner is not None and found not in (None, self.owner):
             raise UserError(
-                f"{self._root}: a newer life of this run has taken over (attempt {found.attempt}: {found}); this one, "
-                f"attempt {self.attempt}, writes nothing more and ends"
+                f"{self._root}: a newer attempt of this run has taken over (attempt {found.attempt}: {found}); this "
+                f"one, attempt {self.attempt}, writes nothing more and ends"
             )
 
     def release(self) -> None:
@@ -183,7 +183,7 @@ class Lease:
         return None
 
     def _beat(self, descriptor: int) -> None:
-        """By the open file, so that a life that lost the run gives no sign in the name of the next owner."""
+        """By the open file, so that an attempt that lost the run gives no sign in the name of the next owner."""
         while not self._released.wait(self._beat_every):
             with suppress(OSError):
                 os.utime(descriptor)
@@ -197,7 +197,7 @@ class Lease:
         return False
 
     def _pulse(self) -> tuple[int, int] | None:
-        with suppress(OSError), self._file.open("rb") as file:  # NFS asks the server anew only when a file is opened
+        with suppress(OSError), self._file.open("rb") as file:  # NFS asks the server again only when a file is opened
             found = os.fstat(file.fileno())
             return found.st_ino, found.st_mtime_ns
         return None
@@ -218,7 +218,7 @@ def _successor(before: Owner | None) -> Owner:
 def _lock(descriptor: int, kind: int = fcntl.LOCK_EX, grace: float = GRACE) -> bool | None:
     """Whether the lock was free; None where the file system has no locks.
 
-    A lock of this kind belongs to the process alone: one that it forked does not hold it any longer than it lives.
+    A lock of this kind belongs to the process alone: one that it forked does not hold it any longer than it runs.
     """
     end = time.monotonic() + grace
     while True:

@@ -1,4 +1,4 @@
-"""What the readers of all ranks did, for the reports, and the damaged images that they met."""
+"""What the readers of all ranks did, for the reports, and the damaged images that they found."""
 
 import torch
 
@@ -14,11 +14,11 @@ class ReadingReport:
     def __init__(self, reader: IndexedReader | StreamReader, world: World, console: Console) -> None:
         self._reader, self._world, self._console = reader, world, console
         self._last: dict[str, float] = {}  # of all ranks' readers, at the last report
-        self._told: set[int] = set()  # numbers of the damaged images that were told of
+        self._reported: set[int] = set()  # numbers of the damaged images that were reported
 
     def values(self) -> dict[str, float]:
-        """What all ranks' readers did since the last report, and how many positions got a substitute in this life."""
-        self.tell_damages()
+        """What all ranks' readers did since the last report, and this attempt's count of substituted positions."""
+        self.report_damages()
         now = vars(self._reader.counters)
         counts = torch.tensor(list(now.values()), dtype=torch.float64, device=self._world.device)
         total = dict(zip(now, self._world.sum_(counts).tolist(), strict=True))
@@ -30,13 +30,13 @@ class ReadingReport:
         remote = new["from_cache"] + new["from_afar"]
         return values | ({"data/cache_percent": 100 * new["from_cache"] / remote} if remote else {})
 
-    def tell_damages(self) -> None:
-        """One line for each damaged image, whichever ranks met it."""
+    def report_damages(self) -> None:
+        """One line for each damaged image, whichever ranks found it."""
         known = dict(self._reader.damages)  # at once: the reader goes on
-        new = {sample: problem for sample, problem in known.items() if sample not in self._told}
+        new = {sample: problem for sample, problem in known.items() if sample not in self._reported}
         if self._world.maximum(len(new)) == (0,):
             return
         found = {sample: problem for each in self._world.gather(new) for sample, problem in each.items()}
-        for sample in sorted(found.keys() - self._told):
+        for sample in sorted(found.keys() - self._reported):
             self._console.say(f"data: image {sample:,} is damaged, another takes its place: {found[sample]}")
-        self._told |= found.keys()
+        self._reported |= found.keys()

@@ -19,7 +19,7 @@ from dcgan_dist.run.stats import Stats
 
 Say = Callable[[str], None]
 
-# options that may change between two lives of a run without changing what is learnt
+# options that may change between two attempts of a run without changing what is learnt
 FREE = (
     "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
     "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
@@ -61,9 +61,9 @@ def describe(config: Config, data: Corpus | Sources, state: TrainState) -> dict[
 
 
 def find(config: Config, folder: RunFolder, data: Corpus | Sources, say: Say) -> Path | None:
-    """The checkpoint to go on from, checked against configuration and data; None to begin anew. For the main rank.
+    """The checkpoint to go on from, checked against configuration and data; None to start at 0. For the main rank.
 
-    Raises UsageError when they do not fit, and UserError when there is no whole one, or the disk does not answer.
+    Raises UsageError when they do not fit, and UserError when there is no intact one, or the disk does not answer.
     """
     try:
         return _find(config, folder, data, say)
@@ -98,7 +98,7 @@ def _find(config: Config, folder: RunFolder, data: Corpus | Sources, say: Say) -
     if newer and own is None and source != "auto":
         raise UsageError(
             f"--resume {path}: --run_dir {folder.root} holds newer checkpoints ({', '.join(newer)}), which the next "
-            "life would go on from; move them away or name a new --run_dir"
+            "attempt would go on from; move them away or name a new --run_dir"
         )
     own_run = is_own(path, folder)
     _refuse_changes(path, config, data, state, _way_out(own_run))
@@ -108,7 +108,7 @@ def _find(config: Config, folder: RunFolder, data: Corpus | Sources, say: Say) -
 
 
 def resolve(source: Path, say: Say) -> Path | None:
-    """The checkpoint that a path means; None when it means none. Raises UserError when none of a run's is whole.
+    """The checkpoint that a path means; None when it means none. Raises UserError when none of a run's is intact.
 
     Of RUN, RUN/checkpoints and RUN/checkpoints/latest it is the newest that verifies, of RUN/checkpoints/best the one
     that is named there, and a checkpoint's folder is itself.
@@ -125,7 +125,7 @@ def resolve(source: Path, say: Say) -> Path | None:
 
 
 def _own(folder: RunFolder, source: str, say: Say) -> Path | None:
-    """The newest checkpoint of this run, if an earlier life of the very same command, with this --resume, wrote it."""
+    """The newest checkpoint of this run, if an earlier attempt of this very command, with this --resume, wrote it."""
     path = checkpoint.find_newest(folder.checkpoints, say)
     same = path is not None and _described(path)["config"].get("resume.source") == source
     return path if same else None
@@ -172,7 +172,7 @@ def _described(path: Path) -> dict[str, Any]:
         isinstance(state.get("config"), dict) and state.keys() >= {"data_fingerprint", "data_images", "order_version"}
     ):
         raise UserError(
-            f"{path / checkpoint.STATE}: does not say how the run was trained; name another checkpoint, or begin anew "
+            f"{path / checkpoint.STATE}: does not say how the run was trained; name another checkpoint, or start again "
             "in another --run_dir"
         )
     return state

@@ -18,10 +18,10 @@ from dcgan_dist.run.lease import Lease
 
 
 class Saver:
-    """The saves of one life, on the main rank. One at a time: the next waits for the one before.
+    """The saves of one attempt, on the main rank. One at a time: the next waits for the one before.
 
-    A failed save is told of by the next call of any method but `close`. What the disk refused is a warning until
-    `most_failures` saves in a row were; anything else (numbers that are not finite, a newer life of the run) is raised.
+    A failed save is reported by the next call of any method but `close`. What the disk refused is a warning until
+    `most_failures` saves in a row were; anything else (numbers that are not finite, a newer attempt) is raised.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Saver:
         return seconds
 
     def finish(self) -> None:
-        """Waits until all is on disk. Raises UserError when the newest save isn't, or a newer life has the run."""
+        """Waits until all is on disk. Raises UserError when the newest save isn't, or a newer attempt has the run."""
         self._collect()
         if self._failed:
             raise _final(self._failed[-1])
@@ -134,4 +134,4 @@ class Saver:
 
 
 def _final(error: SaveError) -> UserError:
-    return UserError(f"{error}. Mend that and run the same command again")
+    return UserError(f"{error}. Fix that and run the same command again")

@@ -1,4 +1,4 @@
-"""One life of a run: what the train loop asks, and what it does every so often."""
+"""One attempt of a run: what the train loop asks, and what it does every so often."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.gan.step import Engine, Game, Noise, micro_batches
-from dcgan_dist.parallel.agreement import Agreement, Wishes
+from dcgan_dist.parallel.agreement import Agreement, Requests
 from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource, sample_latents
 from dcgan_dist.parallel.precision import Arithmetic
@@ -31,7 +31,7 @@ from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.reading import ReadingReport
 from dcgan_dist.run.saving import Saver
-from dcgan_dist.run.signals import Requests
+from dcgan_dist.run.signals import RequestMonitor
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.stragglers import Stragglers
 from dcgan_dist.run.trackers import Trackers
@@ -39,7 +39,7 @@ from dcgan_dist.run.trackers import Trackers
 
 @dataclass(kw_only=True)
 class Session:
-    """Everything a life of a run works with."""
+    """Everything an attempt of a run works with."""
 
     config: Config
     world: World
@@ -56,7 +56,7 @@ class Session:
     saver: Saver
     stats: Stats
     clock: Clock
-    requests: Requests
+    requests: RequestMonitor
     agreement: Agreement
     metrics: MetricsFile
     trackers: Trackers
@@ -64,11 +64,11 @@ class Session:
     stragglers: Stragglers
     recovery: Recovery
     first: int = 0
-    """Images seen where this life began."""
+    """Images seen where this attempt began."""
     end: int = 0
     """Images seen where it will be complete: the last batch is a full one."""
     earlier: float = 0.0
-    """Seconds that the run took in the lives before this one, up to the checkpoint that it goes on from."""
+    """Seconds that the run took in the attempts before this one, up to the checkpoint that it goes on from."""
     last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
 
     def begin(self) -> None:
@@ -97,17 +97,17 @@ class Session:
         """Whether the configured number of images has been shown."""
         return self.state.images >= self.config.images
 
-    def agreed(self) -> Wishes:
+    def agreed(self) -> Requests:
         """What was asked for on any rank; the same answer on all of them."""
-        return self.agreement.ask(self._wishes)
+        return self.agreement.ask(self._asked_for)
 
-    def _wishes(self) -> Wishes:
+    def _asked_for(self) -> Requests:
         # a checkpoint of nothing new can wait for the next question
         save = self.state.images > self.first and self.requests.save_wanted()
-        return Wishes(stop=self.requests.stop_wanted(), save=save)
+        return Requests(stop=self.requests.stop_wanted(), save=save)
 
     def seconds(self) -> float:
-        """Wall time of the run so far, over all its lives."""
+        """Wall time of the run so far, over all its attempts."""
         return self.earlier + self.requests.seconds()
 
     def check_health(self, asked: bool) -> None:
@@ -164,7 +164,7 @@ class Session:
         self.saver.check()
 
     def _still_ours(self) -> None:
-        """Raises UserError when a newer life has the run. A disk that does not answer is for the next save to judge."""
+        """Raises UserError when a newer attempt has the run. Whether the disk answers is for the next save to judge."""
         with suppress(OSError):
             self.lease.check()
 
@@ -200,7 +200,7 @@ class Session:
         tensors = self.state.tensors() | {"stats": self.stats.state_dict()}
         described = resume.describe(self.config, self.data, self.state) | {"run_seconds": self.seconds()}
         described["last_report"] = self.metrics.last
-        # a life that goes on from here will not write the lines again that should be in the file by now
+        # an attempt that goes on from here will not write the lines again that should be in the file by now
         self.saver.save(self.state.images, tensors, described, self.metrics.sync)
         if not self.requests.save_noted:
             return
@@ -212,7 +212,7 @@ class Session:
             self.console.say(f"not saved, although {self.folder.save} asked; touch it again when there is room")
 
     def finish(self, exit_code: int, stopped: int) -> None:
-        """The orderly end of this life, all on disk: says what came of it, in words and by a marker file."""
+        """The orderly end of this attempt, all on disk: says what came of it, in words and by a marker file."""
         self.world.activity.patient += 1  # trackers may take their time
         if exit_code != stopped and self.world.from_main(self._has_unreported):
             # after the checkpoint, which keeps what was added up: a run that is made longer reports as if it had not
@@ -220,7 +220,7 @@ class Session:
             self.report()
             self.world.from_main(self.metrics.sync)
         self.world.from_main(self.saver.finish)
-        self.reading.tell_damages()
+        self.reading.report_damages()
         images, taken = self.state.images, human_time(self.seconds())
         if exit_code == stopped:
             why = self._why_stopped()

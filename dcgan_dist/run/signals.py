@@ -19,7 +19,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 STOPPING = (
     b"\nstopping after this iteration, with a checkpoint; the launcher may be gone before the line `stopped at`\n"
 )
-PATIENCE = b"\nalready stopping: at the end of this iteration, with a checkpoint (Ctrl-\\ ends it at once, without)\n"
+ALREADY_STOPPING = (
+    b"\nalready stopping: at the end of this iteration, with a checkpoint (Ctrl-\\ ends it at once, without)\n"
+)
 NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ ends it at once; nothing is lost)\n"
 
 
@@ -35,9 +37,9 @@ def launched() -> bool:
 
 
 def asks_to_stop(file: Path) -> bool:
-    """Whether the file is there, and not from slurm/train.sh for another life of the run, whose time was over."""
+    """Whether the file is there, and not from slurm/train.sh for another attempt of the run, whose time was over."""
     try:
-        return not _for_another_life(file.read_text(errors="replace"))
+        return not _for_another_attempt(file.read_text(errors="replace"))
     except (PermissionError, IsADirectoryError):
         with suppress(OSError):
             file.stat()
@@ -47,20 +49,20 @@ def asks_to_stop(file: Path) -> bool:
         return False  # it is not there, or the disk does not answer for a moment
 
 
-def is_for_another_life(file: Path) -> bool:
-    """Whether the file is there, and from slurm/train.sh for another life of the run, whose time was over."""
+def is_for_another_attempt(file: Path) -> bool:
+    """Whether the file is there, and from slurm/train.sh for another attempt of the run, whose time was over."""
     with suppress(OSError):
-        return _for_another_life(file.read_text(errors="replace"))
+        return _for_another_attempt(file.read_text(errors="replace"))
     return False
 
 
-def _for_another_life(text: str) -> bool:
-    life = re.match(r"SLURM job (\d+), (?:restart|life) (\d+)", text)
+def _for_another_attempt(text: str) -> bool:
+    attempt = re.match(r"SLURM job (\d+), (?:restart|life) (\d+)", text)
     env = os.environ
-    return life is not None and life.groups() != (env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0"))
+    return attempt is not None and attempt.groups() != (env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0"))
 
 
-class Requests:
+class RequestMonitor:
     """Only notes what is asked for; the train loop acts at the end of an iteration, on all ranks together.
 
     A second signal changes nothing. Files serve where no signal arrives: early in the start, or from a shell. A rank
@@ -68,13 +70,13 @@ class Requests:
     """
 
     def __init__(self) -> None:
-        """This life begins here."""
+        """This attempt begins here."""
         parent = os.getppid()
         self.reason = ""
         self._began = time.monotonic()
         self._first_signal = 0
         self._left_behind = False
-        self._told = os.environ.get("RANK", "0") != "0"  # one rank is enough to answer
+        self._answered = os.environ.get("RANK", "0") != "0"  # one rank is enough to answer
         self._stop: Path | None = None
         self._save: Path | None = None
         self._save_noted: int | None = None
@@ -88,14 +90,14 @@ class Requests:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if number == signal.SIGINT and not self._told and (self.reason or self._left_behind):
-            self._told = bool(self.reason)
-            again = NOT_BEGUN if self._stop is None else PATIENCE
+        if number == signal.SIGINT and not self._answered and (self.reason or self._left_behind):
+            self._answered = bool(self.reason)
+            again = NOT_BEGUN if self._stop is None else ALREADY_STOPPING
             os.write(2, again if self.reason else STOPPING)  # not sys.stderr: this may have interrupted a write to it
         self._first_signal = self._first_signal or number
         self.ask(signal.Signals(number).name)
 
-    def let_go(self) -> None:
+    def restore_handlers(self) -> None:
         """Handles signals as before, and those that were noted meanwhile: for a command that has nothing to save."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -111,7 +113,7 @@ class Requests:
         self.reason = self.reason or reason
 
     def seconds(self) -> float:
-        """Since this life began."""
+        """Since this attempt began."""
         return time.monotonic() - self._began
 
     def stop_wanted(self) -> bool:
@@ -124,7 +126,7 @@ class Requests:
             self.ask("its launcher ended")
         return bool(self.reason)
 
-    def heed(self) -> None:
+    def raise_if_stopped(self) -> None:
         """For long preparations to call now and then: raises StoppedError when a stop was asked for on this rank."""
         if self.stop_wanted():
             raise StoppedError(self.reason)
@@ -151,7 +153,7 @@ class Requests:
                 self._save.unlink()
 
     def save_failed(self) -> None:
-        """The checkpoint that was asked for could not be written: it is not tried again until it is asked for anew."""
+        """The checkpoint that was asked for could not be written: it is not tried again until it is asked for again."""
         self._save_failed, self._save_noted = self._save_noted, None
 
     def _age_of_save(self) -> int | None:
@@ -161,16 +163,16 @@ class Requests:
             return None
 
 
-_early: list[Requests] = []
+_early: list[RequestMonitor] = []
 
 
 def listen() -> None:
-    """Begins this life of the run that this process is for, and notes signals from here on."""
-    _early.append(Requests())
-    hear()
+    """Begins this process's attempt, and notes signals from here on."""
+    _early.append(RequestMonitor())
+    unblock()
 
 
-def hear() -> None:
+def unblock() -> None:
     """Lets those signals through that our launcher held back from this process until it could handle them."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -185,7 +187,7 @@ def preparing(training: bool) -> Iterator[None]:
         listen()
         yield
         return
-    hear()
+    unblock()
 
     def leave(number: int, frame: FrameType | None) -> None:
         del frame
@@ -204,6 +206,6 @@ def asked() -> bool:
     return any(requests.stop_wanted() for requests in _early)
 
 
-def take() -> Requests:
+def take() -> RequestMonitor:
     """What has been asked for since `listen`, or since now."""
-    return _early.pop() if _early else Requests()
+    return _early.pop() if _early else RequestMonitor()

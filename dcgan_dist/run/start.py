@@ -1,4 +1,4 @@
-"""The start of a life: what is checked, found and set up before the first iteration."""
+"""The start of an attempt: what is checked, found and set up before the first iteration."""
 
 import contextlib
 from collections.abc import Callable
@@ -92,7 +92,7 @@ def _open(
     threads = set_cpu_threads(world)
     if threads:
         console.say(threads)
-    data = world.main_first(lambda: open_data(config, console.say, requests.heed))
+    data = world.main_first(lambda: open_data(config, console.say, requests.raise_if_stopped))
     found = world.from_main(lambda: resume.find(config, folder, data, console.say))
     if config.data.secret:
         console.say(f"{folder.config}: readable by its owner alone (mode 0600), for --data.shards holds secrets")
@@ -192,7 +192,7 @@ def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[
         )
 
 
-def _stop_for_good(requests: signals.Requests, folder: RunFolder) -> None:
+def _stop_for_good(requests: signals.RequestMonitor, folder: RunFolder) -> None:
     """Somebody pressed W&B's stop button. The file tells the job script, too, that this is no time limit."""
     requests.ask("stopped in W&B")
     with contextlib.suppress(OSError):

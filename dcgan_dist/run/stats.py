@@ -11,7 +11,7 @@ AllReduce = Callable[[Tensor], Tensor]  # the sum over all ranks of a tensor of 
 class Stats:
     """Count, sum and sum of squares, in float64, of named scalars.
 
-    The names must be the same on all ranks whenever they meet (`reduce`, `fold`): they are those given here and those
+    The names must be the same on all ranks whenever they are combined (`reduce`, `fold`): those given here and those
     used since. Ranks run the same program, so first use agrees by itself; a name that only some ranks will use is given
     here, or is used everywhere with an empty tensor.
     """
@@ -49,7 +49,7 @@ class Stats:
         return names, torch.stack(rows) if rows else torch.zeros(0, 3, dtype=torch.float64, device=self._device)
 
     def reduce(self, all_reduce: AllReduce, std: Collection[str] = ()) -> dict[str, float]:
-        """Means over all ranks since the last report, the same on every rank, and begins anew.
+        """Means over all ranks since the last report, the same on every rank, and starts again from 0.
 
         One all-reduce of a (names, 3) tensor, rows in sorted order. A name in `std` also yields NAME_std, the standard
         deviation of the population; names without a value yield nothing.
@@ -69,7 +69,7 @@ class Stats:
         return bool(self._rows()[1][:, 0].any())
 
     def fold(self, all_reduce: AllReduce, main: bool) -> None:
-        """Moves what all ranks hold to the main one, so that one rank's `state_dict` is the whole job's."""
+        """Moves what all ranks hold to the main one, so that one rank's `state_dict` is that of the job."""
         names, rows = self._rows()
         totals = all_reduce(rows)
         self._table = {name: row if main else self._zeros() for name, row in zip(names, totals, strict=True)}

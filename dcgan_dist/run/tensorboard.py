@@ -13,10 +13,10 @@ class TensorBoardTracker:
     """Raises ImportError where tensorboard is not installed."""
 
     def __init__(self, run_dir: Path, images: int) -> None:
-        """`images`: where this life of the run begins; TensorBoard hides what an earlier life wrote after that."""
+        """`images`: where this attempt begins; TensorBoard hides what an earlier attempt wrote after that."""
         from torch.utils.tensorboard import SummaryWriter
 
-        # what was written at exactly `images` belongs to the checkpoint, unless the run begins anew
+        # what was written at exactly `images` belongs to the checkpoint, unless the run starts at 0
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=images + 1 if images else 0)
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
@@ -37,7 +37,7 @@ class TensorBoardTracker:
             self._writer.add_histogram(name, finite, images)
 
     def alert(self, title: str, text: str) -> None:
-        """TensorBoard tells nobody; the console has it."""
+        """TensorBoard has no alerts; the console shows it."""
 
     def close(self, exit_code: int = 0) -> None:  # noqa: ARG002
         """Writes what is left; TensorBoard knows no exit code."""

@@ -36,11 +36,11 @@ class Tracker(Protocol):
         ...
 
     def alert(self, title: str, text: str) -> None:
-        """A warning that a person should hear of."""
+        """A warning that a person should see."""
         ...
 
     def close(self, exit_code: int = 0) -> None:
-        """The end of this life of the run, with the process's exit code."""
+        """The end of this attempt, with the process's exit code."""
         ...
 
 
@@ -130,7 +130,7 @@ def open_trackers(
 ) -> Trackers:
     """All trackers that the options ask for, on the main rank.
 
-    `images`: real images seen where this life of the run begins; `say` prints a line; `on_stop` is called, in another
+    `images`: real images seen where this attempt begins; `say` prints a line; `on_stop` is called, in another
     thread, when somebody stops the run from outside; `environment`, versions and devices, is shown beside the options.
     """
     start = Start(config=config, images=images, say=say, on_stop=on_stop, environment=environment)

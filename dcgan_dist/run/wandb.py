@@ -47,7 +47,7 @@ def _run_id(run_dir: Path, config: WandbConfig, say: Callable[[str], None]) -> t
     """The folder's W&B run, and whether it begins now. Raises wandb.Error for a WANDB_RUN_ID that is no id.
 
     A run that goes on in another project begins there. A copy of the folder (neither path nor inode are those that were
-    noted) is a run of its own. A folder that was moved to another disk cannot be told from one; the line says how it
+    noted) is a run of its own. A folder that was moved to another disk looks the same; the line says how it
     keeps its run.
     """
     import wandb
@@ -152,7 +152,7 @@ class WandbTracker:
         self._run = self._online(arguments) if mode == "online" else self._offline(arguments)
         self._run.define_metric("images")
         self._run.define_metric("*", step_metric="images")
-        # a resumed run repeats the images between its checkpoint and its end, and W&B would show both lives; a picture
+        # a resumed run repeats the images between its checkpoint and its end, and W&B would show both; a picture
         # at the last of them may have been lost, and twice the same does no harm
         self._sent = int(self._run.summary.get("images", -1)) if self._run.resumed else -1
 
@@ -162,7 +162,7 @@ class WandbTracker:
         try:
             run = self._init("online", resume="allow", **arguments)
         except wandb.Error as error:
-            self._say(f"W&B: no answer, this life of the run is kept offline: {str(error).partition(chr(10))[0]}")
+            self._say(f"W&B: no answer, this attempt is kept offline: {str(error).partition(chr(10))[0]}")
             _end_service()  # until then the failed attempt holds the run's id
             return self._offline(arguments)
         self._say(f"W&B: {run.url}")
@@ -170,19 +170,19 @@ class WandbTracker:
 
     def _offline(self, arguments: dict[str, Any]) -> "wandb.Run":
         run = self._init("offline", **arguments)
-        self._say(f"W&B: to send this life of the run later: wandb sync {Path(run.dir).parent}")
+        self._say(f"W&B: to send this attempt later: wandb sync {Path(run.dir).parent}")
         return run
 
     def _init(self, mode: Literal["online", "offline"], **arguments: Any) -> "wandb.Run":
         import wandb
 
-        # W&B talks on standard error: here everything but warnings is switched off, in init what its service says
+        # W&B writes to standard error: here everything but warnings is switched off, in init what its service says
         with hidden(*self._hidden):
             wandb.setup(wandb.Settings(**self._settings))
             return wandb.init(mode=mode, settings=wandb.Settings(**self._settings, silent=True), **arguments)
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
-        """A row of the history, unless an earlier life of the run has sent it."""
+        """A row of the history, unless an earlier attempt has sent it."""
         if images > self._sent:
             self._run.log({"images": images, **values})
 
@@ -215,7 +215,7 @@ class WandbTracker:
         except TimeoutError:
             self._say(f"W&B: not everything was sent in {FINISH_TIMEOUT:.0f} s; the rest: {rest}")
         finally:
-            _end_service()  # the files are whole only now
+            _end_service()  # the files are complete only now
 
 
 def open_wandb(

@@ -122,7 +122,7 @@ def _alike(one: str, other: str) -> bool:
 
 @contextmanager
 def hidden(*names: str) -> Iterator[None]:
-    """Within it, W&B meets neither these variables nor those that are not used."""
+    """Within it, W&B sees neither these variables nor those that are not used."""
     kept = {name: os.environ.pop(name) for name in (*names, *FIXED) if name in os.environ}
     try:
         yield

@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
     data[-1] ^= 1
     weights.write_bytes(data)
     assert main(["sample", str(run), "--out", str(tmp_path / "a.png")]) == 1
-    assert "none of the 1 checkpoints is whole" in capsys.readouterr().err
+    assert "none of the 1 checkpoints is intact" in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
 
 

@@ -49,7 +49,7 @@ def life(
     """
     found: dict[str, Any] = {"closed": []}
     _strike(fault, last_rollback, until, stop)
-    agreement.PATIENCE = 0.0 if stop else agreement.PATIENCE  # asked in every iteration
+    agreement.ASK_EVERY = 0.0 if stop else agreement.ASK_EVERY  # asked in every iteration
     really_train = trainer.train
 
     def noting(session: Session) -> bool:

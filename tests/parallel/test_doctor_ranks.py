@@ -65,7 +65,7 @@ def test_two_ranks_are_started_and_train_what_one_trains(printed_and_found):
 
 PATCHED = """
 from dcgan_dist import __main__ as front
-from dcgan_dist.parallel.ending import leave
+from dcgan_dist.parallel.shutdown import leave
 from dcgan_dist.parallel.world import World
 World.wrap = lambda self, network: network
 leave(front.main())

@@ -161,7 +161,7 @@ def train_and_log(given, world_size, folder, victims, run_dir, delay):
 
 
 def newest(run_dir):
-    """What the next life goes on from; a life that is killed may not have come to write `latest`."""
+    """What the next attempt goes on from; a life that is killed may not have come to write `latest`."""
     return max((int(path.name) for path in (run_dir / "checkpoints").glob("0*")), default=0)
 
 

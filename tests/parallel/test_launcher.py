@@ -21,7 +21,7 @@ from dcgan_dist.parallel.variables import MARK
 LAUNCHER = """
 import json, os, sys
 from dcgan_dist.parallel import launcher
-launcher.GRACE, launcher.PATIENCE, launcher.TICK = json.loads(sys.argv[1])
+launcher.GRACE, launcher.KILL_AFTER, launcher.TICK = json.loads(sys.argv[1])
 launcher._store = lambda _: None  # which takes seconds, and whose place is taken by pipes here
 job = launcher.Job(here=2, port=launcher.free_port())
 sys.exit(launcher.run([sys.executable, "-c", sys.argv[2]], job, os.environ))

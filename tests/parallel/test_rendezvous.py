@@ -22,7 +22,7 @@ ASKED = "asked to stop while it waited for the other ranks; nothing had begun\n"
 def wait_for_the_other(given: list[str], when: str, asked: Path) -> int:
     """The command on rank 0, which is asked to stop before or while it waits; rank 1 is away, or comes late."""
     late, guard = when == "late", rendezvous._guard
-    rendezvous.PATIENCE = LIMIT if late else 0.5
+    rendezvous.STOP_GRACE = LIMIT if late else 0.5
     if os.environ["RANK"] == "1":
         if not late:
             return 0

@@ -91,7 +91,7 @@ def test_no_rank_begins_anew_when_all_are_damaged(run, shards):
     (main_code, text), (other_code, other_text) = run_ranks(RANKS, told, options(shards, run, TWICE))
     assert (main_code, other_code, other_text) == (1, 1, "")
     assert text == (
-        f"error: {run / 'checkpoints'}: none of the 2 checkpoints is whole; restore one, or begin anew in another "
+        f"error: {run / 'checkpoints'}: none of the 2 checkpoints is intact; restore one, or start again in another "
         "--run_dir\n"
     )
     assert [path.name for path in checkpoint.all_checkpoints(run / "checkpoints")] == ["000000012", "000000024"]

@@ -29,10 +29,10 @@ from support.waiting import LIMIT, until
 
 from dcgan_dist import train
 from dcgan_dist.gan import step as gan_step
-from dcgan_dist.parallel import batchnorm, peers, watchdog
+from dcgan_dist.parallel import batchnorm, store, watchdog
 from dcgan_dist.parallel.activity import Activity
-from dcgan_dist.parallel.ending import rank_lost
-from dcgan_dist.parallel.peers import Peers
+from dcgan_dist.parallel.shutdown import rank_lost
+from dcgan_dist.parallel.store import Alarms
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.saving import Saver
@@ -89,7 +89,7 @@ def train_with(given, fault, signs, healthy, meanwhile=lambda: None):
     Limits of time are over as soon as every rank stays where it is for ever: each says so by a file in the folder
     `signs`. Whoever asks which ranks are gone waits for the answers of the `healthy` ones.
     """
-    rank, step, answer = int(os.environ["RANK"]), gan_step.discriminator_step, Peers.answer
+    rank, step, answer = int(os.environ["RANK"]), gan_step.discriminator_step, Alarms.answer
     stays = [signs / f"{one} stays" for one in range(int(os.environ["WORLD_SIZE"]))]
     answered = [signs / f"{one} answers" for one in healthy]
     stand_still(lambda: all(sign.exists() for sign in stays), lambda: all(sign.exists() for sign in answered))
@@ -108,7 +108,7 @@ def train_with(given, fault, signs, healthy, meanwhile=lambda: None):
         answer(peers)
         (signs / f"{rank} answers").touch()
 
-    with mock.patch.object(gan_step, "discriminator_step", faulty), mock.patch.object(Peers, "answer", answers):
+    with mock.patch.object(gan_step, "discriminator_step", faulty), mock.patch.object(Alarms, "answer", answers):
         return train.main(given)
 
 
@@ -116,8 +116,8 @@ def stand_still(over=never, answered=None):
     """The clocks of this process's watchdog, until what it waits for can only be a hang; and for answers of others."""
     Clocks.own, Clocks.peers = Clock(over), Clock(answered or over)
     mock.patch.object(watchdog, "time", Clocks.own).start()
-    mock.patch.object(peers, "time", Clocks.peers).start()
-    peers.PATIENCE = LIMIT
+    mock.patch.object(store, "time", Clocks.peers).start()
+    store.ANSWER_TIMEOUT = LIMIT
 
 
 def _after(act, collective=Activity.collective):

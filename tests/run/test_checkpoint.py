@@ -111,7 +111,7 @@ def test_the_newest_good_one_is_found(folder, said):
         == f"WARNING: {two / 'manifest.json'}: cannot be read (No such file or directory); trying the one before"
     )
     flip(one / "state.json")
-    with pytest.raises(UserError, match=f"^{folder}: none of the 3 checkpoints is whole; restore one, or begin anew"):
+    with pytest.raises(UserError, match=f"^{folder}: none of the 3 checkpoints is intact; restore one, or start again"):
         checkpoint.find_newest(folder, said.append)
 
 

@@ -226,7 +226,7 @@ def test_an_owner_on_another_host_is_watched(lease_of, tmp_path, said):
             lease_of().take()
         assert said == [
             f"the run's last owner (host node7, pid {other.pid}, since {on_disk(tmp_path)['since']}) did not say that "
-            "it ended; waiting up to 60 s for a sign of life"
+            "it ended; waiting up to 60 s for a heartbeat"
         ]
         die(other)
         mine = lease_of(patience=10 * BEAT)
@@ -310,7 +310,7 @@ def test_it_publishes_nothing_once_another_has_the_run(lease_of, tmp_path, monke
     with pytest.raises(UserError) as error:
         late.finish()
     assert str(error.value) == (
-        f"{tmp_path}: a newer life of this run has taken over (attempt 2: {new.owner}); this one, attempt 1, writes "
+        f"{tmp_path}: a newer attempt of this run has taken over (attempt 2: {new.owner}); this one, attempt 1, writes "
         "nothing more and ends"
     )
     late.close()

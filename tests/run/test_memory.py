@@ -158,7 +158,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from dcgan_dist import train
-from dcgan_dist.parallel.ending import leave
+from dcgan_dist.parallel.shutdown import leave
 
 taken = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
 limit = int(taken.split()[1]) * 1024 + 150_000_000

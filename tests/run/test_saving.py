@@ -153,7 +153,7 @@ def test_a_full_disk_is_a_warning_until_it_was_full_too_often(make, folder, said
     assert message.startswith(
         f"{folder.checkpoints / '000000500'}: the checkpoint could not be saved (File too large; "
     )
-    assert message.endswith(" MB free); older ones are untouched. Mend that and run the same command again")
+    assert message.endswith(" MB free); older ones are untouched. Fix that and run the same command again")
     assert names(folder) == ["000000150", "000000250", "000000350", "latest"]
 
 
@@ -164,7 +164,7 @@ def test_the_last_save_of_a_life_must_not_fail(make, blocking, told):
     fail(saver, 100)
     if told:
         saver.check()
-    with pytest.raises(UserError, match=r"could not be saved .* Mend that and run the same command again$"):
+    with pytest.raises(UserError, match=r"could not be saved .* Fix that and run the same command again$"):
         saver.finish()
 
 

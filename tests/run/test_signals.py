@@ -10,14 +10,14 @@ import pytest
 
 from dcgan_dist.parallel.variables import MARK
 from dcgan_dist.run import signals
-from dcgan_dist.run.signals import SIGNALS, Requests
+from dcgan_dist.run.signals import SIGNALS, RequestMonitor
 
 pytestmark = pytest.mark.usefixtures("as_before")
 
 
 @pytest.fixture
 def requests(tmp_path):
-    requests = Requests()
+    requests = RequestMonitor()
     requests.watch(tmp_path / "STOP", tmp_path / "SAVE", 0.0)
     return requests
 
@@ -58,7 +58,7 @@ def test_schedulers_and_people_are_heard():
 
 def test_nohup_is_obeyed():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    requests = Requests()
+    requests = RequestMonitor()
     signal.raise_signal(signal.SIGHUP)
     assert not requests.stop_wanted()
 
@@ -84,13 +84,13 @@ def test_another_part_of_the_program_asks_for_a_stop(requests):
 
 def test_a_rank_says_that_it_stops_where_its_launcher_may_be_gone_before(capfd, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    Requests()
+    RequestMonitor()
     signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err == signals.STOPPING.decode()
     signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err == signals.NOT_BEGUN.decode()
     monkeypatch.setenv(MARK, "1")  # ours waits
-    Requests()
+    RequestMonitor()
     signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err == ""
 
@@ -99,20 +99,20 @@ def test_a_rank_says_that_it_stops_where_its_launcher_may_be_gone_before(capfd, 
 @pytest.mark.parametrize(("numbers", "answers"), [([2], 0), ([2, 2], 1), ([2, 2, 2], 1), ([15, 2], 1), ([2, 15], 0)])
 def test_a_person_who_presses_ctrl_c_again_is_answered_once(numbers, answers, begun, capfd, tmp_path):
     """Before the first iteration there is nothing to save."""
-    requests = Requests()
+    requests = RequestMonitor()
     if begun:
         requests.watch(tmp_path / "STOP", None, 0.0)
     for number in numbers:
         signal.raise_signal(number)
     spoken = capfd.readouterr().err
-    assert spoken == answers * (signals.PATIENCE if begun else signals.NOT_BEGUN).decode()
+    assert spoken == answers * (signals.ALREADY_STOPPING if begun else signals.NOT_BEGUN).decode()
     assert ("with a checkpoint" in spoken) == bool(begun and answers)
     assert requests.reason == signal.Signals(numbers[0]).name
 
 
 def test_one_rank_answers(capfd, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    requests = Requests()
+    requests = RequestMonitor()
     signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err == ""
@@ -144,7 +144,7 @@ def test_a_command_that_saves_nothing_ends_by_the_signal_that_came_early():
     signals.listen()
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        signals.take().let_go()
+        signals.take().restore_handlers()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -183,7 +183,7 @@ def test_the_end_of_its_launcher_stops_a_rank(requests, monkeypatch):
     monkeypatch.setattr(os, "getppid", lambda: 7)
     assert not requests.stop_wanted()  # a shell may go
     monkeypatch.setenv("LOCAL_RANK", "0")
-    launched = Requests()
+    launched = RequestMonitor()
     assert not launched.stop_wanted()
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert (launched.stop_wanted(), launched.reason) == (True, "its launcher ended")

@@ -7,7 +7,7 @@ import pytest
 
 from dcgan_dist.errors import UsageError
 from dcgan_dist.run.folder import RunFolder
-from dcgan_dist.run.signals import Requests
+from dcgan_dist.run.signals import RequestMonitor
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def folder(tmp_path):
 def test_a_request_from_before_the_first_life_is_kept(folder):
     folder.root.mkdir()
     folder.stop.touch()
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     assert folder.stop.exists()
 
 
@@ -27,20 +27,20 @@ def test_a_request_does_not_make_a_foreign_folder_ours(folder):
     folder.stop.touch()
     (folder.root / "mine.txt").touch()
     with pytest.raises(UsageError, match="holds other files"):
-        folder.prepare("", {})
+        folder.prepare("images: 1\n", {})
 
 
 @pytest.mark.parametrize("marker", ["preempted", "done"])
 @pytest.mark.parametrize("date", [1_000, 4_000_000_000])
 def test_a_request_is_removed_once_a_life_has_ended_with_it(folder, marker, date):
     """Whatever time the file has: it may have been copied here, or by a machine whose clock is wrong."""
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     folder.stop.touch()
     os.utime(folder.stop, (date, date))
     end = getattr(folder, marker)
     folder.mark(end, "1280")
     assert end.read_text().splitlines()[0] == "1280"
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     assert not folder.stop.exists()
     assert not end.exists()
 
@@ -50,18 +50,18 @@ def test_a_request_is_removed_once_a_life_has_ended_with_it(folder, marker, date
 @pytest.mark.parametrize("date", [1_000, 4_000_000_000])
 def test_a_request_from_between_two_lives_stops_the_next(folder, marker, before, date):
     """`before`: the life that ended had obeyed another one."""
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     if before:
         folder.stop.touch()
     folder.mark(getattr(folder, marker), "1280")
     folder.stop.touch()
     os.utime(folder.stop, (date, date))
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     assert folder.stop.exists()
 
 
 def test_a_request_that_comes_while_the_life_begins_is_not_removed(folder, monkeypatch):
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     folder.stop.touch()
     folder.mark(folder.preempted, "1280")
     really = folder._was_obeyed
@@ -72,12 +72,12 @@ def test_a_request_that_comes_while_the_life_begins_is_not_removed(folder, monke
         return obeyed
 
     monkeypatch.setattr(folder, "_was_obeyed", look)
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     assert folder.stop.exists()
 
 
 def test_a_disk_that_does_not_answer_for_a_moment_removes_no_request(folder, monkeypatch):
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     folder.stop.touch()
 
     def stale(*_, **__):
@@ -90,9 +90,9 @@ def test_a_disk_that_does_not_answer_for_a_moment_removes_no_request(folder, mon
 
 
 def test_a_request_outlives_a_life_that_crashed(folder):
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     folder.stop.touch()
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     assert folder.stop.exists()
 
 
@@ -107,9 +107,9 @@ def test_the_end_of_the_time_of_a_slurm_job_s_life_ends_no_other_life(folder, mo
             monkeypatch.delenv(name, raising=False)
         else:
             monkeypatch.setenv(name, value)
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     folder.stop.write_text("SLURM job 7, life 2\n")
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     assert folder.stop.exists() == stays
 
 
@@ -117,9 +117,9 @@ def test_a_running_life_hears_its_own_warning_and_that_of_no_other_job(folder, m
     """A job that was kept out of the folder may be warned, too."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    folder.prepare("", {})
-    requests = Requests()
-    requests.let_go()
+    folder.prepare("images: 1\n", {})
+    requests = RequestMonitor()
+    requests.restore_handlers()
     requests.watch(folder.stop, None, 0.0)
     assert not requests.stop_wanted()
     folder.stop.write_text("SLURM job 8, life 0\n")
@@ -131,7 +131,7 @@ def test_a_running_life_hears_its_own_warning_and_that_of_no_other_job(folder, m
 def test_the_first_life_of_a_slurm_job_is_number_0(folder, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     folder.stop.write_text("SLURM job 7, life 0\n")
-    folder.prepare("", {})
+    folder.prepare("images: 1\n", {})
     assert folder.stop.exists()

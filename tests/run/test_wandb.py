@@ -151,9 +151,9 @@ def test_a_dead_server_at_the_start_makes_the_run_offline(config, server, said, 
     tracker.close()
     (log,) = config.run_dir.glob("wandb/offline-run-*/run-*.wandb")
     assert points(wandb_reader.history(log), "loss/d") == [(0, 1), (10, 2)]
-    assert said[1].startswith("W&B: no answer, this life of the run is kept offline: ")
+    assert said[1].startswith("W&B: no answer, this attempt is kept offline: ")
     assert "\n" not in said[1]
-    assert said[2] == f"W&B: to send this life of the run later: wandb sync {log.parent}"
+    assert said[2] == f"W&B: to send this attempt later: wandb sync {log.parent}"
     assert log.stem == f"run-{(config.run_dir / 'wandb_id').read_text().strip()}"
 
 

@@ -188,7 +188,7 @@ def cable(cluster: Cluster, folder: Path) -> dict[str, Any]:
     cluster.wait(job.number, lambda: json.loads((job.run / "owner.json").read_text())["attempt"] == 2)
     os.kill(rank, signal.SIGCONT)
     job.ends()
-    job.says("a newer life of this run has taken over (attempt 2: ")
+    job.says("a newer attempt of this run has taken over (attempt 2: ")
     cluster.call("dcs-node", "net-up", node)
     return {"job": job, "saved": saved, "images": images, "log": cluster.log(job.number)}
 

@@ -22,17 +22,17 @@ from dcgan_dist.commands.doctor.finding import Finding, Line, conclude, fail, wa
 from dcgan_dist.commands.iteration import Iteration
 from dcgan_dist.config import Config, SyncBatchNorm
 from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.data.workers import deaf_program
+from dcgan_dist.data.workers import shielded_program
 from dcgan_dist.errors import UserError
 from dcgan_dist.parallel.launcher import Job
-from dcgan_dist.parallel.peers import ask, connect, host
+from dcgan_dist.parallel.store import ask, connect, host
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.console import human_bytes as size
 
 T = TypeVar("T")
 ANSWER = 30.0  # seconds that the launcher's store may take
 LOOK_EVERY = 0.1  # seconds
-RUN = "from dcgan_dist import __main__ as front; from dcgan_dist.parallel import ending; ending.leave(front.main())"
+RUN = "from dcgan_dist import __main__ as front; from dcgan_dist.parallel import shutdown; shutdown.leave(front.main())"
 PROGRAM = (sys.executable, "-c", RUN, "doctor")
 SECONDS = 240.0  # until all started ranks must have ended; from a cold file server torch alone takes a minute
 TURNS = 10
@@ -94,7 +94,7 @@ def examine_local_ranks(config: Config, checks: Sequence[str]) -> list[Line]:
         processes: list[subprocess.Popen] = []
         for log, variables in zip(logs, Job(here=ranks, port=store.port).environments(env), strict=True):
             with log.open("w") as file:
-                program = deaf_program(command, env=variables, stdout=subprocess.DEVNULL, stderr=file)
+                program = shielded_program(command, env=variables, stdout=subprocess.DEVNULL, stderr=file)
                 processes.append(running.enter_context(program))
         failed = _wait(processes)
         if out.exists():

@@ -29,7 +29,7 @@ from dcgan_dist.data.reading.counters import Counters, total
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.layout import bytes_of_batch
 from dcgan_dist.data.reading.ring import Batch, batch_in, empty_batch
-from dcgan_dist.data.workers import deaf
+from dcgan_dist.data.workers import signals_blocked
 from dcgan_dist.errors import UserError
 
 ENDING = 10.0  # seconds that a process is given to end by itself
@@ -189,7 +189,7 @@ def _start(memory: int) -> tuple[subprocess.Popen[bytes], Connection]:
     ours, its = Pipe()
     package = str(Path(dcgan_dist.__file__).parent.parent)
     known = os.environ.get("PYTHONPATH")
-    with deaf():  # the trainer hangs up when it ends, in whatever way
+    with signals_blocked():  # the trainer hangs up when it ends, in whatever way
         process = subprocess.Popen(
             [sys.executable, "-m", "dcgan_dist.data.reading.decode_worker", str(memory), str(its.fileno())],
             pass_fds=(memory, its.fileno()),

@@ -37,7 +37,7 @@ from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.data.samples import Choice, one_line
 from dcgan_dist.data.tarfiles import Header, tar_members
 from dcgan_dist.data.walking import Walk
-from dcgan_dist.data.workers import deaf_program, end_programs
+from dcgan_dist.data.workers import end_programs, shielded_program
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
@@ -154,7 +154,7 @@ def tar_images(url: str, choice: Choice = DEFAULT, heed: Callable[[Notes], None]
         if url.startswith("pipe:"):
             # deaf: a signal for all processes would cut the tar, and with it the iteration that ends in a checkpoint
             shell = Location(url).reveal().removeprefix("pipe:")
-            with deaf_program(shell, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+            with shielded_program(shell, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
                 assert command.stdout is not None
                 says = threading.Thread(target=_pass_on, args=(command.stderr, Location(url)), daemon=True)
                 says.start()

@@ -220,7 +220,7 @@ def stagings(out: Path) -> list[Staging]:
 def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterator[Staging]:
     """The folder of the plan, which no other plan's parts remove meanwhile.
 
-    What other plans have left is removed, and `say` told. Raises UserError when a part of another plan is being
+    What other plans have left is removed, and `say` reports it. Raises UserError when a part of another plan is being
     written, or when another plan's shards are on their way to OUT: their old ones may be gone, and with them the
     images, if they were the source.
     """

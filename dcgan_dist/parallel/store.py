@@ -1,4 +1,4 @@
-"""How the watchdogs of all ranks talk: through the launcher's store, which answers also while collectives hang.
+"""The launcher's store, through which the watchdogs of all ranks communicate: it answers also while collectives hang.
 
 Rank files in the run folder would need a disk that all nodes share, and a hanging disk is one of the things to report.
 """
@@ -19,13 +19,13 @@ from dcgan_dist.parallel.world import World
 T = TypeVar("T")
 Alarm = Literal["hang", "lost"]
 """hang: no progress, everybody is to write stacks. lost: a rank went away."""
-PATIENCE = 3.0  # seconds for an answer of the store
+ANSWER_TIMEOUT = 3.0  # seconds for an answer of the store
 ASK_EVERY = 0.1  # seconds
 RECONNECT_EVERY = 30.0  # seconds; torch prints a warning each time that nobody is there
 
 
-class Peers:
-    """The other ranks. A store that does not answer is as if nobody said anything; no call lasts long.
+class Alarms:
+    """Alarms of all ranks, and who has answered them. No call lasts long: a store that does not answer holds none.
 
     It is asked again: one question at a time, so that a store whose process is stopped for hours gathers no threads,
     and by a new connection where the old one broke.
@@ -41,15 +41,15 @@ class Peers:
         self._ask(self._known, None)
 
     def raise_alarm(self, kind: Alarm) -> bool:
-        """Tells all ranks; whether this one is the first."""
+        """For all ranks to see; whether this one is the first."""
 
-        def tell() -> bool:
+        def post() -> bool:
             first = self._known().add("alarms", 1) == 1
             if first:
                 self._known().set("alarm", kind)
             return first
 
-        return self._ask(tell, True)
+        return self._ask(post, True)
 
     def alarm(self) -> Alarm | None:
         """What some rank has raised, if any has."""
@@ -61,7 +61,7 @@ class Peers:
         return self._ask(look, None)
 
     def answer(self) -> None:
-        """This rank lives: it has seen the alarm, and done what it asks for."""
+        """This rank is alive: it has seen the alarm, and done what it asks for."""
         self._ask(lambda: self._known().set(f"answer/{self._rank}", ""), None)
 
     def silent(self, seconds: float) -> list[str]:
@@ -89,18 +89,18 @@ class Peers:
             if time.monotonic() < self._next_try:
                 raise ConnectionError
             self._next_try = time.monotonic() + RECONNECT_EVERY
-            self._store = connect("watchdog", PATIENCE)
+            self._store = connect("watchdog", ANSWER_TIMEOUT)
             self._store.set(f"host/{self._rank}", socket.gethostname())
         return self._store
 
     def _ask(self, call: Callable[[], T], otherwise: T) -> T:
         if self._open is not None:
-            self._open.join(PATIENCE)
+            self._open.join(ANSWER_TIMEOUT)
             if self._open.is_alive():
                 return otherwise
             self._open = None
         try:
-            return ask(call, PATIENCE, self._leave_open)
+            return ask(call, ANSWER_TIMEOUT, self._leave_open)
         except TimeoutError:  # it may answer later
             return otherwise
         except (RuntimeError, OSError):  # the connection is broken, or there was none
@@ -146,5 +146,5 @@ def connect(purpose: str, seconds: float) -> Store:
     """The launcher's store, by a connection and with names of its own. Raises RuntimeError when it does not answer."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds))
-    # a launcher that starts the ranks again keeps its store, and with it the alarm of their earlier life
+    # a launcher that starts the ranks again keeps its store, and with it the alarm of their earlier attempt
     return PrefixStore(f"dcgan_dist/{purpose}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

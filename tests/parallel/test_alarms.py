@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 from support.waiting import LIMIT, until
 
-from dcgan_dist.parallel import peers as module
-from dcgan_dist.parallel.peers import Peers
+from dcgan_dist.parallel import store as module
+from dcgan_dist.parallel.store import Alarms
 
 
 def peer(rank, size=3):
     world: Any = SimpleNamespace(rank=rank, size=size)
-    return Peers(world)
+    return Alarms(world)
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A store that answers may take long to do it on a machine with other work."""
-    monkeypatch.setattr(module, "PATIENCE", LIMIT)
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT", LIMIT)
 
 
 def stop(store, number):
@@ -59,7 +59,7 @@ def test_a_restart_of_the_ranks_knows_nothing_of_the_alarm_before(store, monkeyp
 def test_a_store_that_does_not_answer_keeps_nobody(store, monkeypatch, number):
     one = peer(1)
     assert one.alarm() is None
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.5)
     stop(store, number)
     assert one.alarm() is None
     assert one.raise_alarm("hang") is True  # then each speaks for itself
@@ -72,7 +72,7 @@ def test_one_rank_alone_asks_nobody():
     assert (alone.raise_alarm("hang"), alone.alarm(), alone.silent(10)) == (True, None, [])
 
 
-def hears(one: Peers) -> None:
+def hears(one: Alarms) -> None:
     """Returns when it has heard of the alarm."""
     until(lambda: one.alarm() == "hang")
 
@@ -80,7 +80,7 @@ def hears(one: Peers) -> None:
 def test_a_store_that_was_silent_is_asked_again(store, monkeypatch):
     """By one thread that waits for it, however often it was asked meanwhile."""
     one, other = peer(1), peer(2)
-    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.2)
     stop(store, signal.SIGSTOP)
     try:
         assert [one.alarm() for _ in range(4)] == [None] * 4
@@ -94,7 +94,7 @@ def test_a_store_that_was_silent_is_asked_again(store, monkeypatch):
 def test_a_store_that_comes_back_is_found_again(store, monkeypatch):
     monkeypatch.setattr(module, "RECONNECT_EVERY", 0.0)
     one = peer(1)
-    monkeypatch.setattr(module, "PATIENCE", 3.0)
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 3.0)
     store.kill()
     store.wait()
     assert one.alarm() is None
