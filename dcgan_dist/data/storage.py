@@ -219,16 +219,8 @@ def is_at(path: Path, descriptor: int) -> bool:
 
 
 class Output(Protocol):
-    """What takes bytes in order, from 0: a file, or something that unpacks or counts them on the way to one."""
+    """What takes bytes in order: a file, or something that unpacks or counts them on the way to one."""
 
-    def write(self, data: bytes | bytearray, /) -> Any:
+    def write(self, data: bytes, /) -> Any:
         """Appends."""
-        ...
-
-    def seek(self, offset: int, /) -> Any:
-        """Called with 0 alone, to begin again."""
-        ...
-
-    def truncate(self) -> Any:
-        """Called at 0 alone."""
         ...

@@ -28,6 +28,7 @@ from support.waiting import LIMIT, until
 
 from dcgan_dist.data.remote import client as module
 from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
+from dcgan_dist.data.remote.stores import Span
 from dcgan_dist.errors import UsageError, UserError
 
 DATA = random.Random(0).randbytes(300_000)
@@ -86,9 +87,9 @@ def test_a_version_is_never_empty(server):
 def test_ranges_are_the_files_own_bytes(server):
     draw = random.Random(1)
     spans = [(draw.randrange(299_000), draw.randrange(1000)) for _ in range(100)] + [(0, len(DATA)), (299_999, 1)]
-    got = REMOTE.read_many([(server.url(NAME), start, length) for start, length in spans])
+    got = REMOTE.read_spans([Span(server.url(NAME), start, length) for start, length in spans])
     assert got == [DATA[start : start + length] for start, length in spans]
-    assert REMOTE.read_many([]) == []
+    assert REMOTE.read_spans([]) == []
 
 
 FAULTS = {

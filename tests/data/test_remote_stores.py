@@ -16,7 +16,7 @@ from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.cache import ShardCache
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.retry import Retry
-from dcgan_dist.data.remote.stores import Objects
+from dcgan_dist.data.remote.stores import Objects, Span
 from dcgan_dist.errors import UsageError, UserError
 
 DATA = random.Random(0).randbytes(300_000)
@@ -93,7 +93,7 @@ def test_s3_ranges_and_whole_files(bucket, tmp_path):
     url = "s3://shards/faces/1.tar"
     stat = REMOTE.stat(url)
     assert stat.size == len(DATA) - 1
-    assert REMOTE.read_many([(url, start, 50) for start in range(40)]) == [
+    assert REMOTE.read_spans([Span(url, start, 50) for start in range(40)]) == [
         DATA[start + 1 : start + 51] for start in range(40)
     ]
     file = io.BytesIO()

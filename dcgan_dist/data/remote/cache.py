@@ -216,12 +216,9 @@ class _Bounded:
     """A file that asks before it grows."""
 
     def __init__(self, file: BinaryIO, allow: Callable[[int], None]) -> None:
-        self._file, self._allow, self.seek = file, allow, file.seek
+        self._file, self._allow = file, allow
 
-    def truncate(self) -> None:
-        """Its length is what is reserved; see Quota."""
-
-    def write(self, data: bytes | bytearray, /) -> None:
+    def write(self, data: bytes, /) -> None:
         self._allow(self._file.tell() + len(data))
         self._file.write(data)
 

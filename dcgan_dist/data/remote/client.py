@@ -15,9 +15,8 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -165,49 +164,28 @@ class Remote:
 
     def read(self, url: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from the byte `start`."""
-        return self.read_many([(url, start, length)])[0]
-
-    def read_many(self, requests: Sequence[tuple[str, int, int]]) -> list[bytes]:
-        """The bytes of many ranges (url, start, length), read at the same time."""
-        return self.read_spans([Span(*request) for request in requests])
+        return self._fetch(Span(url, start, length))
 
     def read_spans(self, spans: Sequence[Span]) -> list[bytes]:
-        """The same of versions that are known; raises UserError for a file that was replaced since."""
-        futures: list[Future[bytes]] = []
+        """The bytes of many ranges, read at the same time. Raises UserError for a file that was replaced meanwhile."""
+        if len(spans) == 1:
+            return [self._fetch(spans[0])]
+        futures = [_connections.submit(partial(self._fetch, span)) for span in spans]
         try:
-            if len(spans) == 1:
-                return [self._fetch(spans[0])]
-            futures = [_connections.submit(partial(self._fetch, span)) for span in spans]
             return [future.result() for future in futures]
-        except FileChangedError as error:
-            shown = ", ".join(sorted({Location(span.url) for span in spans})[:3])
-            raise UserError(f"{shown}: the file was replaced after the run had opened it; start again") from error
         finally:
             for future in futures:
                 future.cancel()
 
     def download(self, stat: RemoteStat, file: Output) -> None:
-        """Writes exactly this version of a complete file, part after part.
+        """Writes exactly this version of a complete file, part after part. What `file` raises is let through."""
+        for part in self._parts(stat):
+            file.write(part)
+        now = self.stat(stat.url)
+        if (now.size, now.version) != (stat.size, stat.version):
+            raise self._retry(stat.url).failure(FileChangedError())
 
-        A version that the server does not hold any more is looked for once again, and then is an error. What `file`
-        raises is let through.
-        """
-        retry = self._retry(stat.url, min(1, self.retries))
-        while True:
-            file.seek(0)
-            file.truncate()
-            try:
-                with closing(self._parts(stat)) as parts:
-                    for part in parts:
-                        file.write(part)
-                now = self.stat(stat.url)
-                if (now.size, now.version) == (stat.size, stat.version):
-                    return
-                raise FileChangedError
-            except FileChangedError as error:
-                time.sleep(retry.after(error))
-
-    def _parts(self, stat: RemoteStat) -> Generator[bytes, None, None]:
+    def _parts(self, stat: RemoteStat) -> Iterator[bytes]:
         if not stat.ranges:
             yield from self._pieces(Span(stat.url, 0, stat.size, stat.version, ranges=False))
             return
@@ -229,25 +207,23 @@ class Remote:
 
     def _pieces(self, span: Span) -> Iterator[bytes]:
         """The bytes in order; after a fault from the first one that is missing."""
-        store, retry = _connections.store(span.url, self.timeout), self._retry(span.url, self.retries)
+        store, retry = _connections.store(span.url, self.timeout), self._retry(span.url)
         done = 0
         while (before := done) < span.length:
             try:
                 for piece in store.read(replace(span, start=span.start + done, length=span.length - done)):
                     done += len(piece)
                     yield piece
-            except FileChangedError:
-                raise
             except Exception as error:
                 time.sleep(retry.after(error, done - before))
 
     def _retried(self, act: Callable[[Location], Any], url: Location) -> Any:
-        retry = self._retry(url, self.retries)
+        retry = self._retry(url)
         while True:
             try:
                 return act(url)
             except Exception as error:
                 time.sleep(retry.after(error))
 
-    def _retry(self, url: str, retries: int) -> Retry:
-        return Retry(_connections.store(url, self.timeout), url, self.timeout, retries=retries, pause=self.pause)
+    def _retry(self, url: str) -> Retry:
+        return Retry(_connections.store(url, self.timeout), url, self.timeout, retries=self.retries, pause=self.pause)

@@ -19,7 +19,7 @@ CREDENTIALS = {
 }
 CREDENTIALS |= {"s3a": CREDENTIALS["s3"], "gcs": CREDENTIALS["gs"]}
 EXPLAINED: dict[type[Exception], tuple[str, str]] = {
-    FileChangedError: ("another version than at the start of the run", "start the run again, or put the old file back"),
+    FileChangedError: ("was replaced by another version after the start", "start again, or put the old file back"),
     FileNotFoundError: ("no such file or bucket", "check the name"),
     IsADirectoryError: ("is a folder", "name the shards in it, as in '/*.tar'"),
 }
@@ -42,15 +42,19 @@ class Retry:
 
         Raises UserError when the error is permanent, or occurred too often.
         """
-        if isinstance(error, UserError):
-            raise error
         self._failed = 1 if progress >= ENOUGH else self._failed + 1
-        if not self._transient(error) or self._failed > self._retries:
-            what, advice = self._explain(error)
-            tries = "" if self._failed == 1 else f"; tried {self._failed} times"
-            # without the cause: its text may hold a signed URL
-            raise UserError(f"{self._url}: {what}{tries}; {advice}") from None
+        retries = min(1, self._retries) if isinstance(error, FileChangedError) else self._retries
+        if not self._transient(error) or self._failed > retries:
+            raise self.failure(error) from None  # the text of its cause may hold a signed URL
         return min(LONGEST_PAUSE, self._pause * 2 ** (self._failed - 1)) * random.uniform(0.5, 1)
+
+    def failure(self, error: Exception) -> UserError:
+        """The error for the user."""
+        if isinstance(error, UserError):
+            return error
+        what, advice = self._explain(error)
+        attempts = f"; tried {self._failed} times" if self._failed > 1 else ""
+        return UserError(f"{self._url}: {what}{attempts}; {advice}")
 
     def _transient(self, error: Exception) -> bool:
         if isinstance(error, PERMANENT):
@@ -63,9 +67,8 @@ class Retry:
     def _explain(self, error: Exception) -> tuple[str, str]:
         """What happened, and what to do."""
         status, kind = status_of(error), type(error).__name__
-        for known, texts in EXPLAINED.items():
-            if isinstance(error, known):
-                return texts
+        if texts := next((texts for known, texts in EXPLAINED.items() if isinstance(error, known)), None):
+            return texts
         if status in (404, 410):
             return EXPLAINED[FileNotFoundError]
         if status == 416:

@@ -5,6 +5,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dcgan_dist.data.storage import Output
@@ -16,6 +17,11 @@ KINDS = {"gz": "gz", "tgz": "gz", "bz2": "bz2", "tbz2": "bz2", "tbz": "bz2", "xz
 KINDS |= {"zst": "zst", "tzst": "zst"}  # by the end of a file name
 TAR_ENDINGS = (".tar", *(f".{end}" if end.startswith("t") else f".tar.{end}" for end in KINDS))
 """What the names of shards end with, in small letters."""
+CODECS: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
+    "gz": (partial(zlib.decompressobj, 31), zlib.error),
+    "bz2": (bz2.BZ2Decompressor, OSError),
+    "xz": (lzma.LZMADecompressor, lzma.LZMAError),
+}
 _PACKED = re.compile(r"(\.tar)?\.(gz|bz2|xz|zst)$|\.(tgz|tbz2?|txz|tzst)$")
 
 
@@ -36,21 +42,14 @@ class Unpacker:
 
     def __init__(self, kind: str, name: str, to: Output) -> None:
         """`kind` as of packing(); `name` for messages."""
-        self._new, self._decompress, self._step, self._error = UNPACKERS[kind](name)
+        self._limit = () if kind == "zst" else (PIECE,)
+        self._step = GZIP_STEP if kind == "gz" else STEP
+        self._new, self._error = _zstd(name) if kind == "zst" else CODECS[kind]
         self._name, self._to = name, to
         self._stream: Any = None
         self._begun = False
 
-    def seek(self, offset: int, /) -> None:
-        """To 0 alone, to begin again."""
-        self._stream, self._begun = None, False
-        self._to.seek(offset)
-
-    def truncate(self) -> None:
-        """At 0 alone."""
-        self._to.truncate()
-
-    def write(self, data: bytes | bytearray, /) -> None:
+    def write(self, data: bytes, /) -> None:
         """Raises UserError when the bytes are damaged, or no packed file at all."""
         view, at = memoryview(data), 0
         while at < len(view):
@@ -68,7 +67,7 @@ class Unpacker:
         more = True
         while more and not stream.eof:  # at its end, zlib may give what follows as unconsumed too
             try:
-                data = self._decompress(stream, piece)
+                data = stream.decompress(piece, *self._limit)
             except self._error as error:
                 problem = "is damaged, or not packed as its name says"
                 raise UserError(f"{self._name}: {problem} ({error}); copy it again") from error
@@ -86,32 +85,9 @@ class Unpacker:
             raise UserError(f"{self._name}: the packed file is cut or empty; copy it again")
 
 
-Codec = tuple[Callable[[], Any], Callable[[Any, bytes], bytes], int, type[Exception]]
-
-
-def _in_pieces(stream: Any, data: bytes) -> bytes:
-    return stream.decompress(data, PIECE)
-
-
-def _bzip2(_name: str) -> Codec:
-    return bz2.BZ2Decompressor, _in_pieces, STEP, OSError
-
-
-def _xz(_name: str) -> Codec:
-    return lzma.LZMADecompressor, _in_pieces, STEP, lzma.LZMAError
-
-
-def _gzip(_name: str) -> Codec:
-    return lambda: zlib.decompressobj(31), _in_pieces, GZIP_STEP, zlib.error
-
-
-def _zstd(name: str) -> Codec:
+def _zstd(name: str) -> tuple[Callable[[], Any], type[Exception]]:
     try:
         import zstandard
     except ImportError as error:
         raise UsageError(f"{name}: needs a package that is missing: pip install 'dcgan_dist[zstd]'") from error
-    new = zstandard.ZstdDecompressor().decompressobj
-    return new, lambda stream, data: stream.decompress(data), STEP, zstandard.ZstdError
-
-
-UNPACKERS: dict[str, Callable[[str], Codec]] = {"gz": _gzip, "bz2": _bzip2, "xz": _xz, "zst": _zstd}
+    return zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
