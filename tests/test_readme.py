@@ -31,7 +31,7 @@ RUN = {  # what stands for `...`, or follows; what the command must leave
     "dcgan-dist shard FOLDER shards --size 96 --store auto": ("", "shards/manifest.json"),
     "dcgan-dist inspect shards": ("", "contact.png"),
     "dcgan-dist launch --data.shards 'shards/*.tar' --model.image_size 96": (TINY, "tiny/DONE"),
-    "dcgan-dist sample runs/NAME --count 256 --out pictures.png": ("", "pictures.png"),
+    "dcgan-dist sample runs/dcgan --count 256 --out pictures.png": ("", "pictures.png"),
     "dcgan-dist launch ...": (TINY, "tiny/DONE"),
     "dcgan-dist launch --cpu --num_processes 4 ...": (TINY, "tiny/DONE"),
     "accelerate launch -m dcgan_dist.train ...": (TINY, "tiny/DONE"),
@@ -117,7 +117,7 @@ def clone(tmp_path: Path) -> Path:
     config = Config(model=model)
     state = create_state(config, torch.device("cpu"), torch.float32, scaled=False)
     described = {f"model.{name}": value for name, value in asdict(model).items()}
-    folder = tmp_path / "runs/NAME/checkpoints"
+    folder = tmp_path / "runs/dcgan/checkpoints"
     checkpoint.save(folder, 64, state.tensors(), {"images": 64, "config": described}, keep=2)
     return tmp_path
 
