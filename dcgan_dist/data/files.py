@@ -1,4 +1,4 @@
-"""A shard's bytes, wherever they are: mapped from a local disk, read from a network file system, asked for by range.
+"""The bytes of a shard: mapped from a local disk, read from a network file system, or requested by range.
 
 A map costs no copy and no system call, but a file that shrinks or a disk that fails under it ends the process; so files
 on network file systems are read, and the size of a mapped one is asked for before every batch.
@@ -107,7 +107,7 @@ class RangedFile:
         return self.remote.read_spans([self.part(offset, length)])[0]
 
     def part(self, offset: int, length: int) -> Span:
-        """What the far side is asked for."""
+        """The range that the server is asked for."""
         return Span(self._stat.url, offset, min(length, self._stat.size - offset), self._stat.version)
 
 
@@ -117,14 +117,10 @@ def same_file(one: ShardFile, other: ShardFile | None) -> bool:
 
 
 def read_together(parts: Sequence[tuple[ShardFile, int, int]]) -> list[bytes]:
-    """Offset and length of several files, all at once where they are far away."""
-    far = [(place, file, span) for place, (file, *span) in enumerate(parts) if isinstance(file, RangedFile)]
-    fetched = dict(zip([place for place, _, _ in far], _from_afar(far), strict=True))
-    return [fetched[place] if place in fetched else file.read(*span) for place, (file, *span) in enumerate(parts)]
-
-
-def _from_afar(far: Sequence[tuple[int, RangedFile, list[int]]]) -> list[bytes]:
-    return far[0][1].remote.read_spans([file.part(*span) for _, file, span in far]) if far else []
+    """Offset and length of several files; the remote ones all at once."""
+    remote = [(file, file.part(*span)) for file, *span in parts if isinstance(file, RangedFile)]
+    fetched = iter(remote[0][0].remote.read_spans([part for _, part in remote]) if remote else [])
+    return [next(fetched) if isinstance(file, RangedFile) else file.read(*span) for file, *span in parts]
 
 
 def on_network(device: int) -> bool:

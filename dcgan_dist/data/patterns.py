@@ -1,4 +1,4 @@
-"""Brace lists and globs, of files and of remote objects."""
+"""Brace lists and globs of files and of remote objects."""
 
 import os
 import re
@@ -19,12 +19,12 @@ from dcgan_dist.location import Location
 
 SIGNS = re.compile(r"[{}*?\[\\]|^~/")  # without them a name is no pattern
 NO_SHARDS = (*EXTENSIONS, ".parquet", ".arrow", ".zip", ".csv", ".tsv", ".jsonl")
-FOLDERS = 100  # that are looked into for images
+FOLDERS = 100  # that are searched for images
 WRITTEN = ("manifest.json", "sizes.json", "_info.json", ".partial")  # beside shards, by dcgan-dist shard
 
 
 def exists(name: str) -> bool:
-    """Whether there is such a file or folder; a name that is too long for one is none."""
+    """Whether there is such a file or folder; False for a name that is too long."""
     try:
         return Path(name).exists()
     except OSError:
@@ -32,10 +32,10 @@ def exists(name: str) -> bool:
 
 
 def spell_out(pattern: str, remote: Remote) -> list[str]:
-    """The paths and URLs that a pattern stands for: those of a brace list as they follow, those of a glob sorted.
+    """The paths and URLs that a pattern stands for: those of a brace list in its order, those of a glob sorted.
 
-    What is the name of a file is that file, whatever signs it has. What has no pattern in it need not exist. Raises
-    UsageError for a pattern without files.
+    The name of an existing file stands for that file, whatever signs it has. A name without a pattern need not exist.
+    Raises UsageError for a pattern that matches no files.
     """
     pattern = Location(pattern)
     if SIGNS.search(pattern.reveal()) and exists(pattern):
@@ -61,7 +61,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
-    # a network disk takes long to say for thousands whether they are folders
+    # on a network disk it takes long to look whether thousands are folders
     found = None if _is_shard(name) and not name.endswith("/") else _files_in(name, remote)
     if found is None:
         if base_name(name) == "manifest.json":
@@ -82,7 +82,7 @@ def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
 
 
 def _files_in(name: str, remote: Remote) -> list[str] | None:
-    """The files and folders in a folder, sorted; None for what is none, as far as can be seen."""
+    """The files and folders in a folder, sorted; None for a name that is no folder, as far as can be seen."""
     if is_remote(name):
         file = not name.endswith("/") and base_name(name).lower().endswith(NO_SHARDS)
         return None if file else _remote_files(name, remote)
@@ -112,7 +112,7 @@ def _files_below(name: str) -> Iterator[str]:
 def _without_glob(name: str, remote: Remote) -> list[str]:
     if is_remote(name):
         return remote.expand(name)
-    # no shell has, of a YAML file; a user may have no home
+    # no shell did that in a YAML file; a user may have no home
     name = os.path.expanduser(name) if name.partition("/")[0] == "~" else name  # noqa: PTH111
     if not any(sign in name for sign in "*?[") or exists(name):
         return [name]

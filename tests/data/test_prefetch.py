@@ -1,4 +1,4 @@
-"""Shards are brought ahead of the reader, in the order of their use, once per node."""
+"""Shards are prefetched in the order of their use, once per node."""
 
 import gzip
 import multiprocessing
@@ -107,11 +107,11 @@ def test_what_cannot_be_brought_is_told_once_and_the_rest_is_brought(server, tmp
     finally:
         ahead.close()
     (line,) = told
-    assert re.fullmatch(r"data: shards are not brought ahead: http://127.0.0.1:\d+/[14].tar: access denied .*", line)
+    assert re.fullmatch(r"data: shards are not prefetched: http://127.0.0.1:\d+/[14].tar: access denied .*", line)
 
 
 def test_an_error_that_has_passed_is_forgotten(server, tmp_path, monkeypatch):
-    for name in ("LATER", "AGAIN"):
+    for name in ("RESCAN_COMPLETE", "RESCAN"):
         monkeypatch.setattr(f"dcgan_dist.data.remote.prefetch.{name}", 0.01)
     sources, told = sources_of(server), []
     server.fail("1.tar", status(503), status(503))
@@ -135,7 +135,7 @@ def test_a_folder_that_is_gone_is_told_and_does_not_end_the_run(server, tmp_path
     finally:
         ahead.close()
     assert [line.partition("cache cannot be used")[0] for line in told] == [
-        f"data: shards are not brought ahead: {tmp_path}/cache: the "
+        f"data: shards are not prefetched: {tmp_path}/cache: the "
     ]
 
 
@@ -179,7 +179,7 @@ class Watched(ShardCache):
 def test_the_folder_is_looked_at_once_for_every_step_of_the_reader(server, tmp_path, monkeypatch, room, tries):
     """All that fits is cached already; what does not fit is tried at most once by every thread."""
     monkeypatch.setattr("dcgan_dist.data.remote.prefetch.PAUSE", 0.001)
-    monkeypatch.setattr("dcgan_dist.data.remote.prefetch.AGAIN", 1000)
+    monkeypatch.setattr("dcgan_dist.data.remote.prefetch.RESCAN", 1000)
     sources, asked = sources_of(server), []
     cache = Watched(tmp_path, room, REMOTE)
     for number in ORDER[: room // 1000]:
@@ -224,11 +224,11 @@ def test_who_reads_is_told_what_keeps_shards_away(server, tmp_path):
         until(lambda: lines and entry_name(sources[2]) in {path.name for path in tmp_path.iterdir()})
         advance(10)
     assert len(lines) == 1
-    assert lines[0].startswith(f"data: shards are not brought ahead: {server.url('1.tar')}: access denied (403)")
+    assert lines[0].startswith(f"data: shards are not prefetched: {server.url('1.tar')}: access denied (403)")
 
 
 def test_closing_does_not_wait_for_a_server_that_hangs(server, tmp_path, monkeypatch, one_thread):
-    monkeypatch.setattr("dcgan_dist.data.remote.prefetch.ENDING", 0.1)
+    monkeypatch.setattr("dcgan_dist.data.remote.prefetch.SHUTDOWN", 0.1)
     sources = sources_of(server)
     asked = threading.Event()
 

@@ -80,4 +80,4 @@ def test_the_first_rank_of_a_node_alone_says_what_keeps_shards_from_the_cache(tm
     with HttpServer({"0.tar": shard.read_bytes()}) as server:
         far = options(server.url("0.tar"), tmp_path / "run", f"--data.cache {tmp_path / 'cache'}")
         told = run_ranks(2, told_without_room, far, 2)
-    assert told == [["data: shards are not brought ahead: the disk is full"], []]
+    assert told == [["data: shards are not prefetched: the disk is full"], []]

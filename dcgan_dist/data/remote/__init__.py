@@ -1,1 +1,1 @@
-"""Files behind URLs, and the node-local cache of whole shards."""
+"""Remote files, and the cache of complete shards on a node's own disk."""

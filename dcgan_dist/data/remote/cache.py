@@ -29,7 +29,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def shard_folder() -> Path:
-    """Where shards are kept unless the user names another folder."""
+    """The default folder of the cache."""
     return cache_folder() / "shards"
 
 
@@ -76,7 +76,7 @@ class BeingMadeError(Exception):
     """Another thread or process is making this entry."""
 
 
-class _GivenUpError(Exception):
+class _AbandonedError(Exception):
     """Stopped, or what is unpacked turned out longer than the quota allows."""
 
 
@@ -85,11 +85,11 @@ class EntryRequest:
     """How an entry is to be made."""
 
     next_use: NextUse = lambda _: None
-    """Says of entries when they are read next, also of the new one: what is needed sooner is not removed for it."""
+    """When entries are read next, the new one included: what is needed sooner is not removed for it."""
     check: Callable[[Path], object] | None = None
-    """Raises UserError when the new file, at the path that it is given, is not good. It is not kept then."""
+    """Given the path of the new file, raises UserError when it is damaged. Then it is not kept."""
     stop: threading.Event | None = None
-    """Once set, what is being made is given up."""
+    """Once set, the work is abandoned."""
 
 
 ANY = EntryRequest()
@@ -117,7 +117,7 @@ class ShardCache:
     def acquire(self, source: Source, request: EntryRequest = ANY) -> CachedShard | None:
         """The entry of a source, made if it is not there: once, however many ask for it; the others wait.
 
-        Returns None when the quota is used up, or it was given up. Raises UserError for what cannot be read, is
+        Returns None when the quota is used up, or the work was abandoned. Raises UserError for what cannot be read, is
         damaged, or unpacks to more than the cache may hold.
         """
         shard = self.get(source)
@@ -185,7 +185,7 @@ class ShardCache:
                 _checked(request.check, reservation.path, wanted.shown)
             reservation.publish()
             return self._open(wanted)
-        except _GivenUpError:
+        except _AbandonedError:
             return None
         finally:
             reservation.close()
@@ -196,7 +196,7 @@ class ShardCache:
             raise self._too_large(wanted)
         enough = size <= reservation.size or reservation.grow(size + GROWTH) or reservation.grow(size)
         if not enough or (request.stop is not None and request.stop.is_set()):
-            raise _GivenUpError
+            raise _AbandonedError
 
     def _too_large(self, wanted: Wanted) -> UserError:
         problem = f"unpacks to more than the {self._quota.limit} bytes that the cache may hold"

@@ -98,7 +98,7 @@ class _Connections:
 
 
 _connections = _Connections()
-_of_the_parent: list[_Connections] = []  # kept for ever: to close them here would end the parent's requests
+_of_the_parent: list[_Connections] = []  # never closed: that would end the parent's requests
 
 
 def _forget_the_parents() -> None:
@@ -136,14 +136,14 @@ class Remote:
     """Seconds without an answer, or without the next byte, after which an attempt has failed; gs:// gets no more for a
     complete part of 8 MiB."""
     retries: int = 5
-    """Further attempts after the first failed one; an attempt that brought some bytes is not counted."""
+    """Further attempts after the first failed one; an attempt that received some bytes is not counted."""
     pause: float = 0.5
     """Seconds before the first further attempt; doubled each time up to 30, and drawn from its upper half."""
 
     def expand(self, url: str) -> list[str]:
         """The files of a pattern, sorted, as Locations; a URL without pattern as it is.
 
-        Raises UsageError for a pattern that nothing matches, and for one on a web server, which has no listing.
+        Raises UsageError for a pattern that matches nothing, and for one on a web server, which has no listing.
         """
         url = Location(url)
         store = _connections.store(url, self.timeout)

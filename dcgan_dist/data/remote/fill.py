@@ -1,4 +1,4 @@
-"""What a cache entry is made of: a remote file, or a packed one, remote or local; and how its bytes get to a disk."""
+"""The source of a cache entry: a remote file, or a packed one, remote or local; and how it is written to a disk."""
 
 import re
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from dcgan_dist.location import Location
 READABLE = 60  # characters of a file's own name that its entry keeps
 PIECE = 2**20
 
-# an ETag that vouches for every byte, or a generation; not a date, nor a length, nor a weak ETag
-_TELLING = re.compile(r'"[^"]+"|\w+')
+# an ETag that covers every byte, or a generation; not a date, a length or a weak ETag
+_RELIABLE = re.compile(r'"[^"]+"|\w+')
 
 Source = RemoteStat | Path
 """A remote file, or a local packed one."""
@@ -44,8 +44,8 @@ def wanted_of(source: Source) -> Wanted:
     """Raises UserError when a local file cannot be read."""
     if isinstance(source, RemoteStat):
         shown, version, size = Location(source.url), source.version, source.size
-        # a URL that was signed anew is the same file; but without a telling version the query may say which file it is
-        address = str(shown) if _TELLING.fullmatch(version) else shown.reveal()
+        # a URL with a new signature is the same file; but without a reliable version the query may name the file
+        address = str(shown) if _RELIABLE.fullmatch(version) else shown.reveal()
     else:
         try:
             about = source.stat()
@@ -59,7 +59,7 @@ def wanted_of(source: Source) -> Wanted:
 
 
 def fill(source: Source, wanted: Wanted, remote: Remote, to: Output) -> None:
-    """Writes what the entry of a source holds. Raises UserError when it cannot be read, or not be unpacked."""
+    """Writes what the entry of a source holds. Raises UserError when it cannot be read or unpacked."""
     unpacker = Unpacker(wanted.packed, wanted.shown, to) if wanted.packed else None
     if isinstance(source, RemoteStat):
         remote.download(source, unpacker or to)
@@ -67,7 +67,7 @@ def fill(source: Source, wanted: Wanted, remote: Remote, to: Output) -> None:
         for piece in _pieces(source):
             (unpacker or to).write(piece)
         if wanted_of(source) != wanted:
-            raise UserError(f"{source}: changed while it was being read; start the run again when it is whole")
+            raise UserError(f"{source}: changed while it was being read; start the run again when the file is complete")
     if unpacker:
         unpacker.finish()
 

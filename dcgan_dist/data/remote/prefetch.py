@@ -1,4 +1,4 @@
-"""Brings the shards that the order needs next into the cache, ahead of the reader."""
+"""Downloads the shards that the order needs next into the cache, ahead of the reader."""
 
 import threading
 import time
@@ -10,22 +10,21 @@ from dcgan_dist.data.remote.cache import BeingMadeError, EntryRequest, ShardCach
 from dcgan_dist.data.remote.fill import Source
 from dcgan_dist.errors import UserError
 
-THREADS = 4  # shards that are brought at the same time
-PAUSE = 0.25  # seconds after which a thread without work asks for some
-AGAIN = 3.0  # seconds after which the folder is looked at anew where something was missing
-LATER = 30.0  # the same where nothing was; and until a shard that could not be brought is tried again
-ENDING = 2.0  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
+THREADS = 4  # shards that are downloaded at the same time
+PAUSE = 0.25  # seconds after which an idle thread looks for work
+RESCAN = 3.0  # seconds between two looks at the folder while something is missing
+RESCAN_COMPLETE = 30.0  # the same while nothing is; also the pause before a failed shard is retried
+SHUTDOWN = 2.0  # seconds that a thread is waited for; one that hangs in a read must not delay the exit
 
 FirstUses = Callable[[int], Sequence[tuple[int, int]]]
-"""From a position on: shards, and the positions of their next use, the soonest first, as far as is looked ahead.
-Who gives the same answer as long as the reader has not come far spares a look at the folder."""
+"""Given a position: the next shards, the soonest first, each with the position of its next use. The folder is not
+looked at again while the answer stays the same."""
 
 
 class Prefetcher:
-    """Threads that follow the reader's position. The ranks of a node share the work: each shard is brought once.
+    """Threads that follow the reader's position. The ranks of a node share the work: each shard is downloaded once.
 
-    Nothing is pinned here: what is needed soon is removed for nothing that is needed later, and who reads an entry pins
-    it.
+    Nothing is pinned here: an entry is never removed for one that is needed later, and readers pin what they read.
     """
 
     def __init__(
@@ -41,11 +40,10 @@ class Prefetcher:
         """Starts the threads.
 
         Args:
-            cache: where to.
+            cache: where the shards go.
             sources: of every shard; None for one that needs no cache.
             first_uses: called by the threads, one at a time.
-            say: told, by a thread, in one line, what kept a shard from being brought: the first time only, for shards
-                may be read by ranges too.
+            say: called by a thread, with one line, for the first shard that fails; shards may be read by ranges too.
             position: where the reader begins.
             check: as of EntryRequest.
         """
@@ -58,8 +56,8 @@ class Prefetcher:
         self._missing: deque[int] = deque()
         self._due = 0.0  # when the folder is looked at next, unless the plan changes before
         self._full = False
-        self._not_before: dict[int, float] = {}  # shards that could not be brought
-        self._told = False
+        self._not_before: dict[int, float] = {}  # when a failed shard is retried
+        self._reported = False
         self._failed: Exception | None = None
         self._closed = threading.Event()
         self._request = EntryRequest(next_use=lambda name: self._uses.get(name), check=check, stop=self._closed)
@@ -68,32 +66,32 @@ class Prefetcher:
             thread.start()
 
     def advance(self, position: int) -> None:
-        """The reader is here now. Costs nothing. Raises what ended the threads, which is a mistake in the program."""
+        """Reports the reader's position; costs nothing. Raises the error that ended a thread: a bug in the program."""
         if self._failed is not None:
             raise self._failed
         self._position = position
 
     def close(self) -> None:
-        """Ends the threads, and gives up what they are bringing."""
+        """Ends the threads and abandons what they are downloading."""
         self._closed.set()
         for thread in self.threads:
-            thread.join(ENDING)
+            thread.join(SHUTDOWN)
 
     def _work(self) -> None:
         try:
             while not self._closed.is_set():
-                if not self._bring_next():
+                if not self._download_next():
                     self._closed.wait(PAUSE)
         except Exception as error:
             self._failed = error
             self._closed.set()
 
-    def _bring_next(self) -> bool:
-        """Brings a shard that is missing; False when there is nothing to do now."""
+    def _download_next(self) -> bool:
+        """Downloads a missing shard; False when there is nothing to do now."""
         number = None
         try:
             with self._looking:
-                missing = self._looked_up()
+                missing = self._find_missing()
                 number = missing.popleft() if missing else None
             source = None if number is None else self._sources[number]
             if source is None:
@@ -102,19 +100,19 @@ class Prefetcher:
         except BeingMadeError:
             return True
         except UserError as error:
-            self._put_off(number, error)
+            self._postpone(number, error)
             return number is not None
-        if shard is None:  # no room; for what is needed later there is none either
+        if shard is None:  # the quota is used up, also for what is needed later
             missing.clear()
             self._full = True
             return False
         shard.close()
-        if self._full:  # what this thread was bringing may go for what is needed sooner
+        if self._full:  # what this thread has made may be removed for what is needed sooner
             self._full, self._due = False, 0.0
         return True
 
-    def _looked_up(self) -> deque[int]:
-        """The shards that are missing, the soonest needed first, looked up once for all threads."""
+    def _find_missing(self) -> deque[int]:
+        """The missing shards, the soonest needed first, looked up once for all threads."""
         plan = self._first_uses(self._position)
         if plan != self._plan:
             named = ((self._names[number], use) for number, use in plan)
@@ -126,18 +124,18 @@ class Prefetcher:
 
     def _look(self) -> None:
         now = time.monotonic()
-        self._due = now + AGAIN  # also if this fails
+        self._due = now + RESCAN  # also if this fails
         there = self._cache.names()
         names = ((number, self._names[number]) for number, _ in self._plan)
         missing = [number for number, name in names if name is not None and name not in there]
         if not missing:
-            self._due = now + LATER
+            self._due = now + RESCAN_COMPLETE
         self._missing = deque(number for number in missing if self._not_before.get(number, 0.0) <= now)
 
-    def _put_off(self, number: int | None, error: UserError) -> None:
+    def _postpone(self, number: int | None, error: UserError) -> None:
         with self._looking:
             if number is not None:
-                self._not_before[number] = time.monotonic() + LATER
-            first, self._told = not self._told, True
+                self._not_before[number] = time.monotonic() + RESCAN_COMPLETE
+            first, self._reported = not self._reported, True
         if first:
-            self._say(f"data: shards are not brought ahead: {error}")
+            self._say(f"data: shards are not prefetched: {error}")

@@ -38,7 +38,7 @@ class Retry:
 
         Args:
             error: what ended the attempt.
-            progress: bytes that it brought. A server that cuts every connection after a while gives the file too.
+            progress: bytes that it received, so that a server that cuts every connection still gives the file.
 
         Raises UserError when the error is permanent, or occurred too often.
         """

@@ -160,7 +160,7 @@ class Web:
         raise NotImplementedError(pattern)
 
     def transient(self, error: BaseException) -> bool:
-        """Whether the error may be gone at the next attempt."""
+        """Whether the next attempt may succeed."""
         return isinstance(error, self._http.exceptions.HTTPError) and not isinstance(error, self._lasting)
 
 
