@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.config import Config
+from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.reading.stream import Sources
 from dcgan_dist.errors import UserError
-from dcgan_dist.gan.step import Game
+from dcgan_dist.gan.state import TrainState
+from dcgan_dist.gan.step import Engine, Game
 from dcgan_dist.parallel.agreement import Agreement
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
@@ -39,26 +42,66 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
 
     Raises StoppedError on all ranks when a stop was asked for meanwhile; all is marked, said and closed then.
     """
-    console = Console(enabled=world.main)
-    lease = Lease(config.run_dir, console.say)
+    start = _Start(config, world, chosen)
     try:
         try:
-            return _open(config, config_yaml, world, chosen, console, lease)
+            return start.open(config_yaml)
         except signals.StoppedError as stop:
-            _stop_early(config, world, console, lease, str(stop))
+            start.stop(str(stop))
             raise
     except BaseException:
-        lease.release()
+        start.lease.release()
         raise
 
 
-def _stop_early(config: Config, world: World, console: Console, lease: Lease, reason: str) -> None:
-    """The orderly end of an attempt that was asked to stop before it had begun."""
-    folder = RunFolder(config.run_dir)
+class _Start:
+    """The steps of a start, and what they share."""
 
-    def mark() -> int:
-        lease.take(new=True)  # the next job may have a new run's folder by now
-        lease.check()
+    def __init__(self, config: Config, world: World, chosen: Arithmetic) -> None:
+        self.config, self.world, self.arithmetic = config, world, chosen
+        self.console, self.folder = Console(enabled=world.main), RunFolder(config.run_dir)
+        self.lease = Lease(config.run_dir, self.console.say)
+        self.facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
+
+    def open(self, config_yaml: str) -> Session:
+        """All steps in their order."""
+        config, world = self.config, self.world
+        requests = signals.take()
+        self._check()
+        data = world.main_first(lambda: open_data(config, self.console.say, requests.raise_if_stopped))
+        found = world.from_main(lambda: resume.find(config, self.folder, data, self.console.say))
+        own = found if found is not None and resume.is_own(found, self.folder) else None
+        world.from_main(lambda: self.lease.take(new=True))
+        world.from_main(lambda: self._prepare_folder(config_yaml, own))
+        watch(world, config, self.folder.stacks)
+        state, engine = create(config, world, self.arithmetic)
+        world.activity.place = lambda: f"iteration {state.iteration + 1:,} after {state.images:,} images"
+        stats = Stats(world.device)
+        before = resume.restore(found, state, stats, world)
+        requests.watch(self.folder.stop, self.folder.save if world.main else None, config.stop.after_minutes)
+        metrics, say = MetricsFile(self.folder.metrics), self.console.say
+        world.from_main(lambda: _cut(metrics, before if own else {"images": -1}, config.images, say))
+        session = self._session(data, state, engine, stats, metrics, requests)
+        session.earlier = before.get("run_seconds", 0.0)  # older versions did not count them
+        session.begin()
+        if session.recovery.goes_back and not own:
+            session.save(anyway=True)  # there must be one of this run to go back to
+        return session
+
+    def stop(self, reason: str) -> None:
+        """The orderly end of an attempt that was asked to stop before it had begun."""
+        images = self.world.from_main(lambda: self._mark_stopped(reason))
+        self.console.say(
+            f"stopped at {images:,} images, while the run was prepared ({reason}); run the same command again to go on"
+        )
+        self.lease.release()
+        self.world.barrier()
+        self.world.close()
+
+    def _mark_stopped(self, reason: str) -> int:
+        folder = self.folder
+        self.lease.take(new=True)  # the next job may have a new run's folder by now
+        self.lease.check()
         try:
             found = [int(path.name) for path in checkpoint.all_checkpoints(folder.checkpoints)]
             # without a checkpoint the last stop's number stays: it may show that there was one
@@ -68,109 +111,88 @@ def _stop_early(config: Config, world: World, console: Console, lease: Lease, re
         folder.mark(folder.preempted, f"{images}\n{reason}")
         return images
 
-    images = world.from_main(mark)
-    console.say(
-        f"stopped at {images:,} images, while the run was prepared ({reason}); run the same command again to go on"
-    )
-    lease.release()
-    world.barrier()
-    world.close()
+    def _check(self) -> None:
+        """Raises UsageError where the ranks, the folder or the memory do not fit the options; takes a run's folder."""
+        config, world, chosen, say = self.config, self.world, self.arithmetic, self.console.say
+        resume.check_agreement(config, world)
+        per_rank = config.per_rank(world.size)
+        world.from_main(self.folder.check)
+        world.from_main(self.lease.take)  # before anything is looked for that another job may be writing
+        ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
+        say(f"{ranks}; {chosen.name}: {chosen.reason}")
+        require_memory(config, chosen, world, say)
+        threads = set_cpu_threads(world)
+        if threads:
+            say(threads)
+        if config.data.secret:
+            say(f"{self.folder.config}: readable by its owner alone (mode 0600), for --data.shards holds secrets")
 
+    def _prepare_folder(self, config_yaml: str, newest: Path | None) -> None:
+        """`newest`: the checkpoint of this folder that this attempt goes on from."""
+        if newest is None:
+            self.folder.put_aside(self.console.say)
+        else:
+            self.folder.note_checkpoint(checkpoint.load_state(newest)["images"])  # older versions did not
+        self.folder.prepare(config_yaml, self.facts, private=self.config.data.secret)
 
-def _open(
-    config: Config, config_yaml: str, world: World, chosen: Arithmetic, console: Console, lease: Lease
-) -> Session:
-    requests = signals.take()
-    resume.check_agreement(config, world)
-    per_rank = config.per_rank(world.size)
-    folder = RunFolder(config.run_dir)
-    world.from_main(folder.check)
-    world.from_main(lease.take)  # before anything is looked for that another job may be writing
-    ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
-    console.say(f"{ranks}; {chosen.name}: {chosen.reason}")
-    require_memory(config, chosen, world, console.say)
-    threads = set_cpu_threads(world)
-    if threads:
-        console.say(threads)
-    data = world.main_first(lambda: open_data(config, console.say, requests.raise_if_stopped))
-    found = world.from_main(lambda: resume.find(config, folder, data, console.say))
-    if config.data.secret:
-        console.say(f"{folder.config}: readable by its owner alone (mode 0600), for --data.shards holds secrets")
-    facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
-    world.from_main(lambda: lease.take(new=True))
-    own = found is not None and resume.is_own(found, folder)
-    world.from_main(lambda: _prepare(folder, found if own else None, console.say))
-    world.from_main(lambda: folder.prepare(config_yaml, facts, private=config.data.secret))
-    watch(world, config, folder.stacks)
-    state, engine = create(config, world, chosen)
-    world.activity.place = lambda: f"iteration {state.iteration + 1:,} after {state.images:,} images"
-    stats = Stats(world.device)
-    before = resume.restore(found, state, stats, world)
-    requests.watch(folder.stop, folder.save if world.main else None, config.stop.after_minutes)
-    metrics = MetricsFile(folder.metrics)
-    world.from_main(lambda: _cut(metrics, before if own else {"images": -1}, config.images, console.say))
-    trackers = Trackers(console.say)
-    if world.main:
-        trackers = open_trackers(config, state.images, console.say, lambda: _stop_for_good(requests, folder), facts)
-    reader = make_reader(
-        config,
-        data,
-        local_ranks=world.local_size,
-        pinned=world.device.type == "cuda",
-        say=console.say,
-        first=world.local_main,
-    )
-    saver = Saver(folder, config.checkpoint, lease, console.say, world.device)
-    clock = Clock(world.device, world.activity)
-    recovery = Recovery(
-        config=config,
-        world=world,
-        state=state,
-        stats=stats,
-        folder=folder,
-        metrics=metrics,
-        saver=saver,
-        collapse=CollapseWatch(config, world, state, engine, console.say),
-        trackers=trackers,
-        say=console.say,
-    )
-    session = Session(
-        config=config,
-        world=world,
-        arithmetic=chosen,
-        state=state,
-        engine=replace(engine, section=partial(clock.section, on_device=True)),
-        game=Game.of(config),
-        data=data,
-        reader=reader,
-        split=Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size),
-        folder=folder,
-        console=console,
-        lease=lease,
-        saver=saver,
-        stats=stats,
-        clock=clock,
-        requests=requests,
-        agreement=Agreement(world),
-        metrics=metrics,
-        trackers=trackers,
-        reading=ReadingReport(reader, world, console),
-        stragglers=Stragglers(world, console, config.watchdog.slow_factor),
-        recovery=recovery,
-        earlier=before.get("run_seconds", 0.0),  # older versions did not count them
-    )
-    session.begin()
-    if recovery.goes_back and not own:
-        session.save(anyway=True)  # there must be one of this run to go back to
-    return session
+    def _trackers(self, images: int, requests: signals.RequestMonitor) -> Trackers:
+        if not self.world.main:
+            return Trackers(self.console.say)
+        stop = partial(_stop_for_good, requests, self.folder)
+        return open_trackers(self.config, images, self.console.say, stop, self.facts)
 
-
-def _prepare(folder: RunFolder, newest: Path | None, say: Callable[[str], None]) -> None:
-    """What earlier attempts left here. `newest`: the checkpoint of this folder that this attempt goes on from."""
-    if newest is None:
-        folder.put_aside(say)
-    else:
-        folder.note_checkpoint(checkpoint.load_state(newest)["images"])  # it may be of a version that did not
+    def _session(
+        self,
+        data: Corpus | Sources,
+        state: TrainState,
+        engine: Engine,
+        stats: Stats,
+        metrics: MetricsFile,
+        requests: signals.RequestMonitor,
+    ) -> Session:
+        config, world, console, folder = self.config, self.world, self.console, self.folder
+        trackers = self._trackers(state.images, requests)
+        pinned, ranks = world.device.type == "cuda", world.local_size
+        reader = make_reader(config, data, local_ranks=ranks, pinned=pinned, say=console.say, first=world.local_main)
+        clock = Clock(world.device, world.activity)
+        saver = Saver(folder, config.checkpoint, self.lease, console.say, world.device)
+        recovery = Recovery(
+            config=config,
+            world=world,
+            state=state,
+            stats=stats,
+            folder=folder,
+            metrics=metrics,
+            saver=saver,
+            collapse=CollapseWatch(config, world, state, engine, console.say),
+            trackers=trackers,
+            say=console.say,
+        )
+        split = Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size)
+        return Session(
+            config=config,
+            world=world,
+            arithmetic=self.arithmetic,
+            state=state,
+            engine=replace(engine, section=partial(clock.section, on_device=True)),
+            game=Game.of(config),
+            data=data,
+            reader=reader,
+            split=split,
+            folder=folder,
+            console=console,
+            lease=self.lease,
+            saver=saver,
+            stats=stats,
+            clock=clock,
+            requests=requests,
+            agreement=Agreement(world),
+            metrics=metrics,
+            trackers=trackers,
+            reading=ReadingReport(reader, world, console),
+            stragglers=Stragglers(world, console, config.watchdog.slow_factor),
+            recovery=recovery,
+        )
 
 
 def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[str], None]) -> None:
