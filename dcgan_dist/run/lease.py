@@ -8,7 +8,6 @@ clocks are compared: whether the sign changes is all that counts. An owner that 
 off for example, may come back: before it publishes anything it looks whose run it is (`check`).
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -20,7 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dcgan_dist.data.storage import is_at, make_folder, open_shared, process_exists, write_atomically
+from dcgan_dist.data.locks import is_at, lock_for_process, open_shared
+from dcgan_dist.data.storage import make_folder, process_exists, write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 BEAT = 5.0  # seconds between two heartbeats
@@ -93,7 +93,7 @@ class Lease:
         while not (self._descriptors and is_at(path, self._descriptors[-1])):
             self._close()
             self._descriptors.append(open_shared(path))
-            locked = _lock(self._descriptors[-1])
+            locked = lock_for_process(self._descriptors[-1], GRACE)
         before = self._read()
         me = _successor(before)
         # somebody may have begun a run, and ended it, since this job found that there was none
@@ -138,7 +138,7 @@ class Lease:
             lock = os.open(self._root / ".owner.lock", os.O_RDONLY)
             try:
                 # shared, and for a moment: a job that begins just now tries for longer than that
-                locked = _lock(lock, fcntl.LOCK_SH, grace=0)
+                locked = lock_for_process(lock, shared=True)
             finally:
                 os.close(lock)
         return before if self._taken(before, _successor(before), locked) else None
@@ -213,22 +213,3 @@ def _successor(before: Owner | None) -> Owner:
         slurm_restart=os.environ.get("SLURM_RESTART_COUNT"),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _lock(descriptor: int, kind: int = fcntl.LOCK_EX, grace: float = GRACE) -> bool | None:
-    """Whether the lock was free; None where the file system has no locks.
-
-    A lock of this kind belongs to the process alone: one that it forked does not hold it any longer than it runs.
-    """
-    end = time.monotonic() + grace
-    while True:
-        try:
-            fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            if time.monotonic() > end:
-                return False
-        except OSError:
-            return None
-        else:
-            return True
-        time.sleep(0.05)

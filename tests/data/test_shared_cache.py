@@ -11,9 +11,9 @@ import pytest
 from support.ranks import run_ranks
 
 from dcgan_dist.data import files
+from dcgan_dist.data.locks import locked
 from dcgan_dist.data.remote import quota as module
 from dcgan_dist.data.remote.quota import Quota, open_pinned
-from dcgan_dist.data.storage import locked
 from dcgan_dist.run.lease import Lease
 
 MODES = [(0o755, 0o644), (0o775, 0o664), (0o777, 0o666), (0o1777, 0o666), (0o2770, 0o660), (0o700, 0o600)]

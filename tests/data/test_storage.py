@@ -11,7 +11,8 @@ from support.disk import no_file_larger_than
 from support.locks import before_next_flock
 from support.shards import write_ours
 
-from dcgan_dist.data.storage import cache_folder, lock, locked, temporary_path, whole_file, write_atomically
+from dcgan_dist.data.locks import lock, locked
+from dcgan_dist.data.storage import cache_folder, temporary_path, whole_file, write_atomically
 from dcgan_dist.errors import UserError
 
 

@@ -1,6 +1,7 @@
 """One job at a time on a run's folder: real processes, hosts that are only names, a life that comes back too late."""
 
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -208,7 +209,7 @@ def without_locks(*_: object) -> None:
 
 
 def test_where_there_are_no_locks_the_sign_of_life_decides(lease_of, tmp_path, said, monkeypatch):
-    monkeypatch.setattr(lease.fcntl, "lockf", without_locks)
+    monkeypatch.setattr(fcntl, "lockf", without_locks)
     with holder(tmp_path, locks="no locks") as other:
         with pytest.raises(UsageError, match=f"pid {other.pid}"):
             lease_of().take()

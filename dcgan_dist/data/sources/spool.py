@@ -13,10 +13,11 @@ from typing import Literal, NoReturn
 
 import xxhash
 
+from dcgan_dist.data.locks import locked
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Source, Wanted, wanted_of
 from dcgan_dist.data.sources.base import Item, Report
-from dcgan_dist.data.storage import locked, remove_abandoned, temporary_path
+from dcgan_dist.data.storage import remove_abandoned, temporary_path
 from dcgan_dist.errors import UserError
 
 THREADS = 4  # copies at a time

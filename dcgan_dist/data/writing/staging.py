@@ -26,8 +26,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dcgan_dist.data.locks import is_at, lock
 from dcgan_dist.data.manifest import shard_names
-from dcgan_dist.data.storage import is_at, lock, write_atomically
+from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.data.writing.receipt import Receipt, matches, read_receipt, receipt_path
 from dcgan_dist.errors import UserError
 
