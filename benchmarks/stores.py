@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.measure import table
-from dcgan_dist.data.codecs import Store
+from dcgan_dist.data.codecs import StoreFormat
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.fetch import Fetcher
@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for size in options.sizes:
-        for store in get_args(Store):
+        for store in get_args(StoreFormat):
             with tempfile.TemporaryDirectory() as out:
                 begun = time.monotonic()
                 summary = write_shards(find_source(options.folder), Path(out), Packing(size=size, store=store))

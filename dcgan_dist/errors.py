@@ -97,7 +97,7 @@ def run_and_report(
         if isinstance(failure, BrokenPipeError) and _is_unread(sys.stdout):  # and no connection
             _discard()
             return 128 + signal.SIGPIPE
-        error = failure if isinstance(failure, UserError) else of_the_system(failure)
+        error = failure if isinstance(failure, UserError) else from_system_error(failure)
         if _tracebacks or error is None:
             raise
         if rank == 0 or not (
@@ -123,7 +123,7 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def of_the_system(error: Exception) -> UserError | None:
+def from_system_error(error: Exception) -> UserError | None:
     """What the system refused, in one line: memory, threads, processes, files. None for an error of the program."""
     words = [type(error).__name__, *str(error).split()]
     what = " ".join(words).partition(" If reserved")[0][:300]

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.loading import open_data
-from dcgan_dist.data.reading.stream import Sources
+from dcgan_dist.data.reading.stream import StreamUrls
 from dcgan_dist.errors import run_and_report, tracebacks_wanted
 from dcgan_dist.gan.step import probe, training_step
 from dcgan_dist.parallel.precision import arithmetic
@@ -44,7 +44,13 @@ def train(session: Session) -> bool:
 
     Each iteration shows one global batch: D learns to tell real from fake, then G learns from D as it now is.
     """
-    config, state, engine, game, clock = session.config, session.state, session.engine, session.game, session.clock
+    config, state, engine, objective, clock = (
+        session.config,
+        session.state,
+        session.engine,
+        session.objective,
+        session.clock,
+    )
     inputs = session.inputs()
     while True:
         requests = session.agreed()
@@ -61,9 +67,9 @@ def train(session: Session) -> bool:
 
         with clock.section("data", on_device=True):
             real, noise = next(inputs)
-        session.stats.add(training_step(config, state, engine, game, real, noise))
+        session.stats.add(training_step(config, state, engine, objective, real, noise))
         if session.due(config.log.every):
-            session.stats.add(probe(state, engine, game, real, noise))
+            session.stats.add(probe(state, engine, objective, real, noise))
         clock.tick()
         session.console.progress(state.images)
     return done
@@ -106,7 +112,7 @@ def _dry_run(config: Config, world: World) -> None:
     folder.check()
     folder.probe()
     Lease(folder.root).refuse_other()
-    data = open_data(config, lines.append) if config.data.shards else Sources()
+    data = open_data(config, lines.append) if config.data.shards else StreamUrls()
     if not config.data.shards:
         lines.append(f"data: the embedded set of {config.data.faces:,} cartoon faces, drawn when the run begins")
     resume.find(replace(config, precision=chosen.name), folder, data, lines.append)

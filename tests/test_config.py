@@ -20,7 +20,7 @@ from dcgan_dist.config import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
-    Options,
+    OptionGroup,
     ResumeConfig,
     flatten,
 )
@@ -77,7 +77,7 @@ def test_every_class_of_options_is_frozen_and_keyword_only():
             setattr(group(), fields(group)[0].name, None)
 
 
-def option_classes(base=Options):
+def option_classes(base=OptionGroup):
     """Those of the training and of every command."""
     for module in pkgutil.walk_packages(dcgan_dist.__path__, "dcgan_dist."):
         importlib.import_module(module.name)

@@ -18,7 +18,7 @@ from support.shards import write_ours
 
 from dcgan_dist.cli import load
 from dcgan_dist.config import Config, ConfigError
-from dcgan_dist.config.settings import FAMILIES, PARTS, SETTINGS, launched, obey, threads
+from dcgan_dist.config.settings import PARTS, PREFIXES, SETTINGS, apply_settings, requested_threads, started_by_launcher
 from dcgan_dist.parallel.accelerator import accelerator_for
 from dcgan_dist.train import main
 
@@ -51,9 +51,9 @@ def test_each_does_what_the_table_says(setting):
     given = {setting.variable: value}
     if setting.does == "refused":
         with pytest.raises(ConfigError, match=f"^{setting.variable}={value}( |:).*{re.escape(setting.launcher)}"):
-            obey(Config(), given, ())
+            apply_settings(Config(), given, ())
         return
-    config, lines = obey(Config(), given, ())
+    config, lines = apply_settings(Config(), given, ())
     if setting.does != "option":
         assert config == Config()
         said = {"unused": "not used", "obeyed": "obeyed"}[setting.does]
@@ -64,11 +64,11 @@ def test_each_does_what_the_table_says(setting):
     asked, other = OURS[setting.option]
     assert config == replace(Config(), **{setting.option: asked})
     assert [line.startswith(f"{setting.variable}={value}: taken as --{setting.option}") for line in lines] == [True]
-    assert obey(config, given, {setting.option}) == (config, [])  # the option says the same
+    assert apply_settings(config, given, {setting.option}) == (config, [])  # the option says the same
     for kept in (other, getattr(Config(), setting.option)):
         ours = replace(Config(), **{setting.option: kept})
         line = f"{setting.variable}={value}: not used, for --{setting.option} {kept} is given"
-        assert obey(ours, given, {setting.option}) == (ours, [line])
+        assert apply_settings(ours, given, {setting.option}) == (ours, [line])
 
 
 @pytest.mark.parametrize("setting", [row for row in SETTINGS if row.option], ids=lambda setting: setting.variable)
@@ -108,7 +108,7 @@ def test_a_switch_that_is_turned_off_by_name_is_given(monkeypatch):
     ],
 )
 def test_a_value_that_asks_for_nothing_is_no_request(variable, value):
-    assert obey(Config(), {variable: value}, ()) == (Config(), [])
+    assert apply_settings(Config(), {variable: value}, ()) == (Config(), [])
 
 
 @pytest.mark.parametrize(
@@ -131,21 +131,21 @@ def test_a_value_that_asks_for_nothing_is_no_request(variable, value):
 )
 def test_what_cannot_be_read_is_refused_by_name(variable, value, what):
     with pytest.raises(ConfigError, match=f"^{variable}={value}.*: {what}"):
-        obey(Config(), {variable: value}, ())
+        apply_settings(Config(), {variable: value}, ())
 
 
 def test_an_option_that_is_given_wins_over_what_cannot_be_met():
     config = Config(precision="fp32")
-    assert obey(config, {"ACCELERATE_MIXED_PRECISION": "fp8"}, {"precision"}) == (
+    assert apply_settings(config, {"ACCELERATE_MIXED_PRECISION": "fp8"}, {"precision"}) == (
         config,
         ["ACCELERATE_MIXED_PRECISION=fp8: not used, for --precision fp32 is given"],
     )
 
 
-@pytest.mark.parametrize("prefix", FAMILIES)
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_settings_that_nobody_knows_are_named_in_one_line(prefix):
     assert f"`{prefix}*`" in PAGE
-    _, lines = obey(Config(), {f"{prefix}ONE": "1", f"{prefix}TWO": "", "ELSE": "1"}, ())
+    _, lines = apply_settings(Config(), {f"{prefix}ONE": "1", f"{prefix}TWO": "", "ELSE": "1"}, ())
     assert lines == [f"{prefix}ONE, {prefix}TWO: not used; the trainer has nothing that would be set by it"]
 
 
@@ -167,8 +167,8 @@ def launcher_environment(prepare, *arguments):
 def test_nothing_is_said_of_a_launcher_that_was_asked_for_nothing(prepare, arguments, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))  # no config file of the user's
     env = launcher_environment(prepare, *arguments)
-    assert launched(env)
-    assert obey(Config(), env, ()) == (Config(), [])
+    assert started_by_launcher(env)
+    assert apply_settings(Config(), env, ()) == (Config(), [])
 
 
 def test_somebody_decided_about_everything_that_the_launcher_sets():
@@ -176,16 +176,16 @@ def test_somebody_decided_about_everything_that_the_launcher_sets():
     left = {"PYTHONPATH", "MASTER_ADDR", "MASTER_PORT", "KMP_AFFINITY", "KMP_BLOCKTIME"}
     known = {setting.variable for setting in SETTINGS} | left
     assert len(names & known) > 10
-    assert {n for n in names - known if not n.startswith((*FAMILIES, *PARTS)) and "VISIBLE" not in n} == {
+    assert {n for n in names - known if not n.startswith((*PREFIXES, *PARTS)) and "VISIBLE" not in n} == {
         "ZE_AFFINITY_MASK"  # devices of other makers, which the trainer does not use
     }
 
 
 def test_one_process_where_several_were_asked_for_is_said():
     env = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
-    assert "--multi_gpu" in obey(Config(), env, ())[1][0]
+    assert "--multi_gpu" in apply_settings(Config(), env, ())[1][0]
     for rank in ({"RANK": "0"}, {"WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "2"}):
-        assert obey(Config(), env | rank, ())[1] == []
+        assert apply_settings(Config(), env | rank, ())[1] == []
 
 
 @pytest.mark.parametrize(
@@ -204,12 +204,12 @@ def test_one_process_where_several_were_asked_for_is_said():
     ],
 )
 def test_threads_are_those_that_a_person_asked_for(env, expected):
-    assert threads(env, ours=False) == expected
+    assert requested_threads(env, ours=False) == expected
 
 
 def test_one_thread_that_our_launcher_passes_on_was_asked_for():
     env = {"OMP_NUM_THREADS": "1", "LOCAL_RANK": "0"}
-    assert threads(env, ours=True) == (1, "OMP_NUM_THREADS=1")
+    assert requested_threads(env, ours=True) == (1, "OMP_NUM_THREADS=1")
 
 
 def test_accelerate_logs_at_the_level_that_is_asked_for(monkeypatch, capfd):
@@ -247,7 +247,7 @@ def test_what_is_not_used_changes_no_bit(shards, tmp_path):
         for setting in SETTINGS
         if setting.does in ("option", "unused")
     }
-    unused |= {f"{family}X": "1" for family in FAMILIES} | {"ACCELERATE_DYNAMO_MODE": "max-autotune"}
+    unused |= {f"{family}X": "1" for family in PREFIXES} | {"ACCELERATE_DYNAMO_MODE": "max-autotune"}
     given = "--accumulate 2"  # and --precision fp64
     plain = recorded(shards, tmp_path / "plain", given)
     assert len(plain) > 50

@@ -14,9 +14,9 @@ import tyro
 
 from dcgan_dist.cli.parser import parse_options
 from dcgan_dist.cli.yaml_files import KINDS, NAMES, as_options, dump, options_in, read_yaml, scalar_resume
-from dcgan_dist.config import Config, Options, words
-from dcgan_dist.config.settings import environment, obey
-from dcgan_dist.config.spelling import bare, given, kinds, negative
+from dcgan_dist.config import Config, OptionGroup, values
+from dcgan_dist.config.option_names import bare, given, kinds, negative
+from dcgan_dist.config.settings import apply_settings, launch_environment
 from dcgan_dist.errors import UsageError, run_and_report, show_tracebacks
 from dcgan_dist.run import wandb_settings
 
@@ -33,7 +33,7 @@ NEVER_EMPTY = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommandOptions(Options):
+class CommandOptions(OptionGroup):
     """What every command has."""
 
     debug: bool = False
@@ -81,7 +81,7 @@ def _read(argv: Sequence[str], quiet: bool) -> tuple[Config, list[str]]:
     """The configuration, and lines on other tools' settings."""
     show_tracebacks("--debug" in argv)
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    files.add_argument("--config", action="append", default=[], type=words.path)
+    files.add_argument("--config", action="append", default=[], type=values.path)
     files.add_argument("--print_config", "--print-config", action="store_true")
     try:
         known, options = files.parse_known_args(argv)
@@ -100,7 +100,7 @@ def _read(argv: Sequence[str], quiet: bool) -> tuple[Config, list[str]]:
     options = [scalar_resume(option) for option in options]
     config = parse_options(Config, options, quiet=quiet, default=config, **settings)
     chosen |= given(options, KINDS)
-    config, lines = obey(config, environment(), chosen)
+    config, lines = apply_settings(config, launch_environment(), chosen)
     config = replace(config, wandb=wandb_settings.obey(config.wandb, os.environ, chosen))
     show_tracebacks(config.debug)
     config.check()  # only now: a file may leave to the command line what makes it consistent

@@ -12,14 +12,14 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from dcgan_dist.config import words
-from dcgan_dist.config.spelling import kinds, spelled
+from dcgan_dist.config import values
+from dcgan_dist.config.option_names import kinds, spelled
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import redacted
 
 T = TypeVar("T")
 VALUES = ConstructorRegistry()
-MEANINGS = {int: words.whole_number, float: words.number, str: words.name, Path: words.path}
+MEANINGS = {int: values.whole_number, float: values.number, str: values.name, Path: values.path}
 _complaints: list[str] = []  # about values, before tyro breaks them into lines
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from dcgan_dist.config import Config
-from dcgan_dist.config.spelling import bare, check_name, kinds, negative
+from dcgan_dist.config.option_names import bare, check_name, kinds, negative
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 

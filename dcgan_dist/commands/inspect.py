@@ -77,7 +77,7 @@ class InspectOptions(cli.CommandOptions):
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     options = cli.parse(InspectOptions, argv, "dcgan-dist inspect")
-    from dcgan_dist.data.loading import make_opener, not_used  # only now, for it imports torch, which takes seconds
+    from dcgan_dist.data.loading import make_opener, unused_lines  # only now, for it imports torch, which takes seconds
 
     if options.json:
         check_output("--json", options.json, options.overwrite)
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> int:
     print("\n".join(facts(census, looks, manifest)))
     for line in complete.missing + complete.notes:
         print(f"shards:   {line}")
-    for line in not_used([*corpus.shards, *corpus.without_images], opener.choice):
+    for line in unused_lines([*corpus.shards, *corpus.without_images], opener.choice):
         print(line)
     if options.json:
         found = json.dumps(as_dict(census, looks, manifest), indent=1) + "\n"

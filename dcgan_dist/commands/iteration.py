@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.gan.step import Game, Scalars, micro_batches, training_step
+from dcgan_dist.gan.step import Objective, Scalars, micro_batches, training_step
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.parallel.precision import arithmetic
@@ -20,7 +20,7 @@ class Iteration:
         """`batches`: of this rank, on its device: images, uint8 (n, C, H, W), and whether to mirror them, bool (n,)."""
         chosen = arithmetic(config.precision, world.device)
         self.state, self._engine = create(config, world, chosen)
-        self._config, self._weights, self._batches, self._game = config, chosen.weights, batches, Game.of(config)
+        self._config, self._weights, self._batches, self._game = config, chosen.weights, batches, Objective.of(config)
         split = Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size)
         self._noise = NoiseSource(config, split, world.device, chosen.weights)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dcgan_dist import cli
-from dcgan_dist.config import words
+from dcgan_dist.config import values
 from dcgan_dist.config.settings import SETTINGS
 from dcgan_dist.errors import UsageError
 from dcgan_dist.parallel.launcher import KEPT_FROM_RANKS, Job, free_port, run
@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
     )
-    whole, name = {"type": _typed(words.whole_number), "metavar": "N"}, _typed(words.name)
+    whole, name = {"type": _typed(values.whole_number), "metavar": "N"}, _typed(values.name)
     parser.add_argument("--num_processes", **whole, help="ranks on all machines (default: one for each GPU, or 1)")
     parser.add_argument("--num_machines", **whole, help="machines, each with as many ranks (default: 1)")
     parser.add_argument("--machine_rank", **whole, help="number of this machine, from 0 (default: 0)")
@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--multi_gpu", action="store_true", help="do not train where there is no GPU")
     parser.add_argument("--gpu_ids", type=name, metavar="N,..", help="GPUs of this machine to use (default: all)")
     parser.add_argument(
-        "--config_file", type=_typed(words.path), metavar="FILE", help="these options in YAML, by accelerate config"
+        "--config_file", type=_typed(values.path), metavar="FILE", help="these options in YAML, by accelerate config"
     )
     for option, setting in {setting.launcher: setting for setting in SETTINGS}.items():
         if option not in ("", "--cpu", "--debug"):  # the trainer has the last, too

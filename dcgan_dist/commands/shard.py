@@ -10,9 +10,9 @@ import tyro
 from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress, to_stderr
 from dcgan_dist.config import ImageSize
-from dcgan_dist.config.spelling import bare
-from dcgan_dist.data.formats import in_words
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.config.option_names import bare
+from dcgan_dist.data.formats import count_text
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
 from dcgan_dist.data.writing.publish import BAD, DUPLICATES
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     options = cli.parse(ShardOptions, argv, "dcgan-dist shard")
     part = parse_part(options.part) if options.part else None
     columns = {"image_column": options.image_column, "label_column": options.label_column}
-    choice = Choice(options.image_key, options.label_key, options.allow_cut, options.skip_bad)
+    choice = MemberChoice(options.image_key, options.label_key, options.allow_cut, options.skip_bad)
     source = find_source(options.source, options.root, options.download, **columns, choice=choice)
     for line in options.decisions():
         to_stderr(line)
@@ -104,7 +104,7 @@ def _text(summary: Summary) -> str:
         rate = summary.written / max(summary.seconds, 1e-9)
         lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)")
     if summary.left_out:
-        lines.append(f"left out: {in_words(summary.left_out, 'other files')}")
+        lines.append(f"left out: {count_text(summary.left_out, 'other files')}")
     if summary.several:
         lines.append(f"of {summary.several:,} files with several pictures (GIF, TIFF, WebP ..) the first one is used")
     if summary.others:

@@ -20,10 +20,10 @@ from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard
-from dcgan_dist.data.formats import in_words
+from dcgan_dist.data.formats import count_text
 from dcgan_dist.data.pool import over_processes
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError
 
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
         check_output("--json", options.json, options.overwrite)
     remote = Remote(timeout=options.timeout, retries=options.retries)
     todo = make_checklist(options.shards, options.manifest, remote, options.deep)
-    choice = Choice(image_key=options.image_key)
+    choice = MemberChoice(image_key=options.image_key)
     todo.jobs = [replace(job, choice=choice) for job in todo.jobs]
     _check_folder(options.repair, todo)
     began = time.monotonic()
@@ -139,7 +139,7 @@ def _summary(reports: Sequence[ShardReport], problems: Sequence[Problem], second
         text += f"\nmade by other programs, without checksums: {counted(plain, 'shard')}; {how}"
     passed = sum((Counter(report.passed) for report in reports), Counter[str]())
     if passed:
-        text += f"\npassed over: {in_words(passed, 'other members')}"
+        text += f"\npassed over: {count_text(passed, 'other members')}"
     if deep and not problems:
         text += f"\n{_sizes(reports)}"
     return text

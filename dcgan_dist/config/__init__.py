@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from dcgan_dist.config.checks import ConfigError, Options, Range, check
+from dcgan_dist.config.checks import ConfigError, OptionGroup, Range, check
 from dcgan_dist.config.groups import (
     Augmentation,
     Channels,
@@ -73,7 +73,7 @@ __all__ = [
     "LossName",
     "ModelConfig",
     "OptimizerConfig",
-    "Options",
+    "OptionGroup",
     "Output",
     "Precision",
     "Range",
@@ -93,7 +93,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Options):
+class Config(OptionGroup):
     """Train a DCGAN on image shards, on any number of processes."""
 
     run_dir: Path = Path("runs/dcgan")

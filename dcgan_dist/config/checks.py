@@ -40,7 +40,7 @@ class Range:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class OptionGroup:
     """A group of options, each number of which is held to its Range."""
 
     prefix: ClassVar[str] = ""
@@ -54,7 +54,7 @@ class Options:
 
 
 @cache
-def ranges(kind: type[Options]) -> dict[str, Range]:
+def ranges(kind: type[OptionGroup]) -> dict[str, Range]:
     """The limits of the fields of a dataclass that have some."""
     hints, found = get_type_hints(kind, include_extras=True), {}
     for item in fields(kind):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dcgan_dist.config.checks import Options, Range, check
-from dcgan_dist.config.words import byte_count
+from dcgan_dist.config.checks import OptionGroup, Range, check
+from dcgan_dist.config.values import byte_count
 from dcgan_dist.location import Location
 
 ImageSize = Literal[32, 48, 64, 96, 128, 192, 256]
@@ -43,7 +43,7 @@ Workers = Annotated[int, Range(least=0, most=1_024)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(Options):
+class ModelConfig(OptionGroup):
     """The two networks."""
 
     prefix = "model."
@@ -68,7 +68,7 @@ class ModelConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig(Options):
+class LossConfig(OptionGroup):
     """What the networks minimise."""
 
     prefix = "loss."
@@ -83,7 +83,7 @@ class LossConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig(Options):
+class OptimizerConfig(OptionGroup):
     """Adam for both networks."""
 
     prefix = "optimizer."
@@ -112,7 +112,7 @@ class OptimizerConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmaConfig(Options):
+class EmaConfig(OptionGroup):
     """The moving average of G that makes the samples."""
 
     prefix = "ema."
@@ -123,7 +123,7 @@ class EmaConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(Options):
+class DataConfig(OptionGroup):
     """The real images."""
 
     prefix = "data."
@@ -179,7 +179,7 @@ class DataConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogConfig(Options):
+class LogConfig(OptionGroup):
     """What is shown of a run, and how often."""
 
     prefix = "log."
@@ -194,7 +194,7 @@ class LogConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig(Options):
+class CheckpointConfig(OptionGroup):
     """What is kept of a run, and how often."""
 
     prefix = "checkpoint."
@@ -209,7 +209,7 @@ class CheckpointConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchdogConfig(Options):
+class WatchdogConfig(OptionGroup):
     """What happens when a rank hangs, or is slower than the others."""
 
     prefix = "watchdog."
@@ -220,7 +220,7 @@ class WatchdogConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DivergenceConfig(Options):
+class DivergenceConfig(OptionGroup):
     """What happens when a loss, a gradient or a weight is inf or NaN. Looked for before every report and checkpoint."""
 
     prefix = "divergence."
@@ -233,7 +233,7 @@ class DivergenceConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollapseConfig(Options):
+class CollapseConfig(OptionGroup):
     """Signs, in every report, that the game is lost. A sign counts when it shows in several reports in a row."""
 
     prefix = "collapse."
@@ -254,7 +254,7 @@ class CollapseConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbConfig(Options):
+class WandbConfig(OptionGroup):
     """Weights & Biases."""
 
     prefix = "wandb."
@@ -271,7 +271,7 @@ class WandbConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeConfig(Options):
+class ResumeConfig(OptionGroup):
     """Going on with a run; `--resume X` is short for `--resume.source X`."""
 
     prefix = "resume."
@@ -287,7 +287,7 @@ class ResumeConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StopConfig(Options):
+class StopConfig(OptionGroup):
     """When to save and leave before the end; signals and the file RUN/STOP do so at any time."""
 
     prefix = "stop."

@@ -88,7 +88,7 @@ class Setting:
 
 
 NO_SHARDING = "not supported, every rank holds complete networks and DDP averages the gradients; launch without it"
-NUMBERS = "other numbers than those of the precision that is asked for; unset it"
+OTHER_NUMBERS = "other numbers than those of the precision that is asked for; unset it"
 NO_TPU = "TPUs are not supported; run on GPUs or CPUs"
 SETTINGS = (
     Setting(
@@ -132,25 +132,25 @@ SETTINGS = (
         text="--optimizer.g_clip and --optimizer.d_clip clip gradients",
     ),
     *(
-        Setting(variable=variable, does="obeyed", read=_unless_zero, text=NUMBERS)
+        Setting(variable=variable, does="obeyed", read=_unless_zero, text=OTHER_NUMBERS)
         for variable in (
             "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE",
             "DNNL_DEFAULT_FPMATH_MODE",
         )
     ),
 )  # fmt: skip
-FAMILIES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
+PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
 """Beginnings of Accelerate's variables. What is not in the table belongs to something in it, or is not used."""
 PARTS = ("ACCELERATE_DYNAMO_", "ACCELERATE_FP8_")
 """Of these nothing is said: accelerate launch sets the first unasked, and the others beside a row that is refused."""
 
 
-def launched(env: Mapping[str, str]) -> bool:
+def started_by_launcher(env: Mapping[str, str]) -> bool:
     """Whether torchrun or accelerate launch started this process."""
     return bool(env.keys() & {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"})
 
 
-def environment() -> dict[str, str]:
+def launch_environment() -> dict[str, str]:
     """This process's environment, with what accelerate launch was asked for and did not pass on.
 
     It drops --gradient_accumulation_steps without DeepSpeed, and --use_megatron_lm with --cpu, for instance.
@@ -167,7 +167,7 @@ def environment() -> dict[str, str]:
     return kept | dict(os.environ)
 
 
-def obey(config: Config, env: Mapping[str, str], given: Collection[str]) -> tuple[Config, list[str]]:
+def apply_settings(config: Config, env: Mapping[str, str], given: Collection[str]) -> tuple[Config, list[str]]:
     """The configuration with what `env` asks for, and lines that say what was taken or is not used.
 
     `given`: names of the options that were typed or stand in a file; they win, also with their default values.
@@ -179,7 +179,7 @@ def obey(config: Config, env: Mapping[str, str], given: Collection[str]) -> tupl
         if env.get(setting.variable) or (setting.flag and setting.variable in env):
             config = _apply(setting, env[setting.variable], config, given, lines)
     known = {setting.variable for setting in SETTINGS}
-    others = [name for name in env if name.startswith(FAMILIES) and not name.startswith(PARTS) and name not in known]
+    others = [name for name in env if name.startswith(PREFIXES) and not name.startswith(PARTS) and name not in known]
     if others:
         lines.append(f"{', '.join(sorted(others))}: not used; the trainer has nothing that would be set by it")
     several = "MASTER_PORT" in env and not env.keys() & {"RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"}
@@ -210,19 +210,19 @@ def _apply(setting: Setting, value: str, config: Config, given: Collection[str],
     return config
 
 
-def on_cpu(env: Mapping[str, str]) -> bool:
+def cpu_requested(env: Mapping[str, str]) -> bool:
     """Whether GPUs are to be left alone."""
     return _flag(env.get("ACCELERATE_USE_CPU", "false"))
 
 
-def threads(env: Mapping[str, str], *, ours: bool) -> tuple[int, str] | None:
+def requested_threads(env: Mapping[str, str], *, ours: bool) -> tuple[int, str] | None:
     """How many threads a rank is to compute with on a CPU, and the setting that says so; None: nobody asked.
 
     `ours`: our own launcher started the rank, which unlike the others sets nothing unasked.
     """
     for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):  # in this order, as in torch
         value = env.get(name, "")
-        unasked = name == "OMP_NUM_THREADS" and value == "1" and launched(env) and not ours
+        unasked = name == "OMP_NUM_THREADS" and value == "1" and started_by_launcher(env) and not ours
         if not unasked and (count := _threads(value)):
             return count, f"{name}={value}"
     return None

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dcgan_dist.data.formats import FORMATS, JPEG_SUFFIXES
-from dcgan_dist.data.jpeg import decode_jpeg, odd_kind, plain_size, require_complete
+from dcgan_dist.data.jpeg import decode_jpeg, plain_size, require_complete, unsupported_kind
 from dcgan_dist.errors import UserError
 
 Resize = Literal["crop", "pad", "stretch"]
 Filter = Literal["lanczos", "bicubic", "box"]
-Store = Literal["jpg", "png", "webp", "ppm"]
+StoreFormat = Literal["jpg", "png", "webp", "ppm"]
 Colour = tuple[int, int, int]
 Size = tuple[int, int]  # width, height
 
@@ -28,7 +28,7 @@ WHITE: Colour = (255, 255, 255)
 FULL_CHROMA_FROM = 90  # JPEG quality
 PNG = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-MAGICS = (PNG, b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")  # of files that must be what they say
+IMAGE_MAGICS = (PNG, b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")  # of files that must be what they say
 
 Image.MAX_IMAGE_PIXELS = 2**28  # 16,384 x 16,384, which take 1 GiB; Pillow's own limit is a third of it
 
@@ -72,10 +72,10 @@ def _formats() -> tuple[str, ...]:
 
 def _problem(data: bytes, error: Exception) -> str:
     """What is wrong with a file that could not be decoded."""
-    if kind := odd_kind(data):
+    if kind := unsupported_kind(data):
         return f"a JPEG of a kind that cannot be read here ({kind}); convert it first"
     if isinstance(error, UnidentifiedImageError):
-        if data.startswith(MAGICS) or data[4:12] in (b"ftypavif", b"ftypavis"):
+        if data.startswith(IMAGE_MAGICS) or data[4:12] in (b"ftypavif", b"ftypavis"):
             return "a damaged image (its header cannot be read)"
         begin = f"begins with {data[:12]!r}" if data else "is empty"
         return f"no image that can be read (docs/data.md has all formats); the file {begin}"
@@ -167,7 +167,7 @@ def _stretch(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
     return image, (size, size)
 
 
-def encode(image: Image.Image, store: Store, quality: int = 95) -> tuple[str, bytes]:
+def encode(image: Image.Image, store: StoreFormat, quality: int = 95) -> tuple[str, bytes]:
     """File suffix and bytes of an RGB or L image. `quality`, 1 to 100, matters to jpg and webp, the lossy ones."""
     return STORES[store](image, quality)
 
@@ -244,7 +244,7 @@ FILTERS: dict[Filter, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "box": Image.Resampling.BOX,
 }
-STORES: dict[Store, Callable[[Image.Image, int], tuple[str, bytes]]] = {
+STORES: dict[StoreFormat, Callable[[Image.Image, int], tuple[str, bytes]]] = {
     "jpg": _encode_jpg,
     "png": _encode_png,
     "webp": _encode_webp,

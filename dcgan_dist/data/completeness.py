@@ -18,7 +18,7 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
 LISTED = 5  # names in one message
-AT_ONCE = 16  # manifests
+MANIFEST_THREADS = 16  # manifests
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remote
     for folder in asked.folders_with_manifests():
         folders.setdefault(folder, set())
     missing, notes, beside = [], [], []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(MANIFEST_THREADS) as pool:
         manifests = list(pool.map(lambda folder: _manifest(folder, remote), folders))
     for (folder, found), manifest in zip(folders.items(), manifests, strict=True):
         beside += [manifest] if found else []

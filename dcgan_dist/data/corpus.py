@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
-from dcgan_dist.data.labels import Table, in_common, relabelled
-from dcgan_dist.data.notes import together
-from dcgan_dist.data.opening import Opener, Shard
+from dcgan_dist.data.labels import LabelMap, common_numbering, relabel
+from dcgan_dist.data.notes import merge_notes
+from dcgan_dist.data.opener import Opener, Shard
 from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.remote.unpack import packing
@@ -26,11 +26,13 @@ from dcgan_dist.data.sources.base import number_names
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
-OPENED_TOGETHER = 16  # shards, by one task of the pool
+OPEN_THREADS = 16  # shards, by one task of the pool
 INDEX_BYTES = 2**29  # of memory for indexes; the lanes of an order are in some 2,000 shards at a time
 
 
-def expand(patterns: Iterable[str], opener: Opener | None = None, passed: Counter[str] | None = None) -> list[str]:
+def expand_shards(
+    patterns: Iterable[str], opener: Opener | None = None, passed: Counter[str] | None = None
+) -> list[str]:
     """Spells out folders, brace lists and globs, of files and of remote objects, in a fixed order.
 
     `passed`: where other files in folders are counted, by their endings.
@@ -113,16 +115,16 @@ class Corpus:
     def read_index(self, number: int) -> ShardIndex:
         """The index of a shard, which is not kept. Raises UserError when it is damaged."""
         index, (tables, _) = self.opener.index(self.shards[number]), self._numbering
-        return index if tables is None else replace(index, label=relabelled(index.label, tables[number]))
+        return index if tables is None else replace(index, label=relabel(index.label, tables[number]))
 
     @cached_property
-    def _numbering(self) -> tuple[list[Table] | None, dict[int, str]]:
+    def _numbering(self) -> tuple[list[LabelMap] | None, dict[int, str]]:
         """Where labels are words: of every shard the labels that they get in the corpus; the names of these."""
         if not any(shard.notes.words for shard in self.shards):
             return None, {}
-        with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
+        with ThreadPoolExecutor(OPEN_THREADS) as pool:
             labels = [(index.label, index.notes.words) for index in pool.map(self.opener.index, self.shards)]
-        return in_common(labels, lambda names: number_names(names, "--data.shards"))
+        return common_numbering(labels, lambda names: number_names(names, "--data.shards"))
 
     @property
     def classes(self) -> dict[int, str]:
@@ -141,7 +143,7 @@ class Corpus:
     def of_classes(self, classes: Iterable[int]) -> "Corpus":
         """The images with one of these labels, in the same order. Raises UsageError when a class has no image."""
         wanted = sorted(set(classes))
-        with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
+        with ThreadPoolExecutor(OPEN_THREADS) as pool:
             labels = list(pool.map(self._labels, range(len(self.shards))))
         there = np.unique(np.concatenate(labels))
         missing = sorted(set(wanted) - set(there.tolist()))
@@ -195,7 +197,7 @@ class Corpus:
 def open_corpus(patterns: Iterable[str], opener: Opener | None = None) -> Corpus:
     """Opens and checks every shard; see open_shards."""
     opener = opener or Opener()
-    return Corpus(open_shards(expand(patterns, opener), opener), opener)
+    return Corpus(open_shards(expand_shards(patterns, opener), opener), opener)
 
 
 def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shard]:
@@ -205,7 +207,7 @@ def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shar
     """
     opener = opener or Opener()
     # what is near is opened in less time than a thread is told to; what is far away takes the time of an answer
-    each = 1 if any(is_remote(name) or packing(name) for name in names) else OPENED_TOGETHER
+    each = 1 if any(is_remote(name) or packing(name) for name in names) else OPEN_THREADS
     groups = [names[first : first + each] for first in range(0, len(names), each)]
     with ThreadPoolExecutor(16) as pool:
         results = list(chain.from_iterable(pool.map(lambda group: [_attempt(opener, name) for name in group], groups)))
@@ -216,13 +218,13 @@ def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shar
     shards = [shard for shard in results if isinstance(shard, Shard)]
     if not any(shard.count for shard in shards):
         who = f"{names[0]}: holds" if len(names) == 1 else f"--data.shards: the {len(names)} shards hold"
-        raise UserError("; ".join([f"{who} no images", *together(shard.notes for shard in shards).lines()]))
+        raise UserError("; ".join([f"{who} no images", *merge_notes(shard.notes for shard in shards).lines()]))
     return shards
 
 
 def _attempt(opener: Opener, name: str) -> Shard | UserError:
     try:
-        return opener.look(name)
+        return opener.describe(name)
     except UsageError:
         raise
     except UserError as error:

@@ -1,7 +1,7 @@
 """Tars made by others (webdataset's ShardWriter, `tar`, img2dataset): indexed once by walking their headers.
 
-They are used as they are; walking.py says what of them is an image. A label may stand apart from its image, as in a tar
-of all images and then all labels.
+They are used as they are; tar_walker.py decides which members are images. A label may be stored away from its image,
+as in a tar of all images and then all labels.
 """
 
 import os
@@ -17,28 +17,28 @@ import xxhash
 
 from dcgan_dist.data.index import (
     BLOCK,
+    NO_CHECKSUMS,
     NO_LABEL,
-    NO_SUMS,
     ShardIndex,
     arrays_to_bytes,
     index_from_bytes,
     join_keys,
 )
-from dcgan_dist.data.labels import numbered
-from dcgan_dist.data.samples import Choice, one_line
+from dcgan_dist.data.labels import number_labels
+from dcgan_dist.data.samples import MemberChoice, escape_newlines
 from dcgan_dist.data.storage import cache_folder, write_atomically
+from dcgan_dist.data.tar_walker import TarWalker
 from dcgan_dist.data.tarfiles import Header, compression, tar_members
-from dcgan_dist.data.walking import Walk
 from dcgan_dist.errors import UserError
 
 CHECKSUM_BYTES = 8  # in front of a kept index
 SAMPLED_IMAGES, SAMPLED_BYTES = 256, 4096  # of each, that tell one tar from another with the same names and lengths
 KEPT = "dcgan_dist/8"  # goes up with the arrays and with what is taken for a sample
 EMPTY_BYTES = 20 * BLOCK  # of a tar without members
-DEFAULT = Choice()
+DEFAULT = MemberChoice()
 
 
-def foreign_index(path: Path, choice: Choice = DEFAULT) -> ShardIndex:
+def foreign_index(path: Path, choice: MemberChoice = DEFAULT) -> ShardIndex:
     """The index of a tar that carries none, from the cache if this very file (size, times) was walked before.
 
     Raises UserError when the file is no tar, is cut or damaged, or holds no images.
@@ -47,14 +47,14 @@ def foreign_index(path: Path, choice: Choice = DEFAULT) -> ShardIndex:
     # the time of change too: `cp -p` of another tar keeps the time of modification
     identity = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}\n{stat.st_ctime_ns}"
     identity = f"{identity}\n{choice}"
-    index = kept_index(identity, str(path))
+    index = load_cached_index(identity, str(path))
     if index is None:
         index = walk(path, choice)
-        keep_index(identity, index)
+        save_cached_index(identity, index)
     return index
 
 
-def kept_index(identity: str, name: str) -> ShardIndex | None:
+def load_cached_index(identity: str, name: str) -> ShardIndex | None:
     """The index that was kept of a file with this identity, for a shard of this name; None: there is none."""
     with suppress(OSError):
         kept = _kept(identity).read_bytes()
@@ -63,7 +63,7 @@ def kept_index(identity: str, name: str) -> ShardIndex | None:
     return None
 
 
-def keep_index(identity: str, index: ShardIndex) -> None:
+def save_cached_index(identity: str, index: ShardIndex) -> None:
     """Keeps an index; a full or read-only home costs the next start a walk, and nothing else."""
     blob = arrays_to_bytes(index)
     with suppress(UserError):
@@ -74,7 +74,7 @@ def _kept(identity: str) -> Path:
     return cache_folder() / "indexes" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(f'{KEPT}/{identity}'))}.index"
 
 
-def walk(path: Path, choice: Choice = DEFAULT) -> ShardIndex:
+def walk(path: Path, choice: MemberChoice = DEFAULT) -> ShardIndex:
     """Builds the index of a tar from its headers; of the image data it reads a small sample, for the fingerprint."""
     with path.open("rb") as file:
 
@@ -82,11 +82,11 @@ def walk(path: Path, choice: Choice = DEFAULT) -> ShardIndex:
             file.seek(info.offset_data)
             return file.read(info.size)
 
-        found = Walk(str(path), members(str(path), file, os.fstat(file.fileno()).st_size), load, choice)
+        found = TarWalker(str(path), members(str(path), file, os.fstat(file.fileno()).st_size), load, choice)
         rows = found.images_with_labels()
         offset, length = ([getattr(row.info, name) for row in rows] for name in ("offset_data", "size"))
         sampled = _sample_bytes(file, list(zip(offset, length, strict=True)))
-    labels, words = numbered([row.label for row in rows])
+    labels, words = number_labels([row.label for row in rows])
     notes = found.notes(len(rows), int((labels != NO_LABEL).sum()))
     suffixes = tuple(sorted({row.suffix for row in rows}))
     return ShardIndex(
@@ -96,9 +96,9 @@ def walk(path: Path, choice: Choice = DEFAULT) -> ShardIndex:
         offset=np.array(offset, dtype=np.int64),
         length=np.array(length, dtype=np.int64),
         label=labels,
-        key_text=join_keys([one_line(row.name) for row in rows]),
+        key_text=join_keys([escape_newlines(row.name) for row in rows]),
         start=np.zeros(0, dtype=np.int64),
-        checksum=NO_SUMS,
+        checksum=NO_CHECKSUMS,
         sampled=np.array([sampled], dtype=np.uint64),
         notes=replace(notes, words=words),
     )

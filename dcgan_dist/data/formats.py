@@ -59,7 +59,7 @@ def ending_of(name: str) -> str:
     return "hidden" if last.startswith(".") else f".{ending.lower()}" if dot else "without ending"
 
 
-def in_words(counts: Mapping[str, int], things: str) -> str:
+def count_text(counts: Mapping[str, int], things: str) -> str:
     """'12 other files (10 .txt, 2 hidden)'; the commonest first."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     listed = [f"{count:,} {what[:80]}" for what, count in ranked[:LISTED]]

@@ -40,9 +40,9 @@ MAGIC = b"DCGANIX2"  # ends with the version; shards of version 1 are read as ta
 TAIL = FOOTER.size + len(END_MARK)
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 NO_LABEL = -1
-NO_SUMS = np.zeros(0, dtype=np.uint64)
+NO_CHECKSUMS = np.zeros(0, dtype=np.uint64)
 
-Read = Callable[[int, int], bytes]  # offset and length -> bytes of one file; fewer where the file ends
+ReadAt = Callable[[int, int], bytes]  # offset and length -> bytes of one file; fewer where the file ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +152,12 @@ def index_from_bytes(name: str, blob: bytes) -> ShardIndex:
         key_text=arrays["keys"].tobytes(),
         start=arrays["start"],
         checksum=arrays["checksum"],
-        sampled=arrays.get("sampled", NO_SUMS),
+        sampled=arrays.get("sampled", NO_CHECKSUMS),
         notes=from_dict(about),
     )
 
 
-def read_footer(name: str, size: int, read: Read) -> Footer | None:
+def read_footer(name: str, size: int, read: ReadAt) -> Footer | None:
     """The footer of a shard of `size` bytes; None where there is none (a tar of another program, or no tar at all).
 
     Raises UserError when it is damaged.
@@ -172,7 +172,7 @@ def read_footer(name: str, size: int, read: Read) -> Footer | None:
     return footer
 
 
-def load_index(name: str, footer: Footer, read: Read) -> ShardIndex:
+def load_index(name: str, footer: Footer, read: ReadAt) -> ShardIndex:
     """The index that a footer announces. Raises UserError when it is damaged."""
     zeros = -(footer.length + FOOTER.size) % BLOCK
     whole = read(footer.start, footer.length + zeros)
@@ -274,7 +274,7 @@ class ShardWriter:
             key_text=join_keys(list(self._keys)),
             start=np.array(self._starts, dtype=np.int64),
             checksum=np.array(self._checksums, dtype=np.uint64),
-            sampled=NO_SUMS,
+            sampled=NO_CHECKSUMS,
         )
         blob = arrays_to_bytes(index)
         about = (self._file.tell() + BLOCK, len(blob), xxhash.xxh3_64_intdigest(blob), len(index), index.fingerprint)

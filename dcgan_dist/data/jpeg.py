@@ -81,7 +81,7 @@ DECODERS: dict[str, Decoder] = {"simplejpeg": simplejpeg_decode, "PIL": pillow_d
 _complete = np.zeros(2**20, dtype=np.uint64)  # xxh3-64 of files that were found complete, each at one place
 
 
-def choose() -> str:
+def choose_decoder() -> str:
     """Name of the decoder of this machine."""
     return next(name for name in DECODERS if find_spec(name))
 
@@ -164,7 +164,7 @@ def _markers(data: bytes) -> Iterator[tuple[int, int]]:
         at += 0 if marker == START else int.from_bytes(data[at : at + 2], "big")
 
 
-def odd_kind(data: bytes) -> str:
+def unsupported_kind(data: bytes) -> str:
     """Of which kind a JPEG is that few programs read; '': of the usual one, or no JPEG."""
     for at, marker in _markers(data) if data[:2] == bytes((MARK, START)) else ():
         if marker in FRAMES or marker in KINDS:
@@ -199,4 +199,4 @@ def _may_turn(segment: bytes) -> bool:
     return b"Exif\0\0" in segment or b"tiff:Orientation" in segment
 
 
-_CHOSEN = choose()
+_CHOSEN = choose_decoder()

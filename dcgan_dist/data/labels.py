@@ -64,10 +64,10 @@ def _number(value: Any) -> tuple[str, str]:
     return str(int(value)), ""
 
 
-def numbered(texts: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def number_labels(texts: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels for the texts of one file, '' is none; and the texts whose places they are, where one of them is a word.
 
-    What number a word gets, only all files together say: see in_common.
+    What number a word gets, only all files together say: see common_numbering.
     """
     found = sorted(set(texts) - {""})
     words = () if all(map(is_number, found)) else tuple(found)
@@ -75,13 +75,13 @@ def numbered(texts: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     return np.array([place[text] for text in texts], dtype=np.int64), words
 
 
-Table = tuple[NDArray[np.int64], NDArray[np.int64]]
+LabelMap = tuple[NDArray[np.int64], NDArray[np.int64]]
 """The labels that occur in a file, rising, and the labels that they get."""
 
 
-def in_common(
+def common_numbering(
     files: Sequence[tuple[NDArray[np.int64], Sequence[str]]], names: Names
-) -> tuple[list[Table], dict[int, str]]:
+) -> tuple[list[LabelMap], dict[int, str]]:
     """One numbering, by `names`, for the labels of several files, and the name of every label.
 
     `files`: of each the labels, and the words whose places they are, where they are words.
@@ -94,7 +94,7 @@ def in_common(
     return list(zip(occurring, np.split(found, ends[:-1]), strict=True)), classes
 
 
-def relabelled(labels: NDArray[np.int64], table: Table) -> NDArray[np.int64]:
+def relabel(labels: NDArray[np.int64], table: LabelMap) -> NDArray[np.int64]:
     """The labels of a file by the common numbering."""
     given = labels != NO_LABEL
     found = np.full(len(labels), NO_LABEL, dtype=np.int64)

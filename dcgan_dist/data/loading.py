@@ -7,20 +7,20 @@ from pathlib import Path
 from dcgan_dist.config import Config, Damaged, DataConfig, ModelConfig
 from dcgan_dist.data.classes import classes_text, find_labels, names_in, numbering
 from dcgan_dist.data.completeness import compare_with_manifests
-from dcgan_dist.data.corpus import Corpus, expand, open_shards
+from dcgan_dist.data.corpus import Corpus, expand_shards, open_shards
 from dcgan_dist.data.faces import dataset as faces
-from dcgan_dist.data.formats import in_words
+from dcgan_dist.data.formats import count_text
 from dcgan_dist.data.manifest import Manifest
-from dcgan_dist.data.notes import together
-from dcgan_dist.data.opening import CachePlan, Opener, Shard
-from dcgan_dist.data.reading.ahead import to_stderr
+from dcgan_dist.data.notes import merge_notes
+from dcgan_dist.data.opener import CachePlan, Opener, Shard
+from dcgan_dist.data.reading.autotune import choose_decode_plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
-from dcgan_dist.data.reading.staff import choose
-from dcgan_dist.data.reading.stream import Sources, StreamReader, is_plain
+from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, is_plain
+from dcgan_dist.data.reading.upcoming_shards import to_stderr
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
-from dcgan_dist.data.samples import IGNORED, Choice
+from dcgan_dist.data.samples import IGNORED, MemberChoice
 from dcgan_dist.data.storage import cache_folder
 from dcgan_dist.errors import UserError
 
@@ -30,25 +30,25 @@ LISTED = 3  # shards in a line
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
 
-def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None) -> Corpus | Sources:
+def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None) -> Corpus | StreamUrls:
     """Checks the shards: the corpus for the indexed reader, the names for the stream reader.
 
-    `heed` is called now and then where it takes long, and may raise.
+    `poll` is called now and then where it takes long, and may raise.
 
     Raises UserError for any bad shard.
     """
     patterns = config.data.shards
     if not patterns:
         say(f"data: no --data.shards given, so the embedded set of {config.data.faces:,} cartoon faces, drawn by code")
-        paths = _embedded_set(config, say, heed)
+        paths = _embedded_set(config, say, poll)
         patterns = tuple(str(path) for path in paths)
     opener = make_opener(config.data)
     if config.data.reader == "stream":
-        names = _expand(patterns, Opener(), say)
+        names = _expand_shards(patterns, Opener(), say)
         _compare_with_manifests(patterns, names, Remote(), say)
         if files := list(filter(is_plain, names)):
             shards = open_shards(files, opener)
-            for line in not_used(shards, opener.choice):
+            for line in unused_lines(shards, opener.choice):
                 say(f"data: {line}")
             _treat_empty_images(shards, config.data.damaged, say, "left out")
         says = "a resumed run begins the stream anew, and labels count that are numbers beside their image"
@@ -57,15 +57,15 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
                 "; an image that cannot be decoded ends the run (--data.damaged substitute needs the indexed reader)"
             )
         say(f"data: {len(names)} sources streamed by webdataset; {says}")
-        return Sources(names)
-    names = _expand(patterns, opener, say)
+        return StreamUrls(names)
+    names = _expand_shards(patterns, opener, say)
     manifest = _compare_with_manifests(patterns, names, opener.remote, say)
     corpus = Corpus(open_shards(names, opener), opener)
     say(f"data: {_what_was_checked(corpus)}")
     _say_replaced(corpus, manifest, say)
     _say_doubled(corpus, say)
     _say_converted(manifest, names, config.model, say)
-    for line in not_used([*corpus.shards, *corpus.without_images], opener.choice):
+    for line in unused_lines([*corpus.shards, *corpus.without_images], opener.choice):
         say(f"data: {line}")
     places = "other images of the same shard take their places"
     _treat_empty_images(corpus.shards, config.data.damaged, say, places)
@@ -81,11 +81,11 @@ def open_data(config: Config, say: Say, heed: Callable[[], None] = lambda: None)
     return corpus
 
 
-def _expand(patterns: Sequence[str], opener: Opener, say: Say) -> list[str]:
+def _expand_shards(patterns: Sequence[str], opener: Opener, say: Say) -> list[str]:
     passed = Counter[str]()
-    names = expand(patterns, opener, passed)
+    names = expand_shards(patterns, opener, passed)
     if passed:
-        say(f"data: passed over beside the shards: {in_words(passed, 'other files')}")
+        say(f"data: passed over beside the shards: {count_text(passed, 'other files')}")
     return names
 
 
@@ -135,12 +135,12 @@ def _say_converted(manifest: Manifest | None, names: Sequence[str], model: Model
         say(f"data: the images of the set are {have}; they are read as {want} (--model.channels {model.channels})")
 
 
-def not_used(shards: Sequence[Shard], choice: Choice) -> list[str]:
+def unused_lines(shards: Sequence[Shard], choice: MemberChoice) -> list[str]:
     """What is not used of tars of other programs, in lines for people."""
     ignored = [IGNORED] * (choice.for_tars and not any(shard.notes.foreign for shard in shards))
     empty = [shard.name for shard in shards if not shard.count]
     what = f"{len(empty):,} of {len(shards):,} shards hold no image: {', '.join(empty[:LISTED])}"
-    return ignored + [what] * bool(empty) + together(shard.notes for shard in shards).lines()
+    return ignored + [what] * bool(empty) + merge_notes(shard.notes for shard in shards).lines()
 
 
 def _what_was_checked(corpus: Corpus) -> str:
@@ -164,9 +164,9 @@ def _treat_empty_images(shards: Sequence[Shard], damaged: Damaged, say: Say, bec
     say(f"data: WARNING: {text}; {becomes}")
 
 
-def choice_of(data: DataConfig) -> Choice:
+def choice_of(data: DataConfig) -> MemberChoice:
     """How tars of other programs are read."""
-    return Choice(data.image_key, data.label_key, data.allow_cut, skip_bad=data.damaged == "substitute")
+    return MemberChoice(data.image_key, data.label_key, data.allow_cut, skip_bad=data.damaged == "substitute")
 
 
 def make_opener(data: DataConfig) -> Opener:
@@ -185,8 +185,8 @@ def _say_where(corpus: Corpus, say: Say) -> None:
     plan = corpus.opener.plan
     if not shards:
         return
-    total = sum(shard.source.size if isinstance(shard.source, RemoteStat) else shard.end for shard in shards)
-    whole = sum(shard.end for shard in shards if shard.whole)
+    total = sum(shard.source.size if isinstance(shard.source, RemoteStat) else shard.unpacked_size for shard in shards)
+    whole = sum(shard.unpacked_size for shard in shards if shard.needs_cache)
     which = f"data: {len(shards):,} remote or compressed shards, {total / 1e9:,.1f} GB"
     if plan is None:
         say(f"{which}: no cache (--data.cache_bytes 0), so images are asked for one by one")
@@ -200,7 +200,7 @@ def _say_where(corpus: Corpus, say: Say) -> None:
         say(f"{which}: {part}, the rest is asked for one by one; a larger --data.cache_bytes is faster")
 
 
-def _embedded_set(config: Config, say: Say, heed: Callable[[], None]) -> list[Path]:
+def _embedded_set(config: Config, say: Say, poll: Callable[[], None]) -> list[Path]:
     folder = cache_folder() / "faces"
     told = False
 
@@ -209,14 +209,14 @@ def _embedded_set(config: Config, say: Say, heed: Callable[[], None]) -> list[Pa
         if not told:
             say(f"data: drawing them, once, into {folder} ..")
         told = True
-        heed()
+        poll()
 
     size, channels, count = config.model.image_size, config.model.channels, config.data.faces
     return faces.ensure(folder, size=size, channels=channels, count=count, seed=FACES_SEED, progress=progress)
 
 
 def make_reader(
-    config: Config, data: Corpus | Sources, *, local_ranks: int, pinned: bool, say: Say, first: bool = True
+    config: Config, data: Corpus | StreamUrls, *, local_ranks: int, pinned: bool, say: Say, first: bool = True
 ) -> IndexedReader | StreamReader:
     """The reader of one rank.
 
@@ -235,7 +235,7 @@ def make_reader(
             data, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned, choice=choice_of(options)
         )
     fetcher = Fetcher(data, shape, options.damaged, options.most_damaged)
-    plan = choose(config, data, local_ranks=local_ranks, on_gpu=pinned, say=say)
+    plan = choose_decode_plan(config, data, local_ranks=local_ranks, on_gpu=pinned, say=say)
     return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan, say=to_stderr if first else _ignore)
 
 

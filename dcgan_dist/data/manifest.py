@@ -101,7 +101,7 @@ def _json(tree: Any) -> bytes:
     return (json.dumps(tree, indent=1) + "\n").encode()
 
 
-def shard_names(count: int) -> list[str]:
+def numbered_shard_names(count: int) -> list[str]:
     """shard-00000.tar and so on: their order by name is that by number."""
     width = max(5, len(str(count - 1)))
     return [f"shard-{number:0{width}}.tar" for number in range(count)]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dcgan_dist.data.formats import in_words
+from dcgan_dist.data.formats import count_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,14 @@ class Notes:
             found.append(f"tars without an end mark, perhaps cut: {self.cut:,}; what is there is used (allow_cut)")
         if self.passed or self.imageless:
             without = f"{self.imageless:,} samples without an image" if self.imageless else ""
-            members = in_words(self.passed, "other members") if self.passed else ""
+            members = count_text(self.passed, "other members") if self.passed else ""
             found.append(f"passed over: {', '.join(filter(None, [members, without]))}")
         missing = self.images - self.labelled
         if missing and (self.labelled or self.unlabelled):
             reasons = Counter(self.unlabelled)
             alone = missing - reasons.total()
             reasons += Counter({"no label found": alone})
-            found.append(f"labels: {in_words(reasons, f'of {self.images:,} images have none')}")
+            found.append(f"labels: {count_text(reasons, f'of {self.images:,} images have none')}")
         return found
 
 
@@ -56,7 +56,7 @@ def from_dict(tree: Mapping[str, Any]) -> Notes:
     return Notes(**known)
 
 
-def together(notes: Iterable[Notes]) -> Notes:
+def merge_notes(notes: Iterable[Notes]) -> Notes:
     """The sums over several tars."""
     passed, unlabelled, counts = Counter[str](), Counter[str](), [0, 0, 0, 0]
     for each in notes:

@@ -28,7 +28,7 @@ SHUFFLED = 2**21
 BLOCK = 64  # samples; about the smallest run that disks read at full speed
 LANES = 64
 WINDOW = 2048  # samples of a lane that are permuted together
-AT_ONCE = LANES * WINDOW // 2  # positions; so few that no lane goes through more than two windows
+CHUNK = LANES * WINDOW // 2  # positions; so few that no lane goes through more than two windows
 
 
 class Order:
@@ -88,7 +88,7 @@ class Order:
         with windows.lock:
             while done < count:
                 epoch, within = divmod(start + done, self.size)
-                part = min(count - done, self.size - within, AT_ONCE)
+                part = min(count - done, self.size - within, CHUNK)
                 taken[done : done + part] = self._in_epoch(windows, epoch, within, part)
                 done += part
         return taken

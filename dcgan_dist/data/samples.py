@@ -29,7 +29,7 @@ _KNOWN = frozenset(IMAGE_SUFFIXES)
 
 
 @dataclass(frozen=True)
-class Choice:
+class MemberChoice:
     """How tars of other programs are read; the defaults suit most."""
 
     image_key: str | None = None
@@ -65,10 +65,10 @@ def _parts(text: str | None) -> list[str]:
     return [part.strip().removeprefix(".").lower() for part in (text or "").split(";") if part.strip()]
 
 
-class Chooser:
+class MemberChooser:
     """Chooses in the samples of one tar, which come in their order."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: MemberChoice) -> None:
         self._images, self._labels = choice.images(), choice.labels()
         self._roles: set[str] = set()  # dotted suffixes of images that stood side by side
         self._alone: dict[str, str] = {}  # those of images beside which stood no plain one, and the key of one
@@ -116,7 +116,7 @@ def split_name(key: str, suffix: str) -> tuple[str, str]:
     return f"{key}{dot and '.'}{middle}", last
 
 
-def one_line(name: str) -> str:
+def escape_newlines(name: str) -> str:
     """Names in a tar may hold line breaks; keys and messages may not."""
     return name.replace("\n", "\\n")
 

@@ -12,7 +12,7 @@ MAGIC = b"ustar"
 MAGIC_AT = 257  # in a tar header
 # zeros: the oldest tars. Where a byte is missing before a header, the sum of the shifted bytes may still be right, and
 # `00003.cls` would be read as `0003.cls`
-MAGICS = (MAGIC, bytes(len(MAGIC)))
+TAR_MAGICS = (MAGIC, bytes(len(MAGIC)))
 COMPRESSED = {  # by its first bytes, and under which name it is unpacked
     b"\x1f\x8b": "gzip (.tar.gz)",
     b"\x28\xb5\x2f\xfd": "zstd (.tar.zst)",
@@ -77,7 +77,7 @@ class Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
         """See tarfile.TarInfo; the magic has to be there, too."""
         header = super().frombuf(buf, encoding, errors)
-        if bytes(buf[MAGIC_AT : MAGIC_AT + len(MAGIC)]) not in MAGICS:
+        if bytes(buf[MAGIC_AT : MAGIC_AT + len(MAGIC)]) not in TAR_MAGICS:
             raise ERRORS.InvalidHeaderError("no magic")
         return header
 

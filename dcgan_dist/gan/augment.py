@@ -27,7 +27,7 @@ def color(x: Tensor, u: Tensor) -> Tensor:
 def translation(x: Tensor, u: Tensor) -> Tensor:
     """Moves each image by up to 1/8 of its size; what comes in from outside is 0."""
     size, reach = x.shape[-1], round(x.shape[-1] / 8)
-    shift = _whole(u[:, 3:5], 2 * reach + 1) - reach
+    shift = _uniform_integers(u[:, 3:5], 2 * reach + 1) - reach
     padded = functional.pad(x, (reach, reach, reach, reach))
     place = torch.arange(size, device=x.device)
     rows = (place[None] + reach + shift[:, :1])[:, None, :, None]
@@ -41,14 +41,14 @@ def translation(x: Tensor, u: Tensor) -> Tensor:
 def cutout(x: Tensor, u: Tensor) -> Tensor:
     """Sets a square of half the size to 0, its centre anywhere in the image."""
     size, half = x.shape[-1], x.shape[-1] // 4
-    centre = _whole(u[:, 5:7], size + 1)  # the line between two pixels, the image's edges included
+    centre = _uniform_integers(u[:, 5:7], size + 1)  # the line between two pixels, the image's edges included
     place = torch.arange(size, device=x.device)
     distance = place - centre[..., None]  # (n, 2, size)
     hole_y, hole_x = ((distance >= -half) & (distance < half)).unbind(1)
     return x.masked_fill(hole_y[:, None, :, None] & hole_x[:, None, None, :], 0)
 
 
-def _whole(u: Tensor, count: int) -> Tensor:
+def _uniform_integers(u: Tensor, count: int) -> Tensor:
     """0 .. count - 1, each as often; u itself may have been rounded up to 1."""
     return (u * count).long().clamp(max=count - 1)
 

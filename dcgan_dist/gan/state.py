@@ -10,7 +10,7 @@ from torch.optim import Adam
 
 from dcgan_dist.config import Config
 from dcgan_dist.gan.networks import NetD, NetG
-from dcgan_dist.gan.watch import Watch
+from dcgan_dist.gan.nonfinite import NonFiniteDetector
 
 
 @dataclass(kw_only=True)
@@ -25,8 +25,8 @@ class TrainState:
     scaler_g: GradScaler
     """Loss scale of G's gradients, in fp16; does nothing in other precisions. Each network has its own."""
     scaler_d: GradScaler
-    watch_g: Watch
-    watch_d: Watch
+    detector_g: NonFiniteDetector
+    detector_d: NonFiniteDetector
     images: int = 0
     """Real images seen by the whole job: the position in the data, the noise and every schedule."""
     iteration: int = 0
@@ -68,8 +68,8 @@ class TrainState:
                 getattr(self, name).load_state_dict(numbers[name])
         self.images, self.iteration = numbers["images"], numbers["iteration"]
         self.rollbacks, self.signs = numbers.get("rollbacks", 0), dict(numbers.get("signs", {}))
-        for watch in (self.watch_g, self.watch_d):
-            watch.begin_anew()
+        for detector in (self.detector_g, self.detector_d):
+            detector.reset()
 
 
 def create_state(config: Config, device: torch.device, dtype: torch.dtype, scaled: bool) -> TrainState:
@@ -97,8 +97,8 @@ def create_state(config: Config, device: torch.device, dtype: torch.dtype, scale
         opt_d=opt_d,
         scaler_g=GradScaler(device.type, enabled=scaled),
         scaler_d=GradScaler(device.type, enabled=scaled),
-        watch_g=Watch(netg, opt_g, scaled),
-        watch_d=Watch(netd, opt_d, scaled),
+        detector_g=NonFiniteDetector(netg, opt_g, scaled),
+        detector_d=NonFiniteDetector(netd, opt_d, scaled),
     )
 
 

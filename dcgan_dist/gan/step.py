@@ -33,10 +33,10 @@ from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.images import to_range
 from dcgan_dist.gan.layers import frozen_statistics
 from dcgan_dist.gan.losses import LOSSES, Loss
+from dcgan_dist.gan.nonfinite import NonFiniteDetector
 from dcgan_dist.gan.regularizers import gradient_penalty, r1_penalty
 from dcgan_dist.gan.schedule import set_learning_rates
 from dcgan_dist.gan.state import TrainState
-from dcgan_dist.gan.watch import Watch
 
 Scalars = dict[str, Tensor]
 
@@ -63,7 +63,7 @@ class Engine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Game:
+class Objective:
     """What is minimised."""
 
     loss: Loss
@@ -75,8 +75,8 @@ class Game:
     d_clip: float | None
 
     @classmethod
-    def of(cls, config: Config) -> "Game":
-        """The game that the options describe."""
+    def of(cls, config: Config) -> "Objective":
+        """The objective that the options describe."""
         return cls(
             loss=LOSSES[config.loss.name],
             label_smoothing=config.loss.label_smoothing,
@@ -114,7 +114,7 @@ def training_step(
     config: Config,
     state: TrainState,
     engine: Engine,
-    game: Game,
+    objective: Objective,
     real: Sequence[Tensor],
     noise: Sequence[Noise],
 ) -> Scalars:
@@ -129,10 +129,10 @@ def training_step(
         fake = generate(engine, noise, g_due) if d_due or g_due else []
     if d_due:
         with engine.section("d"):
-            scalars |= discriminator_step(state, engine, game, real, fake, noise)
+            scalars |= discriminator_step(state, engine, objective, real, fake, noise)
     if g_due:
         with engine.section("g"):
-            scalars |= generator_step(state, engine, game, fake, noise)
+            scalars |= generator_step(state, engine, objective, fake, noise)
     state.images += config.batch_size
     state.iteration += 1
     if g_due:
@@ -150,7 +150,7 @@ def generate(engine: Engine, noise: Sequence[Noise], g_due: bool) -> list[Tensor
 def discriminator_step(
     state: TrainState,
     engine: Engine,
-    game: Game,
+    objective: Objective,
     real: Sequence[Tensor],
     fake: Sequence[Tensor],
     noise: Sequence[Noise],
@@ -161,23 +161,23 @@ def discriminator_step(
     seen: list[Scalars] = []
     for k, (x, x_fake, n) in enumerate(zip(real, fake, noise, strict=True)):
         with _syncing(engine, engine.d, last=k == len(real) - 1):
-            x = augment(x, game.augmentations, n.augment_real)
-            x_fake = augment(x_fake.detach(), game.augmentations, n.augment_fake)
+            x = augment(x, objective.augmentations, n.augment_real)
+            x_fake = augment(x_fake.detach(), objective.augmentations, n.augment_fake)
             logits, logits_fake = engine.forward(engine.d, torch.cat([x, x_fake]), 2).chunk(2)
-            losses = game.loss.d_real(logits, game.label_smoothing) + game.loss.d_fake(logits_fake)
-            penalties = _penalties(game, state.netd, x, x_fake, n)
+            losses = objective.loss.d_real(logits, objective.label_smoothing) + objective.loss.d_fake(logits_fake)
+            penalties = _penalties(objective, state.netd, x, x_fake, n)
             loss = losses.mean() + sum(penalty.mean() for penalty in penalties.values())
             engine.backward(state.scaler_d.scale(loss / len(real)))
         seen.append({"loss/d": losses, "d/real": logits.sigmoid(), "d/fake": logits_fake.sigmoid()} | penalties)
         seen[-1] |= {"logit/real": logits, "logit/fake": logits_fake}
-    norm, norms = _update(state.opt_d, state.scaler_d, state.netd, state.watch_d, game.d_clip)
+    norm, norms = _update(state.opt_d, state.scaler_d, state.netd, state.detector_d, objective.d_clip)
     scalars = _join(seen, {"grad_norm/d": norm})
-    state.watch_d.update(state.images, scalars, norms)
+    state.detector_d.update(state.images, scalars, norms)
     return scalars
 
 
 def generator_step(
-    state: TrainState, engine: Engine, game: Game, fake: Sequence[Tensor], noise: Sequence[Noise]
+    state: TrainState, engine: Engine, objective: Objective, fake: Sequence[Tensor], noise: Sequence[Noise]
 ) -> Scalars:
     """Updates G by what D, frozen, makes of its images. Returns unreduced tensors on the device."""
     state.netd.requires_grad_(False)
@@ -188,33 +188,35 @@ def generator_step(
             if not x.requires_grad:
                 with frozen_statistics(state.netg):
                     x = engine.forward(engine.g, n.z)
-            logits = engine.forward(state.netd, augment(x, game.augmentations, n.augment_g))
-            losses = game.loss.g(logits)
+            logits = engine.forward(state.netd, augment(x, objective.augmentations, n.augment_g))
+            losses = objective.loss.g(logits)
             engine.backward(state.scaler_g.scale(losses.mean() / len(noise)))
         seen.append({"loss/g": losses, "d/fake_after": logits.sigmoid()})
-    norm, norms = _update(state.opt_g, state.scaler_g, state.netg, state.watch_g, game.g_clip)
+    norm, norms = _update(state.opt_g, state.scaler_g, state.netg, state.detector_g, objective.g_clip)
     scalars = _join(seen, {"grad_norm/g": norm})
-    state.watch_g.update(state.images, scalars, norms)
+    state.detector_g.update(state.images, scalars, norms)
     return scalars
 
 
 @torch.no_grad()
-def probe(state: TrainState, engine: Engine, game: Game, real: Sequence[Tensor], noise: Sequence[Noise]) -> Scalars:
+def probe(
+    state: TrainState, engine: Engine, objective: Objective, real: Sequence[Tensor], noise: Sequence[Noise]
+) -> Scalars:
     """D(x) on the same images, augmented alike, after D's update; changes nothing."""
     with frozen_statistics(state.netd):
-        seen = [augment(x, game.augmentations, n.augment_real) for x, n in zip(real, noise, strict=True)]
+        seen = [augment(x, objective.augmentations, n.augment_real) for x, n in zip(real, noise, strict=True)]
         return _join([{"d/real_after": engine.forward(state.netd, x).sigmoid()} for x in seen])
 
 
-def _penalties(game: Game, netd: nn.Module, real: Tensor, fake: Tensor, noise: Noise) -> Scalars:
+def _penalties(objective: Objective, netd: nn.Module, real: Tensor, fake: Tensor, noise: Noise) -> Scalars:
     """Weighted penalties of every image. Outside autocast, for second derivatives need the range, and past DDP's own
     forward, whose hooks still average what reaches the parameters.
     """
     penalties: Scalars = {}
-    if game.r1_gamma:
-        penalties["loss/r1"] = game.r1_gamma * r1_penalty(netd, real)
-    if game.gp_weight and noise.mix is not None:
-        penalties["loss/gp"] = game.gp_weight * gradient_penalty(netd, real, fake, noise.mix)
+    if objective.r1_gamma:
+        penalties["loss/r1"] = objective.r1_gamma * r1_penalty(netd, real)
+    if objective.gp_weight and noise.mix is not None:
+        penalties["loss/gp"] = objective.gp_weight * gradient_penalty(netd, real, fake, noise.mix)
     return penalties
 
 
@@ -223,18 +225,18 @@ def _syncing(engine: Engine, network: nn.Module, last: bool) -> AbstractContextM
 
 
 def _update(
-    optimizer: Optimizer, scaler: GradScaler, network: nn.Module, watch: Watch, clip: float | None
+    optimizer: Optimizer, scaler: GradScaler, network: nn.Module, detector: NonFiniteDetector, clip: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Steps the optimiser, unless scaler or watch find inf or NaN; returns the norm of the gradient before clipping,
+    """Steps the optimiser, unless scaler or detector find inf or NaN; returns the norm of the gradient before clipping,
     and that of each parameter's.
     """
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))  # pyright: ignore[reportPrivateImportUsage]
     norm = torch.linalg.vector_norm(norms)
-    watch.gradient(norm)
+    detector.gradient(norm)
     if clip is not None:
-        # one that is not finite clips nothing: it would spoil all of the gradient, which the watch still has to look at
+        # a norm that is not finite clips nothing: it would overwrite the gradient, which the detector reads later
         nn.utils.clip_grads_with_norm_(network.parameters(), clip, norm.nan_to_num(0.0, 0.0))
     scaler.step(optimizer)
     scaler.update()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from dcgan_dist.data.reading.ring import Batch
+from dcgan_dist.data.reading.prefetch_buffer import Batch
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

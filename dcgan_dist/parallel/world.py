@@ -235,7 +235,7 @@ def launch(config: Config, asked: bool = False) -> World:
 
     Raises UserError when they do not find each other, and UsageError when they are not as many as configured.
     """
-    gpus = 0 if settings.on_cpu(os.environ) else torch.cuda.device_count()
+    gpus = 0 if settings.cpu_requested(os.environ) else torch.cuda.device_count()
     check_variables(on_cpu=not gpus)
     check_gpus(gpus)
     accelerator = rendezvous(accelerator_for(config.timeout, cpu=not gpus), config.timeout, asked)
@@ -258,11 +258,11 @@ def set_cpu_threads(world: World) -> str | None:
     it. Of several ranks on GPUs each computes with one thread on the CPU, if nobody says otherwise.
     """
     if world.device.type != "cpu":
-        if world.size > 1 and settings.threads(os.environ, ours=MARK in os.environ) is None:
+        if world.size > 1 and settings.requested_threads(os.environ, ours=MARK in os.environ) is None:
             torch.set_num_threads(1)
         return None
     cores, ranks = available_cores(), world.local_size
     shared = max(1, cores // ranks), f"cores: {cores}, ranks on this node: {ranks}"
-    threads, why = settings.threads(os.environ, ours=MARK in os.environ) or shared
+    threads, why = settings.requested_threads(os.environ, ours=MARK in os.environ) or shared
     torch.set_num_threads(threads)
     return f"computing threads per rank: {threads} ({why})"

@@ -1,8 +1,8 @@
 """What happens when training diverges or collapses: the run ends with a message, or goes back to a checkpoint.
 
 Nothing waits for the device in an iteration: numbers are looked at before every report and every checkpoint, by all
-ranks together, and until then the optimisers leave alone what a bad gradient would spoil (gan/watch.py). So neither the
-average of G nor a checkpoint ever takes in an inf or NaN.
+ranks together, and until then the optimisers leave alone what a bad gradient would spoil (gan/nonfinite.py). So neither
+the average of G nor a checkpoint ever takes in an inf or NaN.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from torch.amp.grad_scaler import GradScaler
 from dcgan_dist.config import Config
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UserError
+from dcgan_dist.gan.nonfinite import first_not_finite, not_finite
 from dcgan_dist.gan.state import TrainState
-from dcgan_dist.gan.watch import first_not_finite, not_finite
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.collapse import CollapseWatch
@@ -162,8 +162,8 @@ class Recovery:
         """This rank's first: images, place in the iteration, words."""
         state, found = self.state, []
         for loss, name, watch, scaler in (
-            (D_LOSS, "D", state.watch_d, state.scaler_d),
-            (G_LOSS, "G", state.watch_g, state.scaler_g),
+            (D_LOSS, "D", state.detector_d, state.scaler_d),
+            (G_LOSS, "G", state.detector_g, state.scaler_g),
         ):
             fault = watch.look()
             if fault is not None and not _passing(scaler):

@@ -10,9 +10,9 @@ import torch
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.cgroups import memory_limits
-from dcgan_dist.data.reading.layout import bytes_of_batch
+from dcgan_dist.data.reading.shared_batch import bytes_of_batch
 from dcgan_dist.errors import UsageError
-from dcgan_dist.gan.measure import measure_networks
+from dcgan_dist.gan.network_sizes import measure_networks
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.console import human_bytes

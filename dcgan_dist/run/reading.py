@@ -27,7 +27,7 @@ class ReadingReport:
         values = {"data/substituted": total["substituted"]}
         if new["images"]:
             values["data/bytes_per_image"] = new["bytes"] / new["images"]
-        remote = new["from_cache"] + new["from_afar"]
+        remote = new["from_cache"] + new["from_remote"]
         return values | ({"data/cache_percent": 100 * new["from_cache"] / remote} if remote else {})
 
     def report_damages(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from dcgan_dist.config import Config, flatten
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.reading.stream import Sources
+from dcgan_dist.data.reading.stream import StreamUrls
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.parallel.world import World
@@ -47,7 +47,7 @@ def check_agreement(config: Config, world: World) -> None:
             raise error
 
 
-def describe(config: Config, data: Corpus | Sources, state: TrainState) -> dict[str, Any]:
+def describe(config: Config, data: Corpus | StreamUrls, state: TrainState) -> dict[str, Any]:
     """What a checkpoint's state.json holds."""
     exact = isinstance(data, Corpus)
     return {
@@ -60,7 +60,7 @@ def describe(config: Config, data: Corpus | Sources, state: TrainState) -> dict[
     }
 
 
-def find(config: Config, folder: RunFolder, data: Corpus | Sources, say: Say) -> Path | None:
+def find(config: Config, folder: RunFolder, data: Corpus | StreamUrls, say: Say) -> Path | None:
     """The checkpoint to go on from, checked against configuration and data; None to start at 0. For the main rank.
 
     Raises UsageError when they do not fit, and UserError when there is no intact one, or the disk does not answer.
@@ -71,7 +71,7 @@ def find(config: Config, folder: RunFolder, data: Corpus | Sources, say: Say) ->
         raise UserError(f"{error.filename or folder.checkpoints}: cannot be read ({error.strerror})") from error
 
 
-def _find(config: Config, folder: RunFolder, data: Corpus | Sources, say: Say) -> Path | None:
+def _find(config: Config, folder: RunFolder, data: Corpus | StreamUrls, say: Say) -> Path | None:
     source, own = config.resume.source, None
     if source in ("auto", "never"):
         path = checkpoint.find_newest(folder.checkpoints, say)
@@ -178,7 +178,7 @@ def _described(path: Path) -> dict[str, Any]:
     return state
 
 
-def _refuse_changes(path: Path, config: Config, data: Corpus | Sources, state: dict[str, Any], way_out: str) -> None:
+def _refuse_changes(path: Path, config: Config, data: Corpus | StreamUrls, state: dict[str, Any], way_out: str) -> None:
     now, allowed = _options(config), config.resume.allow_changes
     # a learning rate that falls towards the end depends on where the end is
     fixed = {"images"} if config.optimizer.decay != "none" else set()
@@ -200,7 +200,7 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | Sources, state: d
         return
     if isinstance(data, Corpus) and state["data_fingerprint"] not in (None, data.fingerprint):
         raise other_data(path, state, data.size, way_out)
-    if isinstance(data, Sources) and data and state.get("data_names") not in (None, data.fingerprint):
+    if isinstance(data, StreamUrls) and data and state.get("data_names") not in (None, data.fingerprint):
         raise UsageError(
             f"{path} was trained on other shards, by their names or the sizes of files; go back to them, allow it by "
             f"--resume.allow_changes data.shards, or {way_out}"

@@ -10,7 +10,7 @@ import torch
 
 from dcgan_dist.config import CheckpointConfig
 from dcgan_dist.errors import UserError
-from dcgan_dist.gan.watch import first_not_finite
+from dcgan_dist.gan.nonfinite import first_not_finite
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.checkpoint import SaveError, Tensors
 from dcgan_dist.run.folder import RunFolder

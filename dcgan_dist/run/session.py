@@ -11,11 +11,11 @@ from torch import Tensor
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.reading.reader import IndexedReader, Split
-from dcgan_dist.data.reading.stream import Sources, StreamReader
+from dcgan_dist.data.reading.stream import StreamReader, StreamUrls
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.state import TrainState
-from dcgan_dist.gan.step import Engine, Game, Noise, micro_batches
+from dcgan_dist.gan.step import Engine, Noise, Objective, micro_batches
 from dcgan_dist.parallel.agreement import Agreement, Requests
 from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource, sample_latents
@@ -46,8 +46,8 @@ class Session:
     arithmetic: Arithmetic
     state: TrainState
     engine: Engine
-    game: Game
-    data: Corpus | Sources
+    objective: Objective
+    data: Corpus | StreamUrls
     reader: IndexedReader | StreamReader
     split: Split
     folder: RunFolder

@@ -33,7 +33,7 @@ def launched() -> bool:
     """Whether torchrun or accelerate launch started this process, which take every exit code but 0 for a crash."""
     from dcgan_dist.config import settings  # its import takes a moment, in which a signal would end the process
 
-    return settings.launched(os.environ) and MARK not in os.environ
+    return settings.started_by_launcher(os.environ) and MARK not in os.environ
 
 
 def asks_to_stop(file: Path) -> bool:

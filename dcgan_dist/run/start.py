@@ -11,10 +11,10 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.data.reading.stream import Sources
+from dcgan_dist.data.reading.stream import StreamUrls
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.state import TrainState
-from dcgan_dist.gan.step import Engine, Game
+from dcgan_dist.gan.step import Engine, Objective
 from dcgan_dist.parallel.agreement import Agreement
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
@@ -143,7 +143,7 @@ class _Start:
 
     def _session(
         self,
-        data: Corpus | Sources,
+        data: Corpus | StreamUrls,
         state: TrainState,
         engine: Engine,
         stats: Stats,
@@ -175,7 +175,7 @@ class _Start:
             arithmetic=self.arithmetic,
             state=state,
             engine=replace(engine, section=partial(clock.section, on_device=True)),
-            game=Game.of(config),
+            objective=Objective.of(config),
             data=data,
             reader=reader,
             split=split,

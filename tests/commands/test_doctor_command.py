@@ -25,7 +25,7 @@ from dcgan_dist.commands.doctor.finding import ok
 from dcgan_dist.config import Config, ModelConfig
 from dcgan_dist.data import cgroups
 from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.gan.measure import measure_networks
+from dcgan_dist.gan.network_sizes import measure_networks
 from dcgan_dist.gan.networks import layer_table
 from dcgan_dist.gan.state import create_state
 from dcgan_dist.run import checkpoint

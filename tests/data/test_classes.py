@@ -24,7 +24,7 @@ from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.manifest import load_manifest
-from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.sources import find_source
@@ -55,7 +55,7 @@ def epochs(corpus, ranks=1, each=2, count=2, kind: Any = "threads"):
     batch, parts = ranks * each, []
     for rank in range(ranks):
         reader = IndexedReader(
-            Fetcher(corpus, (SIZE, 3)), shape=(SIZE, 3), seed=6, plan=Plan(kind=kind, count=2, prefetch=1)
+            Fetcher(corpus, (SIZE, 3)), shape=(SIZE, 3), seed=6, plan=DecodePlan(kind=kind, count=2, prefetch=1)
         )
         batches = reader.batches(0, Split(batch=batch, micro_batches=1, rank=rank, world_size=ranks))
         steps = -(-count * corpus.size // batch)

@@ -229,7 +229,7 @@ def test_fit_always_gives_the_size(width, height, size, resize):
 def test_every_name_has_its_function():
     assert set(get_args(codecs.Resize)) == set(codecs.RESIZES)
     assert set(get_args(codecs.Filter)) == set(codecs.FILTERS)
-    assert set(get_args(codecs.Store)) == set(codecs.STORES)
+    assert set(get_args(codecs.StoreFormat)) == set(codecs.STORES)
 
 
 @pytest.mark.parametrize("store", ["png", "ppm"])

@@ -10,10 +10,10 @@ from support.shards import encoded, write_ours, write_tar
 from dcgan_dist.__main__ import main
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.completeness import compare_with_manifests
-from dcgan_dist.data.corpus import expand
+from dcgan_dist.data.corpus import expand_shards
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.manifest import NAME, manifest_json
-from dcgan_dist.data.opening import Opener
+from dcgan_dist.data.opener import Opener
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UserError
 
@@ -93,7 +93,7 @@ def test_shards_of_a_bucket_are_missed(folder, monkeypatch):
     with s3_server({f"faces/{name}": data for name, data in files.items()}):
         pattern = "s3://shards/faces/*.tar"
         remote = Remote(timeout=27)  # a process keeps its connections by their timeout, and with them the server
-        names = expand([pattern], Opener(remote))
+        names = expand_shards([pattern], Opener(remote))
         assert len(names) == 3
         found = compare_with_manifests([pattern], names, remote)
         assert found.missing == ("s3://shards/faces/manifest.json names shard-1.tar, not found there",)

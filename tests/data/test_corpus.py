@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.shards import write_ours, write_tar
 
-from dcgan_dist.data.corpus import Corpus, expand, open_corpus
+from dcgan_dist.data.corpus import Corpus, expand_shards, open_corpus
 from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UsageError, UserError
@@ -49,13 +49,13 @@ def folder(tmp_path, monkeypatch):
     ],
 )
 def test_patterns_are_spelt_out_in_a_fixed_order(folder, patterns, names):
-    assert expand(patterns) == names
+    assert expand_shards(patterns) == names
 
 
 def test_absolute_patterns_and_folders(folder):
     (folder / "sub").mkdir()
     (folder / "sub" / "d.tar").touch()
-    assert expand([f"{folder}/b-*.tar", "*/*.tar"]) == [f"{folder}/b-10.tar", f"{folder}/b-9.tar", "sub/d.tar"]
+    assert expand_shards([f"{folder}/b-*.tar", "*/*.tar"]) == [f"{folder}/b-10.tar", f"{folder}/b-9.tar", "sub/d.tar"]
 
 
 @pytest.mark.parametrize("spelling", ["sub", "sub/", "su?", "~/sub", "FOLDER/sub"])
@@ -64,7 +64,7 @@ def test_a_folder_stands_for_its_shards(folder, monkeypatch, spelling):
     for name in ("b.tar", "a.tar.gz", "c.tgz", ".a.tar.host.1.tmp", ".hidden.tar", "manifest.json", "photo.jpg"):
         (folder / "sub" / name).touch()
     monkeypatch.setenv("HOME", str(folder))
-    found = expand([spelling.replace("FOLDER", str(folder))])
+    found = expand_shards([spelling.replace("FOLDER", str(folder))])
     assert [str((folder / name).relative_to(folder)) for name in found] == ["sub/a.tar.gz", "sub/b.tar", "sub/c.tgz"]
 
 
@@ -72,7 +72,7 @@ def test_a_folders_shards_may_be_packed_in_every_way_that_is_read(tmp_path):
     ends = ["tar", "TAR", "tar.gz", "tgz", "tar.bz2", "tbz2", "tbz", "tar.xz", "txz", "tar.zst", "tzst"]
     for end in (*ends, "zip", "gz"):
         (tmp_path / f"a.{end}").touch()
-    assert sorted(expand([str(tmp_path)])) == sorted(f"{tmp_path}/a.{end}" for end in ends)
+    assert sorted(expand_shards([str(tmp_path)])) == sorted(f"{tmp_path}/a.{end}" for end in ends)
 
 
 @pytest.mark.parametrize("pattern", ["*.tar", "a-{000..002}.tar", "a-000.tar"])
@@ -103,7 +103,7 @@ def test_a_folder_without_shards_is_refused_with_what_makes_some(tmp_path, files
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(UsageError) as error:
-        expand([str(tmp_path)])
+        expand_shards([str(tmp_path)])
     command = f"dcgan-dist shard {tmp_path} OUT --size 64"
     assert str(error.value) == f"--data.shards {tmp_path}: {what}; {command} makes shards of a folder"
 
@@ -114,19 +114,19 @@ def test_files_that_are_sources_of_shards_are_refused_with_what_makes_some(tmp_p
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "0.PNG").touch()
     with pytest.raises(UsageError, match="is no shard; dcgan-dist shard SOURCE OUT --size 64 makes shards of images"):
-        expand([name])
+        expand_shards([name])
     with pytest.raises(UsageError, match=r"a/manifest\.json: is no shard; name the folder of the shards"):
-        expand(["a/manifest.json"])
+        expand_shards(["a/manifest.json"])
     (tmp_path / "set.png").mkdir()
     (tmp_path / "set.png" / "0.tar").touch()
-    assert expand(["set.png"]) == ["set.png/0.tar"]
+    assert expand_shards(["set.png"]) == ["set.png/0.tar"]
 
 
 def test_the_name_of_a_file_is_no_pattern_and_two_stars_are_folders_of_any_depth(folder):
     odd = folder / "deep" / "er" / "odd [1]{2,3}.tar"
     odd.parent.mkdir(parents=True)
     odd.touch()
-    assert expand([str(odd)]) == expand([f"{folder}/deep/**/*.tar"]) == [str(odd)]
+    assert expand_shards([str(odd)]) == expand_shards([f"{folder}/deep/**/*.tar"]) == [str(odd)]
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_the_name_of_a_file_is_no_pattern_and_two_stars_are_folders_of_any_depth
 )
 def test_patterns_that_cannot_be_meant_are_refused(folder, patterns, message):
     with pytest.raises(UsageError, match=message) as caught:
-        expand(patterns)
+        expand_shards(patterns)
     assert "\n" not in str(caught.value)
 
 
 def test_an_absolute_and_a_relative_name_of_one_file_are_twice_the_same(folder):
     with pytest.raises(UsageError, match="twice"):
-        expand(["c.tar", str(folder / "c.tar")])
+        expand_shards(["c.tar", str(folder / "c.tar")])
 
 
 def make_corpus(folder, counts):

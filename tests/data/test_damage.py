@@ -14,7 +14,7 @@ from support.shards import encoded, write_ours, write_tar
 from dcgan_dist.data import files
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.errors import UserError
@@ -56,7 +56,9 @@ BAD = IMAGES + 7
 def read(corpus, ranks=1, steps=30, batch=12, kind: Any = "threads", **options):
     """The global batches of some steps: samples, labels and pixels, from readers of all ranks; and the readers."""
     readers = [
-        IndexedReader(Fetcher(corpus, SHAPE, **options), shape=SHAPE, seed=3, plan=Plan(kind=kind, count=2, prefetch=1))
+        IndexedReader(
+            Fetcher(corpus, SHAPE, **options), shape=SHAPE, seed=3, plan=DecodePlan(kind=kind, count=2, prefetch=1)
+        )
         for _ in range(ranks)
     ]
     parts = []

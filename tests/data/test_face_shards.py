@@ -55,7 +55,7 @@ def test_webdataset_reads_the_pixels_back(tmp_path, channels, size, suffix):
     assert [sample["__key__"] for sample in samples] == [f"{index:08d}" for index in range(12)]
     for index, sample in enumerate(samples):
         image = Image.open(io.BytesIO(sample[suffix]))
-        expected = faces.draw(2, index, size)
+        expected = faces.draw_face(2, index, size)
         assert np.array_equal(pixels(image), pixels(expected if channels == 3 else expected.convert("L")))
         assert {key for key in sample if not key.startswith("__")} == {suffix}
 
@@ -65,7 +65,7 @@ def test_large_faces_are_stored_as_jpeg(tmp_path, channels):
     (shard,) = ensure(tmp_path, count=3, size=96, channels=channels)
     for index, sample in enumerate(read_back(shard)):
         image = Image.open(io.BytesIO(sample["jpg"]))
-        expected = faces.draw(0, index, 96).convert("RGB" if channels == 3 else "L")
+        expected = faces.draw_face(0, index, 96).convert("RGB" if channels == 3 else "L")
         assert (image.mode, image.size) == (expected.mode, expected.size)
         assert np.abs(pixels(image) - pixels(expected)).mean() < 2
 

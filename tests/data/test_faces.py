@@ -53,7 +53,7 @@ def test_the_pictures_and_the_shards_are_those_of_their_version(tmp_path):
     """Where they change on purpose, VERSION goes up with these digests."""
     painted = hashlib.sha256()
     for number in range(100):
-        painted.update(faces.draw(number % 3, 1_000 * number, (32, 48, 64, 96, 256)[number % 5]).tobytes())
+        painted.update(faces.draw_face(number % 3, 1_000 * number, (32, 48, 64, 96, 256)[number % 5]).tobytes())
     (shard,) = faces.ensure(tmp_path, size=32, channels=1, count=64, seed=5)
     assert (faces.VERSION, painted.hexdigest(), hashlib.sha256(shard.read_bytes()).hexdigest()) == GOLDEN
 
@@ -97,25 +97,26 @@ def test_any_index_is_reached_at_once():
 
 @pytest.mark.parametrize("size", [32, 48, 64, 96, 128, 192, 256])
 def test_a_picture_is_a_function_of_seed_and_index(size):
-    image = faces.draw(0, 3, size)
+    image = faces.draw_face(0, 3, size)
     assert (image.mode, image.size) == ("RGB", (size, size))
-    assert image.tobytes() == faces.draw(0, 3, size).tobytes()
-    assert image.tobytes() != faces.draw(0, 4, size).tobytes()
-    assert image.tobytes() != faces.draw(1, 3, size).tobytes()
+    assert image.tobytes() == faces.draw_face(0, 3, size).tobytes()
+    assert image.tobytes() != faces.draw_face(0, 4, size).tobytes()
+    assert image.tobytes() != faces.draw_face(1, 3, size).tobytes()
 
 
 def test_another_process_paints_the_same_picture():
     code = (
-        "from dcgan_dist.data.faces.dataset import draw; import sys; sys.stdout.buffer.write(draw(7, 11, 64).tobytes())"
+        "import sys; from dcgan_dist.data.faces.dataset import draw_face; "
+        "sys.stdout.buffer.write(draw_face(7, 11, 64).tobytes())"
     )
     painted = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    assert painted == faces.draw(7, 11, 64).tobytes()
+    assert painted == faces.draw_face(7, 11, 64).tobytes()
 
 
 def test_a_face_looks_the_same_at_every_size():
-    large = faces.draw(0, 8, 256)
+    large = faces.draw_face(0, 8, 256)
     for size in (32, 64, 128):
-        difference = np.abs(pixels(large.reduce(256 // size)) - pixels(faces.draw(0, 8, size)))
+        difference = np.abs(pixels(large.reduce(256 // size)) - pixels(faces.draw_face(0, 8, size)))
         assert difference.mean() < 4
 
 

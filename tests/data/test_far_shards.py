@@ -14,8 +14,8 @@ from support.waiting import LIMIT, until
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.opening import CachePlan, Opener
-from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.opener import CachePlan, Opener
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.remote.client import Remote
@@ -48,7 +48,7 @@ def server(folder):
 
 
 def contents(corpus, steps=20, kind: Any = "threads", position=0):
-    reader = IndexedReader(Fetcher(corpus, SHAPE), shape=SHAPE, seed=4, plan=Plan(kind=kind, count=2, prefetch=2))
+    reader = IndexedReader(Fetcher(corpus, SHAPE), shape=SHAPE, seed=4, plan=DecodePlan(kind=kind, count=2, prefetch=2))
     batches = reader.batches(position, SPLIT)
     found = [
         (batch.samples.copy(), batch.labels.numpy().copy(), batch.flips.numpy().copy(), batch.pixels.copy())
@@ -94,22 +94,22 @@ def test_without_a_cache_images_come_by_range_and_no_more_than_they(folder, serv
     near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
     found, reader = contents(corpus, steps=8)
     assert same(found, contents(near, steps=8)[0])
-    assert reader.counters.from_afar == reader.counters.images
+    assert reader.counters.from_remote == reader.counters.images
     assert not (tmp_path / "cache").exists()
 
 
 def test_the_cache_takes_over_while_the_reader_goes_on(folder, server, tmp_path):
     corpus = open_corpus(names(server)[:3], opener(tmp_path))
-    reader = IndexedReader(Fetcher(corpus, SHAPE), shape=SHAPE, seed=4, plan=Plan(prefetch=2))
+    reader = IndexedReader(Fetcher(corpus, SHAPE), shape=SHAPE, seed=4, plan=DecodePlan(prefetch=2))
     batches = reader.batches(0, SPLIT)
     until(lambda: next(batches) and reader.counters.from_cache >= 200)
     batches.close()
-    assert reader.counters.from_afar + reader.counters.from_cache == reader.counters.images
+    assert reader.counters.from_remote + reader.counters.from_cache == reader.counters.images
     # the next life reads nothing from afar but what a start looks at
     before = server.requests()
     again = open_corpus(names(server)[:3], opener(tmp_path))
     found, reader = contents(again)
-    assert reader.counters.from_afar == 0
+    assert reader.counters.from_remote == 0
     new = server.requests() - before
     assert all(new[f"{number}.tar"] <= 3 for number in range(3))
     near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
@@ -123,7 +123,7 @@ def test_a_cache_smaller_than_the_corpus_is_never_exceeded_and_the_batches_are_r
     found, reader = contents(corpus, steps=60)
     near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
     assert same(found, contents(near, steps=60)[0])
-    assert reader.counters.from_afar > 0
+    assert reader.counters.from_remote > 0
     held = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
     assert held <= limit
 

@@ -16,9 +16,9 @@ from webdataset.writer import ShardWriter, TarWriter
 from dcgan_dist.data import foreign
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.foreign import foreign_index, walk
-from dcgan_dist.data.notes import together
+from dcgan_dist.data.notes import merge_notes
 from dcgan_dist.data.reading.stream import tar_images
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.errors import UserError
 
 TEXTS = [".json", ".txt", ".cls"]
@@ -348,10 +348,10 @@ def test_a_cut_between_members_is_counted_where_it_is_allowed(tmp_path):
     """No member shows it: what came after the cut is gone."""
     path = write_tar(tmp_path / "x.tar", [(f"{n}.jpg", b"1") for n in range(6)])
     path.write_bytes(path.read_bytes()[: 3 * 1024])
-    index = walk(path, Choice(allow_cut=True))
+    index = walk(path, MemberChoice(allow_cut=True))
     assert len(index) == 3
     line = "tars without an end mark, perhaps cut: 1; what is there is used (allow_cut)"
-    assert together([index.notes, index.notes]).lines() == [line.replace("1", "2", 1)]
-    assert foreign_index(path, Choice(allow_cut=True)).notes.lines() == [line]
+    assert merge_notes([index.notes, index.notes]).lines() == [line.replace("1", "2", 1)]
+    assert foreign_index(path, MemberChoice(allow_cut=True)).notes.lines() == [line]
     with pytest.raises(UserError, match="cut"):
         walk(path)

@@ -13,7 +13,7 @@ from support.tars import as_webdataset_reads
 
 from dcgan_dist.data.foreign import DEFAULT, walk
 from dcgan_dist.data.reading.stream import tar_images
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.errors import UserError
 
 BLOCK = 512
@@ -168,7 +168,7 @@ def test_any_archive_gives_the_samples_of_webdataset(path, rows, blocks):
 IMAGES = ("", ".jpg", ".JPG", ".png", ".seg.png", ".left.jpg", ".right.jpg", ".0.jpg", ".1.jpg")
 OTHERS = (".cls", ".json", ".txt", ".__key__", ".__bad__")
 CHOICES = [
-    Choice(image_key=key, allow_cut=cut, skip_bad=bad)
+    MemberChoice(image_key=key, allow_cut=cut, skip_bad=bad)
     for key in (None, "jpg", "seg.png; png")
     for cut in (False, True)
     for bad in (False, True)

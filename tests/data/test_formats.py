@@ -10,7 +10,7 @@ from support.shards import picture, write_tar
 
 from dcgan_dist.data.codecs import decode_into
 from dcgan_dist.data.foreign import walk
-from dcgan_dist.data.formats import FORMATS, IMAGE_SUFFIXES, ending_of, in_words
+from dcgan_dist.data.formats import FORMATS, IMAGE_SUFFIXES, count_text, ending_of
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.data.sources import find_source
@@ -84,6 +84,6 @@ def test_what_is_passed_over_is_counted_by_its_ending(name, ending):
 
 
 def test_many_endings_are_told_in_one_line():
-    assert in_words({".txt": 2, ".json": 1_200}, "files") == "1,202 files (1,200 .json, 2 .txt)"
-    assert in_words({f".{n}": 1 for n in range(10)}, "files").endswith("1 .7 and 2 others)") is False
-    assert in_words({f".{n}": 1 for n in range(10)}, "files").endswith("1 .7, 2 others)")
+    assert count_text({".txt": 2, ".json": 1_200}, "files") == "1,202 files (1,200 .json, 2 .txt)"
+    assert count_text({f".{n}": 1 for n in range(10)}, "files").endswith("1 .7 and 2 others)") is False
+    assert count_text({f".{n}": 1 for n in range(10)}, "files").endswith("1 .7, 2 others)")

@@ -55,7 +55,7 @@ def test_a_cut_image_is_refused(decoder):
 
 
 def test_simplejpeg_comes_first():
-    assert jpeg.choose() == "simplejpeg"
+    assert jpeg.choose_decoder() == "simplejpeg"
 
 
 ORIENTATION = 0x0112

@@ -15,7 +15,7 @@ from support.sources import make_folder
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_opener, make_reader, open_data
-from dcgan_dist.data.opening import CachePlan
+from dcgan_dist.data.opener import CachePlan
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.sources import FolderSource
@@ -176,7 +176,7 @@ def test_the_classes_are_said(said, tmp_path, classes):
 
 
 def test_the_choice_of_who_decodes_is_said_unless_it_was_given(said, shards):
-    """How it is chosen: see test_staff.py."""
+    """How it is chosen: see test_autotune.py."""
     config = configured(shards)
     corpus = open_data(config, lambda line: None)
     reader = make_reader(config, corpus, local_ranks=2, pinned=False, say=said.append)

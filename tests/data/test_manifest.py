@@ -16,7 +16,14 @@ from support.shards import by_webdataset, picture
 from dcgan_dist.data import manifest as manifest_file
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import read_index
-from dcgan_dist.data.manifest import ShardEntry, commonest, load_manifest, manifest_beside, parse_manifest, shard_names
+from dcgan_dist.data.manifest import (
+    ShardEntry,
+    commonest,
+    load_manifest,
+    manifest_beside,
+    numbered_shard_names,
+    parse_manifest,
+)
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.statistics import PixelCounts
@@ -158,7 +165,7 @@ def test_statistics_of_more_pixels_than_floats_can_count():
 
 @pytest.mark.parametrize("count", [1, 100_000, 100_001])
 def test_shards_have_the_order_of_their_names(count):
-    names = shard_names(count)
+    names = numbered_shard_names(count)
     assert sorted(names) == names
     assert len(set(names)) == count
     assert names[0] == ("shard-00000.tar" if count <= 100_000 else "shard-000000.tar")

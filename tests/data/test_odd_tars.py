@@ -12,7 +12,7 @@ from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.data.foreign import walk
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import tar_images
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import Watch, write_shards
@@ -51,7 +51,7 @@ def cut_by(tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 511, 600])
 def test_a_tar_without_an_end_is_taken_where_that_is_allowed(tmp_path, cut_by, count):
-    path, allowed = cut_by(count), Choice(allow_cut=True)
+    path, allowed = cut_by(count), MemberChoice(allow_cut=True)
     for read in walk, lambda path: list(tar_images(str(path))):
         with pytest.raises(UserError, match=HINT):
             read(path)
@@ -79,7 +79,7 @@ def test_damage_in_the_middle_is_no_cut(cut_by):
     content[BLOCK + -(-len(IMAGES[0]) // BLOCK) * BLOCK] ^= 255
     path.write_bytes(content)
     with pytest.raises(UserError, match="no tar header and no end mark at byte"):
-        walk(path, Choice(allow_cut=True))
+        walk(path, MemberChoice(allow_cut=True))
 
 
 def with_sparse_image(folder):
@@ -105,8 +105,8 @@ def with_webdatasets_name(folder):
 def test_members_that_cannot_be_used_are_left_out_if_wanted(tmp_path, make):
     what, path = make(tmp_path), tmp_path / "x.tar"
     with pytest.raises(UserError, match=f"{what}.*, or leave such members out"):
-        shard(path, tmp_path / "out", Choice())
-    images, lines = shard(path, tmp_path / "out", Choice(skip_bad=True))
+        shard(path, tmp_path / "out", MemberChoice())
+    images, lines = shard(path, tmp_path / "out", MemberChoice(skip_bad=True))
     assert images == 1
     assert lines[0] == f"passed over: 1 other members (1 {what})"
 
@@ -116,7 +116,7 @@ def test_links_are_counted(tmp_path):
     (tmp_path / "b.png").hardlink_to(tmp_path / "a.png")
     (tmp_path / "c.png").symlink_to("a.png")
     subprocess.run(["tar", "cf", tmp_path / "x.tar", "-C", tmp_path, "a.png", "b.png", "c.png"], check=True)
-    images, lines = shard(tmp_path / "x.tar", tmp_path / "out", Choice())
+    images, lines = shard(tmp_path / "x.tar", tmp_path / "out", MemberChoice())
     assert images == 1
     assert lines == ["passed over: 2 other members (2 links (write the tar with --dereference --hard-dereference))"]
 
@@ -124,13 +124,13 @@ def test_links_are_counted(tmp_path):
 def test_a_line_break_in_a_name_is_read(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("a\nb.png", IMAGES[0]), ("c.png", IMAGES[1])])
     assert [key for key, *_ in by_index(walk(path))] == ["a\\nb", "c"]
-    assert shard(path, tmp_path / "out", Choice())[0] == 2
+    assert shard(path, tmp_path / "out", MemberChoice())[0] == 2
 
 
 def test_an_empty_tar_among_others(tmp_path):
     whole(tmp_path)
     write_tar(tmp_path / "y.tar", [])
-    images, lines = shard(f"{tmp_path}/*.tar", tmp_path / "out", Choice())
+    images, lines = shard(f"{tmp_path}/*.tar", tmp_path / "out", MemberChoice())
     assert (images, lines) == (4, [f"1 of 2 tars hold no image: {tmp_path}/y.tar"])
 
 
@@ -139,7 +139,7 @@ def test_packed_tars(tmp_path, monkeypatch, name):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pack = {"b": bz2.compress, "x": lzma.compress, "g": gzip.compress}[name.rpartition(".")[2].removeprefix("t")[0]]
     (tmp_path / name).write_bytes(pack(whole(tmp_path).read_bytes()))
-    assert shard(tmp_path / name, tmp_path / "out", Choice())[0] == 4
+    assert shard(tmp_path / name, tmp_path / "out", MemberChoice())[0] == 4
     corpus = open_data(Config(data=DataConfig(shards=(str(tmp_path / name),))), lambda _: None)
     assert not isinstance(corpus, list)
     assert corpus.size == 4

@@ -14,9 +14,9 @@ from support.counting import CountedCache
 from support.http_server import HttpServer, silent, status
 from support.waiting import LIMIT, until
 
-from dcgan_dist.data.opening import CachePlan, Opener, Shard
+from dcgan_dist.data.opener import CachePlan, Opener, Shard
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reading.ahead import looking_ahead
+from dcgan_dist.data.reading.upcoming_shards import prefetching_shards
 from dcgan_dist.data.remote.cache import ANY, ShardCache, entry_name
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.prefetch import Prefetcher
@@ -206,7 +206,7 @@ def test_the_folder_is_looked_at_once_for_every_step_of_the_reader(server, tmp_p
 
 def looks_ahead(shards, plan, lines):
     corpus: Any = SimpleNamespace(shards=shards, opener=Opener(REMOTE, plan))
-    return looking_ahead(corpus, Order([10] * len(shards), 0), 0, lines.append)
+    return prefetching_shards(corpus, Order([10] * len(shards), 0), 0, lines.append)
 
 
 def test_local_shards_open_no_cache(tmp_path):

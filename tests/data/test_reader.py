@@ -25,10 +25,10 @@ from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading import fetch
-from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.reading.prefetch_buffer import empty_batch, prefetch_batches
 from dcgan_dist.data.reading.reader import IndexedReader, Split
-from dcgan_dist.data.reading.ring import empty_batch, read_ahead
 from dcgan_dist.errors import UserError
 
 SIZE, SEED = 32, 9
@@ -48,7 +48,7 @@ def corpus(tmp_path_factory):
 
 
 def make_reader(corpus, channels=3, threads=2, prefetch=2, kind: Any = "threads", **options):
-    shape, plan = (SIZE, channels), Plan(kind=kind, count=threads, prefetch=prefetch)
+    shape, plan = (SIZE, channels), DecodePlan(kind=kind, count=threads, prefetch=prefetch)
     return IndexedReader(Fetcher(corpus, shape, **options), shape=shape, seed=SEED, plan=plan)
 
 
@@ -180,7 +180,7 @@ def test_a_batch_is_valid_until_the_next_is_asked_for():
         batch.images.fill_(number)
         filled.put(number)
 
-    batches = read_ahead(fill, [empty_batch(1, 4, 3, pinned=False) for _ in range(3)])
+    batches = prefetch_batches(fill, [empty_batch(1, 4, 3, pinned=False) for _ in range(3)])
     for number in range(20):
         batch = next(batches)
         while filled.get(timeout=LIMIT) < number + 2:  # until every other slot is filled anew

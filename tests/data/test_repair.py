@@ -19,7 +19,7 @@ from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.foreign import walk
 from dcgan_dist.data.index import ShardWriter, read_index
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import write_shards
@@ -81,7 +81,7 @@ def test_without_an_index_shard_saves_all_in_front_of_the_damage(tmp_path, make,
     count = {"cut after the last sample": IMAGES, "zeroed stretch": 4}.get(damage, 0 if first else 5)
     wanted = [row[2:] for row in intact[:count]]
     assert repair(path, tmp_path / "new.tar").problem == "it has no intact index"
-    source = find_source(str(path), choice=Choice(allow_cut=True, skip_bad=True))
+    source = find_source(str(path), choice=MemberChoice(allow_cut=True, skip_bad=True))
     if not wanted:
         with pytest.raises(UserError):
             write_shards(source, tmp_path / "out", Packing(store="keep", skip_bad=True, shuffle=False, processes=1))
@@ -113,7 +113,7 @@ def test_a_damaged_index_loses_no_sample(tmp_path, suffix, damage):
     report = repair(path, tmp_path / "new.tar")
     if report.problem:
         assert damage not in ("flipped in the end mark", "cut in the end mark", "half an end mark")
-        source = find_source(str(path), choice=Choice(allow_cut=True, skip_bad=True))
+        source = find_source(str(path), choice=MemberChoice(allow_cut=True, skip_bad=True))
         packing = Packing(store="keep", skip_bad=True, shuffle=False, processes=1)
         assert write_shards(source, tmp_path / "out", packing).images == IMAGES
         assert [row[2:] for row in rows_of_new(tmp_path / "out" / "shard-00000.tar")] == [row[2:] for row in intact]

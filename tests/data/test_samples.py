@@ -11,7 +11,7 @@ from dcgan_dist.data.foreign import foreign_index, walk
 from dcgan_dist.data.labels import label_text, read_label
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import tar_images
-from dcgan_dist.data.samples import IGNORED, Choice, Chooser
+from dcgan_dist.data.samples import IGNORED, MemberChoice, MemberChooser
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.errors import UsageError, UserError
 
@@ -23,7 +23,7 @@ def tar(path, *names):
 
 
 def keys(path, choice=None):
-    rows = by_index(walk(path, choice or Choice()))
+    rows = by_index(walk(path, choice or MemberChoice()))
     assert all(data.decode().lower() == f"{key}.{suffix}" for key, suffix, data, _ in rows)
     return [key for key, *_ in rows]
 
@@ -49,7 +49,7 @@ CHOSEN = {
 def test_which_members_are_images(tmp_path, case):
     names, key, wanted = CHOSEN[case]
     path = tar(tmp_path / "x.tar", *names)
-    choice = Choice(image_key=key)
+    choice = MemberChoice(image_key=key)
     assert keys(path, choice) == wanted
     assert [where.partition(": ")[2].rpartition(".")[0] for *_, where in tar_images(str(path), choice)] == wanted
     items = find_source(str(path), choice=choice).items()
@@ -78,7 +78,7 @@ def test_a_mask_that_stands_before_all_images_may_be_one(tmp_path):
 def test_what_is_kept_of_a_tar_depends_on_the_keys(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tar(tmp_path / "x.tar", "1.jpg", "1.png", ("1.cls", b"1"), ("1.json", b'{"kind": 2}'))
-    choices = [Choice(), Choice(image_key="png"), Choice(label_key="kind")]
+    choices = [MemberChoice(), MemberChoice(image_key="png"), MemberChoice(label_key="kind")]
     found = [by_index(foreign_index(path, choice)) for choice in choices + choices]
     assert (
         found[:3]
@@ -92,10 +92,10 @@ def test_keys_are_for_tars_of_others(tmp_path):
     lines: list[str] = []
     open_data(Config(data=DataConfig(shards=(str(ours),), image_key="png")), lines.append)
     assert f"data: {IGNORED}" in lines
-    assert find_source(str(ours), choice=Choice(label_key="x")).items().lines == (IGNORED,)
+    assert find_source(str(ours), choice=MemberChoice(label_key="x")).items().lines == (IGNORED,)
     (tmp_path / "1.jpg").write_bytes(b"1")
     with pytest.raises(UsageError, match="has no members; --image_key, --label_key and --allow_cut are for tars"):
-        find_source(str(tmp_path), choice=Choice(image_key="png"))
+        find_source(str(tmp_path), choice=MemberChoice(image_key="png"))
 
 
 def members(*labels):
@@ -158,7 +158,7 @@ def test_labels_of_names_with_dots(tmp_path):
 
 
 def test_photos_with_dots_in_their_names_may_be_renamed():
-    chooser = Chooser(Choice())
+    chooser = MemberChooser(MemberChoice())
     chooser.images("john", ["smith.jpg", "doe.jpg"])
     with pytest.raises(UserError, match=r"or rename the files: webdataset ends a name at its first dot$"):
         chooser.images("jane", ["smith.jpg", "poe.jpg"])

@@ -18,11 +18,11 @@ from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading import stream as stream_module
-from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.reading.stream import StreamReader
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.errors import UsageError, UserError
 
 SIZE, SEED = 32, 9
@@ -75,7 +75,7 @@ def shards(tmp_path_factory):
 def test_an_epoch_holds_the_same_images_and_labels_as_the_indexed_readers(shards, channels):
     shape = (SIZE, channels)
     corpus = open_corpus([str(path) for path in shards])
-    indexed = IndexedReader(Fetcher(corpus, shape), shape=shape, seed=SEED, plan=Plan(count=2, prefetch=2))
+    indexed = IndexedReader(Fetcher(corpus, shape), shape=shape, seed=SEED, plan=DecodePlan(count=2, prefetch=2))
     wanted = joined(contents(indexed, 6))
     assert len(wanted) == 48
     assert {label for _, label in wanted} == {0, 1, 2, 3, 4}
@@ -264,7 +264,7 @@ def test_what_is_not_used_of_pipes_is_counted_in_the_first_pass(tmp_path, capsys
         f"pipe:cat {whole}",
         tmp_path / "cut.tar",
     ]
-    contents(chosen(urls, Choice(allow_cut=True)), 12)
+    contents(chosen(urls, MemberChoice(allow_cut=True)), 12)
     assert capsys.readouterr().err.splitlines() == [
         "data: tars without an end mark, perhaps cut: 2; what is there is used (allow_cut) (pipes and packed files)",
         "data: passed over: 24 other members (24 .txt) (pipes and packed files)",
@@ -280,10 +280,10 @@ def test_plain_files_are_looked_into_before_they_are_streamed(tmp_path):
     assert open_data(Config(data=DataConfig(**options, damaged="substitute")), lines.append) == [f"{tmp_path}/x.tar"]
     assert any("b.png" in line and line.endswith("is an empty file; left out") for line in lines)
     assert "--data.damaged substitute needs the indexed reader" in lines[-1]
-    reader = chosen([tmp_path / "x.tar"], Choice(skip_bad=True))
+    reader = chosen([tmp_path / "x.tar"], MemberChoice(skip_bad=True))
     assert len({pixels for batch in contents(reader, 2) for pixels, _ in batch}) == 1
 
 
 def test_keys_are_not_used_for_shards_of_ours(shards):
     ours = [path for path in shards if "theirs" not in path.name]
-    assert contents(chosen(ours, Choice(image_key="input.jpg")), 4) == contents(make_reader(ours), 4)
+    assert contents(chosen(ours, MemberChoice(image_key="input.jpg")), 4) == contents(make_reader(ours), 4)

@@ -26,7 +26,7 @@ from dcgan_dist import cli
 from dcgan_dist.config import CheckpointConfig, Config
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.errors import UsageError
@@ -34,7 +34,7 @@ from dcgan_dist.gan.ema import update_ema
 from dcgan_dist.gan.images import to_range
 from dcgan_dist.gan.layers import GroupedBatchNorm
 from dcgan_dist.gan.networks import NetD
-from dcgan_dist.gan.step import Game, discriminator_step, generate, generator_step, probe
+from dcgan_dist.gan.step import Objective, discriminator_step, generate, generator_step, probe
 from dcgan_dist.parallel.batchnorm import SYNCHRONISATIONS
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.feed import on_device
@@ -84,7 +84,7 @@ class Loop:
         chosen = arithmetic(self.config.precision, self.device)
         self.weights = chosen.weights
         self.state, self.engine = create(self.config, world_on(device), chosen)
-        self.game, self.stats = Game.of(self.config), Stats(self.device)
+        self.objective, self.stats = Objective.of(self.config), Stats(self.device)
         batch, accumulate = self.config.batch_size, self.config.accumulate
         split = Split(batch=batch, micro_batches=accumulate, rank=0, world_size=1)
         self.noise = NoiseSource(self.config, split, self.device, self.weights)
@@ -99,10 +99,10 @@ class Loop:
 
     def update(self, real: list[Tensor], noise: list) -> dict[str, Tensor]:
         fake = generate(self.engine, noise, True)
-        values = discriminator_step(self.state, self.engine, self.game, real, fake, noise)
-        values |= generator_step(self.state, self.engine, self.game, fake, noise)
+        values = discriminator_step(self.state, self.engine, self.objective, real, fake, noise)
+        values |= generator_step(self.state, self.engine, self.objective, fake, noise)
         update_ema(self.state.ema, self.state.netg, 0.9)
-        values |= probe(self.state, self.engine, self.game, real, noise)
+        values |= probe(self.state, self.engine, self.objective, real, noise)
         self.stats.add(values)
         self.state.images += self.config.batch_size
         return values
@@ -397,7 +397,9 @@ def test_an_update_with_a_bad_gradient_and_all_after_it_leave_the_network_alone(
     """Decided by the device itself, for nobody looks until later."""
     loop = Loop([f"--precision={precision}"], device)
     loop.iterate()
-    network, watch = {"g": (loop.state.netg, loop.state.watch_g), "d": (loop.state.netd, loop.state.watch_d)}[struck]
+    network, watch = {"g": (loop.state.netg, loop.state.detector_g), "d": (loop.state.netd, loop.state.detector_d)}[
+        struck
+    ]
     network.requires_grad_(True)  # D is frozen between its updates
     before = _learnt(loop)
     hook = network.get_parameter("layers.0.weight").register_hook(_spoilt)
@@ -412,7 +414,7 @@ def test_an_update_with_a_bad_gradient_and_all_after_it_leave_the_network_alone(
     assert fault is not None
     assert (fault.images, fault.in_gradient) == (12, True)
     assert fault.text.startswith("the gradient of layers.0.weight: its norm is inf (1 of ")
-    watch.begin_anew()
+    watch.reset()
     loop.iterate()
     assert not any(torch.equal(value, after[struck][name]) for name, value in _learnt(loop)[struck].items())
 
@@ -458,7 +460,7 @@ def test_the_feed_delivers_the_readers_batches_bit_by_bit(tmp_path, device, kind
     split = Split(batch=64, micro_batches=1, rank=0, world_size=1)
 
     def batches(pinned: bool) -> Any:
-        plan = Plan(kind=kind, count=2, prefetch=2, pinned=pinned)
+        plan = DecodePlan(kind=kind, count=2, prefetch=2, pinned=pinned)
         return IndexedReader(Fetcher(corpus, (32, 3)), shape=(32, 3), seed=1, plan=plan).batches(0, split)
 
     fed = on_device(batches(pinned=device == "cuda"), torch.device(device))

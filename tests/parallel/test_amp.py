@@ -45,8 +45,8 @@ def dtypes(given: list[str], world_size: int) -> dict[str, str]:
 def iterate(session: Session) -> dict[str, float]:
     real, noise = next(session.inputs())
     fake = generate(session.engine, noise, g_due=True)
-    seen = discriminator_step(session.state, session.engine, session.game, real, fake, noise)
-    seen |= generator_step(session.state, session.engine, session.game, fake, noise)
+    seen = discriminator_step(session.state, session.engine, session.objective, real, fake, noise)
+    seen |= generator_step(session.state, session.engine, session.objective, fake, noise)
     session.state.images += session.config.batch_size
     return {name: float(value.mean()) for name, value in seen.items()}
 
@@ -158,9 +158,9 @@ def test_overflow_skips_one_network_on_all_ranks(network, other, changes, shards
 def diverge(given: list[str], world_size: int) -> str:
     session = begin(given, world_size)
     if session.world.rank == 1:
-        game = session.game
-        spoilt = replace(game.loss, d_fake=lambda logits: game.loss.d_fake(logits) * math.nan)
-        session.game = replace(game, loss=spoilt)
+        objective = session.objective
+        spoilt = replace(objective.loss, d_fake=lambda logits: objective.loss.d_fake(logits) * math.nan)
+        session.objective = replace(objective, loss=spoilt)
     with pytest.raises(UserError) as caught:
         train(session)
     assert caught.value.on_all_ranks

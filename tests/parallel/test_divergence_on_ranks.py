@@ -83,27 +83,27 @@ def _strike(fault: str, last_rollback: int, until: int, stop: bool) -> None:
     module = gan_step if network else trainer
     really_step = getattr(module, name)
 
-    def step(state, engine, game, *inputs):
+    def step(state, engine, objective, *inputs):
         here = torch.distributed.get_rank() == SICK if torch.distributed.is_initialized() else True
         if not (network and here and AT <= state.iteration <= until and state.rollbacks <= last_rollback):
-            return really_step(state, engine, game, *inputs)
+            return really_step(state, engine, objective, *inputs)
         if stop:
             signal.raise_signal(signal.SIGTERM)
         if kind == "loss":
             function = {"d": "d_fake", "g": "g"}[network]
-            well = getattr(game.loss, function)
-            spoilt = replace(game.loss, **{function: lambda logits: well(logits) * _one_bad(logits)})
-            return really_step(state, engine, replace(game, loss=spoilt), *inputs)
+            well = getattr(objective.loss, function)
+            spoilt = replace(objective.loss, **{function: lambda logits: well(logits) * _one_bad(logits)})
+            return really_step(state, engine, replace(objective, loss=spoilt), *inputs)
         victim = {"d": state.netd, "g": state.netg}[network]
         if kind == "buffer":
-            result = really_step(state, engine, game, *inputs)
+            result = really_step(state, engine, objective, *inputs)
             victim.get_buffer(BUFFER)[1] = math.nan
             return result
         victim.requires_grad_(True)
         parameter = dict(victim.named_parameters())["layers.0.weight"]
         # in front of DDP's average, where a bad number of this rank's own images would come from
         handle = parameter.register_hook(lambda gradient: gradient * float(kind))
-        result = really_step(state, engine, game, *inputs)
+        result = really_step(state, engine, objective, *inputs)
         handle.remove()
         return result
 

@@ -321,7 +321,7 @@ def test_ranks_that_cannot_talk_still_print_what_they_found(kind, tmp_path):
     assert "not ready for this run (ranks): 2 ok, 0 warn, " in text
 
 
-NO_SUMS = """
+NO_CHECKSUMS = """
 import os, sys
 from dcgan_dist import __main__ as front
 from dcgan_dist.parallel.world import World
@@ -337,7 +337,7 @@ raise SystemExit(front.main(["doctor", *sys.argv[1:]]))
 @pytest.mark.parametrize("attempt", range(3))
 def test_a_launcher_ends_no_rank_that_has_not_said_everything(attempt, tmp_path):
     """It ends all as soon as one of them leaves with an exit code."""
-    (tmp_path / "doctor.py").write_text(NO_SUMS)
+    (tmp_path / "doctor.py").write_text(NO_CHECKSUMS)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     given = ["--run_dir", tmp_path / "run", "--only", "devices,ranks", "--json", tmp_path / "found.json"]
     done = call(*launcher, tmp_path / "doctor.py", *given, OMP_NUM_THREADS=1, GLOO_SOCKET_IFNAME="lo", PYTHONPATH=ROOT)

@@ -20,7 +20,7 @@ from support.shards import picture
 from dcgan_dist import keyed
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.storage import write_atomically
@@ -103,7 +103,7 @@ def read(shards, root, life, batch, micro_batches, victims, delay, images):
         kill_after(lambda: int(checkpoint.read_text()) > start, delay)
     split = Split(batch=batch, micro_batches=micro_batches, rank=rank, world_size=world_size)
     fetcher = Fetcher(open_corpus([shards]), (SIZE, 3))
-    reader = IndexedReader(fetcher, shape=(SIZE, 3), seed=SEED, plan=Plan(count=2, prefetch=3))
+    reader = IndexedReader(fetcher, shape=(SIZE, 3), seed=SEED, plan=DecodePlan(count=2, prefetch=3))
     log, stream = Log(root / f"life{life}", rank), reader.batches(start, split)
     with suppress(RuntimeError):  # of a rank whose peer was killed
         for position in range(start, start + images, batch):

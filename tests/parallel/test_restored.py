@@ -202,7 +202,7 @@ FIELDS = {
     **dict.fromkeys(("images", "iteration", "rollbacks"), (lambda number: number + 5, lambda number: number)),
     "signs": (lambda _: {"health/ms_ssim": [2, 24]}, lambda signs: signs),
 }
-EMPTY_AT_A_SAVE = {"watch_g", "watch_d"}  # they are looked at, and emptied, before it
+EMPTY_AT_A_SAVE = {"detector_g", "detector_d"}  # they are looked at, and emptied, before it
 
 
 def test_every_field_of_the_state_is_known_here():

@@ -20,7 +20,7 @@ from dcgan_dist.config import (
 )
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus, open_corpus
-from dcgan_dist.data.reading.stream import Sources
+from dcgan_dist.data.reading.stream import StreamUrls
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.state import TrainState, create_state
 from dcgan_dist.parallel.world import launch
@@ -55,7 +55,7 @@ def fresh(config: Config) -> TrainState:
     return create_state(config, torch.device("cpu"), torch.float32, scaled=False)
 
 
-def save(config: Config, data: Corpus | Sources, images: int = 100, rollbacks: int = 0) -> Path:
+def save(config: Config, data: Corpus | StreamUrls, images: int = 100, rollbacks: int = 0) -> Path:
     state, stats = fresh(config), Stats()
     state.rollbacks = rollbacks
     state.images, state.iteration = images, images // 10
@@ -65,11 +65,11 @@ def save(config: Config, data: Corpus | Sources, images: int = 100, rollbacks: i
     return checkpoint.save(RunFolder(config.run_dir).checkpoints, images, tensors, about, keep=9)
 
 
-def find(config: Config, data: Corpus | Sources, said: list[str]) -> Path | None:
+def find(config: Config, data: Corpus | StreamUrls, said: list[str]) -> Path | None:
     return resume.find(config, RunFolder(config.run_dir), data, said.append)
 
 
-def refusal(config: Config, data: Corpus | Sources) -> str:
+def refusal(config: Config, data: Corpus | StreamUrls) -> str:
     with pytest.raises(UsageError) as error:
         find(config, data, [])
     assert "\n" not in str(error.value)
@@ -258,7 +258,7 @@ def test_a_stream_is_known_by_the_names_of_its_shards(before, now, same, config,
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(bytes(size))
     streamed = replace(config, data=replace(config.data, reader="stream"))
-    first, second = (Sources(url.format(tmp_path) for url in urls) for urls in (before, now))
+    first, second = (StreamUrls(url.format(tmp_path) for url in urls) for urls in (before, now))
     path = save(streamed, first)
     if same:
         assert find(streamed, second, said) == path
@@ -269,16 +269,16 @@ def test_a_stream_is_known_by_the_names_of_its_shards(before, now, same, config,
 
 def test_a_stream_of_an_older_version_goes_on_without_a_check_of_its_data(config, said):
     streamed = replace(config, data=replace(config.data, reader="stream"))
-    sources = Sources(config.data.shards)
+    sources = StreamUrls(config.data.shards)
     vars(sources)["fingerprint"] = None
     path = save(streamed, sources)
-    assert find(streamed, Sources(["other.tar"]), said) == path
+    assert find(streamed, StreamUrls(["other.tar"]), said) == path
 
 
 def test_a_dry_run_which_draws_no_faces_knows_nothing_of_their_shards(config, said):
     streamed = replace(config, data=DataConfig(reader="stream"))
-    path = save(streamed, Sources(["faces.tar"]))
-    assert find(streamed, Sources(), said) == path
+    path = save(streamed, StreamUrls(["faces.tar"]))
+    assert find(streamed, StreamUrls(), said) == path
 
 
 def test_a_run_of_another_version_of_the_order_is_refused(config, data, monkeypatch):

@@ -8,9 +8,9 @@ import torch
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import open_data
-from dcgan_dist.data.reading.stream import Sources
+from dcgan_dist.data.reading.stream import StreamUrls
 from dcgan_dist.errors import UserError
-from dcgan_dist.gan.measure import Networks, measure_networks
+from dcgan_dist.gan.network_sizes import NetworkSizes, measure_networks
 from dcgan_dist.parallel.precision import Arithmetic, arithmetic
 from dcgan_dist.parallel.world import World
 
@@ -44,19 +44,19 @@ class Context:
         return arithmetic(self.config.precision, self.device)
 
     @cached_property
-    def networks(self) -> Networks:
+    def networks(self) -> NetworkSizes:
         """How large they are."""
         return measure_networks(self.config, self.arithmetic.weights)
 
     @property
-    def data(self) -> Corpus | Sources | None:
+    def data(self) -> Corpus | StreamUrls | None:
         """The shards, all opened, once; None: the embedded set. Raises UserError for any bad one."""
         if isinstance(self._opened, UserError):
             raise self._opened
         return self._opened
 
     @cached_property
-    def _opened(self) -> Corpus | Sources | UserError | None:
+    def _opened(self) -> Corpus | StreamUrls | UserError | None:
         try:
             return open_data(self.config, lambda _: None) if self.config.data.shards else None
         except UserError as error:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_dist.config import Options
+from dcgan_dist.config import OptionGroup
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorOptions(Options):
+class DoctorOptions(OptionGroup):
     """Examine this machine for a training with these options: what is fine, what is not, and what to do about it.
 
     Exit code 0: nothing fails; 1: something does; 2: wrong usage. Under a launcher (dcgan-dist launch -m dcgan_dist

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, ok, warn
-from dcgan_dist.data.reading.stream import Sources
+from dcgan_dist.data.reading.stream import StreamUrls
 from dcgan_dist.data.storage import sync_folder
 from dcgan_dist.errors import UserError
 from dcgan_dist.run import checkpoint, resume
@@ -118,9 +118,9 @@ def check_run_dir(context: Context) -> Finding:
     said: list[str] = []
     config = replace(context.config, precision=context.arithmetic.name)
     try:
-        data = context.data or Sources()  # the embedded set is not drawn for this: see below
+        data = context.data or StreamUrls()  # the embedded set is not drawn for this: see below
     except UserError:
-        data = Sources()  # see the line shards
+        data = StreamUrls()  # see the line shards
     found = resume.find(config, folder, data, said.append)
     if found is not None and not (config.data.shards or "data.shards" in config.resume.allow_changes):
         trained = checkpoint.load_state(found)

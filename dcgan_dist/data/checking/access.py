@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 import xxhash
 
 from dcgan_dist.data.files import RangedFile
-from dcgan_dist.data.index import Read
+from dcgan_dist.data.index import ReadAt
 from dcgan_dist.data.manifest import ShardEntry
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.data.remote.unpack import packing
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.data.storage import open_regular
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
@@ -43,7 +43,7 @@ class Job:
     remote: Remote = field(default_factory=Remote)
     stat: RemoteStat | None = None
     """Of a remote one."""
-    choice: Choice = field(default_factory=Choice)
+    choice: MemberChoice = field(default_factory=MemberChoice)
     """How tars of other programs are read."""
 
     @property
@@ -55,7 +55,7 @@ class Job:
 class Passage(io.RawIOBase):
     """A file as something to be read from front to back, once, with the checksum of all that went by."""
 
-    def __init__(self, read: Read, size: int, tick: Callable[[int], None]) -> None:
+    def __init__(self, read: ReadAt, size: int, tick: Callable[[int], None]) -> None:
         """`tick` is called with the bytes that are read for the first time."""
         self._read_at, self._size, self._tick = read, size, tick
         self._at = self._passed = self.furthest = 0
@@ -97,7 +97,7 @@ class Passage(io.RawIOBase):
 
 
 @contextmanager
-def opened(job: Job) -> Iterator[tuple[Read, int]]:
+def opened(job: Job) -> Iterator[tuple[ReadAt, int]]:
     """Access to the bytes of a shard, unpacked, and how many they are. Opening and reading raise UnreadableError."""
     with _open_file(job) as file:
 

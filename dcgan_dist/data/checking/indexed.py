@@ -16,7 +16,7 @@ from dcgan_dist.data.index import (
     NO_LABEL,
     TAIL,
     Footer,
-    Read,
+    ReadAt,
     ShardIndex,
     load_index,
     read_footer,
@@ -31,13 +31,13 @@ TEMPLATE = tarfile.TarInfo("").tobuf(tarfile.PAX_FORMAT)
 REST_OF_CHECKSUM = sum(TEMPLATE[NAME_FIELD:124]) + sum(TEMPLATE[136:148]) + 8 * ord(" ") + sum(TEMPLATE[156:])
 
 
-def find_index(name: str, size: int, read: Read) -> tuple[Footer, ShardIndex] | None:
+def find_index(name: str, size: int, read: ReadAt) -> tuple[Footer, ShardIndex] | None:
     """The footer and the index of a shard; None where there are none. Raises UserError when they are damaged."""
     footer = read_footer(name, size, read)
     return None if footer is None else (footer, _consistent(name, footer, read))
 
 
-def find_moved_index(name: str, size: int, read: Read) -> tuple[Footer, ShardIndex, int] | None:
+def find_moved_index(name: str, size: int, read: ReadAt) -> tuple[Footer, ShardIndex, int] | None:
     """Footer and index of a shard that has lost or gained bytes, and by how many bytes they have moved; None: lost."""
     begin = max(size - SEARCHED, 0)
     tail = read(begin, SEARCHED)
@@ -54,7 +54,7 @@ def find_moved_index(name: str, size: int, read: Read) -> tuple[Footer, ShardInd
     return None
 
 
-def _consistent(name: str, footer: Footer, read: Read) -> ShardIndex:
+def _consistent(name: str, footer: Footer, read: ReadAt) -> ShardIndex:
     index = load_index(name, footer, read)
     arrays = (index.suffix, index.length, index.label, index.checksum, index.start[1:], index.keys)
     consistent = (

@@ -11,9 +11,9 @@ from dcgan_dist.data.checking.access import CHUNK, Job, Passage, UnreadableError
 from dcgan_dist.data.checking.indexed import INDEX, IndexedSample, find_index, find_moved_index, is_index_member
 from dcgan_dist.data.codecs import open_image, to_rgb_or_grey
 from dcgan_dist.data.foreign import members
-from dcgan_dist.data.index import Footer, Read, ShardIndex
+from dcgan_dist.data.index import Footer, ReadAt, ShardIndex
+from dcgan_dist.data.tar_walker import FoundImage, TarWalker
 from dcgan_dist.data.tarfiles import Header
-from dcgan_dist.data.walking import Found, Walk
 from dcgan_dist.errors import UserError
 
 MOST_BYTES = 2**30  # of an image file that is decoded
@@ -91,7 +91,7 @@ class _Check:
         key = None if key is None else key.encode(errors="replace").decode().replace("\n", " ")
         self.problems.append(Problem(shard=self.name, kind=kind, what=what, key=key, byte=byte))
 
-    def run(self, read: Read, size: int, tick: Callable[[int], None]) -> None:
+    def run(self, read: ReadAt, size: int, tick: Callable[[int], None]) -> None:
         self.size, entry = size, self.job.entry
         if entry and size != entry.bytes:
             self.note("manifest", f"{size:,} bytes, but {entry.bytes:,} in the manifest")
@@ -113,7 +113,7 @@ class _Check:
         if passage.furthest < size:  # behind damage
             tick(size - passage.furthest)
 
-    def _index(self, read: Read) -> tuple[Footer, ShardIndex] | None:
+    def _index(self, read: ReadAt) -> tuple[Footer, ShardIndex] | None:
         try:
             return find_index(self.name, self.size, read)
         except UnreadableError:
@@ -143,8 +143,8 @@ class _Check:
             file.seek(info.offset_data)
             return file.read(info.size)
 
-        walk = Walk(self.name, self._members(file), load, self.job.choice)
-        images: list[Found] = []
+        walk = TarWalker(self.name, self._members(file), load, self.job.choice)
+        images: list[FoundImage] = []
         try:
             for image in walk.images():
                 images.append(image)
@@ -165,7 +165,7 @@ class _Check:
                 self.note("index", "its index is damaged, or of an older version of this program", None, info.offset)
             yield info
 
-    def _image(self, file: BinaryIO, image: Found) -> None:
+    def _image(self, file: BinaryIO, image: FoundImage) -> None:
         size, byte = image.info.size, image.info.offset_data
         if not size:
             self.note("image", "is an empty file", image.info.name, image.info.offset)

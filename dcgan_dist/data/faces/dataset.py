@@ -53,7 +53,7 @@ def jitter(seed: int, index: int) -> Jitter:
     return dict(zip(STILL, (2 * numbers - 1).tolist(), strict=True))
 
 
-def draw(seed: int, index: int, size: int) -> Image.Image:
+def draw_face(seed: int, index: int, size: int) -> Image.Image:
     """Face `index` of set `seed`: RGB, size x size pixels, 32 to 256."""
     return paint(factors(seed, index), jitter(seed, index), size)
 
@@ -62,7 +62,7 @@ def encode_faces(images: range, _tick: Tick, *, seed: int, size: int, channels: 
     """Suffix and bytes of the files of some faces: pixels where they are small, else JPEG."""
     files = []
     for index in images:
-        image = draw(seed, index, size).convert("RGB" if channels == 3 else "L")
+        image = draw_face(seed, index, size).convert("RGB" if channels == 3 else "L")
         if size <= LARGEST_PIXELS:
             files.append(encode(image, "ppm"))
         else:

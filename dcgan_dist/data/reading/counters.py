@@ -15,7 +15,7 @@ class Counters:
     """Positions that got another image, because theirs is damaged."""
     from_cache: int = 0
     """Images of remote shards that came from the node's cache."""
-    from_afar: int = 0
+    from_remote: int = 0
     """Images of remote shards that were asked for by range."""
 
     def add(self, other: "Counters") -> None:

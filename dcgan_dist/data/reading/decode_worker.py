@@ -1,4 +1,4 @@
-"""The process that decodes its rows of every batch into the shared ring; see crew.py. Imports no torch."""
+"""The process that decodes its rows of every batch into the shared ring; see decode_pool.py. Imports no torch."""
 
 import contextlib
 import mmap
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.layout import arrays, bytes_of_batch
+from dcgan_dist.data.reading.shared_batch import batch_arrays, bytes_of_batch
 from dcgan_dist.errors import UserError
 
 
@@ -21,7 +21,7 @@ def main(memory: int, connection: int) -> None:
         rows = parent.recv()
         each = bytes_of_batch(images, *shape)
         ring = memoryview(mmap.mmap(memory, slots * each))
-        batches = [arrays(ring[n * each : (n + 1) * each], images, *shape) for n in range(slots)]
+        batches = [batch_arrays(ring[n * each : (n + 1) * each], images, *shape) for n in range(slots)]
         while True:
             slot = int.from_bytes(parent.recv_bytes(), "little")
             pixels, labels, samples, _ = batches[slot]

@@ -20,13 +20,13 @@ from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.files import ShardFile, read_together, same_file
 from dcgan_dist.data.jpeg import decode_jpeg
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.opened import JPEG, LIKELY, PIXELS, DamageError, OpenShard
+from dcgan_dist.data.reading.open_shard import JPEG, LIKELY, PIXELS, DamageError, OpenShard
 from dcgan_dist.data.reading.pixels import PixelTable
 from dcgan_dist.errors import UserError
 
 MOST_OPEN = 4_096  # shards; the lanes of an order are in about half as many at a time
-OPENED_TOGETHER = 16  # remote shards
-LOOK_EVERY = 64  # calls of fill between two looks at what the cache has by now
+OPEN_THREADS = 16  # remote shards
+RELEASE_EVERY = 64  # calls of fill between two looks at what the cache has by now
 Policy = Literal["raise", "substitute"]
 
 
@@ -79,7 +79,7 @@ class Fetcher:
         self._most_open = most_open(min(MOST_OPEN, len(corpus.shards)))
         self._open: dict[int, OpenShard] = {}
         self._pixels = PixelTable(corpus.size)
-        self._thrown_out: dict[int, ShardFile] = {}
+        self._discarded: dict[int, ShardFile] = {}
         self._fills = 0
         self._remote = any(shard.source is not None for shard in corpus.shards)
         self._lock = threading.Lock()  # of all of these
@@ -97,11 +97,11 @@ class Fetcher:
         """
         target, counters = _Target(samples, pixels, labels), Counters(images=len(samples))
         self._fills += 1
-        if self._fills % LOOK_EVERY == 0 and self._remote:
-            self._look_again()
+        if self._fills % RELEASE_EVERY == 0 and self._remote:
+            self._release_remote()
         for row, error in self._fill(target, counters):
             sample, one = int(samples[row]), target.row(row)
-            if self._brought_anew(sample) and not self._fill(one, Counters()):
+            if self._retry_damaged(sample) and not self._fill(one, Counters()):
                 continue
             if self._policy == "raise":
                 raise error
@@ -196,8 +196,8 @@ class Fetcher:
     @staticmethod
     def _count_remote(shards: list[OpenShard], counters: Counters) -> None:
         """Of the shard of every row, where it was."""
-        counters.from_afar += sum(shard.remote and shard.afar for shard in shards)
-        counters.from_cache += sum(shard.remote and not shard.afar for shard in shards)
+        counters.from_remote += sum(shard.remote and shard.ranged for shard in shards)
+        counters.from_cache += sum(shard.remote and not shard.ranged for shard in shards)
 
     # ---- open shards
 
@@ -208,7 +208,7 @@ class Fetcher:
         """Shards that are open, or are opened now: remote ones, whose index is asked for, several at a time."""
         missing = [number for number in numbers if number not in self._open] if self._remote else []
         if len(missing) > 1:
-            with ThreadPoolExecutor(OPENED_TOGETHER) as pool:
+            with ThreadPoolExecutor(OPEN_THREADS) as pool:
                 list(pool.map(self._open_one, missing))
         shards = {number: self._open_one(number) for number in numbers}
         for shard in shards.values():
@@ -222,23 +222,23 @@ class Fetcher:
         file = self.corpus.opener.open(self.corpus.shards[number])
         remote = self.corpus.shards[number].source is not None
         shard = OpenShard(file, self.corpus.index(number), self._shape, remote)
-        if same_file(file, self._thrown_out.get(number)):  # opened just before another thread threw it out
+        if same_file(file, self._discarded.get(number)):  # opened just before another thread threw it out
             return self._open_one(number)
         with self._lock:
             while len(self._open) >= self._most_open:
                 del self._open[next(iter(self._open))]
             return self._open.setdefault(number, shard)
 
-    def _look_again(self) -> None:
+    def _release_remote(self) -> None:
         """Lets go of remote shards that are by now in the cache, or whose place in it others may need."""
         with self._lock:
             for number, shard in list(self._open.items()):
-                if shard.remote and (shard.afar or self._fills - shard.used > LOOK_EVERY):
+                if shard.remote and (shard.ranged or self._fills - shard.used > RELEASE_EVERY):
                     del self._open[number]
 
     # ---- damaged images
 
-    def _brought_anew(self, sample: int) -> bool:
+    def _retry_damaged(self, sample: int) -> bool:
         """Whether to read a damaged image once more: its shard was thrown out of the cache, which may be at fault.
 
         That is done once for each shard; other rows, and other threads, may have met the same damage before it was.
@@ -247,13 +247,13 @@ class Fetcher:
         described, found = self.corpus.shards[number], self._open.get(number)
         if described.source is None:
             return False
-        if number in self._thrown_out or found is None:
+        if number in self._discarded or found is None:
             return True
-        if found.afar:
+        if found.ranged:
             return False
-        self.corpus.opener.throw_out(described, found.file)
+        self.corpus.opener.discard(described, found.file)
         with self._lock:
-            self._thrown_out[number] = found.file  # kept open, so that no other file gets its number
+            self._discarded[number] = found.file  # kept open, so that no other file gets its number
             self._open.pop(number, None)
         return True
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.order import Order, rank_slices
-from dcgan_dist.data.reading.ahead import looking_ahead, to_stderr
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.crew import Plan, open_crew
+from dcgan_dist.data.reading.decode_pool import DecodePlan, open_decode_pool
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.ring import Batch, read_ahead
+from dcgan_dist.data.reading.prefetch_buffer import Batch, prefetch_batches
+from dcgan_dist.data.reading.upcoming_shards import prefetching_shards, to_stderr
 
 LOOKED_UP = 2_048  # images, whose numbers are looked up in the order at once
 Wanted = tuple[int, NDArray[np.int64], NDArray[np.bool_]]
@@ -44,7 +44,13 @@ class IndexedReader:
     exact = True  # resumes at the very sample
 
     def __init__(
-        self, fetcher: Fetcher, *, shape: tuple[int, int], seed: int, plan: Plan, say: Callable[[str], None] = to_stderr
+        self,
+        fetcher: Fetcher,
+        *,
+        shape: tuple[int, int],
+        seed: int,
+        plan: DecodePlan,
+        say: Callable[[str], None] = to_stderr,
     ) -> None:
         """`shape`: height (and width), channels; `say`: as of Prefetcher."""
         self.corpus = fetcher.corpus
@@ -63,16 +69,16 @@ class IndexedReader:
         images = split.per_rank_micro * split.micro_batches
         wanted = self._wanted(position, split)
         with (
-            open_crew(self._fetcher, self._plan, images=images, shape=self._shape) as crew,
-            looking_ahead(self.corpus, self.order, position, self._say) as advance,
+            open_decode_pool(self._fetcher, self._plan, images=images, shape=self._shape) as pool,
+            prefetching_shards(self.corpus, self.order, position, self._say) as advance,
         ):
 
             def fill(batch: Batch) -> None:
                 here, batch.rows.samples[:], batch.rows.flips[:] = next(wanted)
                 advance(here)
-                batch.read = crew.fill(batch)
+                batch.read = pool.fill(batch)
 
-            with closing(read_ahead(fill, crew.slots)) as batches:
+            with closing(prefetch_batches(fill, pool.slots)) as batches:
                 for batch in batches:
                     self.counters.add(batch.read)
                     yield batch

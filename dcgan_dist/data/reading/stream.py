@@ -27,28 +27,32 @@ from dcgan_dist.data.codecs import decode_into
 from dcgan_dist.data.foreign import DEFAULT
 from dcgan_dist.data.index import NO_LABEL, SKIPPED, read_index
 from dcgan_dist.data.labels import is_number
-from dcgan_dist.data.notes import Notes, together
+from dcgan_dist.data.notes import Notes, merge_notes
 from dcgan_dist.data.order import flips
-from dcgan_dist.data.reading.ahead import to_stderr
 from dcgan_dist.data.reading.counters import Counters
+from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, prefetch_batches
 from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.data.reading.ring import Batch, empty_batch, read_ahead
+from dcgan_dist.data.reading.upcoming_shards import to_stderr
 from dcgan_dist.data.remote.unpack import packing
-from dcgan_dist.data.samples import Choice, one_line
+from dcgan_dist.data.samples import MemberChoice, escape_newlines
+from dcgan_dist.data.tar_walker import TarWalker
 from dcgan_dist.data.tarfiles import Header, tar_members
-from dcgan_dist.data.walking import Walk
 from dcgan_dist.data.workers import end_programs, shielded_program
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
 SHUFFLE_BUFFER = 2_000  # samples
 TAR = re.compile(r"[\w.%+-]+\.tar\b")  # in a command
-ENDED_WELL = (0, -signal.SIGPIPE, 128 + signal.SIGPIPE)  # exit codes of a command whose output was read to the end mark
+SUCCESS_CODES = (
+    0,
+    -signal.SIGPIPE,
+    128 + signal.SIGPIPE,
+)  # exit codes of a command whose output was read to the end mark
 
 Sample = tuple[str, bytes, int, str]  # suffix, bytes and label of an image, and what it is called in messages
 
 
-class Sources(list[str]):
+class StreamUrls(list[str]):
     """Tars to be streamed, by their paths and `pipe:` commands."""
 
     def __init__(self, urls: Iterable[str] = ()) -> None:
@@ -76,7 +80,7 @@ class StreamReader:
         seed: int,
         prefetch: int,
         pinned: bool,
-        choice: Choice = DEFAULT,
+        choice: MemberChoice = DEFAULT,
     ) -> None:
         """`shape`: height (and width), channels. Raises UsageError for a URL, UserError for a missing file."""
         for url in urls:
@@ -110,7 +114,7 @@ class StreamReader:
                 batch.rows.labels[row] = label
                 batch.read.bytes += len(data)
 
-        with closing(read_ahead(fill, slots)) as batches:
+        with closing(prefetch_batches(fill, slots)) as batches:
             try:
                 for batch in batches:
                     self.counters.add(batch.read)
@@ -137,7 +141,7 @@ class StreamReader:
                 raise UserError(f"--data.shards {', '.join(urls[:3])}: no image for rank {split.rank}")
             yield first
             yield from mine
-            found = together(note for url, note in notes.items() if not is_plain(url))
+            found = merge_notes(note for url, note in notes.items() if not is_plain(url))
             if not epoch and (divided or not split.rank):
                 for line in found.lines():
                     to_stderr(f"data: {line} (pipes and packed files)")
@@ -148,8 +152,10 @@ def is_plain(url: str) -> bool:
     return url.endswith(".tar") and "://" not in url and not url.startswith("pipe:")
 
 
-def tar_images(url: str, choice: Choice = DEFAULT, heed: Callable[[Notes], None] = lambda _: None) -> Iterator[Sample]:
-    """The images of one tar; `heed` gets what of it is not used. Raises UserError when it cannot be read."""
+def tar_images(
+    url: str, choice: MemberChoice = DEFAULT, on_notes: Callable[[Notes], None] = lambda _: None
+) -> Iterator[Sample]:
+    """The images of one tar; `on_notes` gets what of it is not used. Raises UserError when it cannot be read."""
     try:
         if url.startswith("pipe:"):
             # deaf: a signal for all processes would cut the tar, and with it the iteration that ends in a checkpoint
@@ -159,15 +165,15 @@ def tar_images(url: str, choice: Choice = DEFAULT, heed: Callable[[Notes], None]
                 says = threading.Thread(target=_pass_on, args=(command.stderr, Location(url)), daemon=True)
                 says.start()
                 with command.stdout as stream:
-                    yield from _in_tar(url, stream, choice, heed)
+                    yield from _in_tar(url, stream, choice, on_notes)
                 code = command.wait()
                 says.join(1)  # its last words come before ours
-                if code not in ENDED_WELL:
+                if code not in SUCCESS_CODES:
                     raise UserError(f"{url}: cannot be read (the command failed)")
         else:
             ours = packing(url) is None and read_index(Path(url)) is not None
             with Path(url).open("rb") as file:
-                yield from _in_tar(url, file, DEFAULT if ours else choice, heed)
+                yield from _in_tar(url, file, DEFAULT if ours else choice, on_notes)
     except OSError as error:
         raise UserError(f"{url}: cannot be read ({error.strerror})") from error
 
@@ -179,9 +185,9 @@ def _pass_on(said: IO[bytes], place: Location) -> None:
             sys.stderr.write(place.hide_in(line.decode(errors="replace")))
 
 
-def _in_tar(url: str, stream: Any, choice: Choice, heed: Callable[[Notes], None]) -> Iterator[Sample]:
+def _in_tar(url: str, stream: Any, choice: MemberChoice, on_notes: Callable[[Notes], None]) -> Iterator[Sample]:
     """Labels that are words have no numbers here, where not all of them are known."""
-    walk = Walk(url, _members(stream), lambda info: info.data, choice)
+    walk = TarWalker(url, _members(stream), lambda info: info.data, choice)
     images = labelled = 0
     for _, name, suffix, info, text in walk.images():
         if choice.skip_bad and not info.data:
@@ -189,8 +195,8 @@ def _in_tar(url: str, stream: Any, choice: Choice, heed: Callable[[Notes], None]
             continue
         label = int(text) if is_number(text) else NO_LABEL
         images, labelled = images + 1, labelled + (label != NO_LABEL)
-        yield suffix, info.data, label, f"{url}: {one_line(name)}.{suffix}"
-    heed(walk.notes(images, labelled))
+        yield suffix, info.data, label, f"{url}: {escape_newlines(name)}.{suffix}"
+    on_notes(walk.notes(images, labelled))
 
 
 def _members(stream: Any) -> Iterator[Header]:

@@ -12,7 +12,7 @@ from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.foreign import DEFAULT
 from dcgan_dist.data.patterns import exists
 from dcgan_dist.data.remote.client import Remote, is_remote
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.data.sources.base import (
     Images,
     Item,
@@ -62,7 +62,7 @@ def find_source(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
-    choice: Choice = DEFAULT,
+    choice: MemberChoice = DEFAULT,
 ) -> Source:
     """The source that a command-line argument names.
 

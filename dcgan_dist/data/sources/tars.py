@@ -22,11 +22,11 @@ from dcgan_dist.data.classes import names_in
 from dcgan_dist.data.completeness import Completeness
 from dcgan_dist.data.foreign import DEFAULT, foreign_index
 from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
-from dcgan_dist.data.labels import in_common, relabelled
-from dcgan_dist.data.notes import Notes, together
+from dcgan_dist.data.labels import common_numbering, relabel
+from dcgan_dist.data.notes import Notes, merge_notes
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Source, Wanted, fill
-from dcgan_dist.data.samples import IGNORED, Choice
+from dcgan_dist.data.samples import IGNORED, MemberChoice
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, folder_labels, number_names
 from dcgan_dist.data.sources.names import ending, stem
 from dcgan_dist.data.sources.spool import Unprepared, spool
@@ -55,7 +55,7 @@ class TarSource:
 
     tars: tuple[Tar, ...]
     classes: Mapping[int, str] = field(default_factory=dict[int, str])
-    choice: Choice = DEFAULT
+    choice: MemberChoice = DEFAULT
     said: tuple[str, ...] = ()
     """Lines for people, of the manifests beside them."""
 
@@ -77,13 +77,13 @@ class TarSource:
         images = Images.of(names())
         if not images:
             problem = "; ".join(
-                ["no images in it" + " and the others" * (len(self.tars) > 1), *together(notes).lines()]
+                ["no images in it" + " and the others" * (len(self.tars) > 1), *merge_notes(notes).lines()]
             )
             raise UsageError(f"{self.tars[0].name}: {problem}")
         lines = tuple(self._lines(notes))
         if any(words for _, words in labels):
-            tables, classes = in_common(labels, lambda found: number_names(found, self.tars[0].name))
-            found = [relabelled(each, table) for (each, _), table in zip(labels, tables, strict=True)]
+            tables, classes = common_numbering(labels, lambda found: number_names(found, self.tars[0].name))
+            found = [relabel(each, table) for (each, _), table in zip(labels, tables, strict=True)]
             return Items(images.with_labels(np.concatenate(found)), {}, classes, lines)
         images = images.with_labels(np.concatenate([each for each, _ in labels]))
         if self.classes or (images.labels != NO_LABEL).any():
@@ -98,7 +98,7 @@ class TarSource:
             yield f"{len(empty):,} of {len(notes):,} tars hold no image: {', '.join(empty[:LISTED])}"
         if self.choice.for_tars and not any(note.foreign for note in notes):
             yield IGNORED
-        yield from together(notes).lines()
+        yield from merge_notes(notes).lines()
 
     def _indexes(self) -> Iterator[ShardIndex]:
         with ThreadPoolExecutor(INDEXED_TOGETHER) as pool:
@@ -146,7 +146,7 @@ class TarSource:
                 file.close()
 
 
-def _index(tar: Tar, choice: Choice) -> ShardIndex:
+def _index(tar: Tar, choice: MemberChoice) -> ShardIndex:
     try:
         try:
             index = read_index(tar.path)
@@ -217,7 +217,7 @@ class PackedTarSource(Unprepared):
 
     names: tuple[str, ...]
     classes: Mapping[int, str] = field(default_factory=dict[int, str])
-    choice: Choice = DEFAULT
+    choice: MemberChoice = DEFAULT
     said: tuple[str, ...] = ()
 
     def prepared(self, folder: Path, report: Report) -> TarSource:

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from PIL import ImageColor
 
-from dcgan_dist.config import Channels, Options, Range, Seed, Workers
-from dcgan_dist.data.codecs import Colour, Filter, Resize, Store
+from dcgan_dist.config import Channels, OptionGroup, Range, Seed, Workers
+from dcgan_dist.data.codecs import Colour, Filter, Resize, StoreFormat
 from dcgan_dist.errors import UsageError
 
 AUTO_PPM = 48 * 1024  # bytes of pixels up to which --store auto takes ppm
@@ -20,7 +20,7 @@ def _require(ok: bool, message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing(Options):
+class Packing(OptionGroup):
     """How images are fitted, stored and packed."""
 
     size: Annotated[int, Range(least=1, most=LARGEST)] | None = None
@@ -71,7 +71,7 @@ class Packing(Options):
         return red, green, blue
 
     @property
-    def encoding(self) -> Store | None:
+    def encoding(self) -> StoreFormat | None:
         """How images are encoded, with auto decided; None: they are kept as they are."""
         if self.store == "keep":
             return None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data import manifest as manifest_file
 from dcgan_dist.data.index import corpus_fingerprint
-from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, commonest, load_manifest, shard_names
+from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, commonest, load_manifest, numbered_shard_names
 from dcgan_dist.data.statistics import PixelCounts
 from dcgan_dist.data.storage import move_to_free, sync_folder, write_atomically
 from dcgan_dist.data.writing.duplicates import Duplicates, describe, find_duplicates
@@ -23,7 +23,7 @@ from dcgan_dist.errors import UsageError, UserError
 
 BAD, DUPLICATES, SIZES, INFO = "bad.txt", "duplicates.txt", "sizes.json", "_info.json"
 SIDE_FILES = (BAD, DUPLICATES, SIZES, INFO, manifest_file.NAME)  # in the order in which they appear
-SHARD = re.compile(r"shard-\d{5,}\.tar", re.ASCII)  # see shard_names
+SHARD = re.compile(r"shard-\d{5,}\.tar", re.ASCII)  # see numbered_shard_names
 MISSING_LISTED = 5
 
 
@@ -234,7 +234,7 @@ def _is_taken(path: Path) -> UserError:
 
 def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest, and all files that lie beside the shards."""
-    names = shard_names(len(totals.entries))
+    names = numbered_shard_names(len(totals.entries))
     shards = tuple(replace(entry, name=name) for entry, name in zip(totals.entries.values(), names, strict=True))
     repeated, found = _duplicates(staging, plan, totals)
     manifest = Manifest(

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.locks import is_at, lock
-from dcgan_dist.data.manifest import shard_names
+from dcgan_dist.data.manifest import numbered_shard_names
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.data.writing.receipt import Receipt, matches, read_receipt, receipt_path
 from dcgan_dist.errors import UserError
@@ -128,7 +128,7 @@ class Staging:
     def published(self) -> dict[int, Path]:
         """Number and place of the shards that may have moved to OUT already; none before that began."""
         numbers: list[int] = self._publishing["shards"]
-        return {number: self.out / name for number, name in zip(numbers, shard_names(len(numbers)), strict=True)}
+        return {number: self.out / name for number, name in zip(numbers, numbered_shard_names(len(numbers)), strict=True)}
 
     @property
     def earlier(self) -> list[str] | None:

@@ -18,10 +18,10 @@ from dcgan_dist.data.samples import (
     KEY_AND_SUFFIX,
     LINKS,
     WEBDATASETS_OWN,
-    Choice,
-    Chooser,
+    MemberChoice,
+    MemberChooser,
     count_passed,
-    one_line,
+    escape_newlines,
     split_name,
 )
 from dcgan_dist.data.tarfiles import CutError, Header
@@ -34,7 +34,7 @@ NONE = "\0"  # the label of an image that has one which cannot be used
 Members = dict[str, Header]
 
 
-class Found(NamedTuple):
+class FoundImage(NamedTuple):
     """An image."""
 
     key: str  # webdataset's
@@ -44,20 +44,22 @@ class Found(NamedTuple):
     label: str  # '': none beside it
 
 
-class Walk:
+class TarWalker:
     """Goes over one tar, once; what is not used is known afterwards."""
 
-    def __init__(self, name: str, members: Iterable[Header], load: Callable[[Header], bytes], choice: Choice) -> None:
+    def __init__(
+        self, name: str, members: Iterable[Header], load: Callable[[Header], bytes], choice: MemberChoice
+    ) -> None:
         """`name`: of the tar, for messages. `load`: gives the bytes of a member that was just met."""
         self._name, self._members, self._load = name, members, load
-        self._choice, self._chooser = choice, Chooser(choice)
-        self._apart: dict[str, tuple[str, str]] = {}  # label and suffix of samples without an image, by key
+        self._choice, self._chooser = choice, MemberChooser(choice)
+        self._separate_labels: dict[str, tuple[str, str]] = {}  # label and suffix of samples without an image, by key
         self.passed = Counter[str]()
         """Members that are not used."""
         self._unlabelled = Counter[str]()
         self._imageless = self._cut = 0
 
-    def images(self) -> Iterator[Found]:
+    def images(self) -> Iterator[FoundImage]:
         """In their order. Raises UserError for what cannot be used, and for a damaged tar."""
         for key, members in self._samples():
             if BAD in members and members[BAD].size:
@@ -66,23 +68,23 @@ class Walk:
             try:
                 images = self._chooser.images(key, members)
             except UserError as error:
-                raise UserError(f"{self._name}: {one_line(str(error))}") from error
+                raise UserError(f"{self._name}: {escape_newlines(str(error))}") from error
             found = [self._image(key, image, members) for image in images]
             used = {*images, *(suffix for _, suffix in found if suffix is not None)}
-            used |= set() if images else self._note_apart(key, members)
+            used |= set() if images else self._note_separate_labels(key, members)
             self._imageless += not used
             count_passed(self.passed, key, members.keys() - used)
             yield from (image for image, _ in found)
 
-    def images_with_labels(self) -> list[Found]:
+    def images_with_labels(self) -> list[FoundImage]:
         """All images, also with the labels that stand elsewhere in the tar."""
         return self.joined(list(self.images()))
 
-    def joined(self, images: Iterable[Found]) -> list[Found]:
+    def joined(self, images: Iterable[FoundImage]) -> list[FoundImage]:
         """All images, which were given by images(), with the labels that stand elsewhere in the tar."""
         matched = set[str]()
         rows = [self._joined(image, matched) for image in images]
-        alone = [suffix for key, (_, suffix) in self._apart.items() if key not in matched]
+        alone = [suffix for key, (_, suffix) in self._separate_labels.items() if key not in matched]
         count_passed(self.passed, "", alone)
         self._imageless += len(alone)
         return rows
@@ -117,7 +119,9 @@ class Walk:
         except tarfile.TarError as error:
             # with skip_bad, what stands in front of any damage is taken too
             if not (self._choice.allow_cut and (self._choice.skip_bad or isinstance(error, CutError))):
-                raise UserError(f"{self._name}: no readable tar, cut or damaged ({one_line(str(error))})") from error
+                raise UserError(
+                    f"{self._name}: no readable tar, cut or damaged ({escape_newlines(str(error))})"
+                ) from error
             self._cut = 1
 
     def _unused(self, info: Header, named: bool) -> str | None:
@@ -139,13 +143,13 @@ class Walk:
         if info.issparse():
             raise self._error(info, " is sparse; write this tar again without --sparse")
 
-    def _image(self, key: str, image: str, members: Members) -> tuple[Found, str | None]:
+    def _image(self, key: str, image: str, members: Members) -> tuple[FoundImage, str | None]:
         """An image, and the suffix of its label, if there is one."""
         suffix, info = self._chooser.label(image, members), members[image]
         text, problem = ("", "") if suffix is None else self._label(members[suffix], suffix)
         self._refuse_sparse(info)
         self._unlabelled.update([f"{problem} in .{suffix}"] if problem else [])
-        found = Found(key, *split_name(key, image), info, text or (problem and NONE))
+        found = FoundImage(key, *split_name(key, image), info, text or (problem and NONE))
         return found, suffix if text or problem else None
 
     def _label(self, info: Header, suffix: str) -> tuple[str, str]:
@@ -156,24 +160,24 @@ class Walk:
             return "", "too many bytes"
         return read_label(self._load(info), suffix, self._choice.fields())
 
-    def _note_apart(self, key: str, members: Members) -> set[str]:
+    def _note_separate_labels(self, key: str, members: Members) -> set[str]:
         used = set[str]()
         for suffix in self._chooser.apart(members):
             text, _ = self._label(members[suffix], suffix)
             if text:
-                self._apart[split_name(key, suffix)[0]] = text, suffix
+                self._separate_labels[split_name(key, suffix)[0]] = text, suffix
                 used.add(suffix)
         return used
 
-    def _joined(self, row: Found, matched: set[str]) -> Found:
+    def _joined(self, row: FoundImage, matched: set[str]) -> FoundImage:
         """With the label that stands elsewhere in the tar, whose key is then `matched`."""
         if row.label:
             return row._replace(label="" if row.label == NONE else row.label)
-        key = next((key for key in (row.name, row.key) if key in self._apart), None)
+        key = next((key for key in (row.name, row.key) if key in self._separate_labels), None)
         if key is None:
             return row
         matched.add(key)
-        return row._replace(label=self._apart[key][0])
+        return row._replace(label=self._separate_labels[key][0])
 
     def notes(self, images: int, labelled: int) -> Notes:
         """What is not used. `labelled`: images that have a label in the end."""

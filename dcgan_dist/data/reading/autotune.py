@@ -16,7 +16,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.data.codecs import decode_into, netpbm_header
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.files import read_together
-from dcgan_dist.data.reading.crew import Plan
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UserError
 
@@ -24,15 +24,15 @@ Say = Callable[[str], None]
 TRIED = 64  # images
 FEW = 4  # cores: threads of so few are never in one another's way
 MOST_THREADS, MOST_PROCESSES = 16, 32
-LEAST_LOCKED = 0.02  # what a short measurement can tell from nothing
+LEAST_GIL_SHARE = 0.02  # what a short measurement can tell from nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class DecodeCost:
     """What one image takes."""
 
     seconds: float
-    locked: float
+    gil_share: float
     """The part of it under Python's lock, 0 to 1."""
 
 
@@ -41,7 +41,7 @@ def free_cores(local_ranks: int, on_gpu: bool) -> int:
     return max(1, available_cores() // local_ranks - (0 if on_gpu else 1))
 
 
-def choose(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, say: Say) -> Plan:
+def choose_decode_plan(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, say: Say) -> DecodePlan:
     """The plan for one rank; what was chosen is said with its reason."""
     data, shape = config.data, (config.model.image_size, config.model.channels)
     cores = free_cores(local_ranks, on_gpu)
@@ -49,16 +49,16 @@ def choose(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, sa
     if not count and _all_pixels(corpus, shape):
         count, reason = 1, "pixels at training size are only copied"
     elif kind == "auto" and cores > FEW:
-        cost = measure(_files(corpus), shape)
-        useful = round(1 / max(cost.locked, LEAST_LOCKED))
+        cost = measure_decoding(_files(corpus), shape)
+        useful = round(1 / max(cost.gil_share, LEAST_GIL_SHARE))
         kind = "processes" if (count or cores) > min(useful, MOST_THREADS) else "threads"
-        reason = f"{cost.seconds * 1e6:.0f} us an image, {cost.locked:.0%} of it under Python's lock"
+        reason = f"{cost.seconds * 1e6:.0f} us an image, {cost.gil_share:.0%} of it under Python's lock"
     kind = "threads" if kind == "auto" else kind
     count = count or min(cores, MOST_THREADS if kind == "threads" else MOST_PROCESSES)
     if not (data.workers and data.decode != "auto"):
         where = f"{available_cores()} cores, {local_ranks} rank{'s' * (local_ranks > 1)} on this node"
         say(f"data: decoding {kind} per rank: {count} ({'; '.join(filter(None, [reason, where]))})")
-    return Plan(kind=kind, count=count, prefetch=data.prefetch, pinned=on_gpu)
+    return DecodePlan(kind=kind, count=count, prefetch=data.prefetch, pinned=on_gpu)
 
 
 def _all_pixels(corpus: Corpus, shape: tuple[int, int]) -> bool:
@@ -77,7 +77,7 @@ def _files(corpus: Corpus) -> list[tuple[bytes, str]]:
     return list(zip(blobs, suffixes, strict=True))
 
 
-def measure(files: list[tuple[bytes, str]], shape: tuple[int, int]) -> Cost:
+def measure_decoding(files: list[tuple[bytes, str]], shape: tuple[int, int]) -> DecodeCost:
     """Decodes files in one thread, then in each of two; takes some 10 ms. `shape`: height (and width), channels."""
     size, channels = shape
 
@@ -93,7 +93,7 @@ def measure(files: list[tuple[bytes, str]], shape: tuple[int, int]) -> Cost:
     with ThreadPoolExecutor(2) as pool:
         alone = _seconds(lambda: list(pool.map(lambda _: decode_all(), range(1))))
         together = _seconds(lambda: list(pool.map(lambda _: decode_all(), range(2))))
-    return Cost(seconds=alone / len(files), locked=min(max(together / alone - 1, 0.0), 1.0))
+    return DecodeCost(seconds=alone / len(files), gil_share=min(max(together / alone - 1, 0.0), 1.0))
 
 
 def _seconds(act: Callable[[], object]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from dcgan_dist.config.checks import ConfigError
-from dcgan_dist.config.words import SWITCH, quoted
+from dcgan_dist.config.values import SWITCH, quoted
 
 
 def kinds(schema: type, prefix: str = "") -> dict[str, Any]:

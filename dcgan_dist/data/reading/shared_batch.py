@@ -11,7 +11,7 @@ ALIGNED = 4096  # bytes; a page, so that a GPU may be given each slot
 FAVOURED, STEP = 16, 32
 
 
-class Arrays(NamedTuple):
+class BatchArrays(NamedTuple):
     """A batch of n images as arrays over shared memory."""
 
     pixels: NDArray[np.uint8]
@@ -34,9 +34,9 @@ def _first_pixel(count: int) -> int:
     return -(-count * (8 + 8 + 1) // STEP) * STEP + FAVOURED
 
 
-def arrays(memory: memoryview, count: int, size: int, channels: int) -> Arrays:
+def batch_arrays(memory: memoryview, count: int, size: int, channels: int) -> BatchArrays:
     """The arrays in `memory`, of at least bytes_of_batch bytes."""
     numbers = np.frombuffer(memory, dtype=np.int64, count=2 * count)
     flips = np.frombuffer(memory, dtype=np.bool_, count=count, offset=16 * count)
     pixels = np.frombuffer(memory, dtype=np.uint8, count=count * size * size * channels, offset=_first_pixel(count))
-    return Arrays(pixels.reshape(count, size, size, channels), numbers[:count], numbers[count:], flips)
+    return BatchArrays(pixels.reshape(count, size, size, channels), numbers[:count], numbers[count:], flips)

@@ -14,7 +14,7 @@ from torch.optim import Adam
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
+class NonFinite:
     """The first number of an update that was not finite."""
 
     images: int
@@ -25,7 +25,7 @@ class Fault:
     """Which tensor, how much of it is bad, and the range of the rest."""
 
 
-class Watch:
+class NonFiniteDetector:
     """Remembers a network's losses and gradient norms from one look at them to the next: some kB an update."""
 
     def __init__(self, network: nn.Module, optimizer: Adam, scaled: bool) -> None:
@@ -45,7 +45,7 @@ class Watch:
         losses = {name: values for name, values in scalars.items() if name.startswith("loss/")}
         self._updates.append((images, losses, norms))
 
-    def look(self) -> Fault | None:
+    def look(self) -> NonFinite | None:
         """The first fault since the last look; waits for the device."""
         updates, self._updates = self._updates, []
         if not updates:
@@ -55,16 +55,16 @@ class Watch:
             return None
         return next(fault for fault in (self._fault(*update) for update in updates) if fault is not None)
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """After the network was restored: forgets everything."""
         self._updates = []
         self._broken.zero_()
 
-    def _fault(self, images: int, losses: dict[str, Tensor], norms: Tensor) -> Fault | None:
+    def _fault(self, images: int, losses: dict[str, Tensor], norms: Tensor) -> NonFinite | None:
         for name, values in losses.items():
             problem = not_finite(values)
             if problem:
-                return Fault(images=images, in_gradient=False, text=f"{name}: {problem}")
+                return NonFinite(images=images, in_gradient=False, text=f"{name}: {problem}")
         bad = [k for k, fine in enumerate(norms.isfinite().tolist()) if not fine]
         if not bad:
             return None
@@ -75,7 +75,7 @@ class Watch:
         newest = not_finite(parameter.grad) if parameter.grad is not None else ""
         details += f"; as it is now, {newest}" if newest else ""
         text = f"the gradient of {name}: its norm is {float(norms[first])} ({details})"
-        return Fault(images=images, in_gradient=True, text=text)
+        return NonFinite(images=images, in_gradient=True, text=text)
 
 
 def first_not_finite(files: Mapping[str, Mapping[str, Tensor]]) -> tuple[str, Tensor] | None:

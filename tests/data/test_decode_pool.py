@@ -16,7 +16,7 @@ from support.shards import write_ours
 from support.waiting import LIMIT, until
 
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.reading.crew import Plan, shares
+from dcgan_dist.data.reading.decode_pool import DecodePlan, shares
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.errors import UserError
@@ -26,7 +26,7 @@ ALONE = Split(batch=8, micro_batches=1, rank=0, world_size=1)
 
 def make_batches(path, kind: Any = "processes", count=2):
     corpus = open_corpus([str(path)])
-    plan = Plan(kind=kind, count=count, prefetch=1)
+    plan = DecodePlan(kind=kind, count=count, prefetch=1)
     return IndexedReader(Fetcher(corpus, (32, 3)), shape=(32, 3), seed=0, plan=plan).batches(0, ALONE)
 
 
@@ -76,7 +76,7 @@ def test_a_signal_to_all_processes_of_a_job_is_the_trainers_to_handle(tmp_path, 
 TRAINER = """
 import itertools, sys, time
 sys.path.insert(0, sys.argv[2])
-from data.test_crew import make_batches
+from data.test_decode_pool import make_batches
 batches = make_batches(sys.argv[1])
 next(batches)
 print("reading", flush=True)
@@ -146,7 +146,7 @@ class Counting(Fetcher):
 def test_the_reader_waits_for_a_slow_trainer_with_a_bounded_number_of_batches(tmp_path):
     corpus = open_corpus([str(write_ours(tmp_path / "shard.tar", 64))])
     fetcher = Counting(corpus, (32, 3))
-    reader = IndexedReader(fetcher, shape=(32, 3), seed=0, plan=Plan(prefetch=3))
+    reader = IndexedReader(fetcher, shape=(32, 3), seed=0, plan=DecodePlan(prefetch=3))
     batches = reader.batches(0, ALONE)
     next(batches)
     until(lambda: fetcher.images >= 5 * 8)

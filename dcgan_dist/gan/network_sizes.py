@@ -12,7 +12,7 @@ ADAM = 2  # numbers that Adam keeps for each parameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Networks:
+class NetworkSizes:
     """Bytes of the networks of a run, without making them."""
 
     gradients: int
@@ -25,7 +25,7 @@ class Networks:
     """Of all layers for one image: G's once and D's twice, for a real and a made one."""
 
 
-def measure_networks(config: Config, weights: torch.dtype) -> Networks:
+def measure_networks(config: Config, weights: torch.dtype) -> NetworkSizes:
     """Counts on torch's meta device, which holds no numbers. `weights`: dtype of the parameters."""
     model = config.model
     with torch.device("meta"):
@@ -37,7 +37,7 @@ def measure_networks(config: Config, weights: torch.dtype) -> Networks:
     for network in (netg, netd):
         tensors = sum(tensor.nbytes for tensor in network.state_dict().values())
         files += [tensors, sum(ADAM * p.nbytes + 4 for p in network.parameters())]  # and its count of steps
-    return Networks(
+    return NetworkSizes(
         gradients=sum(p.nbytes for network in (netg, netd) for p in network.parameters()),
         checkpoint=sum(files) + files[0],  # the average of G
         largest_file=max(files),

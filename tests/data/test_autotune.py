@@ -10,9 +10,9 @@ from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.reading import staff
-from dcgan_dist.data.reading.crew import Plan
-from dcgan_dist.data.reading.staff import Cost, choose, measure
+from dcgan_dist.data.reading import autotune
+from dcgan_dist.data.reading.autotune import DecodeCost, choose_decode_plan, measure_decoding
+from dcgan_dist.data.reading.decode_pool import DecodePlan
 
 IMAGES = 70
 SUFFIXES = {"pixels": ["ppm"], "grey pixels": ["pgm"], "JPEG": ["jpg"], "mixed": ["ppm", "jpg"], "PNG": ["png"]}
@@ -33,18 +33,18 @@ def corpora(tmp_path_factory):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What was measured: (files, shape) of each call; `measured.locked` is what the measurement says."""
+    """What was measured: (files, shape) of each call; `measured.gil_share` is what the measurement says."""
 
     class Measured(list):
-        locked = 0.1
+        gil_share = 0.1
 
     calls = Measured()
 
     def fake(files, shape):
         calls.append((files, shape))
-        return Cost(seconds=250e-6, locked=calls.locked)
+        return DecodeCost(seconds=250e-6, gil_share=calls.gil_share)
 
-    monkeypatch.setattr(staff, "measure", fake)
+    monkeypatch.setattr(autotune, "measure_decoding", fake)
     return calls
 
 
@@ -53,7 +53,7 @@ def plan_for(monkeypatch, corpus, cores, ranks=1, on_gpu=False, size: Any = 32, 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     config = Config(model=ModelConfig(image_size=size, channels=channels), data=DataConfig(**data))
     said: list[str] = []
-    return choose(config, corpus, local_ranks=ranks, on_gpu=on_gpu, say=said.append), said
+    return choose_decode_plan(config, corpus, local_ranks=ranks, on_gpu=on_gpu, say=said.append), said
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_one_thread_copies_pixels_on_any_machine(
     monkeypatch, corpora, measured, kind, channels, cores, ranks, on_gpu, where
 ):
     plan, said = plan_for(monkeypatch, corpora[kind], cores, ranks, on_gpu, channels=channels)
-    assert plan == Plan(kind="threads", count=1, prefetch=4, pinned=on_gpu)
+    assert plan == DecodePlan(kind="threads", count=1, prefetch=4, pinned=on_gpu)
     assert said == [f"data: decoding threads per rank: 1 (pixels at training size are only copied; {where})"]
     assert measured == []
 
@@ -92,7 +92,7 @@ def test_what_is_measured_are_images_of_the_first_shard(monkeypatch, corpora, me
 
 
 @pytest.mark.parametrize(
-    ("cores", "ranks", "on_gpu", "locked", "kind", "count"),
+    ("cores", "ranks", "on_gpu", "gil_share", "kind", "count"),
     [
         (1, 1, False, 0.1, "threads", 1),
         (2, 1, False, 0.1, "threads", 1),  # a core is left to the networks
@@ -112,14 +112,14 @@ def test_what_is_measured_are_images_of_the_first_shard(monkeypatch, corpora, me
     ],
 )
 def test_processes_are_chosen_where_threads_would_wait_for_one_another(
-    monkeypatch, corpora, measured, cores, ranks, on_gpu, locked, kind, count
+    monkeypatch, corpora, measured, cores, ranks, on_gpu, gil_share, kind, count
 ):
-    measured.locked = locked
+    measured.gil_share = gil_share
     plan, said = plan_for(monkeypatch, corpora["JPEG"], cores, ranks, on_gpu)
-    assert plan == Plan(kind=kind, count=count, prefetch=4, pinned=on_gpu)
+    assert plan == DecodePlan(kind=kind, count=count, prefetch=4, pinned=on_gpu)
     assert len(said) == 1
     assert said[0].startswith(f"data: decoding {kind} per rank: {count} (")
-    reason = f"250 us an image, {locked:.0%} of it under Python's lock; "
+    reason = f"250 us an image, {gil_share:.0%} of it under Python's lock; "
     assert (reason in said[0]) == bool(measured)
     assert said[0].endswith(f"{cores} cores, {ranks} rank{'s' * (ranks > 1)} on this node)")
 
@@ -128,13 +128,13 @@ def test_processes_are_chosen_where_threads_would_wait_for_one_another(
     cores=st.integers(1, 64),
     ranks=st.integers(1, 16),
     on_gpu=st.booleans(),
-    locked=st.floats(0, 1),
+    gil_share=st.floats(0, 1),
     kind=st.sampled_from(list(SUFFIXES)),
     decode=st.sampled_from(["auto", "threads", "processes"]),
 )
-def test_no_choice_asks_for_more_than_there_is(corpora, cores, ranks, on_gpu, locked, kind, decode):
+def test_no_choice_asks_for_more_than_there_is(corpora, cores, ranks, on_gpu, gil_share, kind, decode):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staff, "measure", lambda files, shape: Cost(seconds=1e-4, locked=locked))
+        patch.setattr(autotune, "measure_decoding", lambda files, shape: DecodeCost(seconds=1e-4, gil_share=gil_share))
         plan, said = plan_for(patch, corpora[kind], cores, ranks, on_gpu, decode=decode)
     assert len(said) == 1
     assert plan.count >= 1
@@ -158,9 +158,9 @@ def test_no_choice_asks_for_more_than_there_is(corpora, cores, ranks, on_gpu, lo
 )
 def test_what_is_given_is_taken_as_it_is(monkeypatch, corpora, measured, data, kind, count, lines, measurements):
     """And what is not is chosen; nothing is said when nothing was."""
-    measured.locked = 0.5
+    measured.gil_share = 0.5
     plan, said = plan_for(monkeypatch, corpora["JPEG"], 8, on_gpu=True, **data)
-    assert plan == Plan(kind=kind, count=count, prefetch=data.get("prefetch", 4), pinned=True)
+    assert plan == DecodePlan(kind=kind, count=count, prefetch=data.get("prefetch", 4), pinned=True)
     assert len(said) == lines
     assert len(measured) == measurements
 
@@ -173,14 +173,14 @@ def test_pixels_are_copied_by_a_process_where_one_is_asked_for(monkeypatch, corp
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "ppm"])
 def test_a_measurement_of_real_files_is_plausible(suffix):
-    cost = measure([(encoded(n, suffix), suffix) for n in range(16)], (32, 3))
+    cost = measure_decoding([(encoded(n, suffix), suffix) for n in range(16)], (32, 3))
     assert 0 < cost.seconds < 1
-    assert 0 <= cost.locked <= 1
+    assert 0 <= cost.gil_share <= 1
 
 
 def test_files_that_do_not_decode_are_left_to_the_training():
     files = [(b"", "jpg"), (b"<html>", "png"), (encoded(0, "jpg")[:300], "jpg"), (b"P6\n32 32\n255\n", "ppm")]
     for some in (files, [*files, (encoded(1, "png"), "png")]):
-        cost = measure(some, (32, 3))
+        cost = measure_decoding(some, (32, 3))
         assert cost.seconds > 0
-        assert 0 <= cost.locked <= 1
+        assert 0 <= cost.gil_share <= 1

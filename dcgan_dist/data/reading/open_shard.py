@@ -29,7 +29,7 @@ class OpenShard:
     def __init__(self, file: ShardFile, index: ShardIndex, shape: tuple[int, int], remote: bool) -> None:
         """`shape`: height (and width), channels of the batch. `remote`: the file is far away, or a copy of one."""
         self.file, self.index = file, index
-        self.afar = isinstance(file, RangedFile)
+        self.ranged = isinstance(file, RangedFile)
         self.remote = remote
         self.used = 0  # in which call of fill
         self.offset, self.length, self.label = index.offset.data, index.length.data, index.label.data

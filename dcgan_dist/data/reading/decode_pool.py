@@ -27,16 +27,16 @@ import torch
 import dcgan_dist
 from dcgan_dist.data.reading.counters import Counters, total
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.layout import bytes_of_batch
-from dcgan_dist.data.reading.ring import Batch, batch_in, empty_batch
+from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, shared_memory_batch
+from dcgan_dist.data.reading.shared_batch import bytes_of_batch
 from dcgan_dist.data.workers import signals_blocked
 from dcgan_dist.errors import UserError
 
-ENDING = 10.0  # seconds that a process is given to end by itself
+JOIN_TIMEOUT = 10.0  # seconds that a process is given to end by itself
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DecodePlan:
     """How batches are filled."""
 
     kind: Literal["threads", "processes"] = "threads"
@@ -48,7 +48,7 @@ class Plan:
     """In memory from which a GPU copies without waiting."""
 
 
-class Crew(Protocol):
+class DecodePool(Protocol):
     """Fills slots of a ring, one at a time."""
 
     slots: list[Batch]
@@ -58,7 +58,7 @@ class Crew(Protocol):
         ...
 
 
-class Threads:
+class ThreadDecodePool:
     """Threads of this process; one alone does its work in the calling thread.
 
     They are daemons, for one that hangs in a read must not hold up the end of the program.
@@ -77,7 +77,7 @@ class Threads:
             thread.start()
 
     def fill(self, batch: Batch) -> Counters:
-        """See Crew."""
+        """See DecodePool."""
         parts = shares(len(batch.samples), self._count)
         if len(parts) == 1:
             return self._fill(batch, parts[0])
@@ -103,12 +103,12 @@ class Threads:
         """Waits a while for what is being read."""
         for _ in self._threads:
             self._parts.put(None)
-        deadline = time.monotonic() + ENDING
+        deadline = time.monotonic() + JOIN_TIMEOUT
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
 
 
-class Processes:
+class ProcessDecodePool:
     """Processes that decode into memory that they share with this one."""
 
     def __init__(self, fetcher: Fetcher, slots: int, images: int, shape: tuple[int, int], count: int) -> None:
@@ -134,7 +134,7 @@ class Processes:
             os.ftruncate(memory, slots * each)
             self._memory = mmap.mmap(memory, slots * each)
             view = memoryview(self._memory)
-            self.slots = [batch_in(view[n * each : (n + 1) * each], images, *shape, n) for n in range(slots)]
+            self.slots = [shared_memory_batch(view[n * each : (n + 1) * each], images, *shape, n) for n in range(slots)]
             self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
             self._pinned = 0  # address
             stack.callback(self.close)
@@ -154,7 +154,7 @@ class Processes:
         self._pinned = address
 
     def fill(self, batch: Batch) -> Counters:
-        """See Crew."""
+        """See DecodePool."""
         try:
             for _, connection in self._workers:
                 connection.send_bytes(batch.slot.to_bytes(4, "little"))
@@ -172,7 +172,7 @@ class Processes:
         """Ends the processes."""
         for _, connection in self._workers:
             connection.close()
-        deadline = time.monotonic() + ENDING
+        deadline = time.monotonic() + JOIN_TIMEOUT
         for process, _ in self._workers:
             try:
                 process.wait(max(deadline - time.monotonic(), 0))
@@ -208,17 +208,21 @@ def shares(count: int, parts: int) -> list[slice]:
 
 
 @contextmanager
-def open_crew(fetcher: Fetcher, plan: Plan, *, images: int, shape: tuple[int, int]) -> Iterator[Crew]:
+def open_decode_pool(
+    fetcher: Fetcher, plan: DecodePlan, *, images: int, shape: tuple[int, int]
+) -> Iterator[DecodePool]:
     """Those who fill batches of `images` images of `shape` (height and width, channels)."""
     slots = plan.prefetch + 2  # one is being filled, one is with the trainer
     with ExitStack() as stack:
-        crew: Threads | Processes
+        pool: ThreadDecodePool | ProcessDecodePool
         if plan.kind == "processes":
-            crew = Processes(fetcher, slots, images, shape, plan.count)
-            stack.callback(crew.close)
+            pool = ProcessDecodePool(fetcher, slots, images, shape, plan.count)
+            stack.callback(pool.close)
             if plan.pinned:
-                crew.pin()
+                pool.pin()
         else:
-            crew = Threads(fetcher, [empty_batch(images, *shape, plan.pinned) for _ in range(slots)], plan.count)
-            stack.callback(crew.close)
-        yield crew
+            pool = ThreadDecodePool(
+                fetcher, [empty_batch(images, *shape, plan.pinned) for _ in range(slots)], plan.count
+            )
+            stack.callback(pool.close)
+        yield pool

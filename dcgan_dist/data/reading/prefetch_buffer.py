@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.layout import FAVOURED, STEP, Arrays, arrays
+from dcgan_dist.data.reading.shared_batch import FAVOURED, STEP, BatchArrays, batch_arrays
 
-ENDING = 10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
+JOIN_TIMEOUT = (
+    10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
+)
 
 
 @dataclass(kw_only=True)
@@ -26,7 +28,7 @@ class Batch:
     """bool (n,): mirror this image."""
     labels: Tensor
     """int64 (n,): -1 where there is none."""
-    rows: Arrays
+    rows: BatchArrays
     """The same memory as arrays. Threads use these alone: one that is in torch when the program ends would abort it."""
     slot: int = 0
     """Number of the memory that holds it."""
@@ -52,13 +54,13 @@ def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
     pixels = memory[first : first + length].view(count, size, size, channels)
     flips = torch.zeros(count, dtype=torch.bool, pin_memory=pinned)
     labels = torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned)
-    rows = Arrays(pixels.numpy(), labels.numpy(), np.full(count, -1, dtype=np.int64), flips.numpy())
+    rows = BatchArrays(pixels.numpy(), labels.numpy(), np.full(count, -1, dtype=np.int64), flips.numpy())
     return Batch(images=pixels.permute(0, 3, 1, 2), flips=flips, labels=labels, rows=rows)
 
 
-def batch_in(memory: memoryview, count: int, size: int, channels: int, slot: int) -> Batch:
-    """A slot in memory that several processes share; see layout.py."""
-    rows = arrays(memory, count, size, channels)
+def shared_memory_batch(memory: memoryview, count: int, size: int, channels: int, slot: int) -> Batch:
+    """A slot in memory that several processes share; see shared_batch.py."""
+    rows = batch_arrays(memory, count, size, channels)
     return Batch(
         images=torch.from_numpy(rows.pixels).permute(0, 3, 1, 2),
         flips=torch.from_numpy(rows.flips),
@@ -68,7 +70,7 @@ def batch_in(memory: memoryview, count: int, size: int, channels: int, slot: int
     )
 
 
-def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Generator[Batch, None, None]:
+def prefetch_batches(fill: Callable[[Batch], None], slots: list[Batch]) -> Generator[Batch, None, None]:
     """Yields the slots, filled one after the other by a thread. A batch is valid until the next one is asked for.
 
     An error in `fill` is raised here, in its turn, after the batches before it.
@@ -100,4 +102,4 @@ def read_ahead(fill: Callable[[Batch], None], slots: list[Batch]) -> Generator[B
     finally:
         closed.set()
         free.put(None)
-        thread.join(ENDING)
+        thread.join(JOIN_TIMEOUT)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from dcgan_dist.data.files import LocalFile, RangedFile, ShardFile
-from dcgan_dist.data.foreign import foreign_index, keep_index, kept_index, walk
+from dcgan_dist.data.foreign import foreign_index, load_cached_index, save_cached_index, walk
 from dcgan_dist.data.index import Footer, ShardIndex, load_index, read_footer, read_index
 from dcgan_dist.data.notes import Notes
 from dcgan_dist.data.remote.cache import CachedShard, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.data.remote.fill import Source
 from dcgan_dist.data.remote.unpack import packing
-from dcgan_dist.data.samples import Choice
+from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.data.storage import NO_FILE
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
@@ -42,13 +42,13 @@ class Shard:
     """What the cache is asked for: the remote file, or the compressed one; None: a plain local tar."""
     identity: str = ""
     """Of the file, where no footer tells another from it: a local tar of another program, or a compressed one."""
-    end: int = 0
+    unpacked_size: int = 0
     """Bytes that a compressed one has at least when it is unpacked."""
     notes: Notes = field(default_factory=Notes)
     """What is not used of a tar of another program."""
 
     @property
-    def whole(self) -> bool:
+    def needs_cache(self) -> bool:
         """Whether only the cache can give it: it is compressed, or its server gives no parts."""
         return isinstance(self.source, Path) or (
             self.source is not None and (packing(self.name) is not None or not self.source.ranges)
@@ -67,7 +67,7 @@ class Opener:
     """The one who knows where shards are: on a disk, in the node's cache, or far away. Travels to other processes."""
 
     def __init__(
-        self, remote: Remote | None = None, plan: CachePlan | None = None, choice: Choice | None = None
+        self, remote: Remote | None = None, plan: CachePlan | None = None, choice: MemberChoice | None = None
     ) -> None:
         """`plan`: of the cache; None: there is none, and remote images are asked for by range.
 
@@ -75,9 +75,9 @@ class Opener:
         """
         self.remote = remote or Remote()
         self.plan = plan
-        self.choice = choice or Choice()
+        self.choice = choice or MemberChoice()
 
-    def __reduce__(self) -> tuple[type["Opener"], tuple[Remote, CachePlan | None, Choice]]:
+    def __reduce__(self) -> tuple[type["Opener"], tuple[Remote, CachePlan | None, MemberChoice]]:
         return Opener, (self.remote, self.plan, self.choice)
 
     @cached_property
@@ -87,10 +87,10 @@ class Opener:
 
     # ---- at the start
 
-    def look(self, name: str) -> Shard:
+    def describe(self, name: str) -> Shard:
         """Opens a shard for the first time. Raises UserError when it is missing, cut, damaged or no shard at all."""
         if is_remote(name):
-            return self._look_afar(name, self.remote.stat(name))
+            return self._describe_remote(name, self.remote.stat(name))
         path = Path(name)
         try:
             if path.is_dir():
@@ -98,7 +98,7 @@ class Opener:
             if not path.is_file():
                 raise UserError(f"{path}: {NO_FILE if path.exists() else 'no such file'}")
             if packing(name) is not None:
-                return self._look_whole(name, path)
+                return self._describe_cached(name, path)
             with path.open("rb") as file:
                 about = os.fstat(file.fileno())
                 footer = read_footer(
@@ -111,37 +111,37 @@ class Opener:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, checked=True, footer=footer)
 
-    def _look_afar(self, url: str, stat: RemoteStat) -> Shard:
+    def _describe_remote(self, url: str, stat: RemoteStat) -> Shard:
         name = Location(url)
         footer = None
         if packing(name) is None and stat.ranges:
             footer = read_footer(name, stat.size, RangedFile(self.remote, stat).read)
         if footer is None:
-            return self._look_whole(name, stat)
+            return self._describe_cached(name, stat)
         facts = {"count": footer.count, "fingerprint": footer.fingerprint, "checked": True}
         return Shard(name=name, footer=footer, source=stat, **facts)
 
-    def _look_whole(self, name: str, source: Source) -> Shard:
+    def _describe_cached(self, name: str, source: Source) -> Shard:
         identity = entry_name(source)
-        index = self._whole_index(name, source, identity)
-        end = int((index.offset + index.length).max()) if len(index) else 0
-        return Shard(name=name, source=source, identity=identity, end=end, **_facts(index))
+        index = self._cached_index(name, source, identity)
+        unpacked_size = int((index.offset + index.length).max()) if len(index) else 0
+        return Shard(name=name, source=source, identity=identity, unpacked_size=unpacked_size, **_facts(index))
 
-    def _whole_index(self, name: str, source: Source, identity: str) -> ShardIndex:
+    def _cached_index(self, name: str, source: Source, identity: str) -> ShardIndex:
         """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
         kept = f"{identity}\n{self.choice}"
-        index = kept_index(kept, name)
+        index = load_cached_index(kept, name)
         if index is None:
-            with self._bring(name, source) as cached:
+            with self._download(name, source) as cached:
                 try:
                     index = read_index(cached.path)
                     index = walk(cached.path, self.choice) if index is None else index
                 except UserError as error:
                     raise UserError(str(error).replace(str(cached.path), name)) from error
-            keep_index(kept, index)
+            save_cached_index(kept, index)
         return replace(index, name=name)
 
-    def _bring(self, name: str, source: Source, request: EntryRequest | None = None) -> CachedShard:
+    def _download(self, name: str, source: Source, request: EntryRequest | None = None) -> CachedShard:
         if self.cache is None:
             problem = "compressed or without index, so that it is read from a cache, which --data.cache_bytes 0 forbids"
             raise UserError(f"{name}: {problem}; allow one, or make shards of it by dcgan-dist shard")
@@ -157,7 +157,7 @@ class Opener:
         if shard.footer is not None:
             index = load_index(shard.name, shard.footer, self.open(shard).read)
         elif shard.source is not None:
-            index = self._whole_index(shard.name, shard.source, shard.identity)
+            index = self._cached_index(shard.name, shard.source, shard.identity)
         else:
             try:
                 index = foreign_index(Path(shard.name), self.choice)
@@ -175,17 +175,17 @@ class Opener:
             raise UserError(f"{shard.name}: was replaced by another after the run began")
         cached = self.cache.get(shard.source) if self.cache is not None else None
         if cached is None:
-            if not shard.whole:
+            if not shard.needs_cache:
                 assert isinstance(shard.source, RemoteStat)
                 return RangedFile(self.remote, shard.source)
             own = entry_name(shard.source)
             now = EntryRequest(next_use=lambda name: -1 if name == own else None, check=verified)
-            cached = self._bring(shard.name, shard.source, now)
+            cached = self._download(shard.name, shard.source, now)
         with cached:
             # the lock that keeps the entry there belongs to the open file, not to the number of its descriptor
             return LocalFile(cached.path, os.dup(cached.descriptor))
 
-    def throw_out(self, shard: Shard, file: ShardFile) -> None:
+    def discard(self, shard: Shard, file: ShardFile) -> None:
         """Removes a shard from the cache if it is still this file, whose bytes were damaged."""
         cached = self.cache.get(shard.source) if self.cache is not None and shard.source is not None else None
         if cached is not None and self.cache is not None and isinstance(file, LocalFile):

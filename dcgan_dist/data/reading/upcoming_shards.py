@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.opening import verified
+from dcgan_dist.data.opener import verified
 from dcgan_dist.data.order import LANES, WINDOW, Order
 from dcgan_dist.data.remote.prefetch import Prefetcher
 
@@ -22,7 +22,7 @@ def to_stderr(line: str) -> None:
 
 
 @contextmanager
-def looking_ahead(corpus: Corpus, order: Order, position: int, say: Callable[[str], None]) -> Iterator[Advance]:
+def prefetching_shards(corpus: Corpus, order: Order, position: int, say: Callable[[str], None]) -> Iterator[Advance]:
     """Brings remote shards into the cache before they are read, from a position on.
 
     Yields what is to be told where the reader is. `say`: as of Prefetcher.
@@ -32,14 +32,14 @@ def looking_ahead(corpus: Corpus, order: Order, position: int, say: Callable[[st
     if cache is None:
         yield lambda _: None
         return
-    prefetcher = Prefetcher(cache, sources, Uses(order).at, say=say, position=position, check=verified)
+    prefetcher = Prefetcher(cache, sources, UpcomingShards(order).at, say=say, position=position, check=verified)
     try:
         yield prefetcher.advance
     finally:
         prefetcher.close()
 
 
-class Uses:
+class UpcomingShards:
     """Shards in the order of their next use, looked up anew when the reader has come some way."""
 
     def __init__(self, order: Order) -> None:

@@ -8,7 +8,7 @@ from support.engines import plain
 
 from dcgan_dist.config import Config, ModelConfig, OptimizerConfig
 from dcgan_dist.gan.state import create_state
-from dcgan_dist.gan.step import Game, Noise, discriminator_step, generate
+from dcgan_dist.gan.step import Noise, Objective, discriminator_step, generate
 
 LAYER = "layers.0.weight"  # 2 x 3 x 4 x 4 numbers
 
@@ -21,7 +21,7 @@ class Play:
             model=ModelConfig(image_size=32, nz=4, ngf=2, ndf=2), optimizer=OptimizerConfig(d_clip=clip, d_lr=0.01)
         )
         self.state = create_state(config, torch.device("cpu"), torch.float32, scaled=False)
-        self._game = Game.of(config)
+        self._game = Objective.of(config)
         self._engine = plain(self.state)
 
     def update(self, bad: dict[int, float] | None = None) -> None:
@@ -61,7 +61,7 @@ def test_the_bad_numbers_of_a_gradient_are_counted_and_the_others_bounded(bad, n
     before = play.learnt()
     play.update(bad)
     assert same(play.learnt(), before)
-    fault = play.state.watch_d.look()
+    fault = play.state.detector_d.look()
     gradient = dict(play.state.netd.named_parameters())[LAYER].grad
     assert fault is not None
     assert gradient is not None
@@ -81,7 +81,7 @@ def test_of_an_older_update_the_norms_are_told():
     play.update({0: math.nan})
     play.update()  # finite, but the network stands still until it is restored
     assert same(play.learnt(), before)
-    fault = play.state.watch_d.look()
+    fault = play.state.detector_d.look()
     assert fault is not None
     assert fault.images == 6
     head, _, rest = fault.text.partition(", the norms of the others lie in [")
@@ -94,7 +94,7 @@ def test_once_restored_the_network_learns_again():
     play = Play()
     play.update({0: math.nan})
     before = play.learnt()
-    play.state.watch_d.begin_anew()
-    assert play.state.watch_d.look() is None
+    play.state.detector_d.reset()
+    assert play.state.detector_d.look() is None
     play.update()
     assert not same(play.learnt()[:1], before[:1])
