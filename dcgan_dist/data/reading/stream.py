@@ -158,7 +158,7 @@ def tar_images(
     """The images of one tar; `on_notes` gets what of it is not used. Raises UserError when it cannot be read."""
     try:
         if url.startswith("pipe:"):
-            # deaf: a signal for all processes would cut the tar, and with it the iteration that ends in a checkpoint
+            # a signal for all processes must not cut the tar, and so the iteration that ends in a checkpoint
             shell = Location(url).reveal().removeprefix("pipe:")
             with shielded_program(shell, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
                 assert command.stdout is not None
