@@ -128,7 +128,9 @@ class Staging:
     def published(self) -> dict[int, Path]:
         """Number and place of the shards that may have moved to OUT already; none before that began."""
         numbers: list[int] = self._publishing["shards"]
-        return {number: self.out / name for number, name in zip(numbers, numbered_shard_names(len(numbers)), strict=True)}
+        return {
+            number: self.out / name for number, name in zip(numbers, numbered_shard_names(len(numbers)), strict=True)
+        }
 
     @property
     def earlier(self) -> list[str] | None:
