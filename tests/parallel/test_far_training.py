@@ -62,11 +62,11 @@ def told_without_room(given, world_size):
     """What a rank says of a cache into which nothing can be brought."""
     tried = threading.Event()
 
-    def refuse(cache, source, wish=None):
+    def refuse(cache, source, request=None):
         tried.set()
         raise UserError("the disk is full")
 
-    with mock.patch.object(ShardCache, "bring", refuse), redirect_stderr(io.StringIO()) as told:
+    with mock.patch.object(ShardCache, "try_acquire", refuse), redirect_stderr(io.StringIO()) as told:
         session = begin(given, world_size)
         batches = session.reader.batches(0, session.split)
         next(batches)
