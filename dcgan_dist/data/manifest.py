@@ -151,6 +151,7 @@ def parse_manifest(name: str, data: bytes) -> Manifest:
 def _contradiction(manifest: Manifest) -> str | None:
     names = [shard.name for shard in manifest.shards]
     labelled = sum(entry.samples for entry in manifest.classes)
+    sizes = manifest.stored_sizes.values()
     checks = {
         "samples of the shards": sum(shard.samples for shard in manifest.shards) == manifest.samples,
         "bytes of the shards": sum(shard.bytes for shard in manifest.shards) == manifest.bytes,
@@ -159,7 +160,10 @@ def _contradiction(manifest: Manifest) -> str | None:
         "samples of the classes": labelled + manifest.unlabelled == manifest.samples,
         "fingerprint": corpus_fingerprint(int(shard.fingerprint, 16) for shard in manifest.shards)
         == manifest.fingerprint,
-        "number of channels": len(manifest.mean) == len(manifest.std) == manifest.channels,
+        "number of channels": len(manifest.mean) == len(manifest.std) == manifest.channels in (1, 3),
+        "stored_sizes": all(type(count) is int for count in sizes) and sum(sizes) == manifest.samples,
+        "labels of the classes": all(type(entry.label) is int for entry in manifest.classes),
+        "names of the classes": all(isinstance(entry.name, str | None) for entry in manifest.classes),
     }
     return next((what for what, right in checks.items() if not right), None)
 

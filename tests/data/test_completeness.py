@@ -1,5 +1,6 @@
 """A shard that manifest.json names and that is gone is missed by every command; what was checked is said as it was."""
 
+import json
 import shutil
 
 import pytest
@@ -147,6 +148,12 @@ def test_a_manifest_of_another_program_is_no_obstacle(folder, capsys):
     assert "set/manifest.json: is no manifest of shards" in said_of("set/*.tar")[0]
     assert main(["inspect", "set", "--count", "0"]) == 0
     assert "is no manifest of shards" in capsys.readouterr().out
+
+
+def test_a_manifest_with_odd_values_is_no_obstacle(folder):
+    odd = json.loads((folder / NAME).read_text()) | {"stored_sizes": {"32x32": "12"}}
+    (folder / NAME).write_text(json.dumps(odd))
+    assert "contradicts itself (stored_sizes)" in said_of("set/*.tar")[0]
 
 
 CHECKED = "all indexes are intact, and each image is checked when it is first read"
