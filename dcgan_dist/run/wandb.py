@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dcgan_dist.config import Config, WandbConfig
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.run.wandb_key import credentials
-from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, not_used, variables
+from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, not_used, unreadable, variables
 
 if TYPE_CHECKING:
     import wandb
@@ -223,5 +223,7 @@ def open_wandb(
 ) -> WandbTracker | None:
     """W&B as the options and the environment variables want it, said in one line; None: it is off."""
     mode, reason = resolve_mode(config.wandb, os.environ)
+    for line in unreadable(os.environ):
+        say(f"W&B: {line}")
     say(f"W&B: {mode} ({reason})")
     return None if mode == "disabled" else WandbTracker(config, mode, say=say, on_stop=on_stop, environment=environment)

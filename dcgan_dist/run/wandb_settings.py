@@ -6,7 +6,7 @@ OPTIONS, OBEYED and FIXED are the complete table; docs/settings.md explains it t
 import configparser
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,16 +53,37 @@ OFF = ("", "0", "false", "f", "no", "n", "off")
 
 def variables(env: Mapping[str, str]) -> dict[str, str]:
     """The environment `env`, and what W&B's settings files add to it; a key for the server is not looked for there."""
-    folder = Path(env.get("WANDB_DIR") or ".")
-    local = folder / (".wandb" if (folder / ".wandb").exists() else "wandb") / "settings"
-    config = Path(env.get("WANDB_CONFIG_DIR") or Path(env.get("HOME", ".")) / ".config" / "wandb")
-    parser = configparser.ConfigParser(default_section="", interpolation=None)
-    with suppress(OSError, UnicodeDecodeError, configparser.Error):  # W&B says what is wrong with it
-        parser.read([config / "settings", local])
-    found = dict(parser["default"]) if parser.has_section("default") else {}
+    found = _in_files(env)[0]
     if found.get("mode") == "online":  # from `wandb enabled`: no longer disabled, but the key decides
         del found["mode"]
     return {f"WANDB_{name.upper()}": value for name, value in found.items() if name != "api_key"} | dict(env)
+
+
+def unreadable(env: Mapping[str, str]) -> list[str]:
+    """A line for each of W&B's settings files that is there and not used, for it cannot be read."""
+    return _in_files(env)[1]
+
+
+def _in_files(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    folder = Path(env.get("WANDB_DIR") or ".")
+    local = folder / (".wandb" if (folder / ".wandb").exists() else "wandb") / "settings"
+    config = Path(env.get("WANDB_CONFIG_DIR") or Path(env.get("HOME", ".")) / ".config" / "wandb")
+    found: dict[str, str] = {}
+    lines = []
+    for path in (config / "settings", local):
+        parser = configparser.ConfigParser(
+            default_section="", interpolation=None
+        )  # after an error it holds half a file
+        try:
+            parser.read_string(path.read_text(encoding="utf-8"), source=path.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnicodeDecodeError, configparser.Error) as error:
+            reason = str(error).partition("\n")[0]  # what follows quotes the file, which may hold a key
+            lines.append(f"{path}: not used, for it cannot be read ({reason})")
+        else:
+            found |= dict(parser["default"]) if parser.has_section("default") else {}
+    return found, lines
 
 
 def given_as(name: str, env: Mapping[str, str]) -> str:

@@ -7,10 +7,20 @@ import pytest
 import wandb
 
 from dcgan_dist import cli
-from dcgan_dist.config import WandbConfig
+from dcgan_dist.config import Config, WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run.wandb import resolve_mode
-from dcgan_dist.run.wandb_settings import FIXED, OBEYED, OPTIONS, asked_mode, hidden, not_used, obey, variables
+from dcgan_dist.run.wandb_settings import (
+    FIXED,
+    OBEYED,
+    OPTIONS,
+    asked_mode,
+    hidden,
+    not_used,
+    obey,
+    unreadable,
+    variables,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 KEY = {"HOME": "/nowhere", "WANDB_API_KEY": "k"}
@@ -133,3 +143,36 @@ def test_the_files_of_wandb_init_and_login_count(tmp_path):
     assert (chosen.project, chosen.entity) == ("thesis", "them")
     lines = not_used(replace(chosen, project="gans"), env)
     assert lines == ["project = thesis in W&B's settings: not used, for --wandb.project is given"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"[default]\nproject = b\nproject = c\n", "option 'project' in section 'default' already exists"),
+        (b"[default]\nproject = b\n[default]\n", "section 'default' already exists"),
+        (b"api_key = hush\n", "File contains no section headers."),
+        (b"[default]\nproject = b\nhush\n", "Source contains parsing errors: 'settings'"),
+        (b"\xff\xfe", "'utf-8' codec can't decode"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_read_is_not_used_and_named(text, reason, tmp_path, monkeypatch):
+    """Not in part, either; the other file counts."""
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "work"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "home"))
+    for place in ("work/wandb", "home"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "home" / "settings").write_text("[default]\nproject = a\n")
+    path = tmp_path / "work" / "wandb" / "settings"
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_bytes(text)
+    assert cli.load(["--wandb.mode", "disabled"]).wandb == WandbConfig(mode="disabled", project="a")
+    (line,) = unreadable(run_wandb.os.environ)
+    assert line.startswith(f"{path}: not used, for it cannot be read (")
+    assert reason in line
+    assert "hush" not in line
+    said = []
+    assert run_wandb.open_wandb(Config(wandb=WandbConfig(mode="disabled")), said.append, lambda: None, {}) is None
+    assert said == [f"W&B: {line}", "W&B: disabled (--wandb.mode disabled)"]
