@@ -90,8 +90,8 @@ def test_by_several_processes_and_among_duplicates(tmp_path, whole):
 def test_a_copy_that_is_damaged_is_made_anew_when_it_was_removed(tmp_path, whole):
     out = tmp_path / "out"
     with source_of("remote", tmp_path, whole) as source:
-        source.prepared(out / ".partial" / "spool", print)
-        (copy,) = out.glob(".partial/spool/*.tar")
+        source.prepared(out / ".partial" / "copies", print)
+        (copy,) = out.glob(".partial/copies/*.tar")
         copy.write_bytes(flipped(whole, PLACES["pixels"](members(whole))))
         wanted = f"{WRONG}remove {copy}, its copy, and start again, or dcgan-dist verify --repair; --skip_bad"
         with pytest.raises(UserError, match=wanted):

@@ -231,11 +231,11 @@ def test_a_removal_that_was_interrupted_goes_on_and_takes_nothing_else(pictures,
 
 def test_other_files_beside_unfinished_shards_stay(pictures, tmp_path):
     out = tmp_path / "out"
-    names = [".partial/notes.txt", ".partial/mine/0000000.tar", ".partial/spool/mine.tar"]
+    names = [".partial/notes.txt", ".partial/mine/0000000.tar", ".partial/copies/mine.tar"]
     put(out, *names)
     pack(pictures, out)
     assert all((out / name).read_bytes() == MINE for name in names)
-    assert sorted(path.name for path in (out / ".partial").iterdir()) == ["lock", "mine", "notes.txt", "spool"]
+    assert sorted(path.name for path in (out / ".partial").iterdir()) == ["lock", "mine", "notes.txt", "copies"]
 
 
 def test_another_command_does_not_remove_the_copies_of_a_source(pictures, tmp_path):

@@ -19,13 +19,13 @@ from dcgan_dist.data.sources import (
     FolderSource,
     Images,
     Item,
-    PackedTarSource,
     ParquetSource,
     TarSource,
     TorchvisionSource,
     ZipSource,
     find_source,
 )
+from dcgan_dist.data.sources.tars import Tar
 from dcgan_dist.errors import UsageError, UserError
 
 # what a name on disk can be, bytes that are no UTF-8 among it
@@ -179,7 +179,7 @@ def make_everything(folder):
 )
 def test_every_kind_of_source_gives_the_same_pictures(tmp_path, monkeypatch, text):
     monkeypatch.chdir(make_everything(tmp_path))
-    assert given(find_source(text), tmp_path / "spool") == BY_NAME
+    assert given(find_source(text), tmp_path / "copies") == BY_NAME
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_the_types_of_sources(tmp_path):
     write_ours(tmp_path / "a.tar", 1)
     assert isinstance(find_source(str(tmp_path / "a.tar")), TarSource)
     url = f"http://host/a.tar?{'signature' * 100}"
-    assert find_source(url) == PackedTarSource((url,))
+    assert find_source(url) == TarSource((Tar(url, None),))
     expected = ParquetSource(("s3://bucket/a.parquet",), "photo", "kind")
     assert find_source("s3://bucket/a.parquet", image_column="photo", label_column="kind") == expected
 
@@ -265,7 +265,7 @@ def test_a_pipe_is_no_file_and_nothing_waits_for_it(tmp_path, monkeypatch, text)
     monkeypatch.chdir(make_folder(tmp_path / "in").parent)
     os.mkfifo(text)
     with pytest.raises(UserError, match=f"{text}: .*no regular file, but a pipe, a socket or a device"):
-        given(find_source(text.partition("/")[0]), tmp_path / "spool")
+        given(find_source(text.partition("/")[0]), tmp_path / "copies")
 
 
 def test_folders_in_a_zip_of_windows_are_classes(tmp_path):

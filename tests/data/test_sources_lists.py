@@ -43,7 +43,7 @@ def rows(separator, form="{name}{separator}{kind}\n"):
 )
 def test_the_same_pictures_as_the_folders(pictures, tmp_path, name, text):
     source = one(pictures, name, text)
-    assert given(source, tmp_path / "spool") == BY_NAME
+    assert given(source, tmp_path / "copies") == BY_NAME
     assert source.items().classes == {0: "a", 1: "b", 2: "c"}
     assert [source.where(item) for item in source.items().images] == [f"{pictures}/{name}" for name in NAMES]
 
@@ -56,7 +56,7 @@ def test_absolute_paths_in_another_order_and_no_labels(pictures, tmp_path):
         ("a.jsonl", [json.dumps({"image": f"../{name}", "label": None}) for name in reversed(NAMES)]),
     ):
         source = one(tmp_path / "lists", name, "\n".join(lines))
-        assert given(source, tmp_path / "spool") == [(data, None) for data, _ in reversed(BY_NAME)]
+        assert given(source, tmp_path / "copies") == [(data, None) for data, _ in reversed(BY_NAME)]
         assert source.items().classes == {}
 
 

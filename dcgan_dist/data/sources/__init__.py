@@ -28,7 +28,7 @@ from dcgan_dist.data.sources.folder import FolderSource, ZipSource, files_below
 from dcgan_dist.data.sources.lists import ListSource
 from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, expand
 from dcgan_dist.data.sources.parquet import ParquetSource
-from dcgan_dist.data.sources.tars import PackedTarSource, TarSource, tar_source
+from dcgan_dist.data.sources.tars import TarSource, tar_source
 from dcgan_dist.data.sources.torchvision import TORCHVISION, TorchvisionSource
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
@@ -42,7 +42,6 @@ __all__ = [
     "ListSource",
     "Load",
     "Loaded",
-    "PackedTarSource",
     "ParquetSource",
     "Report",
     "Source",
@@ -78,7 +77,7 @@ def find_source(
     """
     text = Location(text)
     source = _find(text, root, download, image_column, label_column)
-    if isinstance(source, TarSource | PackedTarSource):
+    if isinstance(source, TarSource):
         source = replace(source, choice=choice)
     elif choice.for_tars:
         raise UsageError(f"{text}: has no members; --image_key, --label_key and --allow_cut are for tars")

@@ -8,11 +8,11 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,14 @@ from PIL import Image
 
 from dcgan_dist.data.formats import count_text, ending_of, is_image_name
 from dcgan_dist.data.index import NO_LABEL
-from dcgan_dist.errors import UsageError
+from dcgan_dist.data.labels import common_numbering, relabel
+from dcgan_dist.data.storage import open_regular
+from dcgan_dist.errors import UsageError, UserError
 
 ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it
 LISTED = 10  # columns
+NOT_PREPARED = "prepared() comes first"
+NO_IMAGE = "holds no image (null, or no bytes)"
 LABEL_FILES = (".csv", ".tsv", ".jsonl", ".json", ".cls", ".txt", ".xml", ".mat")
 SPLITS = re.compile(r"(train|test|valid|validation|val|dev|trainval|unlabell?ed)[_-]?\d*", re.IGNORECASE)
 WHOLE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)  # a label has 64 bits
@@ -39,7 +43,7 @@ class Item(NamedTuple):
 class Images(Sequence[Item]):
     """The images of a source: the bytes of their names and 16 bytes each.
 
-    Slices and selections are whole by themselves, so that a process can be sent its part.
+    Slices and selections hold what they need, so that a process can be sent its part.
     """
 
     def __init__(self, text: bytes, ends: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
@@ -116,28 +120,54 @@ Load = Callable[[Item], Loaded]
 Report = Callable[[str], None]  # takes a line for people
 
 
-class Source(Protocol):
+class Source:
     """Images with names and labels, in an order that depends on nothing but the names."""
 
-    def prepared(self, folder: Path, report: Report) -> "Source":
+    def prepared(self, folder: Path, report: Report) -> "Source":  # noqa: ARG002
         """The same images where each can be read by itself; only then items, where and open can be called.
 
         Sources that can't be read so (remote, compressed, Parquet) are copied into the folder, once for all processes
-        that name the same one; what an earlier start has copied is kept. Others give themselves. Raises UserError.
+        that name the same one; what an earlier start has copied is kept. Others are ready. Raises UserError.
         """
-        ...
+        return self
 
     def items(self) -> Items:
         """All images. Raises UsageError when there are none."""
-        ...
+        raise RuntimeError(NOT_PREPARED)
 
-    def where(self, item: Item) -> str:
+    def where(self, item: Item) -> str:  # noqa: ARG002
         """The image's name for messages."""
-        ...
+        raise RuntimeError(NOT_PREPARED)
 
     def open(self) -> AbstractContextManager[Load]:
         """A function for the calling process that loads one image, or raises UserError naming it."""
-        ...
+        raise RuntimeError(NOT_PREPARED)
+
+
+class FilesSource(Source):
+    """Images that are files below a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder, in which the names of the images are paths."""
+        raise NotImplementedError
+
+    def where(self, item: Item) -> str:
+        """The file's path."""
+        return str(self.folder / item.name)
+
+    @contextmanager
+    def open(self) -> Iterator[Load]:
+        """A function that reads files."""
+
+        def load(item: Item) -> Loaded:
+            try:
+                with open_regular(self.folder / item.name) as file:
+                    return file.read(), item.label
+            except OSError as error:
+                raise UserError(f"{self.where(item)}: cannot be read ({error.strerror})") from error
+
+        yield load
 
 
 def images_among(names: Iterable[str], source: Path) -> Items:
@@ -235,6 +265,20 @@ def labels_of(names: Sequence[str]) -> list[int]:
     numbers = [int(name) if WHOLE_NUMBER.fullmatch(name) else None for name in names]
     following = count(max((number for number in numbers if number is not None), default=-1) + 1)
     return [next(following) if number is None else number for number in numbers]
+
+
+def labels_in_common(
+    files: Sequence[tuple[NDArray[np.int64], Sequence[str]]], source: str
+) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """The labels of the images of all files, and the names of the labels where some of them are words.
+
+    `files`: of each the labels, and the words whose places they are, where they are words.
+    """
+    labels, classes = [found for found, _ in files], dict[int, str]()
+    if any(words for _, words in files):
+        tables, classes = common_numbering(files, lambda found: number_names(found, source))
+        labels = [relabel(found, table) for found, table in zip(labels, tables, strict=True)]
+    return np.concatenate(labels), classes
 
 
 def unused_columns(names: Iterable[str]) -> list[str]:

@@ -7,46 +7,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_dist.data.sources.base import ENCODING, Item, Items, Load, Loaded, Report, images_among
-from dcgan_dist.data.storage import open_regular
+from dcgan_dist.data.sources.base import ENCODING, FilesSource, Item, Items, Load, Loaded, Source, images_among
 from dcgan_dist.errors import UsageError, UserError
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(FilesSource):
     """All images below a folder, by the bytes of their paths; links are followed."""
 
     path: Path
 
-    def prepared(self, folder: Path, report: Report) -> "FolderSource":  # noqa: ARG002
-        """Itself."""
-        return self
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        return self.path
 
     def items(self) -> Items:
         """All images below the folder."""
         return images_among(files_below(self.path), self.path)
-
-    def where(self, item: Item) -> str:
-        """The file's path."""
-        return str(self.path / item.name)
-
-    @contextmanager
-    def open(self) -> Iterator[Load]:
-        """A function that reads files."""
-
-        def load(item: Item) -> Loaded:
-            return read_file(self.path / item.name), item.label
-
-        yield load
-
-
-def read_file(path: Path) -> bytes:
-    """The file's bytes. Raises UserError naming it."""
-    try:
-        with open_regular(path) as file:
-            return file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -80,14 +58,10 @@ def _bytes(name: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class ZipSource:
+class ZipSource(Source):
     """All images in a .zip, read from where they are; nothing is extracted."""
 
     path: Path
-
-    def prepared(self, folder: Path, report: Report) -> "ZipSource":  # noqa: ARG002
-        """Itself."""
-        return self
 
     def items(self) -> Items:
         """All images in the archive."""

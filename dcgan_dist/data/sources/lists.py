@@ -5,7 +5,6 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -16,18 +15,7 @@ from numpy.typing import NDArray
 from dcgan_dist.data.index import NO_LABEL
 from dcgan_dist.data.labels import FIELDS
 from dcgan_dist.data.remote.client import is_remote
-from dcgan_dist.data.sources.base import (
-    ENCODING,
-    Images,
-    Item,
-    Items,
-    Load,
-    Loaded,
-    Report,
-    number_names,
-    unused_columns,
-)
-from dcgan_dist.data.sources.folder import read_file
+from dcgan_dist.data.sources.base import ENCODING, FilesSource, Images, Items, number_names, unused_columns
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
@@ -39,7 +27,7 @@ _Row = tuple[int, Any, Any]  # line, path, label
 
 
 @dataclass(frozen=True)
-class ListSource:
+class ListSource(FilesSource):
     """The files that a list names, in its order; their paths are absolute, or seen from the list's folder.
 
     For labels see number_names; a negative integer is none.
@@ -49,9 +37,10 @@ class ListSource:
     image_column: str | None = None
     label_column: str | None = None
 
-    def prepared(self, folder: Path, report: Report) -> "ListSource":  # noqa: ARG002
-        """Itself."""
-        return self
+    @property
+    def folder(self) -> Path:
+        """The list's."""
+        return self.path.parent
 
     def items(self) -> Items:
         """All files of the list; whether they are there is found when they are loaded.
@@ -160,19 +149,6 @@ class ListSource:
 
     def _bad(self, line: int, problem: str) -> NoReturn:
         raise UserError(f"{self.path}, line {line}: {problem}")
-
-    def where(self, item: Item) -> str:
-        """The file's path."""
-        return str(self.path.parent / item.name)
-
-    @contextmanager
-    def open(self) -> Iterator[Load]:
-        """A function that reads files."""
-
-        def load(item: Item) -> Loaded:
-            return read_file(self.path.parent / item.name), item.label
-
-        yield load
 
 
 def _is_text(value: Any) -> bool:

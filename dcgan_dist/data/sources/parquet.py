@@ -1,4 +1,8 @@
-"""Images in a column of Parquet files, as Hugging Face's data sets have them: copied row by row into tars first."""
+"""Images in a column of Parquet files, as Hugging Face's data sets have them, by staged copies.
+
+Shards take rows in any order, but Parquet can only be read by row groups: of images that are mixed over a large set,
+each would cost the decoding of up to a thousand others. So the rows are copied once, into tars.
+"""
 
 import json
 from collections import Counter
@@ -6,14 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.labels import FIELDS, label_text
 from dcgan_dist.data.notes import Notes, from_dict
-from dcgan_dist.data.remote.fill import Source, Wanted
-from dcgan_dist.data.sources.base import Report, renumbered, unused_columns
-from dcgan_dist.data.sources.spool import Unprepared, here, spool
+from dcgan_dist.data.remote import fill
+from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.remote.fill import Wanted
+from dcgan_dist.data.sources.base import Report, Source, renumbered, unused_columns
+from dcgan_dist.data.sources.staged import Stage
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
@@ -26,8 +33,8 @@ NOTHING = "nothing"  # as a label, which is no problem
 
 
 @dataclass(frozen=True)
-class ParquetSource(Unprepared):
-    """The rows of Parquet files, by path or URL."""
+class ParquetSource(Source):
+    """The rows of Parquet files, by path or URL; a source when it is prepared."""
 
     names: tuple[str, ...]
     image_column: str | None = None
@@ -37,7 +44,7 @@ class ParquetSource(Unprepared):
         """The same images in tars. Raises UsageError when a file has no such columns."""
         _pyarrow()
         settings = json.dumps([self.image_column, self.label_column, COPIES])
-        copies = spool(self.names, folder, self._convert, settings, report)
+        copies = Stage(folder, self._convert, settings).copies(self.names, report)
         about = [json.loads(_about_file(copy).read_bytes()) for copy in copies]
         classes = [tuple(each["classes"]) for each in about]
         for name, found in zip(self.names, classes, strict=True):
@@ -47,12 +54,12 @@ class ParquetSource(Unprepared):
         for line in unused_columns(dict.fromkeys(text for each in about for text in each["others"])):
             report(line)
         each = zip(copies, self.names, notes, strict=True)
-        tars = tuple(Tar(copy, name, rows=True, notes=note) for copy, name, note in each)
+        tars = tuple(Tar(name, copy, rows=True, notes=note) for copy, name, note in each)
         return TarSource(tars, dict(sorted(zip(renumbered(classes[0]), classes[0], strict=True))))
 
-    def _convert(self, source: Source, wanted: Wanted, target: Path) -> None:
+    def _convert(self, source: fill.Source, wanted: Wanted, target: Path) -> None:
         name = wanted.shown
-        with here(source, target) as file, _opened(file, name) as table:
+        with _local(source, target) as file, _opened(file, name) as table:
             image = _image_column(table.schema_arrow, self.image_column, name)
             label = _label_column(table.schema_arrow, self.label_column, name)
             classes = _class_names(table.schema_arrow, label)
@@ -110,7 +117,19 @@ def _pyarrow() -> Any:
 
 
 @contextmanager
-def _opened(file: Path, name: str) -> Iterator[Any]:
+def _local(source: fill.Source, target: Path) -> Iterator[Any]:
+    """A source as a file on this machine, where needed one that is downloaded beside the target and goes afterwards."""
+    if isinstance(source, Path):
+        yield source
+        return
+    with TemporaryFile(dir=target.parent) as file:
+        Remote().download(source, file)
+        file.seek(0)
+        yield file
+
+
+@contextmanager
+def _opened(file: Any, name: str) -> Iterator[Any]:
     with _reading(name):
         table = _pyarrow().parquet.ParquetFile(
             file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True

@@ -13,24 +13,20 @@ from PIL import Image
 
 from dcgan_dist.config.values import SWITCH
 from dcgan_dist.data.labels import is_number, label_text
-from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Report, renumbered
+from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Source, renumbered
 from dcgan_dist.errors import UsageError, UserError
 
 TORCHVISION = "torchvision:"
 
 
 @dataclass(frozen=True)
-class TorchvisionSource:
+class TorchvisionSource(Source):
     """A data set of torchvision.datasets by its class name, with constructor options such as ("split", "unlabeled")."""
 
     name: str
     options: tuple[tuple[str, str], ...]
     root: Path
     download: bool
-
-    def prepared(self, folder: Path, report: Report) -> "TorchvisionSource":  # noqa: ARG002
-        """Itself."""
-        return self
 
     def items(self) -> Items:
         """All images of the data set, downloaded first where that is asked for."""

@@ -6,7 +6,7 @@
     OUT/.partial/PLAN/digests/           checksums of the source's files, for --duplicates drop
     OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images, and the
                                          files of an earlier set that go before
-    OUT/.partial/spool/                  what a source keeps that cannot be read at random
+    OUT/.partial/copies/                 staged copies of a source that cannot be read at random
     OUT/.partial/lock                    held by the command that is writing, or shared by all its parts
     OUT/.partial/PLAN/lock               shared by the parts that are writing this plan
 
@@ -33,7 +33,7 @@ from dcgan_dist.data.writing.receipt import Receipt, matches, read_receipt, rece
 from dcgan_dist.errors import UserError
 
 PARTIAL = ".partial"
-SPOOL = "spool"
+COPIES = "copies"
 PLAN, PUBLISHING = "plan.json", "publishing.json"
 LOCK = "lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what network disks without locks answer
@@ -170,7 +170,7 @@ def locked(out: Path, shared: bool) -> Iterator[None]:
             yield
         finally:
             alone = _is_alone(partial / LOCK, held)
-            if alone and not any(path.name == SPOOL or OWN.match(path.name) for path in partial.iterdir()):
+            if alone and not any(path.name == COPIES or OWN.match(path.name) for path in partial.iterdir()):
                 (partial / LOCK).unlink()
                 with suppress(OSError):  # there are other files in it
                     partial.rmdir()
@@ -244,10 +244,10 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterat
 def remove_copies(out: Path) -> None:
     """Removes the copies of what a source could not be read at random from, and their folder if it holds no more."""
     with suppress(OSError):
-        for path in (out / PARTIAL / SPOOL).iterdir():
+        for path in (out / PARTIAL / COPIES).iterdir():
             if OWN.match(path.name):
                 path.unlink()
-        (out / PARTIAL / SPOOL).rmdir()
+        (out / PARTIAL / COPIES).rmdir()
 
 
 def _remove_other(out: Path, folder: Path) -> None:

@@ -29,7 +29,7 @@ from dcgan_dist.data.writing.keys import key_digits
 from dcgan_dist.data.writing.pack import HashJob, Job, PackJob, one_line, opened_worker
 from dcgan_dist.data.writing.packing import Packing, Part
 from dcgan_dist.data.writing.publish import add_up, earlier_files, publish, refuse_others, taken_places
-from dcgan_dist.data.writing.staging import PARTIAL, SPOOL, VERSION, Plan, Staging, locked, open_staging, stagings
+from dcgan_dist.data.writing.staging import COPIES, PARTIAL, VERSION, Plan, Staging, locked, open_staging, stagings
 from dcgan_dist.errors import UsageError, UserError
 
 HASHED_TOGETHER = 4_096  # files whose checksums are kept in one file
@@ -87,7 +87,7 @@ def write_shards(
     started, watch = time.monotonic(), watch or Watch()
     refuse_others(out, packing.overwrite, chain.from_iterable(map(taken_places, stagings(out))))
     with _inside(out), locked(out, shared=part is not None):
-        source = source.prepared(out / PARTIAL / SPOOL, watch.say)
+        source = source.prepared(out / PARTIAL / COPIES, watch.say)
         _refuse_source(out, source)
         images, left_out, classes, lines = source.items()
         for line in lines:
@@ -122,9 +122,9 @@ def _refuse_source(out: Path, source: Source) -> None:
     """Raises UsageError when the source is among the shards in OUT that would go: nothing could bring it back."""
     going = {(out / name).resolve() for name in earlier_files(out)}
     for tar in source.tars if isinstance(source, TarSource) else ():
-        if tar.path.resolve() in going:
+        if tar.file.resolve() in going:
             raise UsageError(
-                f"{out}: holds {tar.path.name}, which is packed and would be replaced; choose another folder"
+                f"{out}: holds {tar.file.name}, which is packed and would be replaced; choose another folder"
             )
 
 

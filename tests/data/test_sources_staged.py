@@ -17,7 +17,7 @@ from support.http_server import HttpServer
 from support.sources import given, tar_bytes
 from support.waiting import LIMIT
 
-from dcgan_dist.data.sources import find_source, spool, tars
+from dcgan_dist.data.sources import find_source, staged, tars
 from dcgan_dist.errors import UserError
 
 COUNT = 8
@@ -49,7 +49,7 @@ def killed_at_the_third(source, folder):
             os.kill(os.getpid(), signal.SIGKILL)
         fill(source, wanted, remote, to)
 
-    tars.fill, spool.THREADS = fill_two, 1
+    tars.fill, staged.THREADS = fill_two, 1
     source.prepared(folder, print)
 
 
@@ -76,29 +76,29 @@ def start(*jobs):
 
 @pytest.mark.dist
 def test_what_a_killed_process_has_copied_is_kept(tmp_path, source):
-    (process,) = start((killed_at_the_third, source, tmp_path / "spool"))
+    (process,) = start((killed_at_the_third, source, tmp_path / "copies"))
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    kept = contents(tmp_path / "spool")
+    kept = contents(tmp_path / "copies")
     assert len(kept) == 2
-    assert len(list((tmp_path / "spool").glob(".*.tmp"))) == 1
+    assert len(list((tmp_path / "copies").glob(".*.tmp"))) == 1
     said = []
-    assert given(source.prepared(tmp_path / "spool", said.append), tmp_path) == WANTED
+    assert given(source.prepared(tmp_path / "copies", said.append), tmp_path) == WANTED
     assert len(said) == COUNT - 2
-    assert contents(tmp_path / "spool").items() >= kept.items()
-    assert list((tmp_path / "spool").glob(".*")) == []
+    assert contents(tmp_path / "copies").items() >= kept.items()
+    assert list((tmp_path / "copies").glob(".*")) == []
 
 
 @pytest.mark.dist
 def test_what_a_killed_process_has_downloaded_is_removed(tmp_path):
     with HttpServer({"a.tar": tar_bytes([("a.png", b"1")])}) as server:
         source = find_source(server.url("a.tar"))
-        (process,) = start((killed_in_a_download, source, tmp_path / "spool"))
+        (process,) = start((killed_in_a_download, source, tmp_path / "copies"))
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        (part,) = (tmp_path / "spool").glob(".*")
+        (part,) = (tmp_path / "copies").glob(".*")
         assert part.read_bytes() == b"part"
-        assert given(source, tmp_path / "spool") == [(b"1", None)]
+        assert given(source, tmp_path / "copies") == [(b"1", None)]
     assert not part.exists()
 
 
@@ -112,7 +112,7 @@ def copy_together(source, folder, begin, said):
 def test_processes_share_the_work(tmp_path, source):
     context = multiprocessing.get_context("spawn")
     begin, said = context.Barrier(2), context.Queue()
-    processes = start(*[(copy_together, source, tmp_path / "spool", begin, said)] * 2)
+    processes = start(*[(copy_together, source, tmp_path / "copies", begin, said)] * 2)
     lines = list(iter(said.get, None)) + list(iter(said.get, None))
     for process in processes:
         process.join()
@@ -121,12 +121,12 @@ def test_processes_share_the_work(tmp_path, source):
     assert [process.exitcode for process in processes] == [0, 0]
     copied = Counter(line.split()[1] for line in lines if line.startswith("copied"))
     assert copied == Counter(f"{tmp_path}/{number}.tgz" for number in range(COUNT))
-    assert given(source, tmp_path / "spool") == WANTED
+    assert given(source, tmp_path / "copies") == WANTED
 
 
 def test_the_copy_of_a_process_that_dies_while_others_wait(tmp_path, source):
-    source.prepared(tmp_path / "spool", print)
-    copies = sorted((tmp_path / "spool").glob("*.tar"))
+    source.prepared(tmp_path / "copies", print)
+    copies = sorted((tmp_path / "copies").glob("*.tar"))
     copies[3].unlink()
     said = []
     waits = threading.Event()
@@ -137,41 +137,41 @@ def test_the_copy_of_a_process_that_dies_while_others_wait(tmp_path, source):
 
     with copies[3].with_suffix(".lock").open("ab") as lock:  # as if another process were at it
         fcntl.flock(lock, fcntl.LOCK_EX)
-        thread = threading.Thread(target=source.prepared, args=(tmp_path / "spool", report))
+        thread = threading.Thread(target=source.prepared, args=(tmp_path / "copies", report))
         thread.start()
         assert waits.wait(LIMIT)
         assert not copies[3].exists()
     thread.join()
     assert copies[3].exists()
     assert said == ["waiting"]
-    assert given(source, tmp_path / "spool") == WANTED
+    assert given(source, tmp_path / "copies") == WANTED
 
 
 def test_one_file_under_two_names_is_copied_once(tmp_path, source):
     (tmp_path / "more").mkdir()
     for number in range(COUNT):
         (tmp_path / "more" / f"{number}.tgz").symlink_to(tmp_path / "0.tgz")
-    assert given(find_source(f"{tmp_path}/more/*.tgz"), tmp_path / "spool") == [(b"0", None)] * COUNT
-    assert len(contents(tmp_path / "spool")) == 1
+    assert given(find_source(f"{tmp_path}/more/*.tgz"), tmp_path / "copies") == [(b"0", None)] * COUNT
+    assert len(contents(tmp_path / "copies")) == 1
 
 
 def test_a_changed_file_is_copied_anew(tmp_path, source):
-    assert given(source, tmp_path / "spool") == WANTED
+    assert given(source, tmp_path / "copies") == WANTED
     (tmp_path / "0.tgz").write_bytes(gzip.compress(tar_bytes([("0.png", b"changed")])))
     said = []
-    assert given(source.prepared(tmp_path / "spool", said.append), tmp_path)[0] == (b"changed", None)
+    assert given(source.prepared(tmp_path / "copies", said.append), tmp_path)[0] == (b"changed", None)
     assert said == [f"copied {tmp_path}/0.tgz (1 of 8)"]
     with HttpServer({"a.tar": tar_bytes([("a.png", b"1")])}) as server:
         remote = find_source(server.url("a.tar"))
-        assert given(remote, tmp_path / "spool") == [(b"1", None)]
+        assert given(remote, tmp_path / "copies") == [(b"1", None)]
         server.files["a.tar"] = tar_bytes([("a.png", b"2")])
-        assert given(remote, tmp_path / "spool") == [(b"2", None)]
+        assert given(remote, tmp_path / "copies") == [(b"2", None)]
 
 
 def test_a_file_that_is_gone(tmp_path, source):
     (tmp_path / "5.tgz").unlink()
     with pytest.raises(UserError, match=rf"^{tmp_path}/5\.tgz: cannot be read \(No such file or directory\)$"):
-        source.prepared(tmp_path / "spool", print)
+        source.prepared(tmp_path / "copies", print)
 
 
 def test_a_place_that_cannot_be_written(tmp_path, source):
@@ -184,8 +184,8 @@ def test_a_full_disk(tmp_path, source):
     for full in source, find_source(f"{tmp_path}/a.parquet"):
         with (
             no_file_larger_than(4_000),
-            pytest.raises(UserError, match=r"spool: cannot be written \(File too large"),
+            pytest.raises(UserError, match=r"copies: cannot be written \(File too large"),
         ):
-            full.prepared(tmp_path / "spool", print)
-    assert {path.suffix for path in (tmp_path / "spool").iterdir()} == {".lock"}
-    assert given(source, tmp_path / "spool") == WANTED
+            full.prepared(tmp_path / "copies", print)
+    assert {path.suffix for path in (tmp_path / "copies").iterdir()} == {".lock"}
+    assert given(source, tmp_path / "copies") == WANTED
