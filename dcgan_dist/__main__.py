@@ -1,4 +1,4 @@
-"""`dcgan-dist COMMAND ...`: picks the door."""
+"""`dcgan-dist COMMAND ...`: runs a command."""
 
 import sys
 from collections.abc import Callable, Sequence

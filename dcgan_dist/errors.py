@@ -18,7 +18,7 @@ from dcgan_dist.location import redacted
 
 
 class UserError(Exception):
-    """Something in the run failed that the user can mend (a shard, a disk, a checkpoint); exit code 1."""
+    """Something in the run failed that the user can fix (a shard, a disk, a checkpoint); exit code 1."""
 
     exit_code = 1
     on_all_ranks = False

@@ -334,7 +334,7 @@ def test_what_is_not_yaml_is_refused_and_nothing_is_run(write, text):
     ],
 )
 def test_a_key_must_not_stand_twice(write, text):
-    assert "stands there twice" in refusal("--config", write(text))
+    assert "is given twice" in refusal("--config", write(text))
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -403,12 +403,15 @@ def test_help_shows_every_option_in_its_group_with_its_default(capsys, monkeypat
         _, found, after = flat.partition(f" --{name}")
         assert found, name
         assert "(default: " in after.split(" --")[0] + after.partition("(default: ")[1], name
-    assert "Length of the run: real images shown, also in iterations where D is not due. (default: 2000000)" in flat
+    assert (
+        "Length of the run: number of real images shown, including iterations that do not update D. (default: 2000000)"
+        in flat
+    )
 
 
 def test_help_shows_the_values_of_the_files(capsys, monkeypatch, write):
     flat = " ".join(help_text(["--config", write("images: 77\nmodel: {nz: 33}")], capsys, monkeypatch).split())
-    assert "where D is not due. (default: 77)" in flat
+    assert "iterations that do not update D. (default: 77)" in flat
     assert "Length of the latent vector z. (default: 33)" in flat
 
 

@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if not key.tag.endswith(":merge")]
         twice = [key for number, key in enumerate(keys) if key in keys[:number]]
         if twice:
-            raise yaml.MarkedYAMLError(problem=f"'{twice[0]}' stands there twice", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"'{twice[0]}' is given twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -69,7 +69,7 @@ def options_in(path: Path) -> list[str]:
     names = [bare(option) for option in options if option.startswith("--")]
     twice = [name for number, name in enumerate(names) if name in names[:number]]
     if twice:  # in two spellings
-        raise UsageError(f"--config {path}: {twice[0]} stands there twice")
+        raise UsageError(f"--config {path}: {twice[0]} is given twice")
     return options
 
 

@@ -97,29 +97,29 @@ class Config(OptionGroup):
     """Train a DCGAN on image shards, on any number of processes."""
 
     run_dir: Path = Path("runs/dcgan")
-    """The run's folder; the same command on the same folder goes on where it stopped."""
+    """Folder of the run. Run the same command again to resume from its newest checkpoint."""
     images: Images = 2_000_000
-    """Length of the run: real images shown, also in iterations where D is not due."""
+    """Length of the run: number of real images shown, including iterations that do not update D."""
     batch_size: Count = 128
-    """Global batch: images of one iteration over all ranks together."""
+    """Global batch size: images per iteration, over all ranks."""
     accumulate: Count = 1
-    """Micro-batches that an iteration is split into, to fit memory. BatchNorm sees micro-batches."""
+    """Micro-batches per iteration, to save memory. BatchNorm sees micro-batches."""
     seed: Seed = 0
-    """Seed of weights, order, flips, noise and augmentation."""
+    """Seed of weights, data order, flips, noise and augmentation."""
     precision: Precision = "auto"
-    """Arithmetic of the networks; auto takes bf16 where the GPU supports it, else fp32. fp64 is for proofs."""
+    """Precision of the networks; auto: bf16 if the GPU supports it, else fp32. fp64 is for tests."""
     sync_batchnorm: SyncBatchNorm = "global"
-    """Ranks that share BatchNorm statistics: all, those of one node, none; torch: torch.nn.SyncBatchNorm (GPU only)."""
+    """Ranks that share BatchNorm statistics: all, a node's, or none. torch: torch.nn.SyncBatchNorm (GPU only)."""
     channels_last: bool = True
-    """Keep images and weights in NHWC memory order, which convolutions prefer."""
+    """Keep images and weights in channels-last (NHWC) memory format, which is faster for convolutions."""
     augment: tuple[Augmentation, ...] = ()
     """Differentiable augmentation of real and fake images before D (DiffAugment)."""
     world_size: Annotated[int, Range(least=1, most=100_000)] | None = None
-    """Ranks that must have been launched; any other number is refused."""
+    """Required number of ranks; any other number is an error."""
     timeout: Annotated[int, Range(least=1, most=10**7)] = 600
-    """Seconds after which a rank that waits for the others gives up."""
+    """Seconds that a rank waits for the others before it fails."""
     dry_run: bool = False
-    """Print the resolved configuration, layers, parameters, ranks and batch split, and stop."""
+    """Print the resolved configuration, layers, parameters, ranks and batch split, and exit."""
     debug: bool = False
     """Show the traceback of an error."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -140,7 +140,7 @@ class Config(OptionGroup):
         """Raises ConfigError when options contradict each other; returns itself."""
         loss, model, data = self.loss, self.model, self.data
         smooths = loss.name in ("non_saturating", "minimax")
-        check(smooths or not loss.label_smoothing, f"--loss.label_smoothing means nothing to --loss.name {loss.name}")
+        check(smooths or not loss.label_smoothing, f"--loss.label_smoothing has no effect with --loss.name {loss.name}")
         penalised = [f"--loss.{name}" for name in ("r1_gamma", "gp_weight") if getattr(loss, name)]
         check(
             not penalised or model.d_norm != "batch",
@@ -157,7 +157,7 @@ class Config(OptionGroup):
         check(not data.classes or data.reader == "indexed", "--data.classes needs --data.reader indexed")
         for pipe in (url for url in data.shards if url.startswith("pipe:")):
             check(data.reader == "stream", f"--data.shards {pipe}: a pipe cannot be indexed; add --data.reader stream")
-            check(data.allow_pipe, f"--data.shards {pipe}: would run a shell command; add --data.allow_pipe to let it")
+            check(data.allow_pipe, f"--data.shards {pipe}: would run a shell command; --data.allow_pipe allows it")
         for name in self.resume.allow_changes:
             known = any(f"{option}.".startswith(f"{name}.") for option in flatten(self))
             check(known, f"--resume.allow_changes {name}: there is no such option or group of options")
@@ -167,11 +167,11 @@ class Config(OptionGroup):
     def per_rank(self, world_size: int) -> int:
         """Images of one micro-batch on one rank; raises ConfigError when the ranks do not divide the batch evenly."""
         parts = world_size * self.accumulate
-        near = max(parts, round(self.batch_size / parts) * parts)
+        nearest = max(parts, round(self.batch_size / parts) * parts)
         check(
             self.batch_size % parts == 0,
             f"--batch_size {self.batch_size} does not divide evenly over {world_size} rank{'s' * (world_size > 1)} "
-            f"x --accumulate {self.accumulate}; the nearest that does is {near}",
+            f"x --accumulate {self.accumulate}; the nearest that does is {nearest}",
         )
         return self.batch_size // parts
 

@@ -25,7 +25,7 @@ DivergencePolicy = Literal["stop", "rollback"]
 CollapsePolicy = Literal["warn", "rollback"]
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
-# limits are far beyond what any machine can do, and keep what would exhaust it from being begun with
+# limits beyond what any machine can do; they reject values that would exhaust it
 Images = Annotated[int, Range(least=1, most=10**12)]
 Since = Annotated[int, Range(least=0, most=10**12)]
 Width = Annotated[int, Range(least=1, most=65_536)]
@@ -54,17 +54,17 @@ class ModelConfig(OptionGroup):
     nz: Width = 100
     """Length of the latent vector z."""
     ngf: Width = 64
-    """Feature maps of G's last hidden layer; earlier layers have 2, 4, 8 .. times as many."""
+    """Feature maps in G's last hidden layer; earlier layers have 2, 4, 8, ... times as many."""
     ndf: Width = 64
-    """Feature maps of D's first layer; later layers have 2, 4, 8 .. times as many."""
+    """Feature maps in D's first layer; later layers have 2, 4, 8, ... times as many."""
     output: Output = "tanh"
-    """End of G: tanh gives images in [-1, 1], sigmoid in [0, 1]; the real images are scaled alike."""
+    """G's last activation: tanh gives images in [-1, 1], sigmoid in [0, 1]. Real images are scaled to match."""
     latent: Latent = "gaussian"
     """Distribution of z: N(0, 1), or uniform on [-1, 1)."""
     d_norm: DNorm = "batch"
-    """Normalisation inside D. Gradient penalties need layer or none: with batch, images depend on one another."""
+    """Normalisation in D. Gradient penalties need layer or none, because batch makes images depend on each other."""
     spectral_norm: bool = False
-    """Spectral normalisation of every convolution of D."""
+    """Apply spectral normalisation to every convolution of D."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class LossConfig(OptionGroup):
 
     prefix = "loss."
     name: LossName = "non_saturating"
-    """The game. minimax is the notes' saturating form of binary cross-entropy."""
+    """Adversarial loss. minimax is the saturating form of binary cross-entropy."""
     label_smoothing: Annotated[float, Range(least=0, below=0.5)] = 0.0
     """D's target for real images is 1 minus this (one-sided; cross-entropy losses only)."""
     r1_gamma: Weight = 0.0
@@ -98,28 +98,28 @@ class OptimizerConfig(OptionGroup):
     warmup_images: Since = 0
     """Images over which both learning rates rise linearly from 0."""
     decay: Decay = "none"
-    """How both learning rates fall to 0 between decay_from and the end of the run."""
+    """Shape of the decay of both learning rates to 0, from decay_from to the end of the run."""
     decay_from: Fraction = 0.5
     """Fraction of the run after which the decay begins, 0 to 1."""
     g_clip: Norm | None = None
-    """Largest norm of G's gradient; larger ones are scaled down."""
+    """Maximum norm of G's gradient; larger gradients are clipped."""
     d_clip: Norm | None = None
-    """Largest norm of D's gradient; larger ones are scaled down."""
+    """Maximum norm of D's gradient; larger gradients are clipped."""
     d_every: Count = 1
-    """D is updated in every d_every-th iteration."""
+    """Update D every d_every iterations."""
     g_every: Count = 1
-    """G is updated in every g_every-th iteration."""
+    """Update G every g_every iterations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig(OptionGroup):
-    """The moving average of G that makes the samples."""
+    """The exponential moving average (EMA) of G's weights, used for samples."""
 
     prefix = "ema."
     half_life: Since = 10_000
-    """Images after which an old weight counts half; 0: the average is G itself."""
+    """Half-life of the average in images; 0: no averaging."""
     ramp: Annotated[float, Range(least=0, most=1e6)] = 0.05
-    """The half-life is at most this times the images seen so far, so that the beginning is forgotten; 0: no ramp."""
+    """Limits the half-life to this fraction of the images seen so far, for a fast start; 0: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,42 +128,42 @@ class DataConfig(OptionGroup):
 
     prefix = "data."
     shards: tuple[str, ...] = ()
-    """Tar shards: folders, paths, globs ('d/*.tar'), brace lists ('d/{000..011}.tar'), also by URL (s3:// gs:// https://
-    hf://). Absent: the embedded cartoon faces."""
+    """Tar shards: folders, paths, globs ('d/*.tar'), brace lists ('d/{000..011}.tar'), or URLs of these
+    (s3:// gs:// https:// hf://). Default: the embedded cartoon faces."""
     reader: ReaderName = "indexed"
-    """indexed: exact order and resume. stream: webdataset's pipeline, also for pipes; no exact resume."""
+    """indexed: exact order and exact resume. stream: webdataset's pipeline, also reads pipes; resume is not exact."""
     classes: tuple[str, ...] = ()
-    """Labels or names of the classes to train on, as in 3,7 or cat,dog; absent: all images, labelled or not."""
+    """Classes to train on, by label or name, such as 3,7 or cat,dog. Default: all images, labelled or not."""
     image_key: str | None = None
-    """Suffix of the image in other programs' tars: input.jpg, or several: 'png;jpg'. Absent: jpg, png and so on."""
+    """Image suffix in tars of other programs, such as input.jpg or 'png;jpg'. Default: jpg, png and so on."""
     label_key: str | None = None
-    """The same for the label, or the field of a .json member. Absent: cls, class, label, or such a field."""
+    """Label suffix, or field of the .json member, in such tars. Default: cls, class, label, or such a field."""
     allow_cut: bool = False
-    """Take other programs' tars that end without tar's end mark; a member that is cut is left out, and said."""
+    """Read tars of other programs that lack the end mark. A member that is cut off is skipped and reported."""
     hflip: bool = False
-    """Mirror every other image at random (on the device)."""
+    """Flip half of the images horizontally, at random (on the device)."""
     decode: Decode = "auto"
-    """Who decodes: threads, or processes around one shared ring; auto: as measured at the start, and said."""
+    """Decode in threads, or in processes with shared memory. auto: measured at the start and reported."""
     workers: Workers = 0
-    """Threads or processes of each rank that decode; 0: chosen by measurement and said."""
+    """Decoding threads or processes per rank. 0: measured at the start and reported."""
     prefetch: Annotated[int, Range(least=1, most=10_000)] = 4
-    """Batches that are read ahead."""
+    """Number of batches to prefetch."""
     damaged: Damaged = "raise"
-    """An image that cannot be used: raise ends the run; substitute takes the next whole one of its shard and counts."""
+    """On a damaged image: raise ends the run; substitute uses the next intact image of the shard and counts it."""
     most_damaged: Annotated[int, Range(least=0, most=10**9)] = 100
-    """Different damaged images that a rank substitutes before it ends the run."""
+    """Maximum number of different damaged images that a rank substitutes before the run ends."""
     cache: Path | None = None
-    """Folder on a disk of this node for whole remote and compressed shards; absent: one in ~/.cache."""
+    """Local folder that caches remote and compressed shards. Default: a folder in ~/.cache."""
     cache_bytes: Annotated[int, byte_count, Range(least=0, most=10**18)] | None = None
-    """Most bytes there, as in 500GB; absent: 80 % of what the disk has free; 0: no cache, remote images by range."""
+    """Maximum size of the cache, such as 500GB. Default: 80 % of the free disk space. 0: no cache."""
     timeout: Timeout = 60.0
-    """Seconds without an answer after which a remote read is tried again."""
+    """Seconds without a response after which a remote read is retried."""
     retries: Retries = 5
-    """Further tries of a remote read that failed."""
+    """Maximum number of retries of a remote read."""
     allow_pipe: bool = False
-    """Let the stream reader run 'pipe:COMMAND' sources in a shell."""
+    """Allow the stream reader to run 'pipe:COMMAND' sources in a shell."""
     faces: Annotated[int, Range(least=64, most=10**7)] = 10_000
-    """Number of images of the embedded data set."""
+    """Number of images in the embedded data set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -180,7 +180,7 @@ class DataConfig(OptionGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig(OptionGroup):
-    """What is shown of a run, and how often."""
+    """Reports and sample grids."""
 
     prefix = "log."
     every: Images = 2_560
@@ -188,67 +188,67 @@ class LogConfig(OptionGroup):
     samples_every: Images = 25_600
     """Images between two sample grids."""
     samples: Annotated[int, Range(least=1, most=10_000)] = 64
-    """Pictures in the grid; the same latents every time."""
+    """Images in the grid; the latents are always the same."""
     tensorboard: bool = True
     """Write TensorBoard files, if tensorboard is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(OptionGroup):
-    """What is kept of a run, and how often."""
+    """Checkpoints."""
 
     prefix = "checkpoint."
     every: Images = 51_200
-    """Images between two checkpoints; one more is written at the end and at every stop."""
+    """Images between two checkpoints. One more is saved at the end and at every stop."""
     keep: Annotated[int, Range(least=2, most=10**6)] = 3
-    """Checkpoints kept; older ones are removed after a newer one is complete. At least 2."""
+    """Number of checkpoints to keep, at least 2. Older ones are removed after a newer one is complete."""
     blocking: bool = False
-    """Let the training wait until each checkpoint is on disk, which spares the memory of one copy of the networks."""
+    """Wait until each checkpoint is on disk. Saves the memory of one copy of the networks."""
     most_failures: Count = 3
-    """Saves in a row that may fail, on a full disk for instance, before the run ends; a life's last save may not."""
+    """Consecutive saves that may fail, for example on a full disk, before the run ends. The last save may not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchdogConfig(OptionGroup):
-    """What happens when a rank hangs, or is slower than the others."""
+    """Detection of ranks that hang or are slow."""
 
     prefix = "watchdog."
     seconds: Annotated[float, Range(least=0, most=1e7)] | None = None
-    """Seconds without progress after which every rank writes its stacks and ends; absent: 0.9 x --timeout; 0: off."""
+    """Seconds without progress before every rank writes its stacks and exits. Default: 0.9 x --timeout. 0: off."""
     slow_factor: Annotated[float, Range(least=1, most=1e6)] = 1.5
-    """A rank is named that takes more than so many times the median for its own work, in two reports in a row."""
+    """Report a rank whose own work takes more than this times the median, in two consecutive reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceConfig(OptionGroup):
-    """What happens when a loss, a gradient or a weight is inf or NaN. Looked for before every report and checkpoint."""
+    """What to do when a loss, gradient or weight is inf or NaN. Checked before every report and checkpoint."""
 
     prefix = "divergence."
     policy: DivergencePolicy = "stop"
-    """stop: end the run, exit code 1. rollback: go on from the newest checkpoint with new noise and augmentation."""
+    """stop: end the run, exit code 1. rollback: resume from the newest checkpoint with new noise and augmentation."""
     lr_factor: Annotated[float, Range(above=0, most=1)] = 1.0
-    """Both learning rates are multiplied by this at every rollback, more than 0, at most 1."""
+    """Factor for both learning rates at every rollback; above 0, at most 1."""
     most_rollbacks: Times = 3
-    """Rollbacks of a run, for divergence and collapse together; at the next fault it stops."""
+    """Maximum number of rollbacks of a run, for divergence and collapse together. Then it stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseConfig(OptionGroup):
-    """Signs, in every report, that the game is lost. A sign counts when it shows in several reports in a row."""
+    """Detection of mode collapse. A sign counts when it shows in several consecutive reports."""
 
     prefix = "collapse."
     policy: CollapsePolicy = "warn"
-    """warn: say it once an episode, also in W&B. rollback: go on from a checkpoint from before, with new noise."""
+    """warn: one warning per episode, also in W&B. rollback: resume from an earlier checkpoint with new noise."""
     reports: Count = 5
-    """Reports in a row after which a sign counts."""
+    """Consecutive reports after which a sign counts."""
     after: Since = 20_000
-    """Images before which no sign is counted: an untrained G makes one picture of every latent, too."""
+    """Number of images before the checks start; an untrained G makes the same image from every latent."""
     saturation: Share = 0.99
-    """Sign: mean of D(x) - D(G(z)), probabilities, is more than this; not watched in the wasserstein game."""
+    """Sign: mean of D(x) - D(G(z)), probabilities, is more than this; not used with --loss.name wasserstein."""
     pixel_std: Share = 0.01
-    """Sign: standard deviation of a pixel over G's pictures, as a fraction of the pixel's range, is less than this."""
+    """Sign: standard deviation of a pixel over G's images, as a fraction of the pixel's range, is less than this."""
     ms_ssim: Share = 0.95
-    """Sign: mean MS-SSIM of pairs of G's pictures is more than this; 1: all alike."""
+    """Sign: mean MS-SSIM of pairs of G's images is more than this; 1: all equal."""
     gradient_ratio: Rate = 1000.0
     """Sign: the norm of one network's gradient is more than this times the other's."""
 
@@ -259,11 +259,11 @@ class WandbConfig(OptionGroup):
 
     prefix = "wandb."
     mode: WandbMode = "auto"
-    """auto: what WANDB_MODE or WANDB_DISABLED says, else online if there is an API key, else disabled."""
+    """auto: WANDB_MODE or WANDB_DISABLED if set, else online with an API key, else disabled."""
     project: str = "dcgan_dist"
     """W&B project."""
     entity: str | None = None
-    """W&B user or team; absent: the key's own."""
+    """W&B user or team. Default: that of the API key."""
     group: str | None = None
     """W&B group of the run."""
     tags: tuple[str, ...] = ()
@@ -272,14 +272,14 @@ class WandbConfig(OptionGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeConfig(OptionGroup):
-    """Going on with a run; `--resume X` is short for `--resume.source X`."""
+    """Resuming a run; `--resume X` is short for `--resume.source X`."""
 
     prefix = "resume."
     source: str = "auto"
-    """auto: go on from the run folder's newest checkpoint, if any. never: refuse a folder with one. Or another run, as
-    RUN, or a checkpoint."""
+    """auto: resume from the newest checkpoint in run_dir, if any. never: fail if there is one. Or the path of
+    another run or of a checkpoint."""
     allow_changes: tuple[str, ...] = ()
-    """Options that may differ from the checkpoint's although they change the training, e.g. optimizer.g_lr."""
+    """Options that may differ from the checkpoint although they change training, such as optimizer.g_lr."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,8 +288,8 @@ class ResumeConfig(OptionGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class StopConfig(OptionGroup):
-    """When to save and leave before the end; signals and the file RUN/STOP do so at any time."""
+    """When to save and stop early. A signal or the file RUN/STOP also stops the run."""
 
     prefix = "stop."
     after_minutes: Annotated[float, Range(least=0, most=525_600)] = 0.0
-    """Minutes after the start of the process at which to begin to stop: allow for the save that follows; 0: never."""
+    """Minutes after the start of the process at which to stop. Leave time for the last save. 0: never."""

@@ -29,9 +29,7 @@ def classes_text(classes: Mapping[int, str], labels: Sequence[int] | None = None
 
 
 def numbering(classes: Mapping[int, str]) -> str:
-    """For the end of a line: which names got numbers that they are not, where others are numbers, and which are hardly
-    to be told apart; or nothing.
-    """
+    """End of a line: which names got a number that is not their own, and which are easy to confuse; or nothing."""
     words, text = [label for label, name in classes.items() if not is_number(name)], ""
     if 0 < len(words) < len(classes):
         text = "; numbers keep their number, and names that are none get the ones above "
@@ -49,7 +47,7 @@ def _text(label: int, name: str) -> str:
 
 
 def find_labels(texts: Sequence[str], classes: Mapping[int, str]) -> list[int]:
-    """The labels that --data.classes names by numbers and names, which may be parted by commas.
+    """The labels that --data.classes names by numbers and names, separated by commas or by spaces.
 
     Raises UsageError for a name that is not known, and for what can mean several labels.
     """

@@ -37,7 +37,7 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def open_image(data: bytes, where: str) -> Image.Image:
-    """Decodes an image file whole. Its EXIF rotation is left to to_rgb_or_grey.
+    """Decodes a complete image file. Its EXIF rotation is left to to_rgb_or_grey.
 
     Raises UserError with `where` in front when the data are damaged, cut, of a format not in FORMATS, or more than
     Image.MAX_IMAGE_PIXELS pixels. What is wrong in a file beside its pixels is no damage.
@@ -73,12 +73,12 @@ def _formats() -> tuple[str, ...]:
 def _problem(data: bytes, error: Exception) -> str:
     """What is wrong with a file that could not be decoded."""
     if kind := unsupported_kind(data):
-        return f"a JPEG of a kind that cannot be read here ({kind}); convert it first"
+        return f"an unsupported kind of JPEG ({kind}); convert it first"
     if isinstance(error, UnidentifiedImageError):
         if data.startswith(IMAGE_MAGICS) or data[4:12] in (b"ftypavif", b"ftypavis"):
             return "a damaged image (its header cannot be read)"
         begin = f"begins with {data[:12]!r}" if data else "is empty"
-        return f"no image that can be read (docs/data.md has all formats); the file {begin}"
+        return f"not an image in a supported format (see docs/data.md); the file {begin}"
     return f"a damaged image ({error})"
 
 
@@ -102,9 +102,9 @@ def _without_extras(data: bytes) -> bytes:
 def _open_jpeg(image: Image.Image, data: bytes) -> Image.Image:
     # Pillow fills what is missing of a cut JPEG with grey if an end marker follows; simplejpeg refuses it
     pixels = decode_jpeg(data, 1 if image.mode == "L" else 3)
-    whole = Image.fromarray(pixels[..., 0] if image.mode == "L" else pixels)
-    whole.info, whole.format = image.info, image.format
-    return whole
+    complete = Image.fromarray(pixels[..., 0] if image.mode == "L" else pixels)
+    complete.info, complete.format = image.info, image.format
+    return complete
 
 
 def to_rgb_or_grey(image: Image.Image, channels: int, background: Colour = WHITE) -> Image.Image:
@@ -140,8 +140,8 @@ def fit(
 ) -> Image.Image:
     """The image at size x size pixels, antialiased; one of that size comes back as it is.
 
-    crop: the central square, scaled. pad: the whole image, scaled, in the middle of `background`. stretch: the whole
-    image, its proportions changed.
+    crop: the central square, scaled. pad: the complete image, scaled, centred on `background`. stretch: the
+    complete image, its aspect ratio changed.
     """
     part, shape = RESIZES[resize](image, size)
     scaled = part if part.size == shape else part.resize(shape, FILTERS[filter_])

@@ -45,7 +45,7 @@ def expand_shards(
     for name in found:
         path = name if isinstance(name, Location) else os.path.abspath(name)  # noqa: PTH100, for thousands of names
         if path in seen:
-            raise UsageError(f"--data.shards names {name} twice")
+            raise UsageError(f"--data.shards names {name} more than once")
         seen.add(path)
     return found
 
@@ -66,7 +66,7 @@ def _spelled_out(pattern: str, opener: Opener, passed: Counter[str] | None) -> l
 class Corpus:
     """The images of all shards, numbered 0 .. size - 1 in the order of the shards.
 
-    Travels to other processes; the indexes of shards are read there anew, each when the first of its images is.
+    Can be pickled; another process reads the index of a shard again when it reads the first of its images.
     """
 
     def __init__(self, shards: Sequence[Shard], opener: Opener | None = None) -> None:
@@ -206,7 +206,7 @@ def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shar
     Raises UserError that names each bad shard: a run never starts on a part of its data.
     """
     opener = opener or Opener()
-    # what is near is opened in less time than a thread is told to; what is far away takes the time of an answer
+    # opening a local shard takes less time than a task of a thread pool; a remote one takes a round trip
     each = 1 if any(is_remote(name) or packing(name) for name in names) else OPEN_THREADS
     groups = [names[first : first + each] for first in range(0, len(names), each)]
     with ThreadPoolExecutor(16) as pool:

@@ -102,7 +102,7 @@ def corpus_fingerprint(shards: Iterable[int]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Footer:
-    """What the last bytes of a shard tell."""
+    """The footer: the last bytes of a shard."""
 
     start: int
     length: int
@@ -112,7 +112,7 @@ class Footer:
 
     @property
     def file_size(self) -> int:
-        """Bytes of the whole shard."""
+        """Size of the complete shard, bytes."""
         return self.start + -(-(self.length + FOOTER.size) // BLOCK) * BLOCK + len(END_MARK)
 
 
@@ -175,9 +175,9 @@ def read_footer(name: str, size: int, read: ReadAt) -> Footer | None:
 def load_index(name: str, footer: Footer, read: ReadAt) -> ShardIndex:
     """The index that a footer announces. Raises UserError when it is damaged."""
     zeros = -(footer.length + FOOTER.size) % BLOCK
-    whole = read(footer.start, footer.length + zeros)
-    blob = whole[: footer.length]
-    if xxhash.xxh3_64_intdigest(blob) != footer.checksum or whole[footer.length :] != bytes(zeros):
+    data = read(footer.start, footer.length + zeros)
+    blob = data[: footer.length]
+    if xxhash.xxh3_64_intdigest(blob) != footer.checksum or data[footer.length :] != bytes(zeros):
         raise UserError(f"{name}: the index at byte {footer.start} is damaged; copy or write this shard again")
     return index_from_bytes(name, blob)
 
@@ -219,7 +219,7 @@ class ShardWriter:
         self._keys: dict[str, None] = {}
         self._starts = [0]
         self._checksums: list[int] = []
-        self._whole = xxhash.xxh3_128()
+        self._file_hash = xxhash.xxh3_128()
         self._sample = xxhash.xxh3_64()
         self._file: BinaryIO
 
@@ -249,7 +249,7 @@ class ShardWriter:
         self._sample.reset()
 
     def _write(self, data: bytes) -> None:
-        for write in (self._sample.update, self._whole.update, self._file.write):
+        for write in (self._sample.update, self._file_hash.update, self._file.write):
             write(data)
 
     def _member(self, name: str, data: bytes) -> int:
@@ -282,7 +282,7 @@ class ShardWriter:
         footer += xxhash.xxh3_64_intdigest(footer).to_bytes(8, "little")
         self._member("__index__", blob + bytes(-(len(blob) + len(footer)) % BLOCK) + footer)
         self._write(END_MARK)
-        self.size, self.checksum = self._file.tell(), self._whole.hexdigest()
+        self.size, self.checksum = self._file.tell(), self._file_hash.hexdigest()
         self.fingerprint = index.fingerprint
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -113,7 +113,7 @@ def _is_damage(data: bytes, said: str) -> bool:
 def require_complete(data: bytes, pixels: Pixels, decode: Callable[[bytes], Pixels]) -> None:
     """Raises ValueError when a JPEG that was decoded lacks some of its pixels.
 
-    libjpeg makes them up without a word. They are missing when other bytes behind the last scan change the picture.
+    libjpeg fills them in silently. They are missing when other bytes behind the last scan change the picture.
     """
     *before, (end, marker) = [(0, 0), *_markers(data)]
     scans = [at for at, each in before if each == SCAN]

@@ -1,4 +1,4 @@
-"""From the options to a reader; every choice that was made is said once, with its reason."""
+"""From the options to a reader; every automatic choice is reported once, with its reason."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -51,12 +51,12 @@ def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None)
             for line in unused_lines(shards, opener.choice):
                 say(f"data: {line}")
             _treat_empty_images(shards, config.data.damaged, say, "left out")
-        says = "a resumed run begins the stream anew, and labels count that are numbers beside their image"
+        says = "a resumed run starts the stream again; only labels that are numbers and beside their image are used"
         if config.data.damaged == "substitute":
             says += (
                 "; an image that cannot be decoded ends the run (--data.damaged substitute needs the indexed reader)"
             )
-        say(f"data: {len(names)} sources streamed by webdataset; {says}")
+        say(f"data: {len(names)} source{'s' * (len(names) != 1)} streamed by webdataset; {says}")
         return StreamUrls(names)
     names = _expand_shards(patterns, opener, say)
     manifest = _compare_with_manifests(patterns, names, opener.remote, say)
@@ -85,7 +85,7 @@ def _expand_shards(patterns: Sequence[str], opener: Opener, say: Say) -> list[st
     passed = Counter[str]()
     names = expand_shards(patterns, opener, passed)
     if passed:
-        say(f"data: passed over beside the shards: {count_text(passed, 'other files')}")
+        say(f"data: skipped beside the shards: {count_text(passed, 'other files')}")
     return names
 
 
@@ -117,7 +117,7 @@ def _say_doubled(corpus: Corpus, say: Say) -> None:
     doubled = [f"{name} and {other}" for name, other in pairs if name != other]
     if doubled:
         more = f" and {len(doubled) - 1:,} more" if len(doubled) > 1 else ""
-        text = "hold the same images, each of which counts twice; name one of them alone"
+        text = "hold the same images, so each is used twice; name only one of them"
         say(f"data: WARNING: {doubled[0]}{more} {text}")
 
 
@@ -180,35 +180,37 @@ def make_opener(data: DataConfig) -> Opener:
 
 
 def _say_where(corpus: Corpus, say: Say) -> None:
-    """Tells how remote and compressed shards will be read. Raises UserError when there is no room for them."""
+    """Reports how remote and compressed shards will be read. Raises UserError when the cache is too small."""
     shards = [shard for shard in corpus.shards if shard.source is not None]
     plan = corpus.opener.plan
     if not shards:
         return
     total = sum(shard.source.size if isinstance(shard.source, RemoteStat) else shard.unpacked_size for shard in shards)
-    whole = sum(shard.unpacked_size for shard in shards if shard.needs_cache)
-    which = f"data: {len(shards):,} remote or compressed shards, {total / 1e9:,.1f} GB"
+    cached_only = sum(shard.unpacked_size for shard in shards if shard.needs_cache)
+    which = f"data: {len(shards):,} remote or compressed shard{'s' * (len(shards) != 1)}, {total / 1e9:,.1f} GB"
     if plan is None:
-        say(f"{which}: no cache (--data.cache_bytes 0), so images are asked for one by one")
-    elif whole > plan.limit:
-        problem = f"the compressed shards take {whole:,} bytes, but the cache {plan.folder} may hold {plan.limit:,}"
+        say(f"{which}: no cache (--data.cache_bytes 0), so images are read one by one")
+    elif cached_only > plan.limit:
+        problem = (
+            f"the compressed shards take {cached_only:,} bytes, but the cache {plan.folder} may hold {plan.limit:,}"
+        )
         raise UserError(f"{problem}; allow more --data.cache_bytes, or make shards of them by dcgan-dist shard")
     elif total <= plan.limit:
         say(f"{which}: fetched once into {plan.folder}, which may hold {plan.limit / 1e9:,.1f} GB")
     else:
         part = f"{plan.limit / total:.0%} of them fit into the {plan.limit / 1e9:,.1f} GB of {plan.folder}"
-        say(f"{which}: {part}, the rest is asked for one by one; a larger --data.cache_bytes is faster")
+        say(f"{which}: {part}, the rest is read by range requests; a larger --data.cache_bytes is faster")
 
 
 def _embedded_set(config: Config, say: Say, poll: Callable[[], None]) -> list[Path]:
     folder = cache_folder() / "faces"
-    told = False
+    reported = False
 
     def progress(_done: int, _total: int) -> None:
-        nonlocal told
-        if not told:
+        nonlocal reported
+        if not reported:
             say(f"data: drawing them, once, into {folder} ..")
-        told = True
+        reported = True
         poll()
 
     size, channels, count = config.model.image_size, config.model.channels, config.data.faces
@@ -225,7 +227,7 @@ def make_reader(
         data: as of open_data.
         local_ranks: ranks on this node.
         pinned: its batches go to a GPU.
-        say: told what is chosen.
+        say: prints what was chosen.
         first: this is the first rank of its node, which alone says, on standard error, what keeps shards from the
             cache that they share.
     """

@@ -55,7 +55,7 @@ class ClassEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The whole set; the module says what the fields mean."""
+    """The complete set; the module says what the fields mean."""
 
     version: int = VERSION
     samples: int
@@ -142,7 +142,7 @@ def parse_manifest(name: str, data: bytes) -> Manifest:
         problem = _contradiction(manifest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"{name}: is no manifest of shards ({problem}); write the shards again") from error
+        raise UserError(f"{name}: is not a manifest of shards ({problem}); write the shards again") from error
     if problem:
         raise UserError(f"{name}: contradicts itself ({problem}); write the shards again")
     return manifest
@@ -176,7 +176,7 @@ def read_manifest(name: str, remote: Remote) -> Manifest:
 
 
 def manifest_beside(folder: str, remote: Remote) -> Manifest | None:
-    """The manifest in a folder, near or far; None where there is none."""
+    """The manifest in a local or remote folder; None where there is none."""
     path = within_folder(folder, NAME)
     if not is_remote(folder):
         return load_manifest(Path(path)) if os.path.lexists(path) else None  # a link to nowhere is said

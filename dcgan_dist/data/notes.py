@@ -1,4 +1,4 @@
-"""What was found in tars of other programs that is not used, and why images have no label; told in a line each."""
+"""What is not used of tars of other programs, and why images have no label; reported in one line each."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -39,7 +39,7 @@ class Notes:
         if self.passed or self.imageless:
             without = f"{self.imageless:,} samples without an image" if self.imageless else ""
             members = count_text(self.passed, "other members") if self.passed else ""
-            found.append(f"passed over: {', '.join(filter(None, [members, without]))}")
+            found.append(f"skipped: {', '.join(filter(None, [members, without]))}")
         missing = self.images - self.labelled
         if missing and (self.labelled or self.unlabelled):
             reasons = Counter(self.unlabelled)

@@ -1,4 +1,4 @@
-"""How a shard is opened: what it says of itself at the start of a run, its index, and its bytes, near or far."""
+"""How a shard is opened: what it says of itself at the start of a run, its index, and its bytes, local or remote."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -57,14 +57,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class CachePlan:
-    """Where whole shards are kept, and how many bytes of them."""
+    """Where complete shards are kept, and how many bytes of them."""
 
     folder: Path
     limit: int
 
 
 class Opener:
-    """The one who knows where shards are: on a disk, in the node's cache, or far away. Travels to other processes."""
+    """Knows where shards are: on a local disk, in the node's cache, or on a server. Can be pickled."""
 
     def __init__(
         self, remote: Remote | None = None, plan: CachePlan | None = None, choice: MemberChoice | None = None
@@ -164,7 +164,7 @@ class Opener:
             except OSError as error:
                 raise UserError(f"{shard.name}: cannot be read any more ({error.strerror})") from error
         if index.fingerprint != shard.fingerprint:
-            raise UserError(f"{shard.name}: was replaced by another after the run began")
+            raise UserError(f"{shard.name}: was replaced by another file after the run began")
         return index
 
     def open(self, shard: Shard) -> ShardFile:
@@ -172,7 +172,7 @@ class Opener:
         if shard.source is None:
             return _the_same(shard, LocalFile(Path(shard.name)))
         if isinstance(shard.source, Path) and entry_name(shard.source) != shard.identity:
-            raise UserError(f"{shard.name}: was replaced by another after the run began")
+            raise UserError(f"{shard.name}: was replaced by another file after the run began")
         cached = self.cache.get(shard.source) if self.cache is not None else None
         if cached is None:
             if not shard.needs_cache:
@@ -216,7 +216,7 @@ def _the_same(shard: Shard, file: LocalFile) -> LocalFile:
         except UserError:
             same = False
     if not same:
-        raise UserError(f"{shard.name}: was replaced by another after the run began")
+        raise UserError(f"{shard.name}: was replaced by another file after the run began")
     return file
 
 

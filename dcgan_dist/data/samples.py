@@ -33,7 +33,7 @@ class MemberChoice:
     """How tars of other programs are read; the defaults suit most."""
 
     image_key: str | None = None
-    """Suffix of the image in every sample, as in input.jpg; several parted by ';', the first that is there counts."""
+    """Suffix of the image in every sample, as in input.jpg; several separated by ';', the first that exists counts."""
     label_key: str | None = None
     """The same for the label; or the field of the .json member that holds it."""
 

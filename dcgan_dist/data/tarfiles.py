@@ -38,8 +38,8 @@ def compression(head: bytes) -> str:
 def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile.TarFile, "Header"]]:
     """All members of a tar, each with the open tar; "r|*" reads a stream, compressed or not, from first byte to last.
 
-    tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and what follows is lost
-    without a word. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError for
+    tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and silently loses
+    what follows. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError for
     any damage, CutError after the last member, perhaps in the middle of it, for a cut, and what `file` raises.
     """
     end = 0

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dcgan_dist.config import Output
 
-# lowest value and width of the range that G's end gives
+# lowest value and width of the range of G's output
 RANGES: dict[Output, tuple[float, float]] = {"tanh": (-1.0, 2.0), "sigmoid": (0.0, 1.0)}
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm for a batch that is several in one: D sees real and fake images in one pass, each by its own statistics.
+"""BatchNorm for several batches in one pass: D sees real and fake images together, each with its own statistics.
 
 Normalising both halves by common statistics would be another algorithm: D could tell by them which half an image is in.
 """

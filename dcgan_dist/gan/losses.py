@@ -1,4 +1,4 @@
-"""The games that D and G play. Pure functions of logits, in float32 or float64; each returns one loss per image, (n,).
+"""Adversarial losses of D and G: pure functions of logits, in float32 or float64. Each returns a loss per image, (n,).
 
 D(x) = sigmoid(logit); -log D(x) = softplus(-logit) and -log(1 - D(x)) = softplus(logit), which never overflow.
 """
@@ -14,7 +14,7 @@ from dcgan_dist.config import LossName
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A game: what D minimises for real and for fake images, and what G minimises. Logits (n,) -> losses (n,)."""
+    """What D minimises for real and for fake images, and what G minimises. Logits (n,) -> losses (n,)."""
 
     d_real: Callable[[Tensor, float], Tensor]
     """Second argument: label smoothing, 0 for none."""
@@ -28,7 +28,7 @@ def cross_entropy_real(logits: Tensor, smoothing: float) -> Tensor:
 
 
 def _minimax_g(logits: Tensor) -> Tensor:
-    """log(1 - D(G(z))), the notes' first form; its gradient vanishes where D is sure."""
+    """log(1 - D(G(z))) (Goodfellow et al. 2014, equation 1); its gradient vanishes where D is sure."""
     return -softplus(logits)
 
 

@@ -1,4 +1,4 @@
-"""How large the networks of a run are, without making them."""
+"""Sizes of the networks of a run, without allocating them."""
 
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +13,7 @@ ADAM = 2  # numbers that Adam keeps for each parameter
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSizes:
-    """Bytes of the networks of a run, without making them."""
+    """Bytes of the networks of a run."""
 
     gradients: int
     """Of both networks."""
@@ -22,7 +22,7 @@ class NetworkSizes:
     largest_file: int
     """Of a checkpoint."""
     outputs: int
-    """Of all layers for one image: G's once and D's twice, for a real and a made one."""
+    """Of all layers for one image: G's once and D's twice, for a real and a generated one."""
 
 
 def measure_networks(config: Config, weights: torch.dtype) -> NetworkSizes:

@@ -2,7 +2,7 @@
 
 Kernel 4, stride 2, padding 1 doubles the size; the first layer of G takes z from 1 x 1 to 4 x 4 (kernel 4, stride 1,
 padding 0). Sizes that are three times a power of two end with kernel 5, stride 3, padding 1: (32 - 1) * 3 - 2 + 5 = 96.
-D mirrors G.
+D mirrors G. The names NetG and NetD and the 96 x 96 variant follow the common PyTorch implementations of the paper.
 """
 
 from itertools import pairwise
@@ -61,7 +61,7 @@ class NetG(nn.Module):
 class NetD(nn.Module):
     """The discriminator: images (groups * n, channels, size, size) -> logits (groups * n,).
 
-    `groups` batches pass at once, each normalised by its own statistics. sigmoid(logit) is the notes' probability.
+    `groups` batches pass at once, each normalised by its own statistics. sigmoid(logit) is the paper's D(x).
     """
 
     def __init__(self, config: ModelConfig) -> None:

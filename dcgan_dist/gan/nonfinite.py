@@ -1,7 +1,7 @@
-"""Losses and gradients that are not finite: found later, without waiting for the device, but harmless at once.
+"""Detection of inf and NaN in losses and gradients, without a host synchronisation in every iteration.
 
-In the update whose gradient is inf or NaN, and in all after it, the optimiser leaves its network and its moments alone;
-the device decides this by itself. Gradients are averages over all ranks, so all ranks decide alike. In fp16 the loss
+From the first update whose gradient is inf or NaN, the optimiser leaves its network and its moments unchanged; the
+device decides this without the host. Gradients are averages over all ranks, so all ranks decide alike. In fp16 the loss
 scaler skips such updates, and goes on.
 """
 
@@ -37,11 +37,11 @@ class NonFiniteDetector:
             vars(optimizer)["found_inf"] = self._broken  # what a scaler sets: 1 makes the fused kernel do nothing
 
     def gradient(self, norm: Tensor) -> None:
-        """To be told the norm of the whole gradient before the optimiser steps."""
+        """Takes the norm of the complete gradient. Call it before the optimiser steps."""
         self._broken.logical_or_(norm * 0)  # 0, or NaN, which counts as true
 
     def update(self, images: int, scalars: Mapping[str, Tensor], norms: Tensor) -> None:
-        """To be told of each update: what it reports (losses are (n,)), and the norm of each parameter's gradient."""
+        """Takes the scalars of an update (losses are (n,)) and the norm of each parameter's gradient."""
         losses = {name: values for name, values in scalars.items() if name.startswith("loss/")}
         self._updates.append((images, losses, norms))
 
@@ -56,7 +56,7 @@ class NonFiniteDetector:
         return next(fault for fault in (self._fault(*update) for update in updates) if fault is not None)
 
     def reset(self) -> None:
-        """After the network was restored: forgets everything."""
+        """Forgets everything. Call it after the network was restored."""
         self._updates = []
         self._broken.zero_()
 

@@ -1,4 +1,4 @@
-"""Everything that training changes: the networks, their optimisers and scalers, the average of G, and how far it is."""
+"""Everything that training changes: the networks, their optimisers and scalers, the average of G, and the progress."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,9 +31,9 @@ class TrainState:
     """Real images seen by the whole job: the position in the data, the noise and every schedule."""
     iteration: int = 0
     rollbacks: int = 0
-    """How often training was taken back; part of the key of the noise."""
+    """Number of rollbacks; part of the key of the noise."""
     signs: dict[str, list[int]] = field(default_factory=dict)
-    """Signs of collapse: reports in a row that showed one, and the images seen before the first of them."""
+    """Signs of collapse: consecutive reports that showed one, and the images seen before the first of them."""
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of the state: file name -> tensor name -> tensor."""

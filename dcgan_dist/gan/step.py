@@ -1,4 +1,4 @@
-"""One update of D and one of G: state x batch x noise -> scalars. The order is the notes', with less work.
+"""One update of D and one of G: state x batch x noise -> scalars. As in Goodfellow et al. 2014, with less work.
 
     fake = G(z)                                             one forward of G, its graph kept for G's own update
     D: minimise  d_real(D(x)) + d_fake(D(fake.detach()))    one pass over both halves, each with its own statistics
@@ -76,7 +76,7 @@ class Objective:
 
     @classmethod
     def of(cls, config: Config) -> "Objective":
-        """The objective that the options describe."""
+        """The objective that `config` describes."""
         return cls(
             loss=LOSSES[config.loss.name],
             label_smoothing=config.loss.label_smoothing,

@@ -62,7 +62,7 @@ def test_lists_bad_images(images, tmp_path, capsys):
         (images / f"bad{number:02}.jpg").write_bytes(b"")
     printed = run(capsys, images, tmp_path / "out", "--size", "32", "--skip_bad").out
     assert f"left out: {shard.LISTED + 3} images that cannot be read:" in printed
-    assert printed.count(": no image that can be read") == shard.LISTED
+    assert printed.count(": not an image in a supported format") == shard.LISTED
     assert "  and 3 more" in printed
 
 

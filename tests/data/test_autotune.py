@@ -81,7 +81,7 @@ def test_pixels_of_another_size_or_colour_have_to_be_decoded(monkeypatch, corpor
     plan, said = plan_for(monkeypatch, corpora[kind], 8, on_gpu=True, size=size, channels=channels)
     assert (plan.kind, plan.count) == ("threads", 8)
     where = "8 cores, 1 rank on this node"
-    assert said == [f"data: decoding threads per rank: 8 (250 us an image, 10% of it under Python's lock; {where})"]
+    assert said == [f"data: decoding threads per rank: 8 (250 us an image, 10% of it with the GIL held; {where})"]
     assert [shape for _, shape in measured] == [(size, channels)]
 
 
@@ -119,7 +119,7 @@ def test_processes_are_chosen_where_threads_would_wait_for_one_another(
     assert plan == DecodePlan(kind=kind, count=count, prefetch=4, pinned=on_gpu)
     assert len(said) == 1
     assert said[0].startswith(f"data: decoding {kind} per rank: {count} (")
-    reason = f"250 us an image, {gil_share:.0%} of it under Python's lock; "
+    reason = f"250 us an image, {gil_share:.0%} of it with the GIL held; "
     assert (reason in said[0]) == bool(measured)
     assert said[0].endswith(f"{cores} cores, {ranks} rank{'s' * (ranks > 1)} on this node)")
 

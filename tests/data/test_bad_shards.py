@@ -128,7 +128,7 @@ def test_a_block_lost_in_the_middle_of_our_shards_is_found(tmp_path):
 def test_a_tar_of_other_things_is_refused(tmp_path):
     shard = write_tar(tmp_path / "texts.tar", [("a.txt", b"text"), ("b.json", b"{}")])
     assert refusal(shard) == (
-        f"{shard}: holds no images; passed over: 2 other members (1 .json, 1 .txt), 2 samples without an image"
+        f"{shard}: holds no images; skipped: 2 other members (1 .json, 1 .txt), 2 samples without an image"
     )
 
 

@@ -384,4 +384,4 @@ def test_lab_is_refused():
 
 
 def test_a_format_with_code_in_it_is_not_opened():
-    assert "no image that can be read" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert "not an image in a supported format" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")

@@ -136,7 +136,7 @@ def test_a_shard_that_was_replaced_by_another_is_said(folder):
 @pytest.mark.parametrize("copy", [shutil.copy, lambda shard, copy: copy.symlink_to(shard)])
 def test_a_shard_under_two_names_is_said(folder, copy):
     copy((folder / "shard-1.tar").resolve(), folder / "copied.tar")
-    assert "data: WARNING: set/copied.tar and set/shard-1.tar hold the same images, each of which counts twice; " in (
+    assert "data: WARNING: set/copied.tar and set/shard-1.tar hold the same images, so each is used twice; " in (
         "\n".join(said_of("set/*.tar"))
     )
     (folder / "copied.tar").unlink()
@@ -145,9 +145,9 @@ def test_a_shard_under_two_names_is_said(folder, copy):
 
 def test_a_manifest_of_another_program_is_no_obstacle(folder, capsys):
     (folder / NAME).write_text('{"name": "an app"}')
-    assert "set/manifest.json: is no manifest of shards" in said_of("set/*.tar")[0]
+    assert "set/manifest.json: is not a manifest of shards" in said_of("set/*.tar")[0]
     assert main(["inspect", "set", "--count", "0"]) == 0
-    assert "is no manifest of shards" in capsys.readouterr().out
+    assert "is not a manifest of shards" in capsys.readouterr().out
 
 
 def test_a_manifest_with_odd_values_is_no_obstacle(folder):

@@ -44,7 +44,7 @@ def test_a_worker_that_is_killed_ends_the_reading_in_one_line(tmp_path):
     next(batches)
     victim = workers()[0]
     victim.kill()
-    problem = r"^a decoding process ended, perhaps for want of memory; try fewer --data\.workers$"
+    problem = r"^a decoding process ended, perhaps out of memory; try fewer --data\.workers$"
     with pytest.raises(UserError, match=problem):
         list(batches)
     assert workers() == []
@@ -54,7 +54,7 @@ def test_memory_that_the_system_refuses_is_one_line(tmp_path):
     """As on a full /dev/shm, although the ring needs none."""
     batches = make_batches(write_ours(tmp_path / "shard.tar", 30, "jpg"))
     problem = (
-        r"^2 decoding processes around 0 MB of shared memory cannot be had \(File too large\); try --data\.decode "
+        r"^2 decoding processes with 0 MB of shared memory could not start \(File too large\); try --data\.decode "
     )
     with no_file_larger_than(4096), pytest.raises(UserError, match=problem):
         next(batches)

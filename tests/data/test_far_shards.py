@@ -192,7 +192,7 @@ def test_the_options_choose_the_cache_and_the_console_is_told(server, tmp_path):
         batches.close()
 
     begin(cache_bytes=0)
-    assert any("no cache (--data.cache_bytes 0), so images are asked for one by one" in line for line in said)
+    assert any("no cache (--data.cache_bytes 0), so images are read one by one" in line for line in said)
     assert not (tmp_path / "kept").exists()
     begin(cache_bytes=50_000)
     assert any("% of them fit into the 0.0 GB of" in line for line in said)

@@ -73,8 +73,8 @@ def test_a_stream_says_that_it_begins_anew(said, shards, tmp_path):
     assert isinstance(names, list)
     assert names == [f"{tmp_path}/0.tar", f"{tmp_path}/1.tar"]
     assert said == [
-        "data: 2 sources streamed by webdataset; a resumed run begins the stream anew, "
-        "and labels count that are numbers beside their image"
+        "data: 2 sources streamed by webdataset; a resumed run starts the stream again; "
+        "only labels that are numbers and beside their image are used"
     ]
     pipes = [f"pipe:cat {name}" for name in names]
     assert open_data(configured(*pipes, reader="stream", allow_pipe=True), said.append) == pipes
@@ -247,4 +247,4 @@ def test_other_files_in_a_folder_of_shards_are_counted(tmp_path):
     for reader in "indexed", "stream":
         lines: list[str] = []
         open_data(Config(data=DataConfig(shards=(str(tmp_path),), reader=reader)), lines.append)
-        assert lines[0] == "data: passed over beside the shards: 4 other files (2 .idx, 1 .bak, 1 without ending)"
+        assert lines[0] == "data: skipped beside the shards: 4 other files (2 .idx, 1 .bak, 1 without ending)"

@@ -193,11 +193,11 @@ def changed(path, **fields):
         ({"channels": 2, "mean": [0, 0], "std": [1, 1]}, r"m.json: contradicts itself \(number of channels\)"),
         ({"stored_sizes": {"8x8": "18"}}, r"m.json: contradicts itself \(stored_sizes\)"),
         ({"stored_sizes": {"8x8": 17}}, r"m.json: contradicts itself \(stored_sizes\)"),
-        ({"stored_sizes": []}, "m.json: is no manifest of shards"),
+        ({"stored_sizes": []}, "m.json: is not a manifest of shards"),
         ({"classes": [{"label": "0", "name": None, "samples": 18}]}, r"itself \(labels of the classes\)"),
         ({"classes": [{"label": 0, "name": 7, "samples": 18}]}, r"itself \(names of the classes\)"),
-        ({"shards": [{"name": "a.tar"}]}, "m.json: is no manifest of shards"),
-        ({"colour": "red"}, "m.json: is no manifest of shards"),
+        ({"shards": [{"name": "a.tar"}]}, "m.json: is not a manifest of shards"),
+        ({"colour": "red"}, "m.json: is not a manifest of shards"),
     ],
 )
 def test_a_wrong_manifest_is_refused(pictures, tmp_path, fields, message):
@@ -216,7 +216,7 @@ def test_a_name_that_leads_elsewhere_is_refused(pictures, tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b"7", b'{"version": 1}', b"[" * 100_000])
 def test_what_is_no_manifest_is_refused(data):
-    with pytest.raises(UserError, match=r"m\.json: is no manifest of shards"):
+    with pytest.raises(UserError, match=r"m\.json: is not a manifest of shards"):
         parse_manifest("m.json", data)
 
 

@@ -144,7 +144,7 @@ ODD_KINDS = {
 def test_a_kind_that_cannot_be_read_is_no_damage(kind):
     with pytest.raises(UserError) as caught:
         decode_into(ODD_KINDS[kind], "jpg", np.zeros((SIZE, SIZE, 3), np.uint8), "x")
-    assert str(caught.value) == f"x: a JPEG of a kind that cannot be read here ({kind}); convert it first"
+    assert str(caught.value) == f"x: an unsupported kind of JPEG ({kind}); convert it first"
 
 
 def test_whatever_an_encoder_writes_is_complete():

@@ -294,7 +294,7 @@ def test_a_shard_that_is_replaced_by_rename_is_named_and_never_mixed(tmp_path, m
 
     reader = make_reader(open_corpus([str(write(tmp_path / "shard.tar", 0))]))
     write(tmp_path / "other.tar", 100).replace(tmp_path / "shard.tar")
-    with pytest.raises(UserError, match=r"/shard\.tar: was replaced by another after the run began$"):
+    with pytest.raises(UserError, match=r"/shard\.tar: was replaced by another file after the run began$"):
         next(reader.batches(0, ALONE))
 
 

@@ -55,7 +55,7 @@ def test_which_members_are_images(tmp_path, case):
     items = find_source(str(path), choice=choice).items()
     assert len(items.images) == len(wanted)
     left = len(names) - len(wanted)
-    assert ("passed over" in "".join(items.lines)) == (left > 0)
+    assert ("skipped" in "".join(items.lines)) == (left > 0)
 
 
 def test_several_images_in_each_sample_have_to_be_chosen_from(tmp_path):
@@ -145,7 +145,7 @@ def test_labels_apart_from_their_images(tmp_path):
     items = find_source(str(path)).items()
     assert [item.label for item in items.images] == [None, 1, 2, 3]
     assert items.lines == (
-        "passed over: 1 other members (1 .cls), 1 samples without an image",
+        "skipped: 1 other members (1 .cls), 1 samples without an image",
         "labels: 1 of 4 images have none (1 no label found)",
     )
 
@@ -223,8 +223,8 @@ def test_training_says_what_is_not_used(tmp_path):
     open_data(Config(data=DataConfig(shards=(f"{tmp_path}/*.tar",))), lines.append)
     assert f"data: 1 of 2 shards hold no image: {tmp_path}/y.tar" in lines
     passed = "4 other members (1 .json, 1 .seg.png, 1 .txt, 1 without ending), 1 samples without an image"
-    assert f"data: passed over: {passed}" in lines
+    assert f"data: skipped: {passed}" in lines
     assert "data: labels: 2 of 2 images have none (1 no label found, 1 no whole number in .cls)" in lines
     write_tar(path, content[:2])
-    with pytest.raises(UserError, match=rf"^{path}: holds no images; passed over: 2 other members \(1 \.ppm, 1 \.seg"):
+    with pytest.raises(UserError, match=rf"^{path}: holds no images; skipped: 2 other members \(1 \.ppm, 1 \.seg"):
         open_data(Config(data=DataConfig(shards=(str(path),), image_key="jpg")), lines.append)

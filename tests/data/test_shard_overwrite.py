@@ -104,7 +104,7 @@ def test_a_name_that_is_taken_is_refused(pictures, tmp_path, name, earlier):
     put(out, name)
     before = contents(out)
     if (name, earlier) != ("sizes.json", True):
-        why = "does not say what may be replaced .*out/manifest.json: is no manifest of shards .*; move it and the"
+        why = "does not say what may be replaced .*out/manifest.json: is not a manifest of shards .*; move it and the"
         why = why if name == "manifest.json" else "no manifest.json of earlier shards names, so"
         with pytest.raises(UsageError, match=rf"out: holds {name}, which {why}"):
             pack(pictures, out, overwrite=True)

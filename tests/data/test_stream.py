@@ -192,7 +192,7 @@ NO_END = r"no readable tar, cut or damaged \(no tar header and no end mark at by
         ),
         ("pipe:cat {folder}/good.tar; sleep 0.2; exit 7", r"cannot be read \(the command failed\)"),
         ("pipe:exit 7", r"(cannot be read \(the command failed\)|no readable tar, cut or damaged \(empty file\))"),
-        ("{folder}/bad.tar", r"a\.png: no image that can be read"),
+        ("{folder}/bad.tar", r"a\.png: not an image in a supported format"),
         ("{folder}/texts.tar", r"no image for rank 0"),
     ],
 )
@@ -267,7 +267,7 @@ def test_what_is_not_used_of_pipes_is_counted_in_the_first_pass(tmp_path, capsys
     contents(chosen(urls, MemberChoice(allow_cut=True)), 12)
     assert capsys.readouterr().err.splitlines() == [
         "data: tars without an end mark, perhaps cut: 2; what is there is used (allow_cut) (pipes and packed files)",
-        "data: passed over: 24 other members (24 .txt) (pipes and packed files)",
+        "data: skipped: 24 other members (24 .txt) (pipes and packed files)",
     ]
 
 

@@ -169,7 +169,7 @@ def test_deep_names_images_that_cannot_be_decoded(tmp_path):
         ("image", str(number), int(index.offset[number])) for number in (1, 2, 3)
     ]
     assert "a damaged image" in problems[0].what
-    assert problems[1].what.startswith("no image that can be read")
+    assert problems[1].what.startswith("not an image in a supported format")
     assert problems[2].what == "4 bytes more than its header says"
 
 

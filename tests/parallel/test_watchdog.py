@@ -252,7 +252,7 @@ def test_a_killed_decoder_ends_all_ranks_by_its_name(tmp_path):
     given = options(shard, tmp_path / "run", "--data.decode processes --data.workers 2 --images 1200")
     ends = ends_of_ranks(2, train_with, given, loses_a_decoder, tmp_path, [0])
     assert [end.code for end in ends] == [1, 1]
-    problem = "error: a decoding process ended, perhaps for want of memory; try fewer --data.workers"
+    problem = "error: a decoding process ended, perhaps out of memory; try fewer --data.workers"
     assert line_of(ends[1], 1) == problem
     assert f", no answer from rank 1 on {HOST}: " in line_of(ends[0], 0)
     assert not (tmp_path / "run" / "stacks").exists()

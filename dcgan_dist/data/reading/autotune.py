@@ -1,8 +1,7 @@
-"""How many decode, and as what: from the cores that are free, and from what decoding these very images costs here.
+"""Chooses the number and kind of decoding workers from the free cores and the measured cost of decoding the images.
 
-Of the time that an image takes, a part is spent under Python's lock, where threads wait for one another. Two threads
-that do twice the work of one show how large it is; beyond its inverse, more threads bring nothing, and processes are
-worth their start.
+Part of the time of an image is spent with the GIL held, where threads wait for each other. Two threads that do twice
+the work of one show how large it is. More threads than its inverse are of no use, and processes are worth their start.
 """
 
 import time
@@ -33,7 +32,7 @@ class DecodeCost:
 
     seconds: float
     gil_share: float
-    """The part of it under Python's lock, 0 to 1."""
+    """The part of it with the GIL held, 0 to 1."""
 
 
 def free_cores(local_ranks: int, on_gpu: bool) -> int:
@@ -42,7 +41,7 @@ def free_cores(local_ranks: int, on_gpu: bool) -> int:
 
 
 def choose_decode_plan(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, say: Say) -> DecodePlan:
-    """The plan for one rank; what was chosen is said with its reason."""
+    """The plan for one rank; the choice is reported with its reason."""
     data, shape = config.data, (config.model.image_size, config.model.channels)
     cores = free_cores(local_ranks, on_gpu)
     count, kind, reason = data.workers, data.decode, ""
@@ -52,7 +51,7 @@ def choose_decode_plan(config: Config, corpus: Corpus, *, local_ranks: int, on_g
         cost = measure_decoding(_files(corpus), shape)
         useful = round(1 / max(cost.gil_share, LEAST_GIL_SHARE))
         kind = "processes" if (count or cores) > min(useful, MOST_THREADS) else "threads"
-        reason = f"{cost.seconds * 1e6:.0f} us an image, {cost.gil_share:.0%} of it under Python's lock"
+        reason = f"{cost.seconds * 1e6:.0f} us an image, {cost.gil_share:.0%} of it with the GIL held"
     kind = "threads" if kind == "auto" else kind
     count = count or min(cores, MOST_THREADS if kind == "threads" else MOST_PROCESSES)
     if not (data.workers and data.decode != "auto"):

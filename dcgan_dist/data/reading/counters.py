@@ -10,13 +10,13 @@ class Counters:
 
     images: int = 0
     bytes: int = 0
-    """Of the images as they lie in the shards."""
+    """Size of the images in the shards."""
     substituted: int = 0
     """Positions that got another image, because theirs is damaged."""
     from_cache: int = 0
     """Images of remote shards that came from the node's cache."""
     from_remote: int = 0
-    """Images of remote shards that were asked for by range."""
+    """Images of remote shards that were read by range requests."""
 
     def add(self, other: "Counters") -> None:
         """Adds in place."""

@@ -1,8 +1,8 @@
-"""Who fills the batches: threads of this process, or processes around one ring of shared memory.
+"""Workers that fill batches: threads of this process, or processes that share memory with it.
 
-Decoding leaves Python's lock for most of its time, so a few threads do what a few processes would, without starting
-anything. With many cores the rest that holds the lock becomes the limit; then each process decodes its rows straight
-into the ring, whose memory has no name and vanishes with the last process. Only numbers of slots and rows cross the
+Decoding releases the GIL most of the time, so a few threads are as fast as a few processes and need no start-up. With
+many cores the GIL becomes the limit. Then each process decodes its rows straight into shared memory, which has no name
+and is freed with the last process. Only numbers of slots and rows cross the
 pipes, never pixels.
 """
 
@@ -32,7 +32,7 @@ from dcgan_dist.data.reading.shared_batch import bytes_of_batch
 from dcgan_dist.data.workers import signals_blocked
 from dcgan_dist.errors import UserError
 
-JOIN_TIMEOUT = 10.0  # seconds that a process is given to end by itself
+JOIN_TIMEOUT = 10.0  # seconds that a process may take to exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,13 @@ class DecodePlan:
     count: int = 1
     """How many of them."""
     prefetch: int = 4
-    """Batches that are read ahead."""
+    """Number of batches to prefetch."""
     pinned: bool = False
-    """In memory from which a GPU copies without waiting."""
+    """Whether batches are in pinned memory."""
 
 
 class DecodePool(Protocol):
-    """Fills slots of a ring, one at a time."""
+    """Fills batches, one at a time."""
 
     slots: list[Batch]
 
@@ -122,7 +122,7 @@ class ProcessDecodePool:
         except OSError as error:
             size = slots * bytes_of_batch(images, *shape) / 1e6
             raise UserError(
-                f"{count} decoding processes around {size:.0f} MB of shared memory cannot be had ({error.strerror}); "
+                f"{count} decoding processes with {size:.0f} MB of shared memory could not start ({error.strerror}); "
                 "try --data.decode threads, or fewer --data.workers and a smaller --data.prefetch"
             ) from error
 
@@ -160,7 +160,7 @@ class ProcessDecodePool:
                 connection.send_bytes(batch.slot.to_bytes(4, "little"))
             answers = [connection.recv() for _, connection in self._workers]
         except (EOFError, OSError) as error:
-            problem = "a decoding process ended, perhaps for want of memory; try fewer --data.workers"
+            problem = "a decoding process ended, perhaps out of memory; try fewer --data.workers"
             raise UserError(problem) from error
         for failure, _, damages in answers:
             if failure is not None:
@@ -211,7 +211,7 @@ def shares(count: int, parts: int) -> list[slice]:
 def open_decode_pool(
     fetcher: Fetcher, plan: DecodePlan, *, images: int, shape: tuple[int, int]
 ) -> Iterator[DecodePool]:
-    """Those who fill batches of `images` images of `shape` (height and width, channels)."""
+    """The workers that fill batches of `images` images of `shape` (height and width, channels)."""
     slots = plan.prefetch + 2  # one is being filled, one is with the trainer
     with ExitStack() as stack:
         pool: ThreadDecodePool | ProcessDecodePool

@@ -1,4 +1,4 @@
-"""The process that decodes its rows of every batch into the shared ring; see decode_pool.py. Imports no torch."""
+"""The process that decodes its rows of every batch into shared memory; see decode_pool.py. Imports no torch."""
 
 import contextlib
 import mmap

@@ -68,7 +68,7 @@ class Fetcher:
     ) -> None:
         """`shape`: height (and width), channels. `damaged`: what becomes of an image that cannot be used.
 
-        raise: it ends the run, by its name. substitute: the next whole one of its shard takes its place, always the
+        raise: it ends the run, by its name. substitute: the next intact one of its shard takes its place, always the
         same; when more than `most_damaged` different ones are met, the run ends.
         """
         self.corpus, self._shape = corpus, shape
@@ -180,7 +180,7 @@ class Fetcher:
     def _fill_unmapped(
         self, unmapped: list[tuple[int, int, int]], shards: Shards, target: _Target, counters: Counters
     ) -> Bad:
-        """All that is far away is asked for at once."""
+        """Reads all remote images at the same time."""
         bad: Bad = []
         wanted = [(row, shards[number], member, shards[number].span(member)) for row, number, member in unmapped]
         blobs = read_together([(shard.file, *span) for _, shard, _, span in wanted])
@@ -258,7 +258,7 @@ class Fetcher:
         return True
 
     def _substitute(self, row: _Target) -> None:
-        """The next whole image of the same shard, round its end, or of the next shards: the same one on any rank."""
+        """The next intact image of the same shard, round its end, or of the next shards: the same one on any rank."""
         bad = int(row.samples[0])
         for sample in self._after(bad):
             row.samples[0] = sample

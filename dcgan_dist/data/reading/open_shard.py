@@ -17,7 +17,7 @@ Bytes = memoryview | bytes
 
 
 class DamageError(UserError):
-    """One image that cannot be used; others of its shard may be whole."""
+    """One image that cannot be used; others of its shard may be intact."""
 
 
 class OpenShard:
@@ -27,7 +27,7 @@ class OpenShard:
     """
 
     def __init__(self, file: ShardFile, index: ShardIndex, shape: tuple[int, int], remote: bool) -> None:
-        """`shape`: height (and width), channels of the batch. `remote`: the file is far away, or a copy of one."""
+        """`shape`: height (and width), channels of the batch. `remote`: the file is on a server, or a cached copy."""
         self.file, self.index = file, index
         self.ranged = isinstance(file, RangedFile)
         self.remote = remote
@@ -56,7 +56,7 @@ class OpenShard:
         return start, self._start[member + 1] - start
 
     def is_pixels(self, member: int, view: memoryview) -> bool:
-        """Whether an image that is LIKELY raw is so, and whole; of one that is not, put() tells what is wrong."""
+        """Whether an image that is LIKELY raw is raw and intact; for one that is not, put() reports what is wrong."""
         begin = self.offset[member]
         if view[begin : begin + len(self._header)] != self._header:
             return False
@@ -75,7 +75,7 @@ class OpenShard:
         first, count = span
         if len(data) < count:
             raise DamageError(f"{self.index.describe(member)}: the file ends early; it was cut after the run began")
-        if first != self.offset[member]:  # the whole sample, from its tar header on
+        if first != self.offset[member]:  # the complete sample, with its tar headers
             if xxhash.xxh3_64_intdigest(data) != self._checksum[member]:
                 what = "its bytes are not those that were written; copy the shard again, or dcgan-dist verify --repair"
                 raise DamageError(f"{self.index.describe(member)}: {what}")

@@ -1,4 +1,4 @@
-"""Batches made ahead of time in preallocated memory: one producer thread, slots that go round, no copy of pixels."""
+"""A prefetch buffer of preallocated batches: one producer thread fills them in turn; pixels are not copied."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How a batch lies in one stretch of memory that several processes share."""
+"""Memory layout of a batch that several processes share."""
 
 from typing import NamedTuple
 

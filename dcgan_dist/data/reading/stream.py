@@ -1,7 +1,7 @@
 """The stream reader: webdataset's samples and shuffle, for sources that cannot be indexed (pipes).
 
 Same batches in shape and type as the indexed reader, and as many; but what a rank sees depends on the number of ranks,
-an epoch is a pass over a rank's shards, and a resumed run begins the stream anew.
+an epoch is a pass over a rank's shards, and a resumed run starts the stream again.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What the order will need next, for the cache: which remote shards, and when."""
+"""Tells the cache which remote shards the order needs next, and when."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,8 +9,8 @@ from dcgan_dist.data.opener import verified
 from dcgan_dist.data.order import LANES, WINDOW, Order
 from dcgan_dist.data.remote.prefetch import Prefetcher
 
-HORIZON = 2 * LANES * WINDOW  # positions: what the lanes read of the shards that they are in, and as much again
-STEP = LANES * WINDOW // 16  # positions after which it is worth to look anew
+HORIZON = 2 * LANES * WINDOW  # positions: what the lanes still read of their current shards, and as much again
+STEP = LANES * WINDOW // 16  # positions after which the uses are looked up again
 
 Advance = Callable[[int], None]
 
@@ -25,7 +25,7 @@ def to_stderr(line: str) -> None:
 def prefetching_shards(corpus: Corpus, order: Order, position: int, say: Callable[[str], None]) -> Iterator[Advance]:
     """Brings remote shards into the cache before they are read, from a position on.
 
-    Yields what is to be told where the reader is. `say`: as of Prefetcher.
+    Yields a function to call with the reader's position. `say`: as of Prefetcher.
     """
     sources = [shard.source for shard in corpus.shards]
     cache = corpus.opener.cache if any(sources) else None  # a cache that nothing needs is not opened
@@ -40,7 +40,7 @@ def prefetching_shards(corpus: Corpus, order: Order, position: int, say: Callabl
 
 
 class UpcomingShards:
-    """Shards in the order of their next use, looked up anew when the reader has come some way."""
+    """Shards in the order of their next use, updated every STEP positions."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
