@@ -13,7 +13,7 @@ from PIL import Image
 from dcgan_dist.data.sources.names import ENDINGS, ending
 from dcgan_dist.data.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.run.checkpoint_manifest import STATE
+from dcgan_dist.run.checkpoint_manifest import is_checkpoint
 
 JPEG: tuple[str, dict[str, Any]] = ("JPEG", {"quality": 95, "subsampling": 0})
 PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,14 +39,17 @@ def check_output(option: str, path: Path, overwrite: bool) -> None:
     above = next(folder for folder in path.parents if os.path.lexists(folder))
     if not above.is_dir():
         raise UsageError(f"{option} {path}: {above} is no folder; name a file in one")
-    if (path.parent / STATE).is_file():
-        raise UsageError(
-            f"{option} {path}: {path.parent} is a checkpoint, and is removed as one; choose another folder"
-        )
+    _refuse_checkpoint(option, path)
     if not overwrite and os.path.lexists(path):
         raise UsageError(f"{option} {path}: is there already; name another file, or add --overwrite")
     if path.exists() and ENDINGS.get(ending(path.name)) == "tar":
         raise UsageError(f"{option} {path}: is a tar, which is not replaced; choose another name")
+
+
+def _refuse_checkpoint(option: str, path: Path) -> None:
+    """Raises UsageError for a file in a checkpoint, which training removes with all that is in it."""
+    for folder in filter(is_checkpoint, path.resolve().parents):
+        raise UsageError(f"{option} {path}: {folder} is a checkpoint, and is removed as one; choose another folder")
 
 
 def check_picture(option: str, path: Path, overwrite: bool) -> None:
@@ -67,6 +70,7 @@ def picture_path(named: Path | None, default: str, overwrite: bool) -> Path:
     if named or overwrite:
         check_picture("--out", path, overwrite)
         return path
+    _refuse_checkpoint("--out", path)
     others = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
     return next(free for free in itertools.chain([path], others) if not os.path.lexists(free))
 

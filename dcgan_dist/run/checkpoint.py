@@ -29,11 +29,10 @@ from torch import Tensor
 
 from dcgan_dist.data.storage import make_folder, sync_folder, write_atomically
 from dcgan_dist.errors import UserError
-from dcgan_dist.run.checkpoint_manifest import FORMAT, MANIFEST, STATE, contents, sealed
+from dcgan_dist.run.checkpoint_manifest import FORMAT, LEFT, MANIFEST, NAME, STATE, contents, sealed
 from dcgan_dist.run.lease import Lease
 
-SUFFIX, LEFT = ".safetensors", "-left"
-NAME = re.compile(r"\d{9,}", re.ASCII)  # of a checkpoint; what has another name is not ours
+SUFFIX = ".safetensors"
 TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")
 Tensors = dict[str, dict[str, Tensor]]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,13 @@ from dcgan_dist.errors import UserError
 
 FORMAT = 2
 MANIFEST, STATE = "manifest.json", "state.json"
+LEFT = "-left"
+NAME = re.compile(r"\d{9,}", re.ASCII)  # of a checkpoint; what has another name is not ours
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint by its name and its manifest, intact or not."""
+    return NAME.fullmatch(path.name.removesuffix(LEFT)) is not None and (path / MANIFEST).is_file()
 
 
 def sealed(about: dict[str, Any]) -> bytes:

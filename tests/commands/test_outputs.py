@@ -108,8 +108,9 @@ PLACES = {
     ),
     "sample, a checkpoint": (
         "sample run --count 2 --out run/checkpoints/000000640",
-        "000000.png: run/checkpoints/000000640 is a checkpoint, and is removed as one; choose another folder",
+        "/run/checkpoints/000000640 is a checkpoint, and is removed as one; choose another folder",
     ),
+    "sample, below a checkpoint": ("sample run --out run/checkpoints/000000640/a/b.png", "000000640 is a checkpoint"),
     "inspect, below a file": ("inspect a.tar --out a.tar/x.png", "--out a.tar/x.png: a.tar is no folder"),
     "verify, below a file": ("verify a.tar --json a.tar/x.json", "--json a.tar/x.json: a.tar is no folder"),
     "verify, a folder below a file": ("verify a.tar --repair a.tar/x", "--repair a.tar/x/*: a.tar is no folder"),
@@ -128,6 +129,23 @@ def test_places_where_no_file_may_be_are_refused_before_any_work(folder, capsys,
     out, err = capsys.readouterr()
     assert (out, err.count("\n"), line in err) == ("", 1, True)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", ["sample ../..", "inspect ../../../a.tar"])
+def test_the_default_is_not_written_into_a_checkpoint(folder, monkeypatch, capsys, command):
+    monkeypatch.chdir(folder / "run" / "checkpoints" / "000000640")
+    assert main(command.split()) == 2
+    assert f"{folder}/run/checkpoints/000000640 is a checkpoint, and is removed as one" in capsys.readouterr().err
+    assert not list(folder.rglob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["run/checkpoints", "000000640", "project"])
+def test_a_folder_that_is_no_checkpoint_takes_files(folder, name):
+    """Other programs have a state.json, too, or a manifest.json."""
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    (place / ("state.json" if name == "000000640" else "manifest.json")).write_text("{}")
+    assert main(["sample", "run", "--count", "2", "--out", f"{name}/x.png"]) == 0
 
 
 def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch, capsys):
