@@ -10,6 +10,7 @@ from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.__main__ import main
 from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.data.checking.checklist import make_checklist
 from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import expand_shards
 from dcgan_dist.data.loading import open_data
@@ -98,6 +99,11 @@ def test_shards_of_a_bucket_are_missed(folder, monkeypatch):
         assert len(names) == 3
         found = compare_with_manifests([pattern], names, remote)
         assert found.missing == ("s3://shards/faces/manifest.json names shard-1.tar, not found there",)
+        gone = "s3://shards/faces/shard-1.tar"
+        asked = {"faces": [gone], "faces/": [gone], "faces/*.tar": [gone], "faces/shard-{0,2}.tar": []}
+        for pattern, absent in asked.items():
+            problems = make_checklist([f"s3://shards/{pattern}"], None, remote, deep=False).problems
+            assert [problem.shard for problem in problems] == absent
 
 
 def said_of(*patterns, **options):

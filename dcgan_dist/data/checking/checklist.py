@@ -8,7 +8,7 @@ from pathlib import Path
 from dcgan_dist.data.checking.access import Job, base_name
 from dcgan_dist.data.checking.verify import Problem
 from dcgan_dist.data.manifest import NAME, Manifest, folder_of, manifest_beside, read_manifest, within_folder
-from dcgan_dist.data.patterns import exists, shards_of
+from dcgan_dist.data.patterns import exists, shards_of, spell_out
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
@@ -78,7 +78,7 @@ def _names(pattern: str, remote: Remote, whole: set[str]) -> list[str]:
     if pattern.startswith("pipe:"):
         raise UsageError(f"{pattern}: a pipe cannot be checked, for it can be read only once")
     names = shards_of(pattern, remote)
-    if is_remote(pattern) and ("*" in pattern or pattern.endswith("/")):
+    if is_remote(pattern) and ("*" in pattern or names != spell_out(pattern, remote)):  # a folder
         whole |= {folder_of(name) for name in names}
     return names
 
