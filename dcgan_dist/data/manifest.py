@@ -29,6 +29,8 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
 NAME = "manifest.json"
+BAD, DUPLICATES, SIZES, INFO = "bad.txt", "duplicates.txt", "sizes.json", "_info.json"
+SIDE_FILES = (BAD, DUPLICATES, SIZES, INFO, NAME)  # in the order in which they appear beside the shards
 VERSION = 1
 SIZES_LISTED = 1_000  # different image sizes, so that the file stays small whatever the images are
 

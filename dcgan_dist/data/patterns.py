@@ -12,6 +12,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from dcgan_dist.data.formats import EXTENSIONS, ending_of, is_image_name
+from dcgan_dist.data.manifest import SIDE_FILES
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS
 from dcgan_dist.errors import UsageError, UserError
@@ -20,7 +21,7 @@ from dcgan_dist.location import Location
 SIGNS = re.compile(r"[{}*?\[\\]|^~/")  # without them a name is no pattern
 NO_SHARDS = (*EXTENSIONS, ".parquet", ".arrow", ".zip", ".csv", ".tsv", ".jsonl")
 FOLDERS = 100  # that are searched for images
-WRITTEN = ("manifest.json", "sizes.json", "_info.json", ".partial")  # beside shards, by dcgan-dist shard
+WRITTEN = (*SIDE_FILES, ".partial")  # beside shards, by dcgan-dist shard
 
 
 def exists(name: str) -> bool:
@@ -77,7 +78,8 @@ def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
         here = "COPY" if is_remote(name) else shlex.quote(name)
         how = f"dcgan-dist shard {here} OUT --size 64 makes shards of a folder"
         raise UsageError(f"{name}: {what}; {how}{' on a local disk' * is_remote(name)}")
-    passed.update(ending_of(file) for file in set(found) - set(shards) if base_name(file) not in WRITTEN)
+    others = [file for file in set(found) - set(shards) if base_name(file) not in WRITTEN]
+    passed.update("folders" if not is_remote(file) and Path(file).is_dir() else ending_of(file) for file in others)
     return shards
 
 

@@ -15,6 +15,7 @@ from support.sources import make_folder
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_opener, make_reader, open_data
+from dcgan_dist.data.manifest import SIDE_FILES
 from dcgan_dist.data.opener import CachePlan
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.reader import Split
@@ -242,9 +243,11 @@ def test_images_that_are_converted_are_said(said, tmp_path, grey):
 
 def test_other_files_in_a_folder_of_shards_are_counted(tmp_path):
     write_ours(tmp_path / "a.tar", 2)
-    for name in "a.idx", "b.idx", "README", "manifest.json.bak":
+    for name in "a.idx", "b.idx", "README", "manifest.json.bak", *SIDE_FILES[:-1]:
         (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
     for reader in "indexed", "stream":
         lines: list[str] = []
         open_data(Config(data=DataConfig(shards=(str(tmp_path),), reader=reader)), lines.append)
-        assert lines[0] == "data: skipped beside the shards: 4 other files (2 .idx, 1 .bak, 1 without ending)"
+        counted = "5 other files (2 .idx, 1 .bak, 1 folders, 1 without ending)"
+        assert lines[0] == f"data: skipped beside the shards: {counted}"

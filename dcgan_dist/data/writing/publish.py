@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.data import manifest as manifest_file
 from dcgan_dist.data.index import corpus_fingerprint
-from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry, commonest, load_manifest, numbered_shard_names
+from dcgan_dist.data.manifest import BAD, DUPLICATES, INFO, SIDE_FILES, SIZES, Manifest, ShardEntry, load_manifest
 from dcgan_dist.data.statistics import PixelCounts
 from dcgan_dist.data.storage import move_to_free, sync_folder, write_atomically
 from dcgan_dist.data.writing.duplicates import Duplicates, describe, find_duplicates
@@ -21,8 +21,6 @@ from dcgan_dist.data.writing.receipt import Receipt, read_receipt, receipt_path
 from dcgan_dist.data.writing.staging import Plan, Staging, remove_copies
 from dcgan_dist.errors import UsageError, UserError
 
-BAD, DUPLICATES, SIZES, INFO = "bad.txt", "duplicates.txt", "sizes.json", "_info.json"
-SIDE_FILES = (BAD, DUPLICATES, SIZES, INFO, manifest_file.NAME)  # in the order in which they appear
 SHARD = re.compile(r"shard-\d{5,}\.tar", re.ASCII)  # see numbered_shard_names
 MISSING_LISTED = 5
 
@@ -234,7 +232,7 @@ def _is_taken(path: Path) -> UserError:
 
 def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest, and all files that lie beside the shards."""
-    names = numbered_shard_names(len(totals.entries))
+    names = manifest_file.numbered_shard_names(len(totals.entries))
     shards = tuple(replace(entry, name=name) for entry, name in zip(totals.entries.values(), names, strict=True))
     repeated, found = _duplicates(staging, plan, totals)
     manifest = Manifest(
@@ -246,8 +244,8 @@ def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, d
         store=plan.options["store"],
         mean=tuple(totals.pixels.mean()),
         std=tuple(totals.pixels.std()),
-        stored_sizes=commonest(totals.stored_sizes),
-        source_sizes=commonest(totals.source_sizes),
+        stored_sizes=manifest_file.commonest(totals.stored_sizes),
+        source_sizes=manifest_file.commonest(totals.source_sizes),
         classes=_classes(plan, totals),
         unlabelled=totals.samples - totals.labels.total(),
         duplicates=found,
@@ -264,9 +262,9 @@ def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, d
     }
 
 
-def _classes(plan: Plan, totals: Totals) -> tuple[ClassEntry, ...]:
+def _classes(plan: Plan, totals: Totals) -> tuple[manifest_file.ClassEntry, ...]:
     labels = sorted(plan.classes.keys() | totals.labels.keys())
-    return tuple(ClassEntry(label=n, name=plan.classes.get(n), samples=totals.labels[n]) for n in labels)
+    return tuple(manifest_file.ClassEntry(label=n, name=plan.classes.get(n), samples=totals.labels[n]) for n in labels)
 
 
 def _duplicates(staging: Staging, plan: Plan, totals: Totals) -> tuple[list[str], int | None]:
