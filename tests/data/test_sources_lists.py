@@ -209,6 +209,16 @@ def test_columns_that_are_not_used_are_said(tmp_path, name, text):
     assert lines == ("columns not used: category, note (--image_column and --label_column choose others)",)
 
 
+def test_a_plural_is_a_label_only_where_there_is_no_other(tmp_path):
+    assert one(tmp_path, "a.csv", "path,labels,class\na.png,7,1\n").items().images.labels.tolist() == [1]
+    rows = '{"path": "a", "labels": ["cat", "dog"]}\n{"path": "b", "labels": {"x": 1}}\n{"path": "c", "labels": 3}\n'
+    images, _, _, lines = one(tmp_path, "a.jsonl", rows).items()
+    assert images.labels.tolist() == [-1, -1, 3]
+    assert lines == ("labels: 2 of 3 images have none (1 a dict, 1 a list)",)
+    with pytest.raises(UserError, match=r"line 1: the label \['cat', 'dog'\] is neither a number nor a name"):
+        one(tmp_path, "a.jsonl", rows, label_column="labels").items()
+
+
 def test_columns_that_other_signs_part_are_no_paths(tmp_path):
     for line in "path;label", "file_name\tlabel", "id|path|label":
         with pytest.raises(UsageError, match="its columns are not parted by commas"):

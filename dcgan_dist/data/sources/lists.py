@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Any, NoReturn, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dcgan_dist.data.formats import count_text
 from dcgan_dist.data.index import NO_LABEL
-from dcgan_dist.data.labels import FIELDS
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.sources.base import ENCODING, FilesSource, Images, Items, number_names, unused_columns
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")
+LABEL_NAMES = ("label", "class", "cls", "target", "labels", "fine_label")  # the plural last: it may be a list of tags
 POINT_ZERO = re.compile(r"^(-?\d{1,18})\.0*$", re.ASCII)  # as some programs write whole numbers
 BELOW_0 = re.compile(r"-\d+", re.ASCII)
 
@@ -50,9 +52,13 @@ class ListSource(FilesSource):
         texts: dict[str, int] = {}
         numbers = array("q")
         others: dict[str, None] = {}
+        tagged = Counter[str]()
 
         def names() -> Iterator[str]:
             for line, name, label in self._rows(others):
+                if self.label_column is None and isinstance(label, list | dict):
+                    tagged[f"a {type(label).__name__}"] += 1
+                    label = None
                 text = self._label(line, label)
                 numbers.append(NO_LABEL if text is None else texts.setdefault(text, len(texts)))
                 yield self._name(line, name)
@@ -62,8 +68,9 @@ class ListSource(FilesSource):
             raise UsageError(f"{self.path}: no images in it")
         values, classes = _values(list(texts), str(self.path))
         labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # NO_LABEL is also the last place
-        missing = int((labels == NO_LABEL).sum())
+        missing = int((labels == NO_LABEL).sum()) - tagged.total()
         lines = [f"labels: {missing:,} of {len(images):,} images have none in the list"] * (0 < missing < len(images))
+        lines += [f"labels: {count_text(tagged, f'of {len(images):,} images have none')}"] * bool(tagged)
         lines += unused_columns(others)
         return Items(images.with_labels(labels), {}, classes, tuple(lines))
 
@@ -101,7 +108,7 @@ class ListSource(FilesSource):
     def _columns(self, row: Sequence[str]) -> tuple[int, int | None, bool]:
         """Places of path and label, by the first row, and whether that is a header."""
         path = _place(row, self.image_column, PATH_NAMES)
-        label = _place(row, self.label_column, FIELDS)
+        label = _place(row, self.label_column, LABEL_NAMES)
         for wanted, place in (self.image_column, path), (self.label_column, label):
             if wanted is not None and place is None:
                 raise UsageError(f"{self.path}: no column '{wanted}'; its first line has {', '.join(row)}")
@@ -124,7 +131,7 @@ class ListSource(FilesSource):
             if not isinstance(row, dict):
                 self._bad(line, 'no JSON object, as in {"path": "a.jpg", "label": 3}')
             path = _place(list(row), self.image_column, PATH_NAMES)
-            label = _place(list(row), self.label_column, FIELDS)
+            label = _place(list(row), self.label_column, LABEL_NAMES)
             values = list(row.values())
             if path is None:
                 self._bad(line, f"it has no {self.image_column or ' or '.join(PATH_NAMES)}")
