@@ -53,10 +53,12 @@ class TarWalker:
         """`name`: of the tar, for messages. `load`: gives the bytes of a member that was just met."""
         self._name, self._members, self._load = name, members, load
         self._choice, self._chooser = choice, MemberChooser(choice)
-        self._separate_labels: dict[str, tuple[str, str]] = {}  # label and suffix of samples without an image, by key
+        self.separate_labels: dict[str, tuple[str, str]] = {}
+        """Label and suffix of samples without an image, by key."""
         self.passed = Counter[str]()
         """Members that are not used."""
-        self._unlabelled = Counter[str]()
+        self.unlabelled = Counter[str]()
+        """Images whose label cannot be used, by reason."""
         self._imageless = self._cut = 0
 
     def images(self) -> Iterator[FoundImage]:
@@ -84,7 +86,7 @@ class TarWalker:
         """All images, which were given by images(), with the labels that stand elsewhere in the tar."""
         matched = set[str]()
         rows = [self._joined(image, matched) for image in images]
-        alone = [suffix for key, (_, suffix) in self._separate_labels.items() if key not in matched]
+        alone = [suffix for key, (_, suffix) in self.separate_labels.items() if key not in matched]
         count_passed(self.passed, "", alone)
         self._imageless += len(alone)
         return rows
@@ -148,7 +150,7 @@ class TarWalker:
         suffix, info = self._chooser.label(image, members), members[image]
         text, problem = ("", "") if suffix is None else self._label(members[suffix], suffix)
         self._refuse_sparse(info)
-        self._unlabelled.update([f"{problem} in .{suffix}"] if problem else [])
+        self.unlabelled.update([f"{problem} in .{suffix}"] if problem else [])
         found = FoundImage(key, *split_name(key, image), info, text or (problem and NONE))
         return found, suffix if text or problem else None
 
@@ -165,7 +167,7 @@ class TarWalker:
         for suffix in self._chooser.apart(members):
             text, _ = self._label(members[suffix], suffix)
             if text:
-                self._separate_labels[split_name(key, suffix)[0]] = text, suffix
+                self.separate_labels[split_name(key, suffix)[0]] = text, suffix
                 used.add(suffix)
         return used
 
@@ -173,11 +175,11 @@ class TarWalker:
         """With the label that stands elsewhere in the tar, whose key is then `matched`."""
         if row.label:
             return row._replace(label="" if row.label == NONE else row.label)
-        key = next((key for key in (row.name, row.key) if key in self._separate_labels), None)
+        key = next((key for key in (row.name, row.key) if key in self.separate_labels), None)
         if key is None:
             return row
         matched.add(key)
-        return row._replace(label=self._separate_labels[key][0])
+        return row._replace(label=self.separate_labels[key][0])
 
     def notes(self, images: int, labelled: int) -> Notes:
         """What is not used. `labelled`: images that have a label in the end."""
@@ -185,7 +187,7 @@ class TarWalker:
             cut=self._cut,
             passed=dict(self.passed),
             imageless=self._imageless,
-            unlabelled=dict(self._unlabelled),
+            unlabelled=dict(self.unlabelled),
             labelled=labelled,
             images=images,
             foreign=True,

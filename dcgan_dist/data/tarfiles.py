@@ -23,6 +23,7 @@ COMPRESSED = {  # by its first bytes, and under which name it is unpacked
     b"Rar!": "rar",
     b"\x04\x22\x4d\x18": "lz4",
 }
+CUT = "unexpected end of data"  # as tarfile says
 CUT_HINT = "cut, or written without an end; --data.allow_cut (--allow_cut of shard and inspect) takes what is there"
 
 
@@ -58,7 +59,7 @@ def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile
                 if rest.strip(b"\0"):
                     raise ReadError(f"more data after the end mark at byte {end}; several tars in one?")
     except (OSError, UserError, tarfile.TarError) as error:
-        if not (end and (isinstance(error, CutError) or str(error) == "unexpected end of data")):
+        if not (end and (isinstance(error, CutError) or str(error) == CUT)):
             raise
         raise CutError(f"it ends at byte {end} without tar's end mark: {CUT_HINT}") from error
     except Exception as error:  # on damaged headers tarfile raises errors of any kind

@@ -1,7 +1,9 @@
 """The stream reader: webdataset's samples in our batches, for sources that cannot be indexed."""
 
+import bz2
 import gc
 import itertools
+import lzma
 import tarfile
 import threading
 from collections import Counter
@@ -17,11 +19,12 @@ from dcgan_dist import keyed
 from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import open_data
+from dcgan_dist.data.notes import Notes
 from dcgan_dist.data.reading import stream as stream_module
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
-from dcgan_dist.data.reading.stream import StreamReader
+from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, tar_images
 from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.errors import UsageError, UserError
 
@@ -269,6 +272,45 @@ def test_what_is_not_used_of_pipes_is_counted_in_the_first_pass(tmp_path, capsys
         "data: tars without an end mark, perhaps cut: 2; what is there is used (allow_cut) (pipes and packed files)",
         "data: skipped: 24 other members (24 .txt) (pipes and packed files)",
     ]
+
+
+WORD, APART = "1 a word, which a stream cannot number", "1 apart from its image"
+NONE = "1 no JSON in .json, 1 no label found"
+
+
+@pytest.mark.parametrize(
+    ("labels", "reasons"),
+    [
+        ([("0.cls", b"cat"), ("1.cls", b"3")], f"2 of 3 images have none ({WORD}, 1 no label found)"),
+        ([("0.cls", b"cat")], f"3 of 3 images have none (2 no label found, {WORD})"),
+        (
+            [("z/0.cls", b"3"), ("0.json", b"{")],
+            f"3 of 3 images have none ({APART}, 1 no JSON in .json, 1 no label found)",
+        ),
+        ([], None),
+    ],
+)
+def test_labels_that_a_stream_cannot_use_are_counted(tmp_path, labels, reasons):
+    images = [(f"{n}.png", encoded(n, "png")) for n in range(3)]
+    path, found = write_tar(tmp_path / "x.tar", sorted(images + labels)), list[Notes]()
+    assert len(list(tar_images(f"pipe:cat {path}", on_notes=found.append))) == 3
+    assert found[0].lines() == ([] if reasons is None else [f"labels: {reasons}"])
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_a_flipped_bit_is_no_cut(tmp_path, pack):
+    path = write_tar(tmp_path / "x.tar", [(f"{n}.png", encoded(n, "png")) for n in range(20)])
+    packed, path = pack(path.read_bytes()), tmp_path / "x.tar.packed"
+    for place in range(len(packed) // 4, len(packed) - 40, len(packed) // 9):
+        path.write_bytes(packed[:place] + bytes([packed[place] ^ 16]) + packed[place + 1 :])
+        with pytest.raises(UserError, match="no readable tar, cut or damaged"):
+            list(tar_images(f"pipe:cat {path}", MemberChoice(allow_cut=True)))
+
+
+def test_pipes_are_known_by_the_names_of_their_tars():
+    known = [StreamUrls([f"pipe:gunzip <{name}"]).fingerprint for name in ("a.tgz", "b.tgz", "c.txz", "a.tar")]
+    assert len(set(known)) == 4
+    assert StreamUrls(["pipe:curl https://host/a.tar.gz?sig=1 | gunzip"]).fingerprint == known[3]
 
 
 def test_plain_files_are_looked_into_before_they_are_streamed(tmp_path):

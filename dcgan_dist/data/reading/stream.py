@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
@@ -33,16 +34,17 @@ from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, prefetch_batches
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.upcoming_shards import to_stderr
-from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.remote.unpack import TAR_ENDINGS, packing
 from dcgan_dist.data.samples import MemberChoice, escape_newlines
-from dcgan_dist.data.tar_walker import TarWalker
-from dcgan_dist.data.tarfiles import Header, tar_members
+from dcgan_dist.data.tar_walker import NONE, TarWalker
+from dcgan_dist.data.tarfiles import CUT, Header, tar_members
 from dcgan_dist.data.workers import end_programs, shielded_program
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
 SHUFFLE_BUFFER = 2_000  # samples
-TAR = re.compile(r"[\w.%+-]+\.tar\b")  # in a command
+ENDINGS = "|".join(re.escape(ending) for ending in TAR_ENDINGS if ending.count(".") == 1)
+TAR = re.compile(rf"[\w.%+-]+({ENDINGS})\b")  # in a command; of a.tar.gz it is a.tar
 SUCCESS_CODES = (
     0,
     -signal.SIGPIPE,
@@ -63,7 +65,7 @@ class StreamUrls(list[str]):
 
 def _known_by(url: str) -> str:
     if url.startswith("pipe:"):
-        return " ".join(sorted({"pipe:", *TAR.findall(Location(url).reveal())}))
+        return " ".join(sorted({"pipe:", *(tar[0] for tar in TAR.finditer(Location(url).reveal()))}))
     return f"{Path(url).name} {Path(url).stat().st_size if Path(url).exists() else None}"
 
 
@@ -194,8 +196,11 @@ def _in_tar(url: str, stream: Any, choice: MemberChoice, on_notes: Callable[[Not
             walk.passed["empty"] += 1
             continue
         label = int(text) if is_number(text) else NO_LABEL
+        walk.unlabelled["a word, which a stream cannot number"] += text not in ("", NONE) and label == NO_LABEL
         images, labelled = images + 1, labelled + (label != NO_LABEL)
         yield suffix, info.data, label, f"{url}: {escape_newlines(name)}.{suffix}"
+    apart = min(len(walk.separate_labels), images - labelled - walk.unlabelled.total())
+    walk.unlabelled += Counter({"apart from its image": apart})  # which drops what is 0
     on_notes(walk.notes(images, labelled))
 
 
@@ -206,6 +211,8 @@ def _members(stream: Any) -> Iterator[Header]:
             assert file is not None
             try:
                 info.data = file.read()
-            except tarfile.ReadError:  # the last one, as tar_members will say
-                info.cut = True
+            except tarfile.ReadError as error:
+                if str(error) != CUT:
+                    raise
+                info.cut = True  # the last one, as tar_members will say
         yield info
