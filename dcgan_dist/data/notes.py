@@ -16,6 +16,8 @@ class Notes:
     """Members that are not used, by their endings."""
     imageless: int = 0
     """Samples without an image."""
+    alone: int = 0
+    """Images that may be masks: they stand alone, and others of their suffix beside an image."""
     unlabelled: Mapping[str, int] = field(default_factory=dict)
     """Images whose label cannot be used, by reason."""
     labelled: int = 0
@@ -40,6 +42,9 @@ class Notes:
             without = f"{self.imageless:,} samples without an image" if self.imageless else ""
             members = count_text(self.passed, "other members") if self.passed else ""
             found.append(f"skipped: {', '.join(filter(None, [members, without]))}")
+        if self.alone:
+            what = "that stand alone, and beside an image elsewhere; image_key chooses"
+            found.append(f"used as images, though they may be masks: {self.alone:,} {what}")
         missing = self.images - self.labelled
         if missing and (self.labelled or self.unlabelled):
             reasons = Counter(self.unlabelled)
@@ -58,12 +63,12 @@ def from_dict(tree: Mapping[str, Any]) -> Notes:
 
 def merge_notes(notes: Iterable[Notes]) -> Notes:
     """The sums over several tars."""
-    passed, unlabelled, counts = Counter[str](), Counter[str](), [0, 0, 0, 0]
+    passed, unlabelled, counts = Counter[str](), Counter[str](), [0, 0, 0, 0, 0]
     for each in notes:
         passed.update(each.passed)
         unlabelled.update(each.unlabelled)
-        own = (each.imageless, each.labelled, each.images, each.cut)
+        own = (each.imageless, each.labelled, each.images, each.cut, each.alone)
         counts = [a + b for a, b in zip(counts, own, strict=True)]
-    imageless, labelled, images, cut = counts
-    known: dict[str, Any] = {"imageless": imageless, "labelled": labelled, "images": images, "cut": cut}
+    imageless, labelled, images, cut, alone = counts
+    known: dict[str, Any] = {"imageless": imageless, "labelled": labelled, "images": images, "cut": cut, "alone": alone}
     return Notes(passed=passed, unlabelled=unlabelled, **known)

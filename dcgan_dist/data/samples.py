@@ -24,7 +24,10 @@ BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the 
 LABELS = ("cls", "class", "label", "json")  # suffixes; the first one counts
 LINKS = "links (write the tar with --dereference --hard-dereference)"
 IGNORED = "image_key, label_key and allow_cut are not used: they are for tars of other programs"
-HOW, IN_TRAINING = "choose one by its key, as in --image_key", " (--data.image_key in training)"
+HOW, IN_TRAINING = (
+    "choose one by its key, as in --image_key",
+    " (--data.image_key in training, with --resume.allow_changes data.image_key where a run goes on)",
+)
 _KNOWN = frozenset(IMAGE_SUFFIXES)
 
 
@@ -69,9 +72,12 @@ class MemberChooser:
     """Chooses in the samples of one tar, which come in their order."""
 
     def __init__(self, choice: MemberChoice) -> None:
-        self._images, self._labels = choice.images(), choice.labels()
+        self._images, self._labels, self._skip_bad = choice.images(), choice.labels(), choice.skip_bad
         self._roles: set[str] = set()  # dotted suffixes of images that stood side by side
-        self._alone: dict[str, str] = {}  # those of images beside which stood no plain one, and the key of one
+        # those of images beside which stood no plain one, the key of the last, and how many
+        self._alone: dict[str, tuple[str, int]] = {}
+        self.used_alone = 0
+        """Images that stood alone before others of their suffix stood beside one, where that is not refused."""
         self.companions: set[str] = set()
         """Dotted suffixes that stood beside an image: masks and the like."""
 
@@ -84,7 +90,11 @@ class MemberChooser:
         plain = next((suffix for suffix in IMAGE_SUFFIXES if suffix in suffixes), None)
         if plain is not None:
             for suffix in self._alone.keys() & dotted:
-                names = f"{self._alone[suffix]}.{suffix} alone and {key}.{suffix} beside {key}.{plain}"
+                lone, count = self._alone.pop(suffix)
+                self.used_alone += count
+                if self._skip_bad:
+                    continue
+                names = f"{lone}.{suffix} alone and {key}.{suffix} beside {key}.{plain}"
                 raise UserError(f"images or not? {names}; {HOW} {plain}{IN_TRAINING}, or remove what stands alone")
             self.companions.update(dotted)
             return [plain]
@@ -96,7 +106,7 @@ class MemberChooser:
                 which = f"{HOW} {own[0]}{IN_TRAINING}, or rename the files: webdataset ends a name at its first dot"
                 raise UserError(f"several images in each sample, as in {names}; {which}")
             self._roles.update(words)
-        self._alone |= dict.fromkeys(own, key)
+        self._alone |= {suffix: (key, self._alone.get(suffix, ("", 0))[1] + 1) for suffix in own}
         return own
 
     def label(self, image: str, suffixes: Collection[str]) -> str | None:

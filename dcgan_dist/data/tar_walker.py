@@ -187,6 +187,7 @@ class TarWalker:
             cut=self._cut,
             passed=dict(self.passed),
             imageless=self._imageless,
+            alone=self._chooser.used_alone,
             unlabelled=dict(self.unlabelled),
             labelled=labelled,
             images=images,

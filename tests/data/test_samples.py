@@ -10,6 +10,7 @@ from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.foreign import foreign_index, walk
 from dcgan_dist.data.labels import label_text, read_label
 from dcgan_dist.data.loading import open_data
+from dcgan_dist.data.notes import Notes
 from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.data.samples import IGNORED, MemberChoice, MemberChooser
 from dcgan_dist.data.sources import find_source
@@ -73,6 +74,25 @@ def test_a_mask_that_stands_before_all_images_may_be_one(tmp_path):
     for read in walk, lambda path: list(tar_images(str(path))), lambda path: find_source(str(path)).items():
         with pytest.raises(UserError, match=line):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "used"),
+    [
+        (["1.seg.png", "2.jpg", "2.seg.png", "3.seg.png"], ["1.seg", "2"]),
+        (["a.1.jpg", "b.jpg", "b.1.jpg"], ["a.1", "b"]),
+    ],
+)
+def test_what_stands_alone_is_used_and_said_where_damage_is_skipped(tmp_path, names, used):
+    path, choice, streamed = tar(tmp_path / "x.tar", *names), MemberChoice(skip_bad=True), list[Notes]()
+    assert keys(path, choice) == used
+    notes = walk(path, choice).notes
+    assert [line.partition(":")[2].split()[0] for line in notes.lines()] == [str(len(names) - 2), "1"]
+    found = tar_images(str(path), choice, streamed.append)
+    assert [where.partition(": ")[2].rpartition(".")[0] for *_, where in found] == used
+    assert streamed == [notes]
+    with pytest.raises(UserError, match=r"--data\.image_key .*--resume\.allow_changes data\.image_key"):
+        walk(path)
 
 
 def test_what_is_kept_of_a_tar_depends_on_the_keys(tmp_path, monkeypatch):
