@@ -211,7 +211,8 @@ def other_data(path: Path, state: dict[str, Any], images: int, way_out: str = "n
     """The refusal of a checkpoint that was trained on other data than these `images`."""
     return UsageError(
         f"{path} was trained on another data set ({state['data_images']:,} images, now {images:,}, or other "
-        "ones or in another order of shards); go back to it, allow it by --resume.allow_changes data.shards, or "
+        "ones or in another order of shards), or by a version that numbered labels otherwise; "
+        "go back to it, allow it by --resume.allow_changes data.shards, or "
         f"{way_out}"
     )
 

@@ -232,6 +232,7 @@ def test_another_data_set_is_refused(config, data, said):
     fewer = replace(config, data=DataConfig(shards=config.data.shards[:1]))
     message = refusal(fewer, open_corpus(fewer.data.shards))
     assert message.startswith(f"{path} was trained on another data set (6 images, now 3, or other ones")
+    assert "or by a version that numbered labels otherwise; go back to it" in message
     assert "--resume.allow_changes data.shards" in message
     turned = replace(config, data=DataConfig(shards=config.data.shards[::-1]))
     assert "in another order of shards" in refusal(turned, open_corpus(turned.data.shards))
