@@ -24,6 +24,7 @@ from dcgan_dist.data.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run import signals
+from dcgan_dist.run.checkpoint_manifest import is_checkpoint
 
 MEANT = Path("/etc/fstab")
 PACKAGES = (
@@ -169,7 +170,9 @@ class RunFolder:
         write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
 
     def _is_run(self) -> bool:
-        """Whether there is a config.yaml that training wrote; other programs have files of this name, too."""
+        """Whether training saved a checkpoint here, or wrote this config.yaml; other programs have such files, too."""
+        if self.first_checkpoint.exists() or any(map(is_checkpoint, self.checkpoints.glob("*"))):
+            return True
         try:
             return re.search("^images:", self.config.read_text(errors="replace"), re.MULTILINE) is not None
         except FileNotFoundError:
@@ -215,7 +218,10 @@ class RunFolder:
 
 
 def _without_its_disk(folder: Path) -> str | None:
-    """Which place of a path shows that a disk is not mounted, in words; None: none, as far as can be known."""
+    """Which place of a path shows that a disk is not mounted, in words; None: none, as far as can be known.
+
+    A container or chroot may have the fstab of another system, and then none of its mount points.
+    """
     for path in (folder.absolute(), *folder.absolute().parents):
         if path.is_symlink() and not path.exists():
             return f"{path} is a link to {path.readlink()}, which is missing"
@@ -223,10 +229,11 @@ def _without_its_disk(folder: Path) -> str | None:
         mounted = {partition.mountpoint for partition in psutil.disk_partitions(all=True)}
         rows = [line.split() for line in MEANT.read_text().splitlines()]
         meant = {_unescaped(row[1]) for row in rows if len(row) > 1 and row[0][0] != "#"}
-        for path in (folder.resolve(), *folder.resolve().parents):
+        meant.discard("/")
+        for path in (folder.resolve(), *folder.resolve().parents) if meant & mounted else ():
             if str(path) in mounted:
                 break
-            if str(path) in meant:
+            if str(path) in meant and path.is_dir():
                 return f"{path} is a mount point of {MEANT}, where nothing is mounted"
     return None
 

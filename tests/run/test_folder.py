@@ -47,7 +47,9 @@ def test_a_new_run_is_not_begun_in_the_mount_point_of_a_disk_that_is_not_there(p
     table.write_text(f"# {tmp_path}/none\n\n#UUID=1 {tmp_path}/none ext4\nUUID=2 {escaped} ext4 noauto 0 0\n")
     if place == "none":
         table.write_text(table.read_text().replace("UUID=2", "#UUID=2"))
-    places = ["/", *([str(point)] if mounted else [])]
+    with table.open("a") as file:
+        file.write(f"UUID=3 / ext4\nUUID=4 {tmp_path}/other ext4\n")
+    places = ["/", f"{tmp_path}/other", *([str(point)] if mounted else [])]
     monkeypatch.setattr(run_folder, "MEANT", table)
     mounts = [SimpleNamespace(mountpoint=each) for each in places]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)  # noqa: A006
@@ -61,6 +63,24 @@ def test_a_new_run_is_not_begun_in_the_mount_point_of_a_disk_that_is_not_there(p
         (point / "runs" / "x").mkdir(parents=True)
         (point / "runs" / "x" / "config.yaml").write_text("images: 1\n")  # a run that was begun there all the same
         assert prepared(point / "runs" / "x").config.exists()
+
+
+@pytest.mark.parametrize("mounted", [[], ["/"], ["/proc"], ["/", "/etc/hosts"]])
+def test_the_table_of_another_system_says_nothing(mounted, tmp_path, monkeypatch):
+    """In a container or chroot: none of its mount points is mounted here, perhaps not even /."""
+    table = tmp_path / "fstab"
+    table.write_text(f"UUID=1 / ext4\nUUID=2 {tmp_path} ext4\nUUID=3 /elsewhere ext4\n")
+    monkeypatch.setattr(run_folder, "MEANT", table)
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [SimpleNamespace(mountpoint=each) for each in mounted])  # noqa: A006
+    assert prepared(tmp_path / "runs" / "x").config.exists()
+
+
+def test_the_root_is_no_mount_point_that_is_missing(tmp_path, monkeypatch):
+    table = tmp_path / "fstab"
+    table.write_text("UUID=1 / ext4\nproc /proc proc\n")
+    monkeypatch.setattr(run_folder, "MEANT", table)
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [SimpleNamespace(mountpoint="/proc")])  # noqa: A006
+    assert prepared(tmp_path / "runs" / "x").config.exists()
 
 
 @pytest.mark.parametrize("below", [".", "runs/x"])
@@ -104,6 +124,17 @@ def test_the_configuration_of_another_program_is_not_replaced(tmp_path, text):
     with pytest.raises(UsageError, match=r"holds other files and no config\.yaml of a run; name a new folder$"):
         prepared(tmp_path)
     assert names(tmp_path) == {"config.yaml"}
+
+
+@pytest.mark.parametrize("left", ["first_checkpoint", "checkpoints/000000100/manifest.json"])
+@pytest.mark.parametrize("text", ["", None])
+def test_a_folder_with_checkpoints_is_a_run_whatever_became_of_its_configuration(tmp_path, left, text):
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).write_text("100\n")
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    assert prepared(tmp_path).config.read_text() == YAML
 
 
 def test_a_foreign_folder_is_refused_and_left_as_it_is(tmp_path):
