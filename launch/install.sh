@@ -18,20 +18,25 @@ if [[ ! -x .venv/bin/python ]]; then
 fi
 echo "installing into .venv (PyTorch is large: this takes some minutes and 6 GB) ..."
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-setting() { # setting NAME: the user's setting of pip, from a variable or pip's configuration
-  pip config list | sed -n "s/^\(:env:\|install\|global\)\.${1//_/-}='\(.*\)'\$/\2/p" | head -n 1
+setting() { # setting NAME: the user's setting of pip, from a variable or pip's configuration; pip prints lines as \n
+  pip config list | sed -n "s/^\(:env:\|install\|global\)\.${1//_/-}='\(.*\)'\$/\2/p" | head -n 1 | sed 's/\\n/ /g'
 }
 # uv resolves the versions in seconds, pip in minutes. uv does not read pip's settings, so they are passed on
 fast() {
   local uv
   uv=$(command -v uv) || { pip install --quiet uv 2>/dev/null && uv=.venv/bin/uv; } || return
-  local -a settings=(UV_INDEX_STRATEGY=unsafe-best-match) # the newest version of all indexes, as pip does it
+  local -a words settings=(UV_INDEX_STRATEGY=unsafe-best-match) # the newest version of all indexes, as pip does it
   local pair value
   for pair in index_url:UV_DEFAULT_INDEX extra_index_url:UV_INDEX find_links:UV_FIND_LINKS constraint:UV_CONSTRAINT cert:SSL_CERT_FILE; do
-    value=$(setting "${pair%%:*}")
+    read -ra words <<<"$(setting "${pair%%:*}")"
+    value=${words[*]}
+    [[ $pair == find_links:* ]] && value=${value// /,} # the one list that uv separates by commas
     [[ $value ]] && settings+=("${pair##*:}=$value")
   done
   [[ ! $(setting no_index) ]] && env "${settings[@]}" "$uv" pip install --quiet --python .venv/bin/python --editable ".[$extra]"
 }
-fast || pip install --quiet --editable ".[$extra]"
+fast 2>/dev/null || { # what uv said is of no use if pip succeeds, and pip says it otherwise
+  echo "uv is not there or did not succeed; pip installs, which takes longer ..."
+  pip install --quiet --editable ".[$extra]"
+}
 echo "$wanted" >"$stamp"
