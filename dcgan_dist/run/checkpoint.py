@@ -7,6 +7,7 @@
         manifest.json               size and sha256 of every file, and its own; written last
     checkpoints/latest              the newest one's name, replaced atomically
     checkpoints/best                if it is there, the checkpoint that it names is never removed
+    checkpoints/000012800-kept-1    holds a file of somebody else, and had to make room; no attempt goes on from it
     checkpoints/000012800-left      the best one, when the run was taken back to before it; no attempt goes on from it
 
 A save writes into `.tmp-ATTEMPT-NAME`, syncs every file and the folder to disk, and renames it; only then are old ones
@@ -14,6 +15,7 @@ removed. A load takes the newest folder whose manifest verifies and warns about 
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -60,7 +62,7 @@ def save(
         _write_files(temporary, images, tensors, state)
         lease.check()
         if target.exists():  # an earlier attempt went on from an older one, because this one is damaged
-            target.rename(damaged)
+            _put_away(target, lease)
         temporary.rename(target)
         sync_folder(folder)
         lease.check()
@@ -121,13 +123,22 @@ def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
     best = best_name(folder)
     left = [path for path in folder.glob(f"*{LEFT}") if NAME.fullmatch(path.name.removesuffix(LEFT))]
     for path in (*old, *left):
-        if path.name != best and not _holds_others(path):
-            remove(path, lease)
+        with suppress(OSError):  # the others are removed all the same
+            if path.name == best:
+                continue
+            if other := _of_others(path):
+                lease.say_once(
+                    f"WARNING: {path} is not removed, for it holds {other}, which training did not write; move that "
+                    "away, or the folder"
+                )
+            else:
+                remove(path, lease)
 
 
-def _holds_others(path: Path) -> bool:
-    """Whether somebody has put a file of his own into a checkpoint's folder."""
-    return any(file.suffix not in (SUFFIX, ".json") and file.name[0] != "." for file in path.iterdir())
+def _of_others(path: Path) -> str:
+    """The name of a file that somebody else has put into a checkpoint's folder; empty if there is none."""
+    names = (file.name for file in path.iterdir() if file.suffix not in (SUFFIX, ".json") and file.name[0] != ".")
+    return min(names, default="")
 
 
 def best_name(folder: Path) -> str:
@@ -170,8 +181,18 @@ def remove(path: Path, lease: Lease) -> None:
 
 def _remove(path: Path, lease: Lease) -> None:
     lease.check()
-    moved = path.rename(_away(path, lease.attempt))
-    shutil.rmtree(moved)
+    if removable := _put_away(path, lease):
+        shutil.rmtree(removable)
+
+
+def _put_away(path: Path, lease: Lease) -> Path | None:
+    """Renames a checkpoint to where it is removed, or, with a file of somebody else in it, to where it stays (None)."""
+    if not (other := _of_others(path)):
+        return path.rename(_away(path, lease.attempt))
+    names = (path.with_name(f"{path.name}-kept-{number}") for number in itertools.count(1))
+    kept = path.rename(next(name for name in names if not os.path.lexists(name)))
+    lease.say_once(f"WARNING: {path} is now {kept.name}, for it holds {other}, which training did not write")
+    return None
 
 
 def all_checkpoints(folder: Path) -> list[Path]:

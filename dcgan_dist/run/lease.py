@@ -59,6 +59,7 @@ class Lease:
         self.owner: Owner | None = None
         """This attempt, once it has the run."""
         self._root, self._file, self._say = root, root / "owner.json", say
+        self._said = set[str]()
         self._beat_every, self._patience = beat, patience
         self._descriptors: list[int] = []
         self._released = threading.Event()
@@ -73,6 +74,12 @@ class Lease:
     def way_out(self) -> str:
         """What to do when another job has the run."""
         return f"wait for its end, stop it by `touch {self._root / 'STOP'}`, or name another --run_dir"
+
+    def say_once(self, line: str) -> None:
+        """Prints a line, unless this attempt has."""
+        if line not in self._said:
+            self._said.add(line)
+            self._say(line)
 
     def take(self, *, new: bool = False) -> None:
         """Takes the run, unless this attempt has it. Raises UsageError when another job has it.

@@ -263,13 +263,58 @@ def test_other_things_in_the_folder_are_left_alone(folder, said):
     assert set(names(folder)) == {"000000300", "000000400", "latest"} | others
 
 
-def test_a_file_that_somebody_put_into_a_checkpoint_keeps_it(folder):
+def test_a_file_that_somebody_put_into_a_checkpoint_keeps_it(folder, said):
     for images in (100, 200, 300):
         (save(folder, images, keep=3) / ("notes.txt" if images == 100 else ".DS_Store")).touch()
-    save(folder, 400, keep=1)
-    save(folder, 500, keep=1)
-    assert "000000100" in names(folder)
-    assert not {"000000200", "000000300"} & set(names(folder))
+    lease = Lease(folder.parent, said.append)
+    for images in (400, 500, 600):
+        checkpoint.save(folder, images, tensors(), {"images": images}, 1, lease)
+    assert names(folder) == ["000000100", "000000500", "000000600", "latest"]
+    assert said == [
+        f"WARNING: {folder}/000000100 is not removed, for it holds notes.txt, which training did not write; move that "
+        "away, or the folder"
+    ]
+    (folder / "000000100" / "notes.txt").unlink()
+    checkpoint.save(folder, 700, tensors(), {"images": 700}, 1, lease)
+    assert names(folder) == ["000000600", "000000700", "latest"]
+
+
+@pytest.mark.parametrize("way", ["damaged", "left behind", "no longer the best"])
+def test_a_file_that_somebody_put_into_a_checkpoint_outlives_it(folder, said, way):
+    """Where the checkpoint cannot stay under its name, for no attempt is to go on from it."""
+    lease = Lease(folder.parent, said.append)
+    path = save(folder, 200)
+    if way == "no longer the best":
+        path = shutil.copytree(path, folder / "000000200-left")
+        (folder / "best").write_text("000000200")
+    (path / "notes.txt").write_text("mine")
+    if way == "damaged":
+        flip(path / "state.json")
+        checkpoint.save(folder, 200, tensors(), {"images": 200}, 3, lease)
+        assert checkpoint.verify(path) is None
+    else:
+        checkpoint.leave_behind(folder / "000000200", lease)
+        assert not (folder / "000000200").exists()
+    kept = folder / f"{path.name}-kept-1"
+    assert (kept / "notes.txt").read_text() == "mine"
+    assert said == [f"WARNING: {path} is now {kept.name}, for it holds notes.txt, which training did not write"]
+    save(folder, 300)
+    assert kept.exists()
+
+
+def test_a_folder_that_does_not_answer_does_not_keep_the_others(folder, monkeypatch):
+    for images in (100, 200, 300):
+        save(folder, images)
+    look = Path.iterdir
+
+    def stale(path):
+        if path.name == "000000100":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", stale)
+    save(folder, 400, keep=2)
+    assert names(folder) == ["000000100", "000000300", "000000400", "latest"]
 
 
 @pytest.mark.parametrize("text", ["000000100", "000000100\n"])
