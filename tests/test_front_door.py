@@ -101,6 +101,16 @@ def test_the_trainers_module_answers_without_torch(option, code):
     assert "torch" not in result.stderr
 
 
+@pytest.mark.parametrize("module", [["dcgan_dist.train"], ["dcgan_dist", "train"]])
+def test_a_file_of_options_may_be_a_pipe(module, tmp_path):
+    command = (
+        f"{sys.executable} -m {' '.join(module)} --dry_run --run_dir {tmp_path / 'run'} --config <(echo 'images: 777')"
+    )
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "images: 777" in result.stdout
+
+
 def test_the_version(capsys):
     assert front.main(["--version"]) == 0
     assert capsys.readouterr().out == f"dcgan_dist {__version__}\n"

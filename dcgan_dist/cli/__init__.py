@@ -30,6 +30,7 @@ NEVER_EMPTY = {
     "--data.classes": "names no classes; leave the option out for all images",
     "--only": "names no checks; leave the option out for all",
 }
+_checked: dict[tuple[str, ...], tuple[Config, list[str]]] = {}  # read once: a file may be a pipe, as in --config <(..)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
         argv: the command line without the program's name.
         quiet: print nothing (for all ranks but the first).
     """
-    config, lines = _read(argv, quiet)
+    config, lines = _checked.pop(tuple(argv), None) or _read(argv, quiet)
     if lines and not quiet:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
     return config
@@ -69,7 +70,7 @@ def check(argv: Sequence[str], *, rank: int) -> None:
     """Ends the process for --help, --print_config and wrong options, before torch is imported, which takes seconds."""
 
     def act() -> int:
-        _read(argv, quiet=rank != 0)
+        _checked[tuple(argv)] = _read(argv, quiet=rank != 0)
         return 0
 
     code = run_and_report(act, rank=rank, given=argv)
