@@ -22,13 +22,14 @@ from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.classes import classes_text, find_labels
 from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.labels import label_text
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.manifest import load_manifest
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.sources import find_source
-from dcgan_dist.data.sources.base import renumbered
+from dcgan_dist.data.sources.base import number_names, renumbered
 from dcgan_dist.errors import UsageError
 
 SIZE = 32
@@ -116,7 +117,7 @@ def test_the_classes_of_folders_can_be_chosen(source, tmp_path, capsys):
 
 def test_labels_of_others_reach_the_batch_and_what_has_none_stays_without(tmp_path):
     labels = [b"7", b" 12\n", None, b"0", b"-1", b"cat", b"3.5", b"", "７".encode(), 18 * b"9"]
-    wanted = [7, 12, -1, 0, -1, 10**18, -1, -1]  # a word gets the number above the largest
+    wanted = [7, 12, -1, 0, -1, 1, -1, -1]  # above the largest there is no number left for a word
     members = []
     for number, label in enumerate(labels):
         members += [(f"{number}.ppm", flat(number))] + ([(f"{number}.cls", label)] if label is not None else [])
@@ -268,6 +269,21 @@ def test_labels_that_come_with_names(tmp_path):
         assert [load(item)[1] for item in source.items().images] == [0, 1, 10, 11, *range(2, 10)]
     assert renumbered(["dog", "cat"]) == [0, 1]
     assert renumbered(["1", "01"]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["01", "1", "cat"], [2, 1, 3]),
+        (["007", "cat"], [7, 8]),
+        (["0", "999999999999999999", "ant", "bee"], [0, 10**18 - 1, 1, 2]),
+        (["999999999999999997", "ant", "bee"], [10**18 - 3, 10**18 - 2, 10**18 - 1]),
+    ],
+)
+def test_names_beside_numbers_get_numbers_of_their_own_that_a_label_can_be(names, labels):
+    found, classes = number_names(names, "x")
+    assert (found.tolist(), classes) == (labels, dict(sorted(zip(labels, names, strict=True))))
+    assert [label_text(label) for label in classes] == [(str(label), "") for label in classes]
 
 
 MANY = {number: f"class {number}" for number in range(1_000)}

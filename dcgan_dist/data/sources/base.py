@@ -20,7 +20,7 @@ from PIL import Image
 
 from dcgan_dist.data.formats import count_text, ending_of, is_image_name
 from dcgan_dist.data.index import NO_LABEL
-from dcgan_dist.data.labels import common_numbering, relabel
+from dcgan_dist.data.labels import DIGITS, common_numbering, relabel
 from dcgan_dist.data.storage import open_regular
 from dcgan_dist.errors import UsageError, UserError
 
@@ -30,7 +30,7 @@ NOT_PREPARED = "prepared() comes first"
 NO_IMAGE = "holds no image (null, or no bytes)"
 LABEL_FILES = (".csv", ".tsv", ".jsonl", ".json", ".cls", ".txt", ".xml", ".mat")
 SPLITS = re.compile(r"(train|test|valid|validation|val|dev|trainval|unlabell?ed)[_-]?\d*", re.IGNORECASE)
-WHOLE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)  # a label has 64 bits
+WHOLE_NUMBER = re.compile(rf"\d{{1,{DIGITS}}}", re.ASCII)
 
 
 class Item(NamedTuple):
@@ -261,10 +261,15 @@ def number_names(names: Iterable[str], source: str) -> tuple[NDArray[np.int64], 
 
 
 def labels_of(names: Sequence[str]) -> list[int]:
-    """Whole numbers keep their number; other names get the numbers above the largest, or from 0, in their order."""
+    """Numbers keep their number; words, and 01 beside 1 and words, get those above the largest, or the first free."""
     numbers = [int(name) if WHOLE_NUMBER.fullmatch(name) else None for name in names]
-    following = count(max((number for number in numbers if number is not None), default=-1) + 1)
-    return [next(following) if number is None else number for number in numbers]
+    known = Counter(numbers)
+    if None in known:
+        numbers = [None if known[n] > 1 and str(n) != name else n for n, name in zip(numbers, names, strict=True)]
+    first = max((number for number in numbers if number is not None), default=-1) + 1
+    start = first if first + numbers.count(None) <= 10**DIGITS else 0
+    free = (number for number in count(start) if number not in known)
+    return [next(free) if number is None else number for number in numbers]
 
 
 def labels_in_common(
