@@ -84,7 +84,7 @@ def walk(path: Path, choice: MemberChoice = DEFAULT) -> ShardIndex:
 
         found = TarWalker(str(path), members(str(path), file, os.fstat(file.fileno()).st_size), load, choice)
         rows = found.images_with_labels()
-        offset, length = ([getattr(row.info, name) for row in rows] for name in ("offset_data", "size"))
+        offset, length = [row.offset for row in rows], [row.size for row in rows]
         sampled = _sample_bytes(file, list(zip(offset, length, strict=True)))
     labels, words = number_labels([row.label for row in rows])
     notes = found.notes(len(rows), int((labels != NO_LABEL).sum()))

@@ -40,7 +40,9 @@ class FoundImage(NamedTuple):
     key: str  # webdataset's
     name: str  # key of the image by itself
     suffix: str
-    info: Header
+    offset: int  # of its bytes in the tar
+    size: int
+    data: bytes  # of a stream, else none; a header for each image would take 450 bytes
     label: str  # '': none beside it
 
 
@@ -151,7 +153,9 @@ class TarWalker:
         text, problem = ("", "") if suffix is None else self._label(members[suffix], suffix)
         self._refuse_sparse(info)
         self.unlabelled.update([f"{problem} in .{suffix}"] if problem else [])
-        found = FoundImage(key, *split_name(key, image), info, text or (problem and NONE))
+        found = FoundImage(
+            key, *split_name(key, image), info.offset_data, info.size, info.data, text or (problem and NONE)
+        )
         return found, suffix if text or problem else None
 
     def _label(self, info: Header, suffix: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Tars made by other programs: the very samples that webdataset reads, found once and remembered."""
 
+import gc
 import io
 import os
 import subprocess
@@ -15,10 +16,12 @@ from webdataset.writer import ShardWriter, TarWriter
 
 from dcgan_dist.data import foreign
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.foreign import foreign_index, walk
+from dcgan_dist.data.foreign import foreign_index, members, walk
 from dcgan_dist.data.notes import merge_notes
 from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.data.samples import MemberChoice
+from dcgan_dist.data.tar_walker import TarWalker
+from dcgan_dist.data.tarfiles import Header
 from dcgan_dist.errors import UserError
 
 TEXTS = [".json", ".txt", ".cls"]
@@ -355,3 +358,13 @@ def test_a_cut_between_members_is_counted_where_it_is_allowed(tmp_path):
     assert foreign_index(path, MemberChoice(allow_cut=True)).notes.lines() == [line]
     with pytest.raises(UserError, match="cut"):
         walk(path)
+
+
+def test_no_header_is_kept_for_an_image(tmp_path):
+    """They are many times the size of what is known of an image in the end."""
+    path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"-") for number in range(50)])
+    with path.open("rb") as file:
+        found = TarWalker("x.tar", members("x.tar", file, path.stat().st_size), lambda _: b"", MemberChoice())
+        assert len(found.images_with_labels()) == 50
+    gc.collect()
+    assert sum(type(each) is Header for each in gc.get_objects()) < 10

@@ -166,9 +166,9 @@ class _Check:
             yield info
 
     def _image(self, file: BinaryIO, image: FoundImage) -> None:
-        size, byte = image.info.size, image.info.offset_data
+        size, byte = image.size, image.offset
         if not size:
-            self.note("image", "is an empty file", image.info.name, image.info.offset)
+            self.note("image", "is an empty file", image.name, byte)
         elif self.job.deep and size > MOST_BYTES:
             self.note("image", f"{size:,} bytes are too many for an image", image.name, byte)
         elif self.job.deep:

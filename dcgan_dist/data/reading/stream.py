@@ -191,14 +191,14 @@ def _in_tar(url: str, stream: Any, choice: MemberChoice, on_notes: Callable[[Not
     """Labels that are words have no numbers here, where not all of them are known."""
     walk = TarWalker(url, _members(stream), lambda info: info.data, choice)
     images = labelled = 0
-    for _, name, suffix, info, text in walk.images():
-        if choice.skip_bad and not info.data:
+    for _, name, suffix, _, _, data, text in walk.images():
+        if choice.skip_bad and not data:
             walk.passed["empty"] += 1
             continue
         label = int(text) if is_number(text) else NO_LABEL
         walk.unlabelled["a word, which a stream cannot number"] += text not in ("", NONE) and label == NO_LABEL
         images, labelled = images + 1, labelled + (label != NO_LABEL)
-        yield suffix, info.data, label, f"{url}: {escape_newlines(name)}.{suffix}"
+        yield suffix, data, label, f"{url}: {escape_newlines(name)}.{suffix}"
     apart = min(len(walk.separate_labels), images - labelled - walk.unlabelled.total())
     walk.unlabelled += Counter({"apart from its image": apart})  # which drops what is 0
     on_notes(walk.notes(images, labelled))
