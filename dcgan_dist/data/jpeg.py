@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from PIL import Image
 MARK, START, END, SCAN, APP1 = 0xFF, 0xD8, 0xD9, 0xDA, 0xE1
 MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")  # but for those that may stand within a scan
 RESTARTS = range(0xD0, 0xD8)
-RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SEQUENTIAL = (0xC0, 0xC1)  # frames, with Huffman codes
 GREY = (128, 128, 128)
@@ -113,22 +114,27 @@ def _is_damage(data: bytes, said: str) -> bool:
 def require_complete(data: bytes, pixels: Pixels, decode: Callable[[bytes], Pixels]) -> None:
     """Raises ValueError when a JPEG that was decoded lacks some of its pixels.
 
-    libjpeg fills them in silently. They are missing when other bytes behind the last scan change the picture.
+    libjpeg fills them in silently. More bytes at the end of a scan, or before a restart, change it then.
     """
-    *before, (end, marker) = [(0, 0), *_markers(data)]
-    scans = [at for at, each in before if each == SCAN]
+    marks, places, restarts = [(0, 0), *_markers(data)], [0], 0
+    scans = [(at, stop) for (at, each), (stop, _) in pairwise(marks) if each == SCAN]
+    end, marker = marks[-1]
     if marker != END or not scans:
         raise ValueError("its end is missing")
-    if not ARITHMETIC.isdisjoint(each for _, each in before):
+    if not ARITHMETIC.isdisjoint(each for _, each in marks[:-1]):
         return
-    restarts = [found[1][0] for found in RESTART.finditer(data, scans[-1], end)]
-    if restarts != [RESTARTS[place % 8] for place in range(len(restarts))]:
-        raise ValueError("its restart markers are not in order")
-    if len(scans) == 1 and _holds_all_blocks(data[: end + 2], scans[0]):
+    for begin, stop in scans:
+        found = list(RESTART.finditer(data, begin, stop))
+        restarts = len(found)
+        if [each[1][0] for each in found] != [RESTARTS[place % 8] for place in range(restarts)]:
+            raise ValueError("its restart markers are not in order")
+        places += [*(each.start() for each in found), stop]
+    if places == [0, end] and _holds_all_blocks(data[: end + 2], scans[0][0]):
         return
+    pieces = [data[at:stop] for at, stop in pairwise(places)]
     for filler in FILLERS:  # the one or the other, by chance, may stand for what libjpeg makes up
-        more = (bytes((MARK, RESTARTS[(len(restarts) + place) % 8])) + filler for place in range(8))
-        if not np.array_equal(pixels, decode(b"".join((data[:end], filler, *more, data[end:])))):
+        more = (bytes((MARK, RESTARTS[(restarts + place) % 8])) + filler for place in range(8))
+        if not np.array_equal(pixels, decode(b"".join((filler.join(pieces), filler, *more, data[end:])))):
             raise ValueError("its pixels are cut off")
 
 

@@ -1,6 +1,7 @@
 """Odd image files whose pixels are intact are taken, with each JPEG decoder; cut ones are not, with none."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -60,8 +61,17 @@ def cut(data, part):
     return data[: begin + int((len(data) - begin) * part)] + EOI
 
 
+def without(data, marker, count, part=0):
+    """Without some bytes in front of a marker that follows a scan: the `part`-th after the first scan."""
+    at = data.index(b"\xff\xda")
+    for _ in range(part + 1):
+        at = data.index(marker, at + 1)
+    return data[: at - count] + data[at:]
+
+
 ICC = b"ICC_PROFILE\0"
 RESTARTS = saved(restart_marker_rows=1)
+FILLED = re.sub(rb"\xff([\xd0-\xd7])", b"\xff\xff\\1", RESTARTS)
 INTACT = {
     "plain": saved(),
     "progressive": saved(progressive=True),
@@ -80,6 +90,8 @@ INTACT = {
     "stray bytes in a progressive file": put(b"\1", b"\xff\xc2", saved(progressive=True)),
     "a JFIF version of tomorrow": saved().replace(b"JFIF\0\1\1", b"JFIF\0\11\1"),
     "an Adobe transform of tomorrow": put(segment(0xEE, b"Adobe\0\x64\0\0\0\0\7")),
+    "fill bytes before restart markers": FILLED,
+    "fill bytes before its end": saved()[:-2] + b"\xff\xff\xff\xd9",
     "fill bytes": put(b"\xff\xff\xff"),
     "zeros behind its pixels": saved()[:-2] + bytes(40) + EOI,
     "text behind its end": saved() + b"GIF89a" * 9,
@@ -98,6 +110,10 @@ CUT = {
     "restart markers": cut(RESTARTS, 0.5),
     "from a restart marker on": RESTARTS[: RESTARTS.index(b"\xff\xd1")] + EOI,
     "without one restart marker": RESTARTS.replace(b"\xff\xd1", b"", 1),
+    "in front of a restart marker": without(RESTARTS, b"\xff\xd1", 30),
+    "in front of a restart marker with fill bytes": without(FILLED, b"\xff\xff\xd1", 30),
+    "the end of an earlier scan": without(saved(progressive=True), b"\xff\xc4", 20, 3),
+    "fill bytes before its end": saved()[:-200] + b"\xff\xff\xd9",
     "CMYK": cut(saved("CMYK"), 0.5),
     "grey": cut(saved("L"), 0.5),
     "stray bytes, and cut": cut(put(b"\0\0\0"), 0.5),
