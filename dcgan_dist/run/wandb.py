@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.config import Config, WandbConfig
 from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.errors import UserError
 from dcgan_dist.run.wandb_key import credentials
 from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, not_used, unreadable, variables
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # seconds that a missing server may cost; both fit into the grace time of a job that is stopped
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 20.0
+NOTE, PLACE = "wandb_folder.json", ("entity", "project")  # and what is noted there of the place on the server
 STOPPED_ON_REQUEST = 75  # the exit code of a run that will go on later
 
 
@@ -43,24 +45,24 @@ def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str
     return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
 
 
-def _run_id(run_dir: Path, config: WandbConfig, say: Callable[[str], None]) -> tuple[str, bool]:
-    """The folder's W&B run, and whether it begins now. Raises wandb.Error for a WANDB_RUN_ID that is no id.
+def _run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[str, Any]]:
+    """The folder's W&B run, whether it is a new one, and what was noted of it.
 
-    A run that goes on in another project begins there. A copy of the folder (neither path nor inode are those that were
-    noted) is a run of its own. A folder that was moved to another disk looks the same; the line says how it
-    keeps its run.
+    Raises wandb.Error for a WANDB_RUN_ID that is no id. A copy of the folder (neither path nor inode are those that
+    were noted) is a run of its own. A folder that was moved to another disk looks the same; the line says how it keeps
+    its run.
     """
     import wandb
 
-    path, noted = run_dir / "wandb_id", run_dir / "wandb_folder.json"
+    path, note = run_dir / "wandb_id", run_dir / NOTE
     here = {"path": str(run_dir.resolve()), "inode": run_dir.stat().st_ino}
-    place = {"project": config.project, "entity": config.entity}
     before: dict[str, Any] = {}  # older versions did not note it
     with contextlib.suppress(OSError, TypeError, ValueError):
-        before = dict(json.loads(noted.read_bytes()))
+        before = dict(json.loads(note.read_bytes()))
     known = path.read_text(encoding="utf-8").strip() if path.exists() else ""
     copied = bool(known and before) and not any(before.get(name) == value for name, value in here.items())
     made = known if known and not copied else os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    noted = (before if made == known else {}) | here
     if made != known:
         wandb.Settings(run_id=made)
         write_atomically(path, f"{made}\n".encode())
@@ -69,16 +71,23 @@ def _run_id(run_dir: Path, config: WandbConfig, say: Callable[[str], None]) -> t
             f"W&B: this folder is a copy of {before.get('path')}, whose run is {known}; its own is {made}. If it was "
             f"moved from another disk: stop, write {known} into {path}, and start again"
         )
-    moved = made == known and any(before.get(name, value) != value for name, value in place.items())
-    if moved:
-        say(
-            f"W&B: until now this folder's run was in project {before.get('project')} (entity {before.get('entity')}); "
-            f"in project {config.project} (entity {config.entity}) it begins now, without the earlier reports. If that "
-            "is not meant: stop, and give --wandb.project and --wandb.entity as before"
-        )
-    if before != here | place:
-        write_atomically(noted, json.dumps(here | place).encode())
-    return made, made != known or moved
+    if noted != before:
+        write_atomically(note, json.dumps(noted).encode())
+    return made, made != known, noted
+
+
+def _noted_place(noted: Mapping[str, Any], options: WandbConfig) -> dict[str, Any]:
+    """Entity and project of the folder's run until now, as far as they are known.
+
+    Versions that did not note them took a default for "not given", also in config.yaml, and obeyed the variables.
+    """
+    found, default = variables(os.environ), WandbConfig()
+    obeyed = [name for name in PLACE if getattr(options, name) == getattr(default, name)]
+    return {name: noted.get(name, found.get(f"WANDB_{name.upper()}") if name in obeyed else None) for name in PLACE}
+
+
+def _path(place: Mapping[str, Any]) -> str:
+    return "/".join(place[name] for name in PLACE if place[name])
 
 
 def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
@@ -134,7 +143,7 @@ class WandbTracker:
         self._run_dir = config.run_dir.absolute()
         self._settings = _settings(on_stop)
         lines = not_used(config.wandb, os.environ)
-        run_id, new = _run_id(self._run_dir, config.wandb, say)
+        run_id, new, noted = _run_id(self._run_dir, say)
         self._hidden = () if new else ONCE
         if (asked := os.environ.get("WANDB_RUN_ID") or run_id) != run_id:
             lines.append(f"WANDB_RUN_ID={asked}: not used, this folder's run is {run_id}")
@@ -145,16 +154,37 @@ class WandbTracker:
             "id": run_id,
             "config": json.loads(json.dumps(asdict(config) | {"environment": environment}, default=str)),
         }
+        names = {"name": os.environ.get("WANDB_NAME") or self._run_dir.name, "tags": config.wandb.tags}
         if new:  # later attempts leave alone what was renamed or tagged by hand
-            arguments |= {"name": os.environ.get("WANDB_NAME") or self._run_dir.name, "tags": config.wandb.tags}
+            arguments |= names
         for line in lines:
             say(f"W&B: {line}")
         self._run = self._online(arguments) if mode == "online" else self._offline(arguments)
+        if self._note_place(noted, config.wandb, new):
+            for name, value in (names | {"notes": os.environ.get("WANDB_NOTES", "")}).items():
+                setattr(self._run, name, value)
         self._run.define_metric("images")
         self._run.define_metric("*", step_metric="images")
         # a resumed run repeats the images between its checkpoint and its end, and W&B would show both; a picture
         # at the last of them may have been lost, and twice the same does no harm
         self._sent = int(self._run.summary.get("images", -1)) if self._run.resumed else -1
+
+    def _note_place(self, noted: dict[str, Any], options: WandbConfig, new: bool) -> bool:
+        """Notes where the run is; whether it is an old one that begins there, which is said."""
+        here = {name: getattr(self._run, name) for name in PLACE}  # online with the entity of the key
+        before = _noted_place(noted, options)
+        moved = any(before[name] and here[name] and before[name] != here[name] for name in PLACE)
+        begins = not new and not self._run.resumed and (moved or not self._run.offline)
+        if begins:
+            was = f"in {_path(before)}" if moved else "kept offline, or in another project"
+            self._say(
+                f"W&B: until now this folder's run {self._run.id} was {was}; in {_path(here)} it begins now, without "
+                "the earlier reports. If that is not meant: stop, and give --wandb.project and --wandb.entity as before"
+            )
+        place = {name: here[name] or noted.get(name) for name in PLACE}
+        with contextlib.suppress(UserError):  # the next attempt notes it
+            write_atomically(self._run_dir / NOTE, json.dumps(noted | place).encode())
+        return begins
 
     def _online(self, arguments: dict[str, Any]) -> "wandb.Run":
         import wandb

@@ -124,7 +124,7 @@ def snapshot(life: Session, run_seconds: float) -> dict[str, Any]:
     batches.close()
     found["modes"] = [network.training for network in (state.netg, state.netd, state.ema)]
     found["run_seconds"] = run_seconds
-    found["wandb"] = wandb._run_id(life.config.run_dir, life.config.wandb, print)[0] if life.world.main else ""
+    found["wandb"] = wandb._run_id(life.config.run_dir, print)[0] if life.world.main else ""
     return found
 
 

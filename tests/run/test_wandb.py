@@ -393,9 +393,9 @@ def test_an_id_that_is_none_switches_wandb_off_and_leaves_the_folder_free(config
 def known(config):
     """The W&B run of the folder, and whether it began now, in lines of what was said."""
 
-    def known(folder=config.run_dir, **changes):
+    def known(folder=config.run_dir):
         said = []
-        run, new = run_wandb._run_id(folder, replace(config.wandb, **changes), said.append)
+        run, new, _ = run_wandb._run_id(folder, said.append)
         return run, new, said
 
     return known
@@ -431,15 +431,72 @@ def test_a_folder_that_moved_or_came_back_keeps_its_run(config, known, tmp_path)
     assert known(link) == (first, False, [])
 
 
+def begun(said):
+    return [line for line in said if "it begins now, without the earlier reports" in line]
+
+
+def placed(config, **changes):
+    return replace(config, wandb=replace(config.wandb, **changes))
+
+
 @pytest.mark.parametrize("changes", [{"project": "thesis"}, {"entity": "us"}])
-def test_a_run_that_goes_on_in_another_project_begins_there_and_says_so(changes, config, known):
+def test_a_run_that_goes_on_in_another_project_begins_there_and_says_so(changes, config, server, said):
     """By another option, or by the same command where a variable is another one."""
-    first, _, _ = known()
-    run, new, said = known(**changes)
-    assert (run, new) == (first, True)
-    assert len(said) == 1
-    assert said[0].startswith("W&B: until now this folder's run was in project gans (entity None); in project ")
-    assert known(**changes) == (first, False, [])
+    start(config, said).close()
+    first = the_run(server)
+    assert begun(said) == []
+    start(placed(config, **changes), said).close()
+    run = the_run(server)
+    assert (run.id, run.display_name, run.tags) == (first.id, "faces", ["fruit"])
+    (line,) = begun(said)
+    where = f"{run.entity}/{run.project}"
+    assert where in ("tester/thesis", "us/gans")
+    assert line.startswith(f"W&B: until now this folder's run {run.id} was in tester/gans; in {where} it begins now")
+    run.display_name, run.tags = "by hand", ["best"]
+    start(placed(config, **changes), said).close()
+    assert (begun(said), the_run(server).display_name, the_run(server).tags) == ([line], "by hand", ["best"])
+
+
+@pytest.mark.parametrize("change", ["entity", "mode", "back"])
+def test_a_run_that_moves_nowhere_says_nothing_and_keeps_its_name(change, config, server, said):
+    """The key's own entity by its name; an attempt offline, which does not know it; a project where it was before."""
+    start(config, said).close()
+    run = the_run(server)
+    run.display_name, run.tags = "by hand", ["best"]
+    if change == "mode":
+        start(placed(config, mode="offline"), said).close()
+    if change == "back":
+        note = config.run_dir / "wandb_folder.json"
+        note.write_text(json.dumps(json.loads(note.read_text()) | {"project": "thesis"}))
+    start(placed(config, entity="tester" if change == "entity" else None), said).close()
+    assert the_run(server) is run
+    assert (begun(said), run.display_name, run.tags) == ([], "by hand", ["best"])
+
+
+def test_a_move_that_failed_is_said_when_it_succeeds(config, server, said, monkeypatch):
+    start(config, said).close()
+    with monkeypatch.context() as patch:
+        patch.setattr("wandb.init", lambda **_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            start(placed(config, project="thesis"), said)
+    start(placed(config, project="thesis"), said).close()
+    assert len(begun(said)) == 1
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_run_of_an_older_version_does_not_move_in_silence(mode, config, server, said, monkeypatch):
+    """Its config.yaml gives the default, over which WANDB_PROJECT won; where it was is not noted."""
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    server.runs["abc"] = Run("tester", "mine", "abc")
+    (config.run_dir / "wandb_id").write_text("abc\n")
+    here = {"path": str(config.run_dir), "inode": config.run_dir.stat().st_ino}
+    (config.run_dir / "wandb_folder.json").write_text(json.dumps(here))
+    start(placed(config, mode=mode, project="mine"), said).close()
+    assert begun(said) == []
+    (config.run_dir / "wandb_folder.json").write_text(json.dumps(here))
+    start(placed(config, mode=mode, project="dcgan_dist"), said).close()
+    (line,) = begun(said)
+    assert line.startswith("W&B: until now this folder's run abc was in mine; in ")
 
 
 @pytest.mark.parametrize("noted", [None, "", "[]", "7", '{"path": ["x"], "inode": "y"}'])

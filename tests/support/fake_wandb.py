@@ -132,9 +132,11 @@ def _bucket(run: Run) -> dict[str, Any]:
 
 def _upsert_bucket(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
     run_id = variables.get("name") or (variables.get("id") or "").removeprefix("id-")
-    inserted = run_id not in server.runs
+    inserted = not _is_there(server.runs.get(run_id), variables)
     entity, project = variables.get("entity") or server.entity, variables.get("project") or "uncategorized"
-    run = server.runs.setdefault(run_id, Run(entity, project, run_id))
+    if inserted:
+        server.runs[run_id] = Run(entity, project, run_id)
+    run = server.runs[run_id]
     run.about |= {name: value for name, value in variables.items() if value}
     run.config = json.loads(variables["config"]) if variables.get("config") else run.config
     run.display_name = variables.get("displayName") or run.display_name
@@ -143,8 +145,15 @@ def _upsert_bucket(server: FakeWandb, variables: dict[str, Any]) -> dict[str, An
     return {"upsertBucket": {"bucket": _bucket(run), "inserted": inserted}}
 
 
+def _is_there(run: Run | None, variables: dict[str, Any]) -> bool:
+    """Whether it is in the project that is asked for; of a run's copies in several projects the last one is kept."""
+    places = [(variables.get(name), getattr(run, name, None)) for name in ("entity", "project")]
+    return run is not None and all(asked in (None, "", found) for asked, found in places)
+
+
 def _resume_status(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
     run = server.runs.get(variables.get("name") or "")
+    run = run if _is_there(run, variables) else None
     model = {
         "id": "p1",
         "name": variables.get("project"),
