@@ -235,7 +235,7 @@ def test_other_files_beside_unfinished_shards_stay(pictures, tmp_path):
     put(out, *names)
     pack(pictures, out)
     assert all((out / name).read_bytes() == MINE for name in names)
-    assert sorted(path.name for path in (out / ".partial").iterdir()) == ["lock", "mine", "notes.txt", "copies"]
+    assert sorted(path.name for path in (out / ".partial").iterdir()) == ["copies", "lock", "mine", "notes.txt"]
 
 
 def test_another_command_does_not_remove_the_copies_of_a_source(pictures, tmp_path):
