@@ -62,7 +62,7 @@ def test_shards_are_not_packed_into_their_own_places(pictures, tmp_path, form):
     (tmp_path / "link").symlink_to(out)
     source = {"a link": tmp_path / "link", "shards": f"{out}/shard-0000{{0,1}}.tar"}.get(form, out)
     before = contents(out)
-    with pytest.raises(UsageError, match=r"out: holds shard-00000\.tar, which is packed and would be replaced; choose"):
+    with pytest.raises(UsageError, match=r"out: holds shard-00000\.tar, whose images would be replaced; choose"):
         pack(source, out, part=part, size=8, overwrite=True)
     assert contents(out) == before
     pack(source, tmp_path / "smaller", size=8)

@@ -88,7 +88,8 @@ def write_shards(
     refuse_others(out, packing.overwrite, chain.from_iterable(map(taken_places, stagings(out))))
     with _inside(out), locked(out, shared=part is not None):
         source = source.prepared(out / PARTIAL / COPIES, watch.say)
-        _refuse_source(out, source)
+        if packing.store != "keep":
+            _refuse_source(out, source)
         images, left_out, classes, lines = source.items()
         for line in lines:
             watch.say(line)
@@ -119,12 +120,12 @@ def write_shards(
 
 
 def _refuse_source(out: Path, source: Source) -> None:
-    """Raises UsageError when the source is among the shards in OUT that would go: nothing could bring it back."""
+    """Raises UsageError when the source is among the shards in OUT that are replaced, and its images with them."""
     going = {(out / name).resolve() for name in earlier_files(out)}
     for tar in source.tars if isinstance(source, TarSource) else ():
         if tar.file.resolve() in going:
             raise UsageError(
-                f"{out}: holds {tar.file.name}, which is packed and would be replaced; choose another folder"
+                f"{out}: holds {tar.file.name}, whose images would be replaced; choose another folder, or --store keep"
             )
 
 
