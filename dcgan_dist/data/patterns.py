@@ -86,7 +86,8 @@ def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
 def _files_in(name: str, remote: Remote) -> list[str] | None:
     """The files and folders in a folder, sorted; None for a name that is no folder, as far as can be seen."""
     if is_remote(name):
-        file = not name.endswith("/") and base_name(name).lower().endswith(NO_SHARDS)
+        no_listing = name.lower().startswith(("http://", "https://"))
+        file = not name.endswith("/") and (no_listing or base_name(name).lower().endswith(NO_SHARDS))
         return None if file else _remote_files(name, remote)
     if not (exists(name) and Path(name).is_dir()):
         return None
