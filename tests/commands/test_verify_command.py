@@ -88,7 +88,7 @@ def test_a_manifest_elsewhere(shards, tmp_path, capsys):
 
 def test_a_manifest_that_cannot_be_read_is_an_error(shards):
     (shards / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="is no manifest"):
+    with pytest.raises(UserError, match="is not a manifest"):
         verify.main([str(shards)])
 
 
