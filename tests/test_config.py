@@ -151,7 +151,7 @@ CONTRADICTIONS = [
     (Config(batch_size=10, accumulate=4), ["--batch_size 10", "1 rank x --accumulate 4", "nearest that does is 8"]),
     (Config(batch_size=10, world_size=4), ["--batch_size 10", "4 ranks x --accumulate 1", "nearest that does is 8"]),
     (Config(data=DataConfig(shards=PIPE, allow_pipe=True)), ["pipe:cat ...", "add --data.reader stream"]),
-    (Config(data=DataConfig(shards=PIPE, reader="stream")), ["pipe:cat ...", "add --data.allow_pipe"]),
+    (Config(data=DataConfig(shards=PIPE, reader="stream")), ["pipe:cat ...", "--data.allow_pipe allows it"]),
     *(
         (
             Config(resume=ResumeConfig(allow_changes=("seed", unknown))),

@@ -9,10 +9,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from dcgan_dist import cli
-from dcgan_dist.config import Config, Range
+from dcgan_dist.config import Augmentation, Config, Range
 
 WORDS = st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), codec="utf-8"), min_size=1).filter(
-    lambda text: not text.startswith(("-", "~")) and text.strip() and text != "None"  # the spelling of nothing
+    lambda text: (
+        not text.startswith(("-", "~")) and text.strip() and text.lower() not in ("none", "null")
+    )  # the spelling of nothing
 )
 
 
@@ -26,6 +28,7 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "d_norm": st.sampled_from(["layer", "none"]),
     "label_smoothing": st.just(0.0),
     "accumulate": st.just(1),
+    "augment": st.lists(st.sampled_from(typing.get_args(Augmentation)), unique=True).map(tuple),
     "allow_changes": st.lists(st.sampled_from(list(cli.NAMES))).map(tuple),
     "world_size": st.just(None),
     "reader": st.just("indexed"),

@@ -61,11 +61,11 @@ class Line(Finding):
     def text(self, checks: Iterable[str], node: bool = False) -> str:
         """Mark, check and finding; below them what to do. `checks`: all names; `node`: name the node."""
         head = f"{self.mark:<4}  {self.check:<{max(map(len, checks))}}  "
-        parts = [head + f"{self.node}: " * node + self.found]
-        parts += [f"{'':<{len(head)}}-> {advice}" for advice in self.advice.splitlines()]
-        wrap = textwrap.TextWrapper(break_long_words=False, break_on_hyphens=False, subsequent_indent=" " * len(head))
-        wrap.width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
-        return "\n".join(map(wrap.fill, parts))
+        parts = [f"{self.node}: " * node + self.found, *(f"-> {advice}" for advice in self.advice.splitlines())]
+        wrap = textwrap.TextWrapper(break_long_words=False, break_on_hyphens=False)
+        wrap.width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140)) - len(head)
+        # wrapped without the head, which would stand alone in front of a path that is longer than a line
+        return head + f"\n{'':<{len(head)}}".join(line for part in parts for line in wrap.wrap(part))
 
 
 def summary(lines: Sequence[Line], seconds: float) -> str:
