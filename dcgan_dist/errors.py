@@ -61,6 +61,12 @@ def tracebacks_wanted() -> bool:
     return _tracebacks
 
 
+def to_stderr(line: str) -> None:
+    """Writes a line for the user, at once."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def run_and_report(
     act: Callable[[], int], *, rank: int = 0, given: Sequence[str] = (), output_counts: bool = True
 ) -> int:

@@ -10,7 +10,7 @@ import torch
 from support.power import Disk
 from support.shards import write_ours
 from support.sources import make_folder as pictures
-from support.training import TINY
+from support.training import TENSOR_FILES, TINY
 
 from dcgan_dist import train
 from dcgan_dist.data.remote.quota import Quota
@@ -43,11 +43,11 @@ def whole(name: str, folder: str = ".") -> list[str]:
     return [f"sync {prefix}~{name}", f"name {prefix}{name}", f"sync {folder}/"]
 
 
-TENSORS = {name: {"weight": torch.ones(3)} for name in checkpoint.TENSOR_FILES}
+TENSORS = {name: {"weight": torch.ones(3)} for name in TENSOR_FILES}
 NEW = "checkpoints/.tmp-0-000000100"
 SAVED = [
     "sync ./",  # the folder of the checkpoints is new
-    *(f"sync {NEW}/{name}.safetensors" for name in checkpoint.TENSOR_FILES),
+    *(f"sync {NEW}/{name}.safetensors" for name in TENSOR_FILES),
     f"sync {NEW}/state.json",
     f"sync {NEW}/manifest.json",
     f"sync {NEW}/",

@@ -8,17 +8,14 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from dcgan_dist.errors import to_stderr
+
 PLAIN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
 Unit = Literal["img", "B"]
 DONE = {"img": "{n_fmt} of {total_fmt} images", "B": "{n_fmt} of {total_fmt}B"}
 
 Progress = Callable[[int, int], None]
 """Done and in all; first called with what was done before."""
-
-
-def to_stderr(line: str) -> None:
-    """Writes a line for people."""
-    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -17,12 +17,11 @@ from dcgan_dist.data.reading.autotune import choose_decode_plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, is_plain
-from dcgan_dist.data.reading.upcoming_shards import to_stderr
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.samples import IGNORED, MemberChoice
 from dcgan_dist.data.storage import cache_folder
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, to_stderr
 
 Say = Callable[[str], None]
 COLOURS = {1: "grey", 3: "RGB"}

@@ -35,7 +35,6 @@ from dcgan_dist.run.checkpoint_manifest import FORMAT, LEFT, MANIFEST, NAME, STA
 from dcgan_dist.run.lease import Lease
 
 SUFFIX = ".safetensors"
-TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")
 Tensors = dict[str, dict[str, Tensor]]
 
 

@@ -1,6 +1,5 @@
 """A trained generator: found in a run's folder, loaded from a checkpoint, and what it draws."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from dcgan_dist.config import ModelConfig
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, to_stderr
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.networks import NetG
 from dcgan_dist.parallel.noise import sample_latents
@@ -22,7 +21,7 @@ AT_ONCE = 64  # images in one forward pass; they do not depend on each other
 def find_checkpoint(source: Path) -> Path:
     """The checkpoint that a run's or a checkpoint's folder stands for. Raises UsageError when it is neither."""
     try:
-        found = resume.resolve(source, _warn)
+        found = resume.resolve(source, to_stderr)
     except OSError as error:
         raise UserError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
     if found is None:
@@ -75,7 +74,3 @@ def draw(netg: NetG, model: ModelConfig, count: int, seed: int) -> Iterator[NDAr
     for first in range(0, count, AT_ONCE):
         z = sample_latents(model, seed, first, min(AT_ONCE, count - first), weight)
         yield to_pixels(netg(z), model.output).cpu().numpy()
-
-
-def _warn(line: str) -> None:
-    sys.stderr.write(f"{line}\n")

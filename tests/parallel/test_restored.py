@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.ranks import run_ranks
 from support.recording import begin, metrics, options
-from support.training import before_each_iteration
+from support.training import TENSOR_FILES, before_each_iteration
 
 from dcgan_dist import train as trainer
 from dcgan_dist.config import Config, ModelConfig
@@ -22,7 +22,7 @@ from dcgan_dist.gan.schedule import set_learning_rates
 from dcgan_dist.gan.state import TrainState, create_state
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.parallel.precision import PRECISIONS
-from dcgan_dist.run import checkpoint, wandb
+from dcgan_dist.run import wandb
 from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.session import Session
 
@@ -73,7 +73,7 @@ def numbers(path: Path) -> dict[str, Any]:
 def assert_same_end(ours: Path, theirs: Path) -> None:
     ends = [run / "checkpoints" / f"{LENGTH:09}" for run in (ours, theirs)]
     found, wanted = ({path.name: path.read_bytes() for path in end.glob("*.safetensors")} for end in ends)
-    assert set(wanted) == {f"{name}.safetensors" for name in checkpoint.TENSOR_FILES}
+    assert set(wanted) == {f"{name}.safetensors" for name in TENSOR_FILES}
     assert found == wanted
     assert numbers(ends[0]) == numbers(ends[1])
     assert learnt(ours) == learnt(theirs)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.ranks import run_ranks
+from support.training import TENSOR_FILES
 
 from dcgan_dist.config import CheckpointConfig
 from dcgan_dist.run import checkpoint
@@ -28,7 +29,7 @@ CHANGES: tuple[tuple[Any, str], ...] = (
 def state(images: int) -> tuple[checkpoint.Tensors, dict[str, Any]]:
     tensors = {
         name: {"weight": torch.full((3, 2), images + number), "step": torch.tensor(images)}
-        for number, name in enumerate(checkpoint.TENSOR_FILES)
+        for number, name in enumerate(TENSOR_FILES)
     }
     return tensors, {"images": images, "config": {"seed": images}}
 
@@ -110,7 +111,7 @@ def test_a_save_that_is_killed_at_any_moment_is_followed_by_another(before, tmp_
     published = [goes_on(tmp_path / str(step)) for step in range(1, steps + 1)]
     assert published == sorted(published)  # once it is there, it stays
     assert set(published) == {False, True}
-    assert steps > 2 * len(checkpoint.TENSOR_FILES)  # each is opened and synced
+    assert steps > 2 * len(TENSOR_FILES)  # each is opened and synced
 
 
 def goes_on(root: Path) -> bool:

@@ -11,6 +11,9 @@ TINY = shlex.split(
     "--log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled"
 )
 
+TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")
+"""Names of the files of tensors in each checkpoint."""
+
 
 def before_each_iteration(act: Callable[[Session], object]) -> None:
     """From now on the trainer of this process calls `act` before each iteration, when its data are there."""

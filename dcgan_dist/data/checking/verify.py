@@ -95,17 +95,14 @@ class _Check:
         self.size, entry = size, self.job.entry
         if entry and size != entry.bytes:
             self.note("manifest", f"{size:,} bytes, but {entry.bytes:,} in the manifest")
-        found, moved = self._index(read), 0
-        if found is None:
-            footer, index, moved = find_moved_index(self.name, size, read) or (None, None, 0)
-        else:
-            footer, index = found
+        found = self._index(read)
+        placed = (*found, 0) if found else find_moved_index(self.name, size, read)
         passage = Passage(read, size, tick)
         with io.BufferedReader(passage, CHUNK) as file:
-            if footer is None or index is None:
+            if placed is None:
                 self._walked(file)
             else:
-                self._indexed(file, footer, index, moved)
+                self._indexed(file, *placed)
             if entry and self.samples != entry.samples:
                 self.note("manifest", f"{self.samples:,} samples, but {entry.samples:,} in the manifest")
             if entry and not self.problems and passage.checksum() != entry.xxh128:

@@ -12,7 +12,8 @@ from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.decode_pool import DecodePlan, open_decode_pool
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.prefetch_buffer import Batch, prefetch_batches
-from dcgan_dist.data.reading.upcoming_shards import prefetching_shards, to_stderr
+from dcgan_dist.data.reading.upcoming_shards import prefetching_shards
+from dcgan_dist.errors import to_stderr
 
 LOOKED_UP = 2_048  # images, whose numbers are looked up in the order at once
 Wanted = tuple[int, NDArray[np.int64], NDArray[np.bool_]]

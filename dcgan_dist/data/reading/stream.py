@@ -33,13 +33,12 @@ from dcgan_dist.data.order import flips
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, prefetch_batches
 from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.data.reading.upcoming_shards import to_stderr
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS, packing
 from dcgan_dist.data.samples import MemberChoice, escape_newlines
 from dcgan_dist.data.tar_walker import NONE, TarWalker
 from dcgan_dist.data.tarfiles import CUT, Header, tar_members
 from dcgan_dist.data.workers import end_programs, shielded_program
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, to_stderr
 from dcgan_dist.location import Location
 
 SHUFFLE_BUFFER = 2_000  # samples

@@ -1,6 +1,5 @@
 """Tells the cache which remote shards the order needs next, and when."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,12 +12,6 @@ HORIZON = 2 * LANES * WINDOW  # positions: what the lanes still read of their cu
 STEP = LANES * WINDOW // 16  # positions after which the uses are looked up again
 
 Advance = Callable[[int], None]
-
-
-def to_stderr(line: str) -> None:
-    """Writes a line for the user."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 @contextmanager
