@@ -19,7 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "dcgan_dist.commands.shard",
         "write shards from folders, zips, tars, Parquet, lists, torchvision sets",
     ),
-    "verify": ("dcgan_dist.commands.verify", "check shards, near or far; --repair saves what is whole of damaged ones"),
+    "verify": (
+        "dcgan_dist.commands.verify",
+        "check shards, local or remote; --repair saves what is intact in damaged ones",
+    ),
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
     "doctor": (
         "dcgan_dist.commands.doctor",

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output, picture_path, save_picture
 from dcgan_dist.config import DataConfig, Images, Range, Retries, Seed, Timeout
-from dcgan_dist.data.checking.census import Census, Looks, Picture, count, look, pictures, spread
 from dcgan_dist.data.checking.checklist import shard_names
+from dcgan_dist.data.checking.corpus_statistics import CorpusStatistics, Looks, Picture, count, look, pictures, spread
 from dcgan_dist.data.classes import names_in
 from dcgan_dist.data.codecs import to_rgb_or_grey
 from dcgan_dist.data.completeness import compare_with_manifests
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
     complete = compare_with_manifests(options.shards, names, opener.remote)
     manifest = complete.manifest
     corpus = Corpus(open_shards(names, opener), opener)
-    census = count(corpus)
+    statistics = count(corpus)
     samples = spread(corpus.size, corpus.size if options.all else options.sample, options.seed)
     with tqdm(desc="inspect", total=len(samples), unit="img", disable=not sys.stderr.isatty()) as bar:
 
@@ -103,13 +103,13 @@ def main(argv: list[str]) -> int:
             bar.update(done - bar.n)
 
         looks = look(corpus, samples, report)
-    print("\n".join(facts(census, looks, manifest)))
+    print("\n".join(facts(statistics, looks, manifest)))
     for line in complete.missing + complete.notes:
         print(f"shards:   {line}")
     for line in unused_lines([*corpus.shards, *corpus.without_images], opener.choice):
         print(line)
     if options.json:
-        found = json.dumps(as_dict(census, looks, manifest), indent=1) + "\n"
+        found = json.dumps(as_dict(statistics, looks, manifest), indent=1) + "\n"
         write_atomically(options.json, found.encode(), new=not options.overwrite)
     if options.count:
         drawn = spread(corpus.size, options.count, options.seed)
@@ -119,25 +119,25 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def facts(census: Census, looks: Looks, manifest: Manifest | None) -> list[str]:
+def facts(statistics: CorpusStatistics, looks: Looks, manifest: Manifest | None) -> list[str]:
     """All that is known, for people."""
-    mean = census.image_bytes / census.images
-    suffixes = ", ".join(f"{images:,} .{suffix}" for suffix, images in census.suffixes.most_common())
-    others = census.shards - census.checked
-    made = f"{census.checked:,} with an index and checksums" if census.checked else ""
+    mean = statistics.image_bytes / statistics.images
+    suffixes = ", ".join(f"{images:,} .{suffix}" for suffix, images in statistics.suffixes.most_common())
+    others = statistics.shards - statistics.checked
+    made = f"{statistics.checked:,} with an index and checksums" if statistics.checked else ""
     made += (", " if made and others else "") + (f"{others:,} made by other programs, no checksums" if others else "")
     lines = [
-        f"shards:   {census.shards:,} ({made}), {census.file_bytes / 1e6:,.1f} MB",
-        f"images:   {census.images:,} ({suffixes}), {mean:,.0f} bytes each",
-        f"epoch:    {census.image_bytes / 1e6:,.1f} MB of images to read",
-        f"labels:   {_labels(census.labels, _names(census, manifest))}",
+        f"shards:   {statistics.shards:,} ({made}), {statistics.file_bytes / 1e6:,.1f} MB",
+        f"images:   {statistics.images:,} ({suffixes}), {mean:,.0f} bytes each",
+        f"epoch:    {statistics.image_bytes / 1e6:,.1f} MB of images to read",
+        f"labels:   {_labels(statistics.labels, _names(statistics, manifest))}",
     ]
     if manifest is not None:
         duplicates = (
             "nobody looked for duplicates" if manifest.duplicates is None else f"{manifest.duplicates:,} duplicates"
         )
         lines.append(f"manifest: {duplicates}; {manifest.bad:,} images were left out because they could not be read")
-    which = "all" if looks.images + len(looks.bad) == census.images else f"{looks.images + len(looks.bad):,}"
+    which = "all" if looks.images + len(looks.bad) == statistics.images else f"{looks.images + len(looks.bad):,}"
     lines.append(f"of {which} images, decoded:")
     if looks.images:
         lines += [f"  sizes:  {_sizes(looks.sizes)}", f"  pixels: {_most(looks.modes)}"]
@@ -148,8 +148,8 @@ def facts(census: Census, looks: Looks, manifest: Manifest | None) -> list[str]:
     return lines
 
 
-def _names(census: Census, manifest: Manifest | None) -> Mapping[int, str | None]:
-    return census.classes if manifest is None else {entry.label: entry.name for entry in manifest.classes}
+def _names(statistics: CorpusStatistics, manifest: Manifest | None) -> Mapping[int, str | None]:
+    return statistics.classes if manifest is None else {entry.label: entry.name for entry in manifest.classes}
 
 
 def _labels(labels: Counter[int], names: Mapping[int, str | None]) -> str:
@@ -186,26 +186,26 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values) + " (0 to 1)"
 
 
-def as_dict(census: Census, looks: Looks, manifest: Manifest | None) -> dict[str, Any]:
+def as_dict(statistics: CorpusStatistics, looks: Looks, manifest: Manifest | None) -> dict[str, Any]:
     """All that is known, for programs."""
-    names = {str(label): name for label, name in _names(census, manifest).items()}
-    labels = {str(label): images for label, images in sorted(census.labels.items()) if label != NO_LABEL}
+    names = {str(label): name for label, name in _names(statistics, manifest).items()}
+    labels = {str(label): images for label, images in sorted(statistics.labels.items()) if label != NO_LABEL}
     return {
-        "shards": census.shards,
-        "shards_with_checksums": census.checked,
-        "bytes": census.file_bytes,
-        "images": census.images,
-        "image_bytes": census.image_bytes,
-        "formats": dict(census.suffixes.most_common()),
+        "shards": statistics.shards,
+        "shards_with_checksums": statistics.checked,
+        "bytes": statistics.file_bytes,
+        "images": statistics.images,
+        "image_bytes": statistics.image_bytes,
+        "formats": dict(statistics.suffixes.most_common()),
         "labels": labels,
-        "unlabelled": census.labels[NO_LABEL],
+        "unlabelled": statistics.labels[NO_LABEL],
         "decoded": looks.images,
         "sizes": {f"{width}x{height}": images for (width, height), images in looks.sizes.most_common()},
         "modes": dict(looks.modes.most_common()),
         "mean": looks.pixels.mean() if looks.images else None,
         "std": looks.pixels.std() if looks.images else None,
         "cannot_be_decoded": looks.bad,
-        "classes": None if manifest is None and not census.classes else names,
+        "classes": None if manifest is None and not statistics.classes else names,
         "duplicates": None if manifest is None else manifest.duplicates,
         "left_out": None if manifest is None else manifest.bad,
     }

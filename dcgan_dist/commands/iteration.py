@@ -20,7 +20,8 @@ class Iteration:
         """`batches`: of this rank, on its device: images, uint8 (n, C, H, W), and whether to mirror them, bool (n,)."""
         chosen = arithmetic(config.precision, world.device)
         self.state, self._engine = create(config, world, chosen)
-        self._config, self._weights, self._batches, self._game = config, chosen.weights, batches, Objective.of(config)
+        self._config, self._weights, self._batches = config, chosen.weights, batches
+        self._objective = Objective.of(config)
         split = Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size)
         self._noise = NoiseSource(config, split, world.device, chosen.weights)
 
@@ -28,4 +29,4 @@ class Iteration:
         """One iteration; returns its scalars, as `training_step` does."""
         real = micro_batches(self._config, *next(self._batches), self._weights)
         noise = self._noise.at(self.state.images)
-        return training_step(self._config, self.state, self._engine, self._game, real, noise)
+        return training_step(self._config, self.state, self._engine, self._objective, real, noise)

@@ -8,7 +8,7 @@ from typing import get_args
 import tyro
 
 from dcgan_dist import cli
-from dcgan_dist.commands.progress import progress, to_stderr
+from dcgan_dist.commands.progress import progress
 from dcgan_dist.config import ImageSize
 from dcgan_dist.config.option_names import bare
 from dcgan_dist.data.formats import count_text
@@ -17,7 +17,7 @@ from dcgan_dist.data.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
 from dcgan_dist.data.writing.writer import Summary, Watch, merge_shards, write_shards
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, to_stderr
 
 LISTED = 20  # bad images
 
@@ -26,7 +26,7 @@ LISTED = 20  # bad images
 class ShardOptions(cli.CommandOptions, Packing):
     """Pack images into shards for training: ordinary tars, with labels, mixed, all of one size.
 
-    A command that was stopped goes on when it is run again; delete OUT/.partial to begin anew. Beside the shards lie
+    A command that was stopped goes on when it is run again; delete OUT/.partial to start again. Beside the shards lie
     manifest.json, which says what they hold, and sizes.json and _info.json for open_clip and timm.
     """
 

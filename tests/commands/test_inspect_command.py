@@ -11,7 +11,7 @@ from support.manifests import manifest_of
 from support.shards import encoded, picture, write_ours, write_tar
 
 from dcgan_dist.commands import inspect
-from dcgan_dist.data.checking.census import Picture
+from dcgan_dist.data.checking.corpus_statistics import Picture
 from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.manifest import manifest_json
 from dcgan_dist.errors import UsageError, UserError

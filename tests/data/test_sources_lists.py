@@ -221,6 +221,6 @@ def test_a_plural_is_a_label_only_where_there_is_no_other(tmp_path):
 
 def test_columns_that_other_signs_part_are_no_paths(tmp_path):
     for line in "path;label", "file_name\tlabel", "id|path|label":
-        with pytest.raises(UsageError, match="its columns are not parted by commas"):
+        with pytest.raises(UsageError, match="its columns are not separated by commas"):
             one(tmp_path, "a.csv", f"{line}\na.png;1\n").items()
     assert [item.name for item in one(tmp_path, "a.csv", "my;1.png\n").items().images] == ["my;1.png"]

@@ -115,7 +115,7 @@ class ListSource(FilesSource):
         if path is not None:
             return path, label, True
         if len(row) == 1 and re.search(rf"(^|[;|\t])({'|'.join(PATH_NAMES)})[;|\t]", row[0], re.IGNORECASE):
-            raise UsageError(f"{self.path}: its columns are not parted by commas, as in a .csv; .tsv has tabs")
+            raise UsageError(f"{self.path}: its columns are not separated by commas, as in a .csv; .tsv has tabs")
         if len(row) > 2 or label is not None:
             raise UsageError(f"{self.path}: no column of its first line is called {' or '.join(PATH_NAMES)}")
         return 0, 1 if len(row) == 2 else None, False

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.shards import by_webdataset, encoded, picture, write_ours, write_tar
 
-from dcgan_dist.data.checking.census import count, look, pictures, spread
+from dcgan_dist.data.checking.corpus_statistics import count, look, pictures, spread
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.index import ShardWriter
 
@@ -42,14 +42,14 @@ def corpus_of(paths):
 
 
 def test_counts(paths):
-    census = count(corpus_of(paths))
-    assert (census.shards, census.checked, census.images) == (3, 2, 12)
-    assert census.file_bytes == sum(path.stat().st_size for path in paths)
-    assert census.suffixes == {"ppm": 5, "png": 4, "jpg": 2, "webp": 1}
-    assert census.labels == {0: 3, 1: 2, 7: 3, -1: 4}
+    statistics = count(corpus_of(paths))
+    assert (statistics.shards, statistics.checked, statistics.images) == (3, 2, 12)
+    assert statistics.file_bytes == sum(path.stat().st_size for path in paths)
+    assert statistics.suffixes == {"ppm": 5, "png": 4, "jpg": 2, "webp": 1}
+    assert statistics.labels == {0: 3, 1: 2, 7: 3, -1: 4}
     samples = by_webdataset(*paths)
-    images = [sample[suffix] for sample in samples for suffix in census.suffixes if suffix in sample]
-    assert census.image_bytes == sum(map(len, images))
+    images = [sample[suffix] for sample in samples for suffix in statistics.suffixes if suffix in sample]
+    assert statistics.image_bytes == sum(map(len, images))
 
 
 def test_looks(paths):

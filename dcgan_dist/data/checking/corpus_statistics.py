@@ -22,7 +22,7 @@ AT_ONCE = 16  # decoded images in memory, each of up to a quarter of a gigabyte
 
 
 @dataclass
-class Census:
+class CorpusStatistics:
     """Facts of all shards."""
 
     shards: int = 0
@@ -63,20 +63,20 @@ class Picture:
     image: Image.Image | UserError
 
 
-def count(corpus: Corpus) -> Census:
+def count(corpus: Corpus) -> CorpusStatistics:
     """Counts everything that indexes say. Raises UserError for a damaged one."""
-    census = Census(shards=len(corpus.shards), classes=corpus.classes)
+    statistics = CorpusStatistics(shards=len(corpus.shards), classes=corpus.classes)
     with ThreadPoolExecutor(READ_TOGETHER) as pool:
         for index in pool.map(corpus.read_index, range(len(corpus.shards))):
-            census.checked += index.checked
-            census.images += len(index)
-            census.image_bytes += int(index.length.sum())
+            statistics.checked += index.checked
+            statistics.images += len(index)
+            statistics.image_bytes += int(index.length.sum())
             for number, images in enumerate(np.bincount(index.suffix, minlength=len(index.suffixes)).tolist()):
-                census.suffixes[index.suffixes[number]] += images
+                statistics.suffixes[index.suffixes[number]] += images
             labels, images = np.unique(index.label, return_counts=True)
-            census.labels.update(dict(zip(labels.tolist(), images.tolist(), strict=True)))
-    census.file_bytes = sum(map(_file_bytes, corpus.shards))
-    return census
+            statistics.labels.update(dict(zip(labels.tolist(), images.tolist(), strict=True)))
+    statistics.file_bytes = sum(map(_file_bytes, corpus.shards))
+    return statistics
 
 
 def _file_bytes(shard: Shard) -> int:
