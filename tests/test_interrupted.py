@@ -98,6 +98,39 @@ def test_ctrl_c_while_processes_of_a_pool_begin(start, command, line, tmp_path):
     assert (process.returncode, out, said) == (INTERRUPTED, "", [line])
 
 
+HANGING = """
+import threading
+from dcgan_dist.data.pool import over_processes
+
+def hang(job, tick):
+    print(flush=True)
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    over_processes(hang, [1, 2], 2, lambda done: None)
+"""
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_job_that_hangs(tmp_path):
+    (tmp_path / "hanging.py").write_text(HANGING)
+    process = subprocess.Popen(
+        [sys.executable, "hanging.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        process_group=0,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (process.stdout.readline(), process.stdout.readline()) == ("\n", "\n")
+    while children("spawn_main", process.pid):  # the first has it wait for its jobs
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    errors = process.communicate()[1]
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+    assert of_group(process.pid) == []
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["verify", "shards"], ["launch", "--help"]])
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(start, arguments, tmp_path):
     (tmp_path / "shards").mkdir()

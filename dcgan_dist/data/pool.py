@@ -11,7 +11,13 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
-from dcgan_dist.data.workers import available_cores, follow_parent, shielded_processes
+from dcgan_dist.data.workers import (
+    available_cores,
+    follow_parent,
+    interrupt_deferred,
+    kill_children,
+    shielded_processes,
+)
 from dcgan_dist.errors import UserError
 
 POLL = 0.2  # seconds
@@ -98,7 +104,9 @@ def _spread(
         try:
             pending: set[Future[R]] = set()
             while True:
-                more = [pool.submit(_do, job) for job in itertools.islice(jobs, WAITING * processes - len(pending))]
+                new_jobs = list(itertools.islice(jobs, WAITING * processes - len(pending)))
+                with interrupt_deferred():  # an executor is useless where one comes while it starts its processes
+                    more = [pool.submit(_do, job) for job in new_jobs]
                 futures += more
                 pending |= set(more)
                 if not futures:
@@ -113,8 +121,9 @@ def _spread(
             problem = "a process was killed, perhaps for want of memory; try fewer --processes"
             raise WorkerKilledError(problem) from error
         finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            with interrupt_deferred(kill_children):  # Ctrl-C a second time does not wait for the jobs in hand
+                stop.set()
+                pool.shutdown(cancel_futures=True)
 
 
 # in a process of the pool: its work and its tick, and what keeps open what the work needs until the process ends

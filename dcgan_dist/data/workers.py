@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from dcgan_dist.data.cgroups import cpu_quotas
@@ -72,6 +73,35 @@ def shielded_processes() -> SpawnContext:
     with signals_blocked():
         resource_tracker.ensure_running()  # of Python's own; the same holds for it
     return _ShieldedProcesses()
+
+
+@contextmanager
+def interrupt_deferred(again: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Ctrl-C within it calls `again`, and raises KeyboardInterrupt at its end: for code that it must not cut in two."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # nothing is raised here
+        return
+    arrived = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal arrived
+        arrived = True
+        again()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if arrived:
+            raise KeyboardInterrupt
+
+
+def kill_children() -> None:
+    """Kills the processes that multiprocessing has started from here."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 _programs: set[subprocess.Popen] = set()
