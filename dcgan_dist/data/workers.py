@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from dcgan_dist.data.cgroups import cpu_quotas
@@ -84,7 +83,7 @@ def interrupt_deferred(again: Callable[[], None] = lambda: None) -> Iterator[Non
         return
     arrived = False
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(*_: Any) -> None:
         nonlocal arrived
         arrived = True
         again()
