@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dcgan_dist.data.codecs import decode_into, encode, fit
 from dcgan_dist.data.faces import dataset as faces
-from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.data.storage import cache_folder
+from dcgan_dist.data.images.codecs import decode_into, encode, fit
+from dcgan_dist.data.shards.index import ShardWriter
+from dcgan_dist.data.system.storage import cache_folder
 
 FORMAT = 2  # of a corpus, part of its name
 SHARDS = 8  # enough for every loading worker to have some

@@ -32,7 +32,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.measure import RESULTS, save
-from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.shards.index import ShardWriter
 
 REPOSITORY = Path(__file__).parent.parent
 BATCH, STEPS, RANKS = 12, 300, 2

@@ -16,8 +16,8 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.measure import table
-from dcgan_dist.data.codecs import StoreFormat
 from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.images.codecs import StoreFormat
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.sources import find_source

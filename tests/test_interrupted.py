@@ -100,7 +100,7 @@ def test_ctrl_c_while_processes_of_a_pool_begin(start, command, line, tmp_path):
 
 HANGING = """
 import threading
-from dcgan_dist.data.pool import over_processes
+from dcgan_dist.data.system.pool import over_processes
 
 def hang(job, tick):
     print(flush=True)
@@ -122,6 +122,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_job_that_hangs(tmp_path):
         process_group=0,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
+    assert process.stdout is not None
     assert (process.stdout.readline(), process.stdout.readline()) == ("\n", "\n")
     while children("spawn_main", process.pid):  # the first has it wait for its jobs
         process.send_signal(signal.SIGINT)

@@ -19,14 +19,14 @@ from dcgan_dist.commands.output import check_output, picture_path, save_picture
 from dcgan_dist.config import DataConfig, Images, Range, Retries, Seed, Timeout
 from dcgan_dist.data.checking.checklist import shard_names
 from dcgan_dist.data.checking.corpus_statistics import CorpusStatistics, Looks, Picture, count, look, pictures, spread
-from dcgan_dist.data.classes import names_in
-from dcgan_dist.data.codecs import to_rgb_or_grey
-from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, open_shards
-from dcgan_dist.data.index import NO_LABEL
-from dcgan_dist.data.manifest import Manifest
+from dcgan_dist.data.images.codecs import to_rgb_or_grey
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.shards.classes import names_in
+from dcgan_dist.data.shards.completeness import compare_with_manifests
+from dcgan_dist.data.shards.index import NO_LABEL
+from dcgan_dist.data.shards.manifest import Manifest
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run.grid import grid
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcgan_dist.data.sources.names import ENDINGS, ending
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run.checkpoint_manifest import is_checkpoint
 

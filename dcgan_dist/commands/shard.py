@@ -11,9 +11,9 @@ from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress
 from dcgan_dist.config import ImageSize
 from dcgan_dist.config.option_names import bare
-from dcgan_dist.data.formats import count_text
-from dcgan_dist.data.manifest import BAD, DUPLICATES
-from dcgan_dist.data.samples import MemberChoice
+from dcgan_dist.data.images.formats import count_text
+from dcgan_dist.data.shards.manifest import BAD, DUPLICATES
+from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
 from dcgan_dist.data.writing.writer import Summary, Watch, merge_shards, write_shards

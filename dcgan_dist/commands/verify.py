@@ -20,11 +20,11 @@ from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard
-from dcgan_dist.data.formats import count_text
-from dcgan_dist.data.pool import over_processes
+from dcgan_dist.data.images.formats import count_text
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.samples import MemberChoice
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.shards.samples import MemberChoice
+from dcgan_dist.data.system.pool import over_processes
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError
 
 LISTED = 50  # problems; the .json file holds all

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.index import ShardIndex, corpus_fingerprint
-from dcgan_dist.data.labels import LabelMap, common_numbering, relabel
-from dcgan_dist.data.notes import merge_notes
-from dcgan_dist.data.opener import Opener, Shard
-from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.shards.index import ShardIndex, corpus_fingerprint
+from dcgan_dist.data.shards.labels import LabelMap, common_numbering, relabel
+from dcgan_dist.data.shards.notes import merge_notes
+from dcgan_dist.data.shards.opener import Opener, Shard
+from dcgan_dist.data.shards.patterns import shards_of
 from dcgan_dist.data.sources.base import number_names
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location

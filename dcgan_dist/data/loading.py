@@ -5,22 +5,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dcgan_dist.config import Config, Damaged, DataConfig, ModelConfig
-from dcgan_dist.data.classes import classes_text, find_labels, names_in, numbering
-from dcgan_dist.data.completeness import compare_with_manifests
 from dcgan_dist.data.corpus import Corpus, expand_shards, open_shards
 from dcgan_dist.data.faces import dataset as faces
-from dcgan_dist.data.formats import count_text
-from dcgan_dist.data.manifest import Manifest
-from dcgan_dist.data.notes import merge_notes
-from dcgan_dist.data.opener import CachePlan, Opener, Shard
+from dcgan_dist.data.images.formats import count_text
 from dcgan_dist.data.reading.autotune import choose_decode_plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, is_plain
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
-from dcgan_dist.data.samples import IGNORED, MemberChoice
-from dcgan_dist.data.storage import cache_folder
+from dcgan_dist.data.shards.classes import classes_text, find_labels, names_in, numbering
+from dcgan_dist.data.shards.completeness import compare_with_manifests
+from dcgan_dist.data.shards.manifest import Manifest
+from dcgan_dist.data.shards.notes import merge_notes
+from dcgan_dist.data.shards.opener import CachePlan, Opener, Shard
+from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
+from dcgan_dist.data.system.storage import cache_folder
 from dcgan_dist.errors import UserError, to_stderr
 
 Say = Callable[[str], None]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dcgan_dist.data.workers import SENT_TO_ALL
+from dcgan_dist.data.system.workers import SENT_TO_ALL
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.variables import MARK, NAMES, SIZES
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dcgan_dist.config import Config, settings
-from dcgan_dist.data.workers import available_cores
+from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.accelerator import accelerator_for
 from dcgan_dist.parallel.activity import Activity

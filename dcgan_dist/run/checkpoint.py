@@ -29,7 +29,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dcgan_dist.data.storage import make_folder, sync_folder, write_atomically
+from dcgan_dist.data.system.storage import make_folder, sync_folder, write_atomically
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.checkpoint_manifest import FORMAT, LEFT, MANIFEST, NAME, STATE, contents, sealed
 from dcgan_dist.run.lease import Lease

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch.amp.grad_scaler import GradScaler
 
 from dcgan_dist.config import Config
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.nonfinite import first_not_finite, not_finite
 from dcgan_dist.gan.state import TrainState

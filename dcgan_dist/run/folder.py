@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import torch
 
-from dcgan_dist.data.storage import make_folder, sync_folder, write_atomically
-from dcgan_dist.data.workers import available_cores
+from dcgan_dist.data.system.storage import make_folder, sync_folder, write_atomically
+from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run import signals

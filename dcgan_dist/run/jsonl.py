@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.data.storage import sync_folder, write_atomically
+from dcgan_dist.data.system.storage import sync_folder, write_atomically
 from dcgan_dist.errors import UserError
 
 

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dcgan_dist.data.locks import is_at, lock_for_process, open_shared
-from dcgan_dist.data.storage import make_folder, process_exists, write_atomically
+from dcgan_dist.data.system.locks import is_at, lock_for_process, open_shared
+from dcgan_dist.data.system.storage import make_folder, process_exists, write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 BEAT = 5.0  # seconds between two heartbeats

@@ -9,8 +9,8 @@ import psutil
 import torch
 
 from dcgan_dist.config import Config
-from dcgan_dist.data.cgroups import memory_limits
 from dcgan_dist.data.reading.shared_batch import bytes_of_batch
+from dcgan_dist.data.system.cgroups import memory_limits
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.network_sizes import measure_networks
 from dcgan_dist.parallel.precision import Arithmetic

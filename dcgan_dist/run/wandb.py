@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.config import Config, WandbConfig
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.wandb_key import credentials
 from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, not_used, unreadable, variables

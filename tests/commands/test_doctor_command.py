@@ -23,8 +23,8 @@ from dcgan_dist.commands.doctor.command import CHECKS, examine
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import ok
 from dcgan_dist.config import Config, ModelConfig
-from dcgan_dist.data import cgroups
-from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.shards.index import ShardWriter
+from dcgan_dist.data.system import cgroups
 from dcgan_dist.gan.network_sizes import measure_networks
 from dcgan_dist.gan.networks import layer_table
 from dcgan_dist.gan.state import create_state

@@ -12,8 +12,8 @@ from support.shards import encoded, picture, write_ours, write_tar
 
 from dcgan_dist.commands import inspect
 from dcgan_dist.data.checking.corpus_statistics import Picture
-from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.data.manifest import manifest_json
+from dcgan_dist.data.shards.index import ShardWriter
+from dcgan_dist.data.shards.manifest import manifest_json
 from dcgan_dist.errors import UsageError, UserError
 
 

@@ -12,7 +12,7 @@ from support.shards import write_ours
 
 from dcgan_dist import train
 from dcgan_dist.__main__ import main
-from dcgan_dist.data import storage
+from dcgan_dist.data.system import storage
 
 
 class KilledError(BaseException):

@@ -15,7 +15,7 @@ from support.waiting import LIMIT, until
 
 from dcgan_dist import __main__ as front
 from dcgan_dist.commands import progress, shard
-from dcgan_dist.data.index import read_index
+from dcgan_dist.data.shards.index import read_index
 from dcgan_dist.errors import UsageError, UserError
 
 

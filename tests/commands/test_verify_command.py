@@ -11,7 +11,7 @@ from support.manifests import manifest_of
 from support.shards import write_ours
 
 from dcgan_dist.commands import progress, verify
-from dcgan_dist.data.manifest import manifest_json
+from dcgan_dist.data.shards.manifest import manifest_json
 from dcgan_dist.errors import UsageError, UserError
 
 

@@ -7,8 +7,8 @@ import pytest
 from support.shards import write_ours, write_tar
 
 from dcgan_dist.data.corpus import Corpus, expand_shards, open_corpus
-from dcgan_dist.data.patterns import shards_of
 from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.shards.patterns import shards_of
 from dcgan_dist.errors import UsageError, UserError
 
 

@@ -15,10 +15,10 @@ from support.sources import make_folder
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_opener, make_reader, open_data
-from dcgan_dist.data.manifest import SIDE_FILES
-from dcgan_dist.data.opener import CachePlan
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.shards.manifest import SIDE_FILES
+from dcgan_dist.data.shards.opener import CachePlan
 from dcgan_dist.data.sources import FolderSource
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import write_shards

@@ -25,10 +25,10 @@ from torch.amp.grad_scaler import GradScaler
 from dcgan_dist import cli
 from dcgan_dist.config import CheckpointConfig, Config
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.index import ShardWriter
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.ema import update_ema
 from dcgan_dist.gan.images import to_range

@@ -21,8 +21,8 @@ from support.recording import metrics, options
 from support.shards import encoded, write_tar
 from support.telling import train_and_tell
 
-from dcgan_dist.data.index import ShardWriter, read_index
 from dcgan_dist.data.order import Order
+from dcgan_dist.data.shards.index import ShardWriter, read_index
 from dcgan_dist.gan import step as gan_step
 from dcgan_dist.run import checkpoint
 

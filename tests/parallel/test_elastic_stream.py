@@ -23,7 +23,7 @@ from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.train import train
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from support.waiting import LIMIT
 
-from dcgan_dist.data.workers import SENT_TO_ALL
+from dcgan_dist.data.system.workers import SENT_TO_ALL
 from dcgan_dist.errors import UsageError
 from dcgan_dist.parallel.launcher import Job, run
 from dcgan_dist.parallel.variables import MARK

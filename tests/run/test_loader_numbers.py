@@ -12,10 +12,10 @@ from support.shards import write_ours
 from support.telling import train_and_tell
 
 from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.opener import CachePlan, Opener
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.remote.cache import EntryRequest
 from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.shards.opener import CachePlan, Opener
 
 pytestmark = pytest.mark.dist
 

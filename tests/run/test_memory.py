@@ -11,7 +11,7 @@ from support.waiting import LIMIT
 
 from dcgan_dist import cli, train
 from dcgan_dist.config import Config, ModelConfig
-from dcgan_dist.data import cgroups
+from dcgan_dist.data.system import cgroups
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.networks import NetD, NetG
 from dcgan_dist.parallel.precision import arithmetic

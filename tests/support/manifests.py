@@ -4,8 +4,8 @@ from collections import Counter
 
 import xxhash
 
-from dcgan_dist.data.index import corpus_fingerprint, read_index
-from dcgan_dist.data.manifest import ClassEntry, Manifest, ShardEntry
+from dcgan_dist.data.shards.index import corpus_fingerprint, read_index
+from dcgan_dist.data.shards.manifest import ClassEntry, Manifest, ShardEntry
 
 
 def manifest_of(paths, names=("cat",)):

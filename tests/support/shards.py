@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from dcgan_dist.data.index import ShardWriter
+from dcgan_dist.data.shards.index import ShardWriter
 
 FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "ppm": "PPM", "pgm": "PPM"}
 

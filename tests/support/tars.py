@@ -4,7 +4,7 @@ import re
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from dcgan_dist.data.formats import IMAGE_SUFFIXES
+from dcgan_dist.data.images.formats import IMAGE_SUFFIXES
 
 
 def as_webdataset_reads(path, streamed=False):

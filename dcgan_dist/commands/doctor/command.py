@@ -15,7 +15,7 @@ from dcgan_dist.commands.doctor.finding import Finding, FoundError, Line, fail, 
 from dcgan_dist.commands.doctor.options import DoctorOptions
 from dcgan_dist.commands.output import check_output
 from dcgan_dist.config import Config
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.parallel.world import World, launch, set_cpu_threads
 from dcgan_dist.run.folder import environment

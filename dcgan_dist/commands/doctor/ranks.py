@@ -22,7 +22,7 @@ from dcgan_dist.commands.doctor.finding import Finding, Line, conclude, fail, wa
 from dcgan_dist.commands.iteration import Iteration
 from dcgan_dist.config import Config, SyncBatchNorm
 from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.data.workers import shielded_program
+from dcgan_dist.data.system.workers import shielded_program
 from dcgan_dist.errors import UserError
 from dcgan_dist.parallel.launcher import Job
 from dcgan_dist.parallel.store import ask, connect, host

@@ -14,7 +14,7 @@ from typing import TextIO
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, conclude, fail, ok, warn
 from dcgan_dist.data.reading.stream import StreamUrls
-from dcgan_dist.data.storage import sync_folder
+from dcgan_dist.data.system.storage import sync_folder
 from dcgan_dist.errors import UserError
 from dcgan_dist.run import checkpoint, resume
 from dcgan_dist.run.console import human_bytes as size

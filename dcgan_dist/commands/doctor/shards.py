@@ -15,9 +15,9 @@ from dcgan_dist.data.checking.checklist import make_checklist
 from dcgan_dist.data.checking.spot import spot_check
 from dcgan_dist.data.checking.verify import Problem, check_shard
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.pool import over_processes
 from dcgan_dist.data.remote.client import Remote, RemoteStat
-from dcgan_dist.data.storage import cache_folder
+from dcgan_dist.data.system.pool import over_processes
+from dcgan_dist.data.system.storage import cache_folder
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.console import human_bytes as size
 

@@ -12,14 +12,14 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from dcgan_dist.data.files import RangedFile
-from dcgan_dist.data.index import ReadAt
-from dcgan_dist.data.manifest import ShardEntry
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.remote.fill import fill, wanted_of
 from dcgan_dist.data.remote.unpack import packing
-from dcgan_dist.data.samples import MemberChoice
-from dcgan_dist.data.storage import open_regular
+from dcgan_dist.data.shards.files import RangedFile
+from dcgan_dist.data.shards.index import ReadAt
+from dcgan_dist.data.shards.manifest import ShardEntry
+from dcgan_dist.data.shards.samples import MemberChoice
+from dcgan_dist.data.system.storage import open_regular
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dcgan_dist.data.checking.access import Job, base_name
 from dcgan_dist.data.checking.verify import Problem
-from dcgan_dist.data.manifest import NAME, Manifest, folder_of, manifest_beside, read_manifest, within_folder
-from dcgan_dist.data.patterns import exists, shards_of, spell_out
 from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.shards.manifest import NAME, Manifest, folder_of, manifest_beside, read_manifest, within_folder
+from dcgan_dist.data.shards.patterns import exists, shards_of, spell_out
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 

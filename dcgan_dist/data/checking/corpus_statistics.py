@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from dcgan_dist import keyed
-from dcgan_dist.data.codecs import open_image, to_rgb_or_grey
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.opener import Shard
-from dcgan_dist.data.statistics import PixelCounts
-from dcgan_dist.data.workers import available_cores
+from dcgan_dist.data.images.codecs import open_image, to_rgb_or_grey
+from dcgan_dist.data.images.statistics import PixelCounts
+from dcgan_dist.data.shards.opener import Shard
+from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UserError
 
 READ_TOGETHER = 16  # indexes

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
-from dcgan_dist.data.index import (
+from dcgan_dist.data.shards.index import (
     BLOCK,
     FOOTER,
     MAGIC,

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 from dcgan_dist.data.checking.access import CHUNK, Job, Passage, UnreadableError, opened
 from dcgan_dist.data.checking.indexed import IndexedSample, find_index, find_moved_index
 from dcgan_dist.data.checking.verify import decoded_size
-from dcgan_dist.data.index import NO_LABEL, ShardIndex, ShardWriter
+from dcgan_dist.data.shards.index import NO_LABEL, ShardIndex, ShardWriter
 from dcgan_dist.errors import UserError
 
 LISTED = 20  # lost samples

@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 from dcgan_dist.data.checking.access import CHUNK, Job, Passage, UnreadableError, opened
 from dcgan_dist.data.checking.indexed import INDEX, IndexedSample, find_index, find_moved_index, is_index_member
-from dcgan_dist.data.codecs import open_image, to_rgb_or_grey
-from dcgan_dist.data.foreign import members
-from dcgan_dist.data.index import Footer, ReadAt, ShardIndex
-from dcgan_dist.data.tar_walker import FoundImage, TarWalker
-from dcgan_dist.data.tarfiles import Header
+from dcgan_dist.data.images.codecs import open_image, to_rgb_or_grey
+from dcgan_dist.data.shards.foreign import members
+from dcgan_dist.data.shards.index import Footer, ReadAt, ShardIndex
+from dcgan_dist.data.shards.tar_walker import FoundImage, TarWalker
+from dcgan_dist.data.shards.tarfiles import Header
 from dcgan_dist.errors import UserError
 
 MOST_BYTES = 2**30  # of an image file that is decoded

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from dcgan_dist import keyed
-from dcgan_dist.data.codecs import encode
 from dcgan_dist.data.faces.art import DRAWING, STILL, Factors, Jitter, paint
-from dcgan_dist.data.index import ShardWriter, read_index
-from dcgan_dist.data.pool import Tick, WorkerKilledError, iter_jobs
-from dcgan_dist.data.workers import available_cores
+from dcgan_dist.data.images.codecs import encode
+from dcgan_dist.data.shards.index import ShardWriter, read_index
+from dcgan_dist.data.system.pool import Tick, WorkerKilledError, iter_jobs
+from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UserError
 
 VERSION = 1  # of the pictures, part of the shards' names: goes up with every change of the drawing or the distribution

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dcgan_dist.config import Config
-from dcgan_dist.data.codecs import decode_into, netpbm_header
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.files import read_together
+from dcgan_dist.data.images.codecs import decode_into, netpbm_header
 from dcgan_dist.data.reading.decode_pool import DecodePlan
-from dcgan_dist.data.workers import available_cores
+from dcgan_dist.data.shards.files import read_together
+from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UserError
 
 Say = Callable[[str], None]

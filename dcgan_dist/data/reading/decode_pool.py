@@ -29,7 +29,7 @@ from dcgan_dist.data.reading.counters import Counters, total
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, shared_memory_batch
 from dcgan_dist.data.reading.shared_batch import bytes_of_batch
-from dcgan_dist.data.workers import signals_blocked
+from dcgan_dist.data.system.workers import signals_blocked
 from dcgan_dist.errors import UserError
 
 JOIN_TIMEOUT = 10.0  # seconds that a process may take to exit

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.codecs import netpbm_header
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.files import ShardFile, read_together, same_file
-from dcgan_dist.data.jpeg import decode_jpeg
+from dcgan_dist.data.images.codecs import netpbm_header
+from dcgan_dist.data.images.jpeg import decode_jpeg
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.open_shard import JPEG, LIKELY, PIXELS, DamageError, OpenShard
 from dcgan_dist.data.reading.pixels import PixelTable
+from dcgan_dist.data.shards.files import ShardFile, read_together, same_file
 from dcgan_dist.errors import UserError
 
 MOST_OPEN = 4_096  # shards; the lanes of an order are in about half as many at a time

@@ -4,11 +4,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dcgan_dist.data.codecs import decode_into, netpbm_header
-from dcgan_dist.data.files import RangedFile, ShardFile
-from dcgan_dist.data.formats import JPEG_SUFFIXES
-from dcgan_dist.data.index import ShardIndex
-from dcgan_dist.data.jpeg import decode_jpeg, plain_size
+from dcgan_dist.data.images.codecs import decode_into, netpbm_header
+from dcgan_dist.data.images.formats import JPEG_SUFFIXES
+from dcgan_dist.data.images.jpeg import decode_jpeg, plain_size
+from dcgan_dist.data.shards.files import RangedFile, ShardFile
+from dcgan_dist.data.shards.index import ShardIndex
 from dcgan_dist.errors import UserError
 
 # kinds of images: not touched yet, the second raw by its name and length; at training size: raw, JPEG; all others

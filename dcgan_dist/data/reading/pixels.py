@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.index import NO_LABEL
+from dcgan_dist.data.shards.index import NO_LABEL
 
 LARGEST = 2**24  # images of a corpus; of a larger one the tables, 16 bytes an image, would be too large
 

@@ -24,20 +24,20 @@ from typing import IO, Any
 from webdataset.filters import shuffle
 from webdataset.utils import enforce_security  # pyright: ignore[reportAttributeAccessIssue]
 
-from dcgan_dist.data.codecs import decode_into
-from dcgan_dist.data.foreign import DEFAULT
-from dcgan_dist.data.index import NO_LABEL, SKIPPED, read_index
-from dcgan_dist.data.labels import is_number
-from dcgan_dist.data.notes import Notes, merge_notes
+from dcgan_dist.data.images.codecs import decode_into
 from dcgan_dist.data.order import flips
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, prefetch_batches
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS, packing
-from dcgan_dist.data.samples import MemberChoice, escape_newlines
-from dcgan_dist.data.tar_walker import NONE, TarWalker
-from dcgan_dist.data.tarfiles import CUT, Header, tar_members
-from dcgan_dist.data.workers import end_programs, shielded_program
+from dcgan_dist.data.shards.foreign import DEFAULT
+from dcgan_dist.data.shards.index import NO_LABEL, SKIPPED, read_index
+from dcgan_dist.data.shards.labels import is_number
+from dcgan_dist.data.shards.notes import Notes, merge_notes
+from dcgan_dist.data.shards.samples import MemberChoice, escape_newlines
+from dcgan_dist.data.shards.tar_walker import NONE, TarWalker
+from dcgan_dist.data.shards.tarfiles import CUT, Header, tar_members
+from dcgan_dist.data.system.workers import end_programs, shielded_program
 from dcgan_dist.errors import UsageError, UserError, to_stderr
 from dcgan_dist.location import Location
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.opener import verified
 from dcgan_dist.data.order import LANES, WINDOW, Order
 from dcgan_dist.data.remote.prefetch import Prefetcher
+from dcgan_dist.data.shards.opener import verified
 
 HORIZON = 2 * LANES * WINDOW  # positions: what the lanes still read of their current shards, and as much again
 STEP = LANES * WINDOW // 16  # positions after which the uses are looked up again

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.fill import PIECE, Source, Wanted, fill, wanted_of
 from dcgan_dist.data.remote.quota import ENTRY, NextUse, Quota, Reservation, open_pinned
-from dcgan_dist.data.storage import cache_folder
+from dcgan_dist.data.system.storage import cache_folder
 from dcgan_dist.errors import UserError
 
 GROWTH = 16 * 2**20  # bytes that unpacking reserves at once

@@ -35,7 +35,7 @@ from dcgan_dist.data.remote.stores import (
     Web,
     protocol_of,
 )
-from dcgan_dist.data.storage import Output
+from dcgan_dist.data.system.storage import Output
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 

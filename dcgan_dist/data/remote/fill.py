@@ -10,7 +10,7 @@ import xxhash
 from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.data.remote.stores import RemoteStat
 from dcgan_dist.data.remote.unpack import Unpacker, packing, unpacked_name
-from dcgan_dist.data.storage import Output, open_regular
+from dcgan_dist.data.system.storage import Output, open_regular
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 

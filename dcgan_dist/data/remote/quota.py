@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_dist.data.locks import is_at, lock, locked, open_shared
+from dcgan_dist.data.system.locks import is_at, lock, locked, open_shared
 
 ENTRY = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9._-]*")  # see fill.wanted_of; other files are somebody else's
 UNFINISHED = re.compile(rf"\.{ENTRY.pattern}\.(tmp|lock)")  # earlier versions made .lock files

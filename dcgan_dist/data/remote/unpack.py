@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from dcgan_dist.data.storage import Output
+from dcgan_dist.data.system.storage import Output
 from dcgan_dist.errors import UsageError, UserError
 
 PIECE = 2**20  # bytes that gzip unpacks at once

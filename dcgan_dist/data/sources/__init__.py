@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from dcgan_dist.data.completeness import compare_with_manifests
-from dcgan_dist.data.foreign import DEFAULT
-from dcgan_dist.data.patterns import exists
 from dcgan_dist.data.remote.client import Remote, is_remote
-from dcgan_dist.data.samples import MemberChoice
+from dcgan_dist.data.shards.completeness import compare_with_manifests
+from dcgan_dist.data.shards.foreign import DEFAULT
+from dcgan_dist.data.shards.patterns import exists
+from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.sources.base import (
     Images,
     Item,

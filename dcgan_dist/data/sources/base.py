@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcgan_dist.data.formats import count_text, ending_of, is_image_name
-from dcgan_dist.data.index import NO_LABEL
-from dcgan_dist.data.labels import DIGITS, common_numbering, relabel
-from dcgan_dist.data.storage import open_regular
+from dcgan_dist.data.images.formats import count_text, ending_of, is_image_name
+from dcgan_dist.data.shards.index import NO_LABEL
+from dcgan_dist.data.shards.labels import DIGITS, common_numbering, relabel
+from dcgan_dist.data.system.storage import open_regular
 from dcgan_dist.errors import UsageError, UserError
 
 ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it

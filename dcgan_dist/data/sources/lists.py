@@ -13,9 +13,9 @@ from typing import Any, NoReturn, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.formats import count_text
-from dcgan_dist.data.index import NO_LABEL
+from dcgan_dist.data.images.formats import count_text
 from dcgan_dist.data.remote.client import is_remote
+from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.sources.base import ENCODING, FilesSource, Images, Items, number_names, unused_columns
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location

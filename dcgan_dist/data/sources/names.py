@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from dcgan_dist.data.patterns import exists, spell_out
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS
-from dcgan_dist.data.storage import NO_FILE
+from dcgan_dist.data.shards.patterns import exists, spell_out
+from dcgan_dist.data.system.storage import NO_FILE
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 

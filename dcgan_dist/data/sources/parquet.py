@@ -13,16 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.data.labels import FIELDS, label_text
-from dcgan_dist.data.notes import Notes, from_dict
 from dcgan_dist.data.remote import fill
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.fill import Wanted
+from dcgan_dist.data.shards.index import ShardWriter
+from dcgan_dist.data.shards.labels import FIELDS, label_text
+from dcgan_dist.data.shards.notes import Notes, from_dict
 from dcgan_dist.data.sources.base import Report, Source, renumbered, unused_columns
 from dcgan_dist.data.sources.staged import Stage
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")

@@ -13,11 +13,11 @@ from typing import Literal
 
 import xxhash
 
-from dcgan_dist.data.locks import locked
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Source, Wanted, wanted_of
 from dcgan_dist.data.sources.base import Report
-from dcgan_dist.data.storage import remove_abandoned
+from dcgan_dist.data.system.locks import locked
+from dcgan_dist.data.system.storage import remove_abandoned
 from dcgan_dist.errors import UserError
 
 THREADS = 4  # copies at a time

@@ -17,16 +17,16 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dcgan_dist.data.classes import names_in
-from dcgan_dist.data.completeness import Completeness
-from dcgan_dist.data.files import LocalFile
-from dcgan_dist.data.foreign import DEFAULT, foreign_index
-from dcgan_dist.data.index import NO_LABEL, ShardIndex, read_index
-from dcgan_dist.data.notes import Notes, merge_notes
 from dcgan_dist.data.remote import fill as remote
 from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.fill import Wanted, fill
-from dcgan_dist.data.samples import IGNORED, MemberChoice
+from dcgan_dist.data.shards.classes import names_in
+from dcgan_dist.data.shards.completeness import Completeness
+from dcgan_dist.data.shards.files import LocalFile
+from dcgan_dist.data.shards.foreign import DEFAULT, foreign_index
+from dcgan_dist.data.shards.index import NO_LABEL, ShardIndex, read_index
+from dcgan_dist.data.shards.notes import Notes, merge_notes
+from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
 from dcgan_dist.data.sources.base import (
     NO_IMAGE,
     NOT_PREPARED,
@@ -42,7 +42,7 @@ from dcgan_dist.data.sources.base import (
 )
 from dcgan_dist.data.sources.names import ending, stem
 from dcgan_dist.data.sources.staged import Stage
-from dcgan_dist.data.storage import whole_file
+from dcgan_dist.data.system.storage import whole_file
 from dcgan_dist.errors import UsageError, UserError
 
 INDEXED_TOGETHER = 16

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from dcgan_dist.config.values import SWITCH
-from dcgan_dist.data.labels import is_number, label_text
+from dcgan_dist.data.shards.labels import is_number, label_text
 from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Source, renumbered
 from dcgan_dist.errors import UsageError, UserError
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcgan_dist.data.codecs import encode, fit, open_image, to_rgb_or_grey
-from dcgan_dist.data.formats import kept_suffix
-from dcgan_dist.data.index import ShardWriter
-from dcgan_dist.data.pool import Tick
+from dcgan_dist.data.images.codecs import encode, fit, open_image, to_rgb_or_grey
+from dcgan_dist.data.images.formats import kept_suffix
+from dcgan_dist.data.images.statistics import PixelCounts
+from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.sources import Images, Item, Load, Source
-from dcgan_dist.data.statistics import PixelCounts
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.system.pool import Tick
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.data.writing.duplicates import UNREADABLE, as_array, digest
 from dcgan_dist.data.writing.keys import sample_key
 from dcgan_dist.data.writing.packing import Packing

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from PIL import ImageColor
 
 from dcgan_dist.config import Channels, OptionGroup, Range, Seed, Workers
-from dcgan_dist.data.codecs import Colour, Filter, Resize, StoreFormat
+from dcgan_dist.data.images.codecs import Colour, Filter, Resize, StoreFormat
 from dcgan_dist.errors import UsageError
 
 AUTO_PPM = 48 * 1024  # bytes of pixels up to which --store auto takes ppm

@@ -11,11 +11,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data import manifest as manifest_file
-from dcgan_dist.data.index import corpus_fingerprint
-from dcgan_dist.data.manifest import BAD, DUPLICATES, INFO, SIDE_FILES, SIZES, Manifest, ShardEntry, load_manifest
-from dcgan_dist.data.statistics import PixelCounts
-from dcgan_dist.data.storage import move_to_free, sync_folder, write_atomically
+from dcgan_dist.data.images.statistics import PixelCounts
+from dcgan_dist.data.shards import manifest as manifest_file
+from dcgan_dist.data.shards.index import corpus_fingerprint
+from dcgan_dist.data.shards.manifest import (
+    BAD,
+    DUPLICATES,
+    INFO,
+    SIDE_FILES,
+    SIZES,
+    Manifest,
+    ShardEntry,
+    load_manifest,
+)
+from dcgan_dist.data.system.storage import move_to_free, sync_folder, write_atomically
 from dcgan_dist.data.writing.duplicates import Duplicates, describe, find_duplicates
 from dcgan_dist.data.writing.receipt import Receipt, read_receipt, receipt_path
 from dcgan_dist.data.writing.staging import Plan, Staging, remove_copies

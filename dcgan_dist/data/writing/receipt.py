@@ -14,9 +14,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from dcgan_dist.data.index import read_index
-from dcgan_dist.data.statistics import PixelCounts
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.images.statistics import PixelCounts
+from dcgan_dist.data.shards.index import read_index
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
 
 VERSION = 2

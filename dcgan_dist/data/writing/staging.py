@@ -26,9 +26,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.data.locks import is_at, lock
-from dcgan_dist.data.manifest import numbered_shard_names
-from dcgan_dist.data.storage import write_atomically
+from dcgan_dist.data.shards.manifest import numbered_shard_names
+from dcgan_dist.data.system.locks import is_at, lock
+from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.data.writing.receipt import Receipt, matches, read_receipt, receipt_path
 from dcgan_dist.errors import UserError
 

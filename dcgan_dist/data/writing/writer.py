@@ -19,11 +19,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from dcgan_dist import keyed
-from dcgan_dist.data.classes import classes_text, numbering
-from dcgan_dist.data.pool import run_jobs
+from dcgan_dist.data.shards.classes import classes_text, numbering
 from dcgan_dist.data.sources import Images, Source, TarSource
-from dcgan_dist.data.storage import write_atomically
-from dcgan_dist.data.workers import available_cores
+from dcgan_dist.data.system.pool import run_jobs
+from dcgan_dist.data.system.storage import write_atomically
+from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicates
 from dcgan_dist.data.writing.keys import key_digits
 from dcgan_dist.data.writing.pack import HashJob, Job, PackJob, one_line, opened_worker

@@ -1,0 +1,1 @@
+"""What an image is: formats, decoding, and statistics of pixels."""

@@ -1,0 +1,102 @@
+"""What a label is, in a .cls or .json member of a tar or in a table's cell: a whole number, or the name of a class."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_dist.data.shards.index import NO_LABEL
+
+FIELDS = ("label", "labels", "class", "cls", "target", "fine_label")  # of JSON and of tables; the first one counts
+DIGITS = 18  # a label has 64 bits
+NUMBER = re.compile(r"[+-]?(\d+[.]?\d*|[.]\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+LONGEST = 200  # characters of a name; a longer text is a caption
+
+Names = Callable[[Iterable[str]], tuple[NDArray[np.int64], dict[int, str]]]
+
+
+def read_label(data: bytes, suffix: str, fields: Sequence[str] = FIELDS) -> tuple[str, str]:
+    """The label in a member of a tar, a number or a name, and '' or why there is none."""
+    if suffix.rpartition(".")[2] != "json":
+        return label_text(data.decode("utf-8-sig", errors="replace"))
+    try:
+        tree = json.loads(data, parse_int=str)  # int() refuses thousands of digits; label_text counts them
+    except (ValueError, RecursionError):
+        return "", "no JSON"
+    if isinstance(tree, dict):
+        tree = next((tree[field] for field in fields if field in tree), None)
+    return label_text(tree)
+
+
+def label_text(value: Any) -> tuple[str, str]:
+    """A value as a number or a name, and '' or why it is neither; nothing at all for nothing."""
+    if value is None:
+        return "", ""
+    if isinstance(value, bool | int | float | np.number):
+        return _number(value)
+    if not isinstance(value, str):
+        return "", f"a {type(value).__name__}"
+    text = value.strip()
+    if NUMBER.fullmatch(text):
+        if not text.lstrip("+-").isdecimal():
+            return _number(float(text))
+        digits = text.lstrip("+-0")[: DIGITS + 1]  # int() takes 4,300 at most, and one too many is enough
+        return _number(int(digits or 0) * (-1 if text[0] == "-" else 1))
+    if len(text) > LONGEST or not text.isprintable():
+        return "", "a long text" if len(text) > LONGEST else "no text"
+    return text, ""
+
+
+def is_number(text: str) -> bool:
+    """Whether a label is a number."""
+    return text.isascii() and text.isdecimal()
+
+
+def _number(value: Any) -> tuple[str, str]:
+    if not isinstance(value, int) and (not math.isfinite(value) or int(value) != value):  # an int may be no float
+        return "", "no whole number"
+    if value < 0 or int(value) >= 10**DIGITS:
+        return "", "a negative number" if value < 0 else f"a number of more than {DIGITS} digits"
+    return str(int(value)), ""
+
+
+def number_labels(texts: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels for the texts of one file, '' is none; and the texts whose places they are, where one of them is a word.
+
+    What number a word gets, only all files together say: see common_numbering.
+    """
+    found = sorted(set(texts) - {""})
+    words = () if all(map(is_number, found)) else tuple(found)
+    place = {text: number if words else int(text) for number, text in enumerate(found)} | {"": NO_LABEL}
+    return np.array([place[text] for text in texts], dtype=np.int64), words
+
+
+LabelMap = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""The labels that occur in a file, rising, and the labels that they get."""
+
+
+def common_numbering(
+    files: Sequence[tuple[NDArray[np.int64], Sequence[str]]], names: Names
+) -> tuple[list[LabelMap], dict[int, str]]:
+    """One numbering, by `names`, for the labels of several files, and the name of every label.
+
+    `files`: of each the labels, and the words whose places they are, where they are words.
+    """
+    occurring = [np.unique(labels[labels != NO_LABEL]) for labels, _ in files]
+    tables = zip(occurring, (words for _, words in files), strict=True)
+    texts = [str(words[label]) if words else str(label) for own, words in tables for label in own.tolist()]
+    found, classes = names(texts)
+    ends = np.cumsum([len(own) for own in occurring])
+    return list(zip(occurring, np.split(found, ends[:-1]), strict=True)), classes
+
+
+def relabel(labels: NDArray[np.int64], table: LabelMap) -> NDArray[np.int64]:
+    """The labels of a file by the common numbering."""
+    given = labels != NO_LABEL
+    found = np.full(len(labels), NO_LABEL, dtype=np.int64)
+    found[given] = table[1][np.searchsorted(table[0], labels[given])]
+    return found

@@ -1,0 +1,201 @@
+"""`manifest.json`: what a set of shards holds, written beside them, last of all.
+
+    version          of this format
+    samples, bytes   of all shards
+    fingerprint      of the corpus that the shards are in the order of their names
+    shards           of each: name, bytes, samples, xxh128 (of the file), fingerprint (of its index)
+    size, channels, store            how images are stored; size is null for kept files
+    mean, std                        of each channel over all stored pixels, 0 to 1; std is the population's
+    stored_sizes, source_sizes       number of images of each "WIDTHxHEIGHT"; "other": of all but the commonest sizes
+    classes, unlabelled              label, name (or null) and samples of each class; images without a label
+    duplicates       images that equal an earlier one; null: nobody looked
+    bad              images that could not be read and were left out
+    options          of the packing
+
+Beside it lie two small files for other programs: sizes.json, from which open_clip takes the length of the set, and
+_info.json, from which timm does.
+"""
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.shards.index import corpus_fingerprint
+from dcgan_dist.errors import UserError
+from dcgan_dist.location import Location
+
+NAME = "manifest.json"
+BAD, DUPLICATES, SIZES, INFO = "bad.txt", "duplicates.txt", "sizes.json", "_info.json"
+SIDE_FILES = (BAD, DUPLICATES, SIZES, INFO, NAME)  # in the order in which they appear beside the shards
+VERSION = 1
+SIZES_LISTED = 1_000  # different image sizes, so that the file stays small whatever the images are
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One shard."""
+
+    name: str
+    bytes: int
+    samples: int
+    xxh128: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassEntry:
+    """One class of images."""
+
+    label: int
+    name: str | None
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The complete set; the module says what the fields mean."""
+
+    version: int = VERSION
+    samples: int
+    bytes: int
+    fingerprint: str
+    size: int | None
+    channels: int
+    store: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    stored_sizes: dict[str, int]
+    source_sizes: dict[str, int]
+    classes: tuple[ClassEntry, ...]
+    unlabelled: int
+    duplicates: int | None
+    bad: int
+    options: dict[str, Any]
+    shards: tuple[ShardEntry, ...]
+
+
+def manifest_json(manifest: Manifest) -> bytes:
+    """The file."""
+    return _json(asdict(manifest))
+
+
+def sizes_json(manifest: Manifest) -> bytes:
+    """open_clip's file: samples of every shard."""
+    return _json({shard.name: shard.samples for shard in manifest.shards})
+
+
+def info_json(manifest: Manifest) -> bytes:
+    """timm's file, with all shards as the split `train`."""
+    split = {
+        "name": "train",
+        "filenames": [shard.name for shard in manifest.shards],
+        "shard_lengths": [shard.samples for shard in manifest.shards],
+        "num_samples": manifest.samples,
+    }
+    return _json({"splits": {"train": split}})
+
+
+def _json(tree: Any) -> bytes:
+    return (json.dumps(tree, indent=1) + "\n").encode()
+
+
+def numbered_shard_names(count: int) -> list[str]:
+    """shard-00000.tar and so on: their order by name is that by number."""
+    width = max(5, len(str(count - 1)))
+    return [f"shard-{number:0{width}}.tar" for number in range(count)]
+
+
+def commonest(sizes: Counter[str]) -> dict[str, int]:
+    """The commonest image sizes, and all others together."""
+    ranked = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ranked[SIZES_LISTED:])
+    return dict(ranked[:SIZES_LISTED]) | ({"other": rest} if rest else {})
+
+
+def load_manifest(path: Path) -> Manifest:
+    """The manifest in a file. Raises UserError when it cannot be read; see parse_manifest."""
+    try:
+        return parse_manifest(str(path), path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def parse_manifest(name: str, data: bytes) -> Manifest:
+    """The manifest in some bytes; `name` is their path or URL.
+
+    Raises UserError when they are no manifest, of another version, or contradict themselves.
+    """
+    try:
+        tree = json.loads(data)
+        version = tree["version"]
+        if version != VERSION:
+            raise UserError(f"{name}: has version {version!r}, this program reads {VERSION}; write the shards again")
+        lists = {
+            "mean": tuple(map(float, tree["mean"])),
+            "std": tuple(map(float, tree["std"])),
+            "classes": tuple(ClassEntry(**entry) for entry in tree["classes"]),
+            "shards": tuple(ShardEntry(**entry) for entry in tree["shards"]),
+        }
+        manifest = Manifest(**tree | lists)
+        problem = _contradiction(manifest)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{name}: is not a manifest of shards ({problem}); write the shards again") from error
+    if problem:
+        raise UserError(f"{name}: contradicts itself ({problem}); write the shards again")
+    return manifest
+
+
+def _contradiction(manifest: Manifest) -> str | None:
+    names = [shard.name for shard in manifest.shards]
+    labelled = sum(entry.samples for entry in manifest.classes)
+    sizes = manifest.stored_sizes.values()
+    checks = {
+        "samples of the shards": sum(shard.samples for shard in manifest.shards) == manifest.samples,
+        "bytes of the shards": sum(shard.bytes for shard in manifest.shards) == manifest.bytes,
+        "order of the names": names == sorted(set(names)),
+        "a shard's name is a path": not any("/" in name or "\\" in name for name in names),
+        "samples of the classes": labelled + manifest.unlabelled == manifest.samples,
+        "fingerprint": corpus_fingerprint(int(shard.fingerprint, 16) for shard in manifest.shards)
+        == manifest.fingerprint,
+        "number of channels": len(manifest.mean) == len(manifest.std) == manifest.channels in (1, 3),
+        "stored_sizes": all(type(count) is int for count in sizes) and sum(sizes) == manifest.samples,
+        "labels of the classes": all(type(entry.label) is int for entry in manifest.classes),
+        "names of the classes": all(isinstance(entry.name, str | None) for entry in manifest.classes),
+    }
+    return next((what for what, right in checks.items() if not right), None)
+
+
+def read_manifest(name: str, remote: Remote) -> Manifest:
+    """The manifest at a path or URL. Raises UserError when it is missing, or damaged."""
+    if not is_remote(name):
+        return load_manifest(Path(name))
+    return parse_manifest(Location(name), remote.read(name, 0, remote.stat(name).size))
+
+
+def manifest_beside(folder: str, remote: Remote) -> Manifest | None:
+    """The manifest in a local or remote folder; None where there is none."""
+    path = within_folder(folder, NAME)
+    if not is_remote(folder):
+        return load_manifest(Path(path)) if os.path.lexists(path) else None  # a link to nowhere is said
+    try:
+        stat = remote.stat(path)
+    except UserError:  # the shards themselves will tell whether the server is there
+        return None
+    return parse_manifest(Location(path), remote.read(path, 0, stat.size))
+
+
+def folder_of(name: str) -> str:
+    """The folder of a path or URL."""
+    if not is_remote(name):
+        return str(Path(name).parent)
+    return Location(Location(name).reveal().partition("?")[0].rpartition("/")[0])
+
+
+def within_folder(folder: str, name: str) -> str:
+    """Path or URL of a file in a folder."""
+    return Location(f"{Location(folder).reveal()}/{name}") if is_remote(folder) else str(Path(folder) / name)

@@ -1,0 +1,225 @@
+"""How a shard is opened: what it says of itself at the start of a run, its index, and its bytes, local or remote."""
+
+import os
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcgan_dist.data.remote.cache import CachedShard, EntryRequest, ShardCache, entry_name
+from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
+from dcgan_dist.data.remote.fill import Source
+from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.shards.files import LocalFile, RangedFile, ShardFile
+from dcgan_dist.data.shards.foreign import foreign_index, load_cached_index, save_cached_index, walk
+from dcgan_dist.data.shards.index import Footer, ShardIndex, load_index, read_footer, read_index
+from dcgan_dist.data.shards.notes import Notes
+from dcgan_dist.data.shards.samples import MemberChoice
+from dcgan_dist.data.system.storage import NO_FILE
+from dcgan_dist.errors import UserError
+from dcgan_dist.location import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What is known of a shard when a run starts; small, so that a million of them can be."""
+
+    name: str
+    """Path or URL, for people."""
+    count: int
+    """Number of images."""
+    fingerprint: int
+    """See ShardIndex."""
+    checked: bool = False
+    """Whether it carries checksums; tars of other programs carry none."""
+    empty: str = ""
+    """What the first image without bytes is called, and how many there are; none in shards of ours."""
+    footer: Footer | None = None
+    """Where its own index lies; None in a tar made by another program."""
+    source: Source | None = None
+    """What the cache is asked for: the remote file, or the compressed one; None: a plain local tar."""
+    identity: str = ""
+    """Of the file, where no footer tells another from it: a local tar of another program, or a compressed one."""
+    unpacked_size: int = 0
+    """Bytes that a compressed one has at least when it is unpacked."""
+    notes: Notes = field(default_factory=Notes)
+    """What is not used of a tar of another program."""
+
+    @property
+    def needs_cache(self) -> bool:
+        """Whether only the cache can give it: it is compressed, or its server gives no parts."""
+        return isinstance(self.source, Path) or (
+            self.source is not None and (packing(self.name) is not None or not self.source.ranges)
+        )
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Where complete shards are kept, and how many bytes of them."""
+
+    folder: Path
+    limit: int
+
+
+class Opener:
+    """Knows where shards are: on a local disk, in the node's cache, or on a server. Can be pickled."""
+
+    def __init__(
+        self, remote: Remote | None = None, plan: CachePlan | None = None, choice: MemberChoice | None = None
+    ) -> None:
+        """`plan`: of the cache; None: there is none, and remote images are asked for by range.
+
+        `choice`: how tars of other programs are read.
+        """
+        self.remote = remote or Remote()
+        self.plan = plan
+        self.choice = choice or MemberChoice()
+
+    def __reduce__(self) -> tuple[type["Opener"], tuple[Remote, CachePlan | None, MemberChoice]]:
+        return Opener, (self.remote, self.plan, self.choice)
+
+    @cached_property
+    def cache(self) -> ShardCache | None:
+        """Opened by each process when it needs it first."""
+        return None if self.plan is None else ShardCache(self.plan.folder, self.plan.limit, self.remote)
+
+    # ---- at the start
+
+    def describe(self, name: str) -> Shard:
+        """Opens a shard for the first time. Raises UserError when it is missing, cut, damaged or no shard at all."""
+        if is_remote(name):
+            return self._describe_remote(name, self.remote.stat(name))
+        path = Path(name)
+        try:
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder; name the shards in it, as in '{path}/*.tar'")
+            if not path.is_file():
+                raise UserError(f"{path}: {NO_FILE if path.exists() else 'no such file'}")
+            if packing(name) is not None:
+                return self._describe_cached(name, path)
+            with path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                footer = read_footer(
+                    name, about.st_size, lambda offset, length: os.pread(file.fileno(), length, offset)
+                )
+            if footer is None:
+                index = foreign_index(path, self.choice)
+                return Shard(name=name, identity=_identity(about), **_facts(index))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, checked=True, footer=footer)
+
+    def _describe_remote(self, url: str, stat: RemoteStat) -> Shard:
+        name = Location(url)
+        footer = None
+        if packing(name) is None and stat.ranges:
+            footer = read_footer(name, stat.size, RangedFile(self.remote, stat).read)
+        if footer is None:
+            return self._describe_cached(name, stat)
+        facts = {"count": footer.count, "fingerprint": footer.fingerprint, "checked": True}
+        return Shard(name=name, footer=footer, source=stat, **facts)
+
+    def _describe_cached(self, name: str, source: Source) -> Shard:
+        identity = entry_name(source)
+        index = self._cached_index(name, source, identity)
+        unpacked_size = int((index.offset + index.length).max()) if len(index) else 0
+        return Shard(name=name, source=source, identity=identity, unpacked_size=unpacked_size, **_facts(index))
+
+    def _cached_index(self, name: str, source: Source, identity: str) -> ShardIndex:
+        """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
+        kept = f"{identity}\n{self.choice}"
+        index = load_cached_index(kept, name)
+        if index is None:
+            with self._download(name, source) as cached:
+                try:
+                    index = read_index(cached.path)
+                    index = walk(cached.path, self.choice) if index is None else index
+                except UserError as error:
+                    raise UserError(str(error).replace(str(cached.path), name)) from error
+            save_cached_index(kept, index)
+        return replace(index, name=name)
+
+    def _download(self, name: str, source: Source, request: EntryRequest | None = None) -> CachedShard:
+        if self.cache is None:
+            problem = "compressed or without index, so that it is read from a cache, which --data.cache_bytes 0 forbids"
+            raise UserError(f"{name}: {problem}; allow one, or make shards of it by dcgan-dist shard")
+        cached = self.cache.acquire(source, request or EntryRequest(check=verified))
+        if cached is None:
+            raise UserError(f"{name}: finds no room in the cache {self.cache.folder}; allow more --data.cache_bytes")
+        return cached
+
+    # ---- while a run goes on
+
+    def index(self, shard: Shard) -> ShardIndex:
+        """The index of a shard. Raises UserError when it is damaged or was replaced since the start."""
+        if shard.footer is not None:
+            index = load_index(shard.name, shard.footer, self.open(shard).read)
+        elif shard.source is not None:
+            index = self._cached_index(shard.name, shard.source, shard.identity)
+        else:
+            try:
+                index = foreign_index(Path(shard.name), self.choice)
+            except OSError as error:
+                raise UserError(f"{shard.name}: cannot be read any more ({error.strerror})") from error
+        if index.fingerprint != shard.fingerprint:
+            raise UserError(f"{shard.name}: was replaced by another file after the run began")
+        return index
+
+    def open(self, shard: Shard) -> ShardFile:
+        """The bytes of a shard, from the nearest place. Raises UserError."""
+        if shard.source is None:
+            return _the_same(shard, LocalFile(Path(shard.name)))
+        if isinstance(shard.source, Path) and entry_name(shard.source) != shard.identity:
+            raise UserError(f"{shard.name}: was replaced by another file after the run began")
+        cached = self.cache.get(shard.source) if self.cache is not None else None
+        if cached is None:
+            if not shard.needs_cache:
+                assert isinstance(shard.source, RemoteStat)
+                return RangedFile(self.remote, shard.source)
+            own = entry_name(shard.source)
+            now = EntryRequest(next_use=lambda name: -1 if name == own else None, check=verified)
+            cached = self._download(shard.name, shard.source, now)
+        with cached:
+            # the lock that keeps the entry there belongs to the open file, not to the number of its descriptor
+            return LocalFile(cached.path, os.dup(cached.descriptor))
+
+    def discard(self, shard: Shard, file: ShardFile) -> None:
+        """Removes a shard from the cache if it is still this file, whose bytes were damaged."""
+        cached = self.cache.get(shard.source) if self.cache is not None and shard.source is not None else None
+        if cached is not None and self.cache is not None and isinstance(file, LocalFile):
+            self.cache.discard(cached, (file.about.st_dev, file.about.st_ino))
+
+
+def _facts(index: ShardIndex) -> dict[str, Any]:
+    """What a shard without a footer says of itself, by its index."""
+    empty = np.flatnonzero(index.length == 0)
+    more = f" ({len(empty):,} such images in this shard)" if len(empty) > 1 else ""
+    said = index.describe(int(empty[0])) + " is an empty file" + more if len(empty) else ""
+    facts = {"count": len(index), "fingerprint": index.fingerprint, "checked": index.checked}
+    return facts | {"empty": said, "notes": index.notes}
+
+
+def _identity(about: os.stat_result) -> str:
+    return f"{about.st_ino}/{about.st_size}/{about.st_mtime_ns}"
+
+
+def _the_same(shard: Shard, file: LocalFile) -> LocalFile:
+    """The file, if it is the one that was looked at when the run began."""
+    if shard.footer is None:
+        same = _identity(file.about) == shard.identity
+    else:
+        try:
+            cut = file.about.st_size < shard.footer.file_size  # what is left of it may be read
+            same = cut or read_footer(shard.name, file.about.st_size, file.read) == shard.footer
+        except UserError:
+            same = False
+    if not same:
+        raise UserError(f"{shard.name}: was replaced by another file after the run began")
+    return file
+
+
+def verified(path: Path) -> None:
+    """Raises UserError when a file that was brought is a shard of ours with a damaged index, or was cut on its way."""
+    read_index(path)
