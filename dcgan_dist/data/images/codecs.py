@@ -1,13 +1,13 @@
 """Encoded images to pixels and back: any image file to 8-bit RGB or grey of one size.
 
-Colour profiles are ignored, as everywhere in the field; of animations and multi-page files the first picture counts.
+Colour profiles are ignored, as everywhere in the field; of animations and multi-page files the first image is used.
 """
 
 import io
 import warnings
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -28,19 +28,19 @@ WHITE: Colour = (255, 255, 255)
 FULL_CHROMA_FROM = 90  # JPEG quality
 PNG = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-IMAGE_MAGICS = (PNG, b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")  # of files that must be what they say
+IMAGE_MAGICS = (PNG, b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")  # first bytes that only images have
 
 Image.MAX_IMAGE_PIXELS = 2**28  # 16,384 x 16,384, which take 1 GiB; Pillow's own limit is a third of it
 
-# turned on once and for all, because a filter set around each call would not be safe with decoding threads
+# set once, because a filter around each call would not be thread-safe
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def open_image(data: bytes, where: str) -> Image.Image:
-    """Decodes a complete image file. Its EXIF rotation is left to to_rgb_or_grey.
+    """Decodes a complete image file. to_rgb_or_grey applies its EXIF rotation.
 
     Raises UserError with `where` in front when the data are damaged, cut, of a format not in FORMATS, or more than
-    Image.MAX_IMAGE_PIXELS pixels. What is wrong in a file beside its pixels is no damage.
+    Image.MAX_IMAGE_PIXELS pixels. Only wrong pixels count as damage, not wrong metadata.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
@@ -65,13 +65,13 @@ def open_image(data: bytes, where: str) -> Image.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those that this machine's Pillow knows."""
+    """FORMATS that the installed Pillow can open."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _problem(data: bytes, error: Exception) -> str:
-    """What is wrong with a file that could not be decoded."""
+    """Why a file could not be decoded."""
     if kind := unsupported_kind(data):
         return f"an unsupported kind of JPEG ({kind}); convert it first"
     if isinstance(error, UnidentifiedImageError):
@@ -83,10 +83,7 @@ def _problem(data: bytes, error: Exception) -> str:
 
 
 def _without_extras(data: bytes) -> bytes:
-    """A PNG without the chunks that say nothing of its pixels, of which Pillow refuses some; other files as they are.
-
-    That of the rotation stays, if its checksum is right.
-    """
+    """A PNG without metadata, of which Pillow refuses some, but for an intact EXIF rotation; other files unchanged."""
     if not data.startswith(PNG):
         return data
     kept, at = [PNG], len(PNG)
@@ -100,7 +97,7 @@ def _without_extras(data: bytes) -> bytes:
 
 
 def _open_jpeg(image: Image.Image, data: bytes) -> Image.Image:
-    # Pillow fills what is missing of a cut JPEG with grey if an end marker follows; simplejpeg refuses it
+    # Pillow fills the missing pixels of a cut JPEG with grey if an end marker follows; decode_jpeg refuses it
     pixels = decode_jpeg(data, 1 if image.mode == "L" else 3)
     complete = Image.fromarray(pixels[..., 0] if image.mode == "L" else pixels)
     complete.info, complete.format = image.info, image.format
@@ -110,8 +107,8 @@ def _open_jpeg(image: Image.Image, data: bytes) -> Image.Image:
 def to_rgb_or_grey(image: Image.Image, channels: int, background: Colour = WHITE) -> Image.Image:
     """The upright image in mode RGB (3 channels) or L (1), from any mode.
 
-    Transparency is laid over `background`. 16-bit values are divided by 257. Floating-point values run from 0 to 1
-    where none is larger, else from 0 to 255.
+    Transparency is composited over `background`. 16-bit values are divided by 257. Floating-point values are taken as
+    0 to 1 if none is larger, else as 0 to 255.
     """
     image = _upright(image)
     if image.mode.startswith("I"):
@@ -127,7 +124,7 @@ def to_rgb_or_grey(image: Image.Image, channels: int, background: Colour = WHITE
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF data that cannot be read say nothing about the image, which can
+    except Exception:  # unreadable EXIF data, of a readable image
         return image
 
 
@@ -138,7 +135,7 @@ def _from_array(values: NDArray[np.integer | np.floating]) -> Image.Image:
 def fit(
     image: Image.Image, size: int, resize: Resize = "crop", filter_: Filter = "lanczos", background: Colour = WHITE
 ) -> Image.Image:
-    """The image at size x size pixels, antialiased; one of that size comes back as it is.
+    """The image at size x size pixels, antialiased; unchanged if it has that size.
 
     crop: the central square, scaled. pad: the complete image, scaled, centred on `background`. stretch: the
     complete image, its aspect ratio changed.
@@ -163,81 +160,53 @@ def _pad(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
     return image, (max(1, round(image.width * size / longest)), max(1, round(image.height * size / longest)))
 
 
-def _stretch(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
-    return image, (size, size)
-
-
 def encode(image: Image.Image, store: StoreFormat, quality: int = 95) -> tuple[str, bytes]:
-    """File suffix and bytes of an RGB or L image. `quality`, 1 to 100, matters to jpg and webp, the lossy ones."""
+    """File suffix and bytes of an RGB or L image. `quality`, 1 to 100, is that of the lossy formats, jpg and webp."""
     return STORES[store](image, quality)
 
 
-def _encode_jpg(image: Image.Image, quality: int) -> tuple[str, bytes]:
+def _encode_file(file_format: str, image: Image.Image, quality: int, **options: bool) -> tuple[str, bytes]:
     buffer = io.BytesIO()
-    subsampling = "4:4:4" if quality >= FULL_CHROMA_FROM else "4:2:0"
-    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
-    return "jpg", buffer.getvalue()
+    subsampling = "4:4:4" if quality >= FULL_CHROMA_FROM else "4:2:0"  # used by JPEG only
+    image.save(buffer, file_format, quality=quality, subsampling=subsampling, **options)
+    return FORMATS[file_format][0], buffer.getvalue()
 
 
-def _encode_png(image: Image.Image, _quality: int) -> tuple[str, bytes]:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "png", buffer.getvalue()
-
-
-def _encode_webp(image: Image.Image, quality: int) -> tuple[str, bytes]:
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality)
-    return "webp", buffer.getvalue()
-
-
-def _encode_ppm(image: Image.Image, _quality: int) -> tuple[str, bytes]:
+def _encode_netpbm(image: Image.Image, _quality: int) -> tuple[str, bytes]:
     channels = len(image.getbands())
     return ("ppm" if channels == 3 else "pgm"), netpbm_header(image.width, image.height, channels) + image.tobytes()
 
 
 def netpbm_header(width: int, height: int, channels: int) -> bytes:
-    """What stands in front of the pixels in a .ppm (3 channels) or .pgm (1)."""
+    """The bytes before the pixels of a .ppm (3 channels) or .pgm (1)."""
     return b"P%d\n%d %d\n255\n" % (6 if channels == 3 else 5, width, height)
 
 
 def decode_into(data: bytes, suffix: str, out: NDArray[np.uint8], where: str) -> None:
     """Decodes one image file into `out`: uint8 (size, size, 1 or 3), C-contiguous.
 
-    JPEG and netpbm images of that very size go straight into the buffer, JPEG without the GIL; anything else is turned
-    upright, laid over white, and fitted by `crop`. Raises UserError with `where` in front; never delivers a part.
+    JPEG and netpbm images of exactly that size are decoded directly into the buffer, JPEG without the GIL. Any other is
+    turned upright, composited over white, and fitted by `crop`. Raises UserError with `where` in front.
     """
-    done = _jpeg_into(data, out, where) if suffix in JPEG_SUFFIXES else _netpbm_into(data, out)
-    if not done:
-        size, _, channels = out.shape
+    size, _, channels = out.shape
+    header = netpbm_header(size, size, channels)
+    if suffix in JPEG_SUFFIXES and plain_size(data) == (size, size):
+        try:
+            decode_jpeg(data, channels, out)
+        except ValueError as error:
+            raise UserError(f"{where}: {_problem(data, error)}") from error
+    elif len(data) == len(header) + out.nbytes and data.startswith(header):
+        out[:] = np.frombuffer(data, dtype=np.uint8, offset=len(header)).reshape(out.shape)
+    else:
         image = fit(to_rgb_or_grey(open_image(data, where), channels), size)
         out[:] = np.asarray(image).reshape(out.shape)
 
 
-def _jpeg_into(data: bytes, out: NDArray[np.uint8], where: str) -> bool:
-    if plain_size(data) != out.shape[:2]:
-        return False
-    try:
-        decode_jpeg(data, out.shape[2], out)
-    except ValueError as error:
-        raise UserError(f"{where}: {_problem(data, error)}") from error
-    return True
-
-
-def _netpbm_into(data: bytes, out: NDArray[np.uint8]) -> bool:
-    height, width, channels = out.shape
-    header = netpbm_header(width, height, channels)
-    if len(data) != len(header) + out.nbytes or not data.startswith(header):
-        return False
-    out[:] = np.frombuffer(data, dtype=np.uint8, offset=len(header)).reshape(out.shape)
-    return True
-
-
-# what of the image is used, and the width and height that it gets
+# the part of the image that is used, and its new width and height
 RESIZES: dict[Resize, Callable[[Image.Image, int], tuple[Image.Image, Size]]] = {
     "crop": _crop,
     "pad": _pad,
-    "stretch": _stretch,
+    "stretch": lambda image, size: (image, (size, size)),
 }
 FILTERS: dict[Filter, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -245,8 +214,8 @@ FILTERS: dict[Filter, Image.Resampling] = {
     "box": Image.Resampling.BOX,
 }
 STORES: dict[StoreFormat, Callable[[Image.Image, int], tuple[str, bytes]]] = {
-    "jpg": _encode_jpg,
-    "png": _encode_png,
-    "webp": _encode_webp,
-    "ppm": _encode_ppm,
+    "jpg": partial(_encode_file, "JPEG", optimize=True),
+    "png": partial(_encode_file, "PNG"),
+    "webp": partial(_encode_file, "WEBP"),
+    "ppm": _encode_netpbm,
 }

@@ -13,7 +13,6 @@ from support.shards import by_index
 
 from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.verify import check_shard
-from dcgan_dist.data.images import jpeg
 from dcgan_dist.data.images.codecs import decode_into, open_image
 from dcgan_dist.data.shards.index import ShardWriter, read_index
 from dcgan_dist.data.sources import find_source
@@ -124,11 +123,6 @@ REFUSED = {
     "bomb-jpg.jpg": large_jpeg(60_000, "RGB"),
     "bomb-ppm.ppm": b"P6\n60000 60000\n255\n" + bytes(100),
 }
-
-
-@pytest.fixture(params=list(jpeg.DECODERS), autouse=True)
-def decoder(request, monkeypatch):
-    monkeypatch.setattr(jpeg, "_CHOSEN", request.param)
 
 
 def tolerance(name):
