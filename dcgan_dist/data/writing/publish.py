@@ -14,16 +14,7 @@ from numpy.typing import NDArray
 from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.shards import manifest as manifest_file
 from dcgan_dist.data.shards.index import corpus_fingerprint
-from dcgan_dist.data.shards.manifest import (
-    BAD,
-    DUPLICATES,
-    INFO,
-    SIDE_FILES,
-    SIZES,
-    Manifest,
-    ShardEntry,
-    load_manifest,
-)
+from dcgan_dist.data.shards.manifest import BAD, DUPLICATES, INFO, SIDE_FILES, SIZES, Manifest, ShardEntry
 from dcgan_dist.data.system.storage import move_to_free, sync_folder, write_atomically
 from dcgan_dist.data.writing.duplicates import Duplicates, describe, find_duplicates
 from dcgan_dist.data.writing.receipt import Receipt, read_receipt, receipt_path
@@ -138,7 +129,7 @@ def _not_replaced(out: Path, taken: list[str]) -> str:
         which = f"{taken[0]}, which no manifest.json of earlier shards names, so that it is not replaced"
         return f"{which}; move it away"
     try:
-        load_manifest(out / manifest_file.NAME)
+        manifest_file.load_manifest(out / manifest_file.NAME)
         problem = "it has changed meanwhile"
     except UserError as error:
         problem = str(error)
@@ -149,7 +140,7 @@ def _not_replaced(out: Path, taken: list[str]) -> str:
 def earlier_files(out: Path) -> list[str]:
     """The names of the files of an earlier set of shards in OUT, by its manifest, which comes first."""
     try:
-        manifest = load_manifest(out / manifest_file.NAME)
+        manifest = manifest_file.load_manifest(out / manifest_file.NAME)
     except UserError:  # there is none, or it is another program's
         return []
     lists = [name for name, count in ((BAD, manifest.bad), (DUPLICATES, manifest.duplicates)) if count]
