@@ -76,7 +76,7 @@ def test_a_signal_to_all_processes_of_a_job_is_the_trainers_to_handle(tmp_path, 
 TRAINER = """
 import itertools, sys, time
 sys.path.insert(0, sys.argv[2])
-from data.test_decode_pool import make_batches
+from data.reading.test_decode_pool import make_batches
 batches = make_batches(sys.argv[1])
 next(batches)
 print("reading", flush=True)
