@@ -301,7 +301,7 @@ def test_a_shard_that_is_replaced_by_rename_is_named_and_never_mixed(tmp_path, m
 SHORT_OF_FILES = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 200))
-from data.test_reader import ALONE, make_reader, open_corpus
+from data.reading.test_reader import ALONE, make_reader, open_corpus
 batches = make_reader(open_corpus([sys.argv[1]]), threads=1).batches(0, ALONE)
 print(sorted({sample for _ in range(10) for sample in next(batches).samples.tolist()}) == list(range(120)))
 """
