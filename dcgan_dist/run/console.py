@@ -13,6 +13,7 @@ from dcgan_dist.location import redacted
 
 RATE_WINDOW = 60.0  # seconds over which images/s is measured
 REDRAW_EVERY = 0.5  # seconds between two drawings of the live line
+ESTIMATE_AFTER = 5.0  # seconds of training after which the time for the rest of it is estimated
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
@@ -84,6 +85,8 @@ class Console:
         self._total, self._epoch_size = 1, 0
         self._values: dict[str, float] = {}
         self._marks: deque[tuple[float, int]] = deque()
+        self._pictures_every: int | None = None  # absent also where the estimate has been printed
+        self._warm: tuple[float, int] | None = None  # seconds and images after the first iteration
 
     def say(self, text: str) -> None:
         """Prints complete lines without secrets, above the progress line if there is one."""
@@ -97,6 +100,13 @@ class Console:
         self._total, self._epoch_size = total, epoch_size or 0
         self._marks = deque([(self._clock(), images)])
 
+    def estimate(self, pictures_every: int) -> None:
+        """Has the console print once, after the first seconds of training, how long the rest takes on this machine.
+
+        `pictures_every`: images from one sample grid to the next.
+        """
+        self._pictures_every = pictures_every
+
     def progress(self, images: int, values: Mapping[str, float] | None = None) -> None:
         """Shows where the run is.
 
@@ -104,6 +114,8 @@ class Console:
         second, so that it may be called after every iteration.
         """
         now = self._clock()
+        if self._pictures_every is not None:
+            self._estimate(now, images, self._pictures_every)
         if values is None and not (self._live and now - self._drawn >= REDRAW_EVERY):
             return
         self._values = dict(values or self._values)
@@ -120,6 +132,21 @@ class Console:
         if self._line:
             self._write("\n")
             self._line = ""
+
+    def _estimate(self, now: float, images: int, pictures_every: int) -> None:
+        self._warm = self._warm or (now, images)  # the first iteration also sets things up
+        seconds, seen = now - self._warm[0], images - self._warm[1]
+        if seconds < ESTIMATE_AFTER or not seen:
+            return
+        self._pictures_every = None
+        rate, left = seen / seconds, self._total - images
+        if left <= 0:
+            return
+        line = f"speed: {human_images(rate)}/s at the start; the remaining {human_images(left)} take about "
+        line += human_time(left / rate)
+        if (until := pictures_every - images % pictures_every) <= left:
+            line += f", the next pictures about {human_time(until / rate)}"
+        self.say(line)
 
     def _rate(self, now: float, images: int) -> float | None:
         while len(self._marks) > 1 and self._marks[1][0] <= now - RATE_WINDOW:

@@ -84,6 +84,7 @@ class _Start:
         session = self._session(data, state, engine, stats, metrics, requests)
         session.earlier = before.get("run_seconds", 0.0)  # older versions did not count them
         session.begin()
+        self.console.estimate(config.log.samples_every)
         if session.recovery.goes_back and not own:
             session.save(anyway=True)  # there must be one of this run to go back to
         return session

@@ -107,6 +107,31 @@ def test_the_speed_is_of_this_life_and_of_the_last_minute(clock):
     assert speeds == ["100.0 img/s", "100.0 img/s", f"{(100 * 100 + 30 * 2000) / 130:.1f} img/s", "2.0 kimg/s"]
 
 
+@pytest.mark.parametrize(
+    ("total", "lines"),
+    [
+        (
+            100_000,
+            [
+                "speed: 300.0 img/s at the start; the remaining 98.2 kimg take about 5 min 27 s, "
+                "the next pictures about 5 s"
+            ],
+        ),
+        (3_000, ["speed: 300.0 img/s at the start; the remaining 1.2 kimg take about 4 s"]),
+        (1_800, []),  # done within the first seconds
+    ],
+)
+def test_the_first_seconds_give_the_time_of_the_rest(clock, total, lines):
+    stream = io.StringIO()
+    console = Console(stream=stream, clock=clock)
+    console.begin(0, total)
+    console.estimate(3_200)
+    for seconds, images in ((60, 300), (4, 1_500), (1, 1_800), (10, 4_800)):  # the first iteration is slow
+        clock.seconds += seconds
+        console.progress(images)
+    assert stream.getvalue().splitlines() == lines
+
+
 def test_a_terminal_line_is_redrawn_in_place(clock):
     stream = Terminal()
     console = Console(stream=stream, clock=clock)
