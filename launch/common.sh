@@ -13,7 +13,7 @@ fail() { # fail MESSAGE: the command is wrong
 }
 
 number() { # number NAME: if that variable is set, it must be a number
-  [[ ${!1:-0} =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "$1=${!1}: must be a whole number"
+  [[ ${!1:-0} =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "$1=${!1}: must be an integer"
 }
 
 # preflight RANKS OPTION...: reports a wrong option here, in one line, before the launcher and every rank do so at length

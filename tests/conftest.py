@@ -85,7 +85,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Iterator[None]:
-    """The same for a whole file that skips itself."""
+    """The same for a complete file that skips itself."""
     report = yield
     if _in_ci() and report.skipped:
         _fail(report)

@@ -136,7 +136,7 @@ def test_other_commands_understand_the_same(typed, meant):
     [
         (["a", ""], "SOURCE '': is empty; give a value, or leave it out"),
         (["--out", "", "a"], "--out '': is empty; give a value, or leave it out"),
-        (["--count", "many", "a"], "--count many: must be a whole number"),
+        (["--count", "many", "a"], "--count many: must be an integer"),
         (["--cuont", "3"], "there is no option --cuont; did you mean --count?"),
         (["--quick=perhaps"], "--quick perhaps: is a switch; give true or false, or no value"),
     ],
@@ -182,18 +182,18 @@ def test_debug_may_stand_in_a_file(write, text):
         (["--batch", "64"], "there is no option --batch; did you mean --batch_size or --sync_batchnorm?"),
         (["--epochs", "9"], "there is no option --epochs; --help lists them all"),
         (["--debug=maybe"], "--debug maybe: is a switch; give true or false, or no value"),
-        (["--images", "64.7"], "--images 64.7: must be a whole number"),
+        (["--images", "64.7"], "--images 64.7: must be an integer"),
         (["--optimizer.g_lr", "fast"], "--optimizer.g_lr fast: must be a number"),
         (["--seed", "-1"], "--seed -1: must be at least 0"),
         (["--data.hflip", "2"], "--data.hflip 2: is a switch; give true or false, or no value"),
-        (["--seed", "1e999999999"], "--seed 1e999999999: must be a whole number, of at most 20 digits"),
-        (["--world_size", "two"], "--world_size two: must be a whole number"),
+        (["--seed", "1e999999999"], "--seed 1e999999999: must be an integer, of at most 20 digits"),
+        (["--world_size", "two"], "--world_size two: must be an integer"),
         (["--data.prefetch", "1e9"], "--data.prefetch 1000000000: must be at most 10,000"),
         (
             ["--data.cache_bytes", "5 apples"],
             "--data.cache_bytes 5 apples: must be a number of bytes, as in 5000000000, 5GB or 5GiB",
         ),
-        (["--log.every", "x" * 99], f"--log.every {'x' * 99}: must be a whole number"),
+        (["--log.every", "x" * 99], f"--log.every {'x' * 99}: must be an integer"),
         (["--config", ""], "--config needs a file (argument --config: invalid path value: '')"),
         (["--config"], "--config needs a file (argument --config: expected one argument)"),
     ],
@@ -270,7 +270,7 @@ def test_numbers_that_yaml_takes_for_text(write, spelling):
     assert cli.load(["--config", write(f"optimizer: {{g_lr: {spelling}}}")]).optimizer.g_lr == 1e-4
 
 
-def test_nothing_and_an_empty_group_say_nothing(write):
+def test_nothing_and_an_empty_group_change_nothing(write):
     path = write("model:\n  # image_size: 96\noptimizer: {g_clip: null}\nwandb: {entity: null}\n")
     assert cli.load(["--config", path]) == Config()
 
@@ -282,8 +282,8 @@ def test_nothing_and_an_empty_group_say_nothing(write):
         ("modl: {image_size: 96}", "{path}: there is no option --modl.image_size; did you mean --model.image_size?"),
         ("epochs: 3", "{path}: there is no option --epochs; --help lists them all"),
         ("help: true", "{path}: there is no option --help; --help lists them all"),
-        ("images: 64.7", "{path}: --images 64.7: must be a whole number"),
-        ("images: many", "{path}: --images many: must be a whole number"),
+        ("images: 64.7", "{path}: --images 64.7: must be an integer"),
+        ("images: many", "{path}: --images many: must be an integer"),
         (
             "log: {tensorboard: 3}",
             "{path}: --log.tensorboard 3: is a switch; give true or false, or no value",
@@ -297,7 +297,7 @@ def test_nothing_and_an_empty_group_say_nothing(write):
         ("wandb: {project: null}", "{path}: --wandb.project: nothing stands where one value is needed"),
         ("wandb: {tags: [[a, b]]}", "{path}: --wandb.tags: a list stands where words are needed"),
         ("images: {a: 3}", "{path}: --images: a mapping stands where one value is needed"),
-        ("images: true", "{path}: --images true: must be a whole number"),
+        ("images: true", "{path}: --images true: must be an integer"),
         ("run_dir: ''", "{path}: --run_dir '': is empty; give a value, or leave it out"),
         ('run_dir: "a\\0b"', "{path}: --run_dir 'a\\x00b': holds a NUL"),
         ("wandb: {tags: ['']}", "{path}: --wandb.tags '': is empty; give a value, or leave it out"),

@@ -56,16 +56,16 @@ def dataclasses_of(config):
 
 
 @pytest.mark.parametrize("group", [group for group in dataclasses_of(Config()) if group is not Config])
-def test_every_option_says_what_it_means(group):
+def test_every_option_has_a_docstring(group):
     (tree,) = ast.parse(inspect.getsource(group)).body
     assert isinstance(tree, ast.ClassDef)
-    said = {}
+    docstrings = {}
     for statement, after in zip(tree.body, [*tree.body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             text = after.value if isinstance(after, ast.Expr) else None
-            said[statement.target.id] = text.value if isinstance(text, ast.Constant) else ""
-    assert set(said) == {item.name for item in fields(group)}
-    assert not [name for name, text in said.items() if not str(text).endswith(".")]
+            docstrings[statement.target.id] = text.value if isinstance(text, ast.Constant) else ""
+    assert set(docstrings) == {item.name for item in fields(group)}
+    assert not [name for name, text in docstrings.items() if not str(text).endswith(".")]
 
 
 def test_every_class_of_options_is_frozen_and_keyword_only():

@@ -36,7 +36,7 @@ def test_an_error_is_one_line_by_one_rank(capsys, error, rank, code, text):
 
 
 @pytest.mark.parametrize(("local_rank", "speaks"), [("0", True), ("1", False)])
-def test_a_command_that_is_wrong_on_one_node_is_said_once_there(capsys, monkeypatch, local_rank, speaks):
+def test_a_command_that_is_wrong_on_one_node_is_reported_once_there(capsys, monkeypatch, local_rank, speaks):
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert run_and_report(failing(UsageError("--config x.yaml: cannot be read")), rank=9) == 2
     assert capsys.readouterr().err == ("rank 9: error: --config x.yaml: cannot be read\n" if speaks else "")

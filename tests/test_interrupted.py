@@ -94,8 +94,8 @@ def test_ctrl_c_while_processes_of_a_pool_begin(start, command, line, tmp_path):
         write_ours(tmp_path / "shards" / f"{number}.tar", 4, "png")
     process = start(*command.split(), "--processes", 2, AT_START="yes")
     out, errors = process.communicate(timeout=LIMIT)
-    said = [text for text in errors.splitlines(keepends=True) if not text.startswith("keys: ")]
-    assert (process.returncode, out, said) == (INTERRUPTED, "", [line])
+    printed = [text for text in errors.splitlines(keepends=True) if not text.startswith("keys: ")]
+    assert (process.returncode, out, printed) == (INTERRUPTED, "", [line])
 
 
 HANGING = """
@@ -141,7 +141,7 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(start, arguments,
     assert (process.stderr.read(), process.wait(timeout=LIMIT)) == ("", UNREAD)
 
 
-def test_output_that_cannot_be_written_is_said(start):
+def test_output_that_cannot_be_written_is_reported(start):
     with Path("/dev/full").open("w") as full:
         process = start("--help", stdout=full, PYTHONUNBUFFERED="")
         errors = process.communicate(timeout=LIMIT)[1]

@@ -36,10 +36,10 @@ def test_words_are_the_published_generator_at_that_counter(block):
     st.integers(0, 300),
     st.integers(0, 300),
 )
-def test_any_slice_is_the_slice_of_the_whole(draw, start, skip, count):
-    whole = draw(KEY, start, skip + count)
-    assert len(whole) == skip + count
-    assert np.array_equal(draw(KEY, start + skip, count), whole[skip:])
+def test_any_slice_is_the_slice_of_all_numbers(draw, start, skip, count):
+    complete = draw(KEY, start, skip + count)
+    assert len(complete) == skip + count
+    assert np.array_equal(draw(KEY, start + skip, count), complete[skip:])
 
 
 def test_golden_values():

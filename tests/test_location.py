@@ -128,7 +128,7 @@ def test_tokens_and_passwords_of_the_environment(monkeypatch):
     assert redacted(text) == "*** *** *** Invalid port: '***' yes /run/token http://host:80"
 
 
-def test_what_another_program_says_of_a_place():
+def test_messages_of_other_programs_hide_secrets():
     place = Location("pipe:curl -H 'Bearer t0ken%2Fx' http://me:pa55@host/a.tar")
     assert (
         place.hide_in("curl: (6) no host 'pa55' for Bearer t0ken/x, t0ken%2Fx")

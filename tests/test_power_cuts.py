@@ -1,4 +1,4 @@
-"""What is said to be on disk is there after a power cut, too: in which order every writer syncs and names its files."""
+"""What is reported as on disk survives a power cut: the order in which every writer syncs and renames its files."""
 
 import os
 from dataclasses import replace
@@ -37,7 +37,7 @@ def disk(root, monkeypatch):
     return Disk(root, monkeypatch)
 
 
-def whole(name: str, folder: str = ".") -> list[str]:
+def written(name: str, folder: str = ".") -> list[str]:
     """A file that appears in one piece, and stays."""
     prefix = "" if folder == "." else f"{folder}/"
     return [f"sync {prefix}~{name}", f"name {prefix}{name}", f"sync {folder}/"]
@@ -98,21 +98,21 @@ def place(root: Path) -> None:
 
 
 WRITERS = {
-    "a small file": (lambda root: write_atomically(root / "file", b"data"), whole("file")),
+    "a small file": (lambda root: write_atomically(root / "file", b"data"), written("file")),
     "in new folders": (
         lambda root: write_atomically(root / "a" / "b" / "file", b"data"),
-        ["sync a/", "sync ./", *whole("file", "a/b")],
+        ["sync a/", "sync ./", *written("file", "a/b")],
     ),
-    "a stream": (stream, whole("file")),
-    "a picture": (lambda root: save_png(np.zeros((2, 2, 3), dtype=np.uint8), root / "p.png"), whole("p.png")),
-    "a shard": (lambda root: write_ours(root / "a.tar", 2), whole("a.tar")),
+    "a stream": (stream, written("file")),
+    "a picture": (lambda root: save_png(np.zeros((2, 2, 3), dtype=np.uint8), root / "p.png"), written("p.png")),
+    "a shard": (lambda root: write_ours(root / "a.tar", 2), written("a.tar")),
     "reports": (report, ["sync metrics.jsonl", "sync ./"]),
-    "DONE": (lambda root: RunFolder(root).mark(root / "DONE", "48"), whole("DONE")),
-    "the first checkpoint's note": (lambda root: RunFolder(root).note_checkpoint(48), whole("first_checkpoint")),
-    "the owner": (own, 2 * whole("owner.json")),
+    "DONE": (lambda root: RunFolder(root).mark(root / "DONE", "48"), written("DONE")),
+    "the first checkpoint's note": (lambda root: RunFolder(root).note_checkpoint(48), written("first_checkpoint")),
+    "the owner": (own, 2 * written("owner.json")),
     "a checkpoint": (save, SAVED),
     "an entry of the cache": (cache, [f"sync .{ENTRY}.tmp", f"name {ENTRY}"]),  # may be lost, and is never torn
-    "a folder": (place, ["sync a/", "sync ./", *whole("file", "a/b"), "name z", "sync ./"]),
+    "a folder": (place, ["sync a/", "sync ./", *written("file", "a/b"), "name z", "sync ./"]),
 }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def test_the_best_checkpoint_is_left_behind_in_order(root, disk):
     write_atomically(path.with_name("best"), path.name.encode())
     disk.events.clear()
     checkpoint.leave_behind(path, Lease(root))
-    assert disk.events == [*whole("best", "checkpoints"), "name checkpoints/000000100-left", "sync checkpoints/"]
+    assert disk.events == [*written("best", "checkpoints"), "name checkpoints/000000100-left", "sync checkpoints/"]
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -153,7 +153,7 @@ def test_shards_are_published_with_the_manifest_last(root, disk, again):
 
 @pytest.mark.usefixtures("as_before")
 @pytest.mark.parametrize("end", ["done", "stopped"])
-def test_a_run_that_says_how_it_ended_is_on_disk(root, disk, tmp_path, end):
+def test_a_run_that_reports_how_it_ended_is_on_disk(root, disk, tmp_path, end):
     shard = write_ours(tmp_path / "a.tar", 12)
     options = [*TINY, "--images", "24", "--log.every", "16"]
     if end == "stopped":

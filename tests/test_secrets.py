@@ -86,8 +86,8 @@ class Place(SimpleNamespace):
         except UserError as error:  # by --debug
             sys.excepthook(type(error), error, error.__traceback__)
             code = error.exit_code
-        self.said = self.output()
-        self.check(self.said, "what is printed")
+        self.printed = self.output()
+        self.check(self.printed, "what is printed")
         for path in self.work.rglob("*"):
             self.check(str(path), "a name")
             if path.is_file() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -176,8 +176,8 @@ COMMANDS = {
 def test_no_command_shows_a_secret(place, line, code):
     line = line.format(tiny=shlex.join(TINY), stream=STREAM)
     found = place.run(line)
-    assert found == code, place.said
-    assert code == 0 or "Traceback" not in place.said or "--debug" in line
+    assert found == code, place.printed
+    assert code == 0 or "Traceback" not in place.printed or "--debug" in line
 
 
 SETTINGS = {
@@ -198,7 +198,7 @@ def test_no_secret_of_a_setting_is_shown(place, name, value, line):
     for variable, text in values.items():
         place.monkeypatch.setenv(variable, text)
     assert place.run(line) == 1
-    assert place.said
+    assert place.printed
 
 
 @pytest.mark.usefixtures("as_before")
@@ -208,14 +208,14 @@ def test_a_new_signature_is_no_other_data_and_the_configuration_is_the_owners_al
     config, environment = place.work / "r/config.yaml", place.work / "r/environment.json"
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     assert place.words["URL"] in yaml.safe_load(config.read_text())["data"]["shards"]
-    assert f"{config.relative_to(place.work)}: readable by its owner alone" in place.said
+    assert f"{config.relative_to(place.work)}: readable by its owner alone" in place.printed
     assert json.loads(environment.read_text())["command"][:4] == ["dcgan-dist", "train", "--run_dir", "r"]
     assert place.run(f"train --run_dir r --data.shards NEW {tiny} --images 16") == 0
-    assert "resuming from r/checkpoints/000000008" in place.said
+    assert "resuming from r/checkpoints/000000008" in place.printed
     assert place.run("train --config r/config.yaml --run_dir again") == 0  # which has the secrets
-    assert "done: 16 images" in place.said
+    assert "done: 16 images" in place.printed
     assert place.run(f"train --run_dir r --data.shards OTHER {tiny} --images 24") == 2
-    assert "was trained on another data set" in place.said
+    assert "was trained on another data set" in place.printed
     assert place.run(f"train --run_dir open --data.shards GIVEN/a.tar {tiny}") == 0
     assert stat.S_IMODE((place.work / "open/config.yaml").stat().st_mode) & 0o044
 
@@ -231,6 +231,6 @@ def test_nothing_secret_reaches_wandb_or_its_files(place):
             (run,) = server.runs.values()
             place.check(b"\n".join(server.received).decode(errors="replace"), "what W&B got")
         assert run.config["data"]["value"]["shards"] == [str(Location(place.words["URL"]))]
-        assert server.url in place.said
+        assert server.url in place.printed
     finally:
         run_wandb._end_service()

@@ -56,8 +56,8 @@ def test_each_does_what_the_table_says(setting):
     config, lines = apply_settings(Config(), given, ())
     if setting.does != "option":
         assert config == Config()
-        said = {"unused": "not used", "obeyed": "obeyed"}[setting.does]
-        assert [line.startswith(f"{setting.variable}={value}: {said}; ") for line in lines] == [True] * bool(
+        outcome = {"unused": "not used", "obeyed": "obeyed"}[setting.does]
+        assert [line.startswith(f"{setting.variable}={value}: {outcome}; ") for line in lines] == [True] * bool(
             setting.text
         )
         return
@@ -115,18 +115,18 @@ def test_a_value_that_asks_for_nothing_is_no_request(variable, value):
     ("variable", "value", "what"),
     [
         ("ACCELERATE_MIXED_PRECISION", "fp8", "must be no, bf16 or fp16"),
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto", "must be a whole number"),
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "0", "must be a whole number, at least 1"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto", "must be an integer"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "0", "must be an integer, at least 1"),
         ("ACCELERATE_DEBUG_MODE", "2", "must be true or false"),
         ("ACCELERATE_USE_CPU", "", "must be true or false"),
         ("ACCELERATE_CPU_AFFINITY", "all", "must be true or false"),
         ("ACCELERATE_LOG_LEVEL", "verbose", "must be one of CRITICAL"),
         ("ACCELERATE_USE_FSDP", "maybe", "must be true or false"),
-        ("OMP_NUM_THREADS", "many", "must be a whole number"),
-        ("OMP_NUM_THREADS", ",2", "must be a whole number"),
-        ("OMP_NUM_THREADS", "1000000", "must be a whole number, at most 4,096"),
-        ("MKL_NUM_THREADS", "-1", "must be a whole number"),
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4,2", "must be a whole number"),
+        ("OMP_NUM_THREADS", "many", "must be an integer"),
+        ("OMP_NUM_THREADS", ",2", "must be an integer"),
+        ("OMP_NUM_THREADS", "1000000", "must be an integer, at most 4,096"),
+        ("MKL_NUM_THREADS", "-1", "must be an integer"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4,2", "must be an integer"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(variable, value, what):
@@ -143,7 +143,7 @@ def test_an_option_that_is_given_wins_over_what_cannot_be_met():
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_settings_that_nobody_knows_are_named_in_one_line(prefix):
+def test_unknown_settings_are_named_in_one_line(prefix):
     assert f"`{prefix}*`" in PAGE
     _, lines = apply_settings(Config(), {f"{prefix}ONE": "1", f"{prefix}TWO": "", "ELSE": "1"}, ())
     assert lines == [f"{prefix}ONE, {prefix}TWO: not used; the trainer has nothing that would be set by it"]
@@ -164,7 +164,7 @@ def launcher_environment(prepare, *arguments):
         (launch_env.prepare_multi_gpu_env, ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]),
     ],
 )
-def test_nothing_is_said_of_a_launcher_that_was_asked_for_nothing(prepare, arguments, monkeypatch, tmp_path):
+def test_a_launcher_without_settings_causes_no_line(prepare, arguments, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))  # no config file of the user's
     env = launcher_environment(prepare, *arguments)
     assert started_by_launcher(env)
@@ -181,7 +181,7 @@ def test_somebody_decided_about_everything_that_the_launcher_sets():
     }
 
 
-def test_one_process_where_several_were_asked_for_is_said():
+def test_one_process_where_several_were_asked_for_is_reported():
     env = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
     assert "--multi_gpu" in apply_settings(Config(), env, ())[1][0]
     for rank in ({"RANK": "0"}, {"WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "2"}):
@@ -297,8 +297,8 @@ def test_what_the_launcher_keeps_to_itself_is_heard(tmp_path):
         HF_HOME=tmp_path, PYTHONPATH=":".join(sys.path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for said in ("STEPS=4: taken as --accumulate 4", "=bf16: taken as --precision bf16", "needs --multi_gpu"):
-        assert done.stdout.count(said) == 1
+    for line in ("STEPS=4: taken as --accumulate 4", "=bf16: taken as --precision bf16", "needs --multi_gpu"):
+        assert done.stdout.count(line) == 1
     assert "\nbf16 on cpu: as asked\n" in done.stdout
 
 
@@ -318,7 +318,7 @@ def test_accelerate_does_not_choose_the_threads(given, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [None, "2"])
-def test_accelerate_does_not_say_how_many_ranks_a_node_has(given, monkeypatch):
+def test_accelerate_does_not_give_the_ranks_of_a_node(given, monkeypatch):
     """Where the launcher did not: BatchNorm of a node's ranks, threads and the cache are shared out by this number."""
     import accelerate
 

@@ -1,4 +1,4 @@
-"""What goes wrong with a run is said in one line, with the right exit code, before training where that is possible."""
+"""A run that cannot work is reported in one line, with the right exit code, before training where that is possible."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def start(capsys, run_dir, shard):
 
 
 def in_a_process(*options: object) -> tuple[int, str]:
-    """The same with a Python of its own, where nobody else holds what it writes."""
+    """The same with a Python of its own, where no other holds what it writes."""
     command = [sys.executable, "-m", "dcgan_dist.train", *OPTIONS, *map(str, options)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     return result.returncode, result.stderr
@@ -62,7 +62,7 @@ def refused(result: tuple[int, str], code: int, *words: object) -> None:
 
 WRONG = [
     (["--model.image_siz", 64], "--model.image_siz; did you mean --model.image_size?"),
-    (["--images", "64.7"], "--images 64.7: must be a whole number"),
+    (["--images", "64.7"], "--images 64.7: must be an integer"),
     (["--model.image_size", 65], "Expected one of ('32', '48', '64', '96', '128', '192', '256')"),
     (["--loss.name", "wasserstein"], "--loss.gp_weight 10"),
     (["--loss.r1_gamma", 1], "use --model.d_norm layer or none"),
@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_when_reporting_ends_the_training_too(start, run_dir
 
 
 @pytest.mark.parametrize("options", [["--log.every", 8], ["--log.every", 10_000]], ids=["at a report", "at the end"])
-def test_a_training_that_diverges_says_which_number_did_and_saves_nothing(start, run_dir, options):
+def test_a_training_that_diverges_names_the_tensor_and_saves_nothing(start, run_dir, options):
     result = start("--optimizer.d_lr", "1e38", "--optimizer.g_lr", "1e38", "--model.d_norm", "none", *options)
     refused(result, 1, "training has diverged: ", "there is no checkpoint yet: lower --optimizer.g_lr and")
     assert not list((run_dir / "checkpoints").iterdir())

@@ -60,7 +60,7 @@ def test_a_warm_start_of_nothing_is_refused(start, run_dir, tmp_path, images):
 
 
 @pytest.mark.parametrize("images", [44, 48, 42])
-def test_a_complete_run_says_that_nothing_was_left(start, run_dir, images):
+def test_a_complete_run_reports_that_nothing_was_left(start, run_dir, images):
     """By the same command, or by another number that the last batch reaches, too."""
     assert start(44)[0] == 0
     code, out, _ = start(images)

@@ -1,4 +1,4 @@
-"""What the train loop hands on, seen through whole runs in this process."""
+"""What the train loop passes on, seen through complete runs in this process."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Saves of whole runs: what is on disk when a run says that it ended, full disks, and two jobs with one folder."""
+"""Saves of complete runs: what is on disk when a run reports its end, full disks, and two jobs with one folder."""
 
 import errno
 import json
@@ -55,7 +55,7 @@ def largest(path: Path) -> int:
 
 
 @pytest.mark.parametrize("blocking", ["", "--checkpoint.blocking"])
-def test_a_run_says_that_it_is_done_when_all_is_on_disk(start, run_dir, monkeypatch, blocking):
+def test_a_run_reports_that_it_is_done_when_all_is_on_disk(start, run_dir, monkeypatch, blocking):
     done: list[bool] = []
     sync = checkpoint.sync_folder
     monkeypatch.setattr(
@@ -92,10 +92,10 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(start, run_dir, mo
         return true(folder, images, *others)
 
     monkeypatch.setattr(checkpoint, "save", save)
-    code, said, errors = start("--checkpoint.blocking")
+    code, printed, errors = start("--checkpoint.blocking")
     assert (code, errors) == (0, "")
     assert saves == [16, 24, 32, 40, 48]
-    warnings = [line for line in said.splitlines() if "WARNING" in line]
+    warnings = [line for line in printed.splitlines() if "WARNING" in line]
     assert [line.rpartition(" (")[2] for line in warnings] == ["failure 1 of 3)", "failure 2 of 3)"]
     names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert names == ["000000032", "000000040", "000000048", "latest"]
@@ -121,23 +121,24 @@ def test_reports_and_pictures_wait_for_a_disk_that_is_full_for_a_while(start, ru
             raise
 
     monkeypatch.setattr(os, "write", write)
-    code, said, errors = start("--images", 32, "--checkpoint.every", 16)
+    code, printed, errors = start("--images", 32, "--checkpoint.every", 16)
     assert (code, errors) == (0, "")
     assert [json.loads(line)["images"] for line in metrics.read_text().splitlines()] == [8, 8, 16, 24, 32]
-    assert f"WARNING: {metrics}: cannot be written (File too large); the run goes on" in said
+    assert f"WARNING: {metrics}: cannot be written (File too large); the run goes on" in printed
     assert not (run_dir / "checkpoints" / "000000016").exists()
     assert (
-        "without it no checkpoint is saved; the run goes on and tries again at the next save (failure 1 of 3)" in said
+        "without it no checkpoint is saved; the run goes on and tries again at the next save (failure 1 of 3)"
+        in printed
     )
 
 
 def test_a_disk_that_stays_full_ends_the_run(start, run_dir):
     assert start("--images", 8)[0] == 0
     with no_file_larger_than(largest(run_dir / "checkpoints" / "000000008") - 1):
-        code, said, errors = start("--images", 800, "--log.samples_every", 8000)
+        code, printed, errors = start("--images", 800, "--log.samples_every", 8000)
     assert (code, errors.count("\n")) == (1, 1)
     assert errors.startswith(f"error: {run_dir / 'checkpoints' / '000000032'}: the checkpoint could not be saved (File")
-    assert said.count("WARNING") == 2
+    assert printed.count("WARNING") == 2
     assert not (run_dir / "DONE").exists()
     assert [path.name for path in checkpoint.all_checkpoints(run_dir / "checkpoints")] == ["000000008"]
 
@@ -200,7 +201,7 @@ def ended_for_the_newer(run_dir: Path) -> tuple[int, str]:
     )
 
 
-def test_a_life_that_another_has_followed_ends_without_a_word_in_its_name(start, run_dir, monkeypatch):
+def test_an_attempt_that_another_has_followed_reports_nothing_at_its_end(start, run_dir, monkeypatch):
     write = checkpoint._write_files
 
     def written(*given) -> None:
@@ -217,7 +218,7 @@ def test_a_life_that_another_has_followed_ends_without_a_word_in_its_name(start,
     assert json.loads((run_dir / "owner.json").read_text()) == asdict(NEWER)
 
 
-def test_a_life_that_another_has_followed_takes_nothing_back(start, run_dir, monkeypatch):
+def test_an_attempt_that_another_has_followed_removes_nothing(start, run_dir, monkeypatch):
     """Going back, it would remove what the newer one has saved."""
 
     def fault(recovery: Recovery) -> str | None:
@@ -286,7 +287,7 @@ def test_a_disk_that_does_not_answer_while_a_run_goes_back_is_one_line(start, ru
 
 
 @pytest.mark.parametrize("due", ["--log.every 8", "--log.samples_every 8 --log.every 1000"])
-def test_a_life_that_another_has_followed_reports_nothing_more(due, start, run_dir, monkeypatch):
+def test_an_attempt_that_another_has_followed_reports_nothing_more(due, start, run_dir, monkeypatch):
     agreed = Session.agreed
 
     def taken_over(session: Session) -> Requests:

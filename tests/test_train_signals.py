@@ -79,11 +79,11 @@ def test_it_stops_in_order_while(moment, number, start, tmp_path):
     options, sign = MOMENTS[moment]
     shard = None if "draw" in moment else drawn(tmp_path / "cache")[0]
     process = start(options.format(shard=shard))
-    said = []
-    while not (said and said[-1].startswith(sign)):
-        said.append(process.stdout.readline())
-        assert said[-1], process.communicate()
-        assert said[-1].startswith("0.0 %") <= (sign == "0.0 %"), "".join(said)
+    printed = []
+    while not (printed and printed[-1].startswith(sign)):
+        printed.append(process.stdout.readline())
+        assert printed[-1], process.communicate()
+        assert printed[-1].startswith("0.0 %") <= (sign == "0.0 %"), "".join(printed)
     everything = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, number)
     for child in everything:  # as SLURM does, whatever their group
@@ -103,4 +103,4 @@ def test_it_stops_in_order_while(moment, number, start, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.tar")}
     assert "draw" in moment or before
     drawn(tmp_path / "cache")
-    assert {path: path.stat().st_mtime_ns for path in before} == before  # whole, and not drawn again
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # complete, and not drawn again

@@ -31,7 +31,7 @@ def _flag(value: str) -> bool:
 
 def _count(value: str) -> int:
     if not value.strip().isdecimal() or int(value) < 1:
-        raise ValueError("must be a whole number, at least 1")
+        raise ValueError("must be an integer, at least 1")
     return int(value)
 
 
@@ -39,9 +39,7 @@ def _threads(value: str) -> int | None:
     """Of OpenMP's list, which has a number for each level, the first; 0 and nothing stand for the library's choice."""
     first = value.split(",")[0].strip()
     if value.strip() and not (first.isdecimal() and int(first) <= MOST_THREADS):
-        raise ValueError(
-            f"must be a whole number, at most {MOST_THREADS:,}, or a list of them of which the first counts"
-        )
+        raise ValueError(f"must be an integer, at most {MOST_THREADS:,}, or a list of them of which the first counts")
     return int(first or 0) or None
 
 

@@ -15,7 +15,7 @@ UNITS = {"": 1} | {
 
 def whole_number(text: str) -> int:
     """3, 2_000_000, 1e6, 2.5e3."""
-    return _whole(text, text, 1, "must be a whole number")
+    return _whole(text, text, 1, "must be an integer")
 
 
 def byte_count(text: str) -> int:

@@ -59,7 +59,7 @@ def problem(env: Mapping[str, str], *, on_cpu: bool) -> str | None:
     env = {name: value for name, value in env.items() if on_cpu or name not in SIZES}
     several = env.get("WORLD_SIZE", "1") != "1" or "LOCAL_RANK" in env  # else nobody reads the address
     read = [name for name in NUMBERS if name in env and (several or name != "MASTER_PORT")]
-    lines = [f"{name}={env[name]}: must be a whole number" for name in read if _number(env, name, -1) < 0]
+    lines = [f"{name}={env[name]}: must be an integer" for name in read if _number(env, name, -1) < 0]
     return next(iter(lines or (_of_several(env) if several else _of_one(env))), None)
 
 

@@ -91,7 +91,7 @@ def test_a_bad_shard_is_found_before_any_reader_starts(said, shards, tmp_path, r
 
 
 def test_a_stream_refuses_a_url_in_one_line(said):
-    """The indexed reader takes them: see test_far_shards.py."""
+    """The indexed reader takes them: see test_remote_shards.py."""
     config = configured("http://localhost/{0..3}.tar", reader="stream")
     with pytest.raises(UsageError, match=r"^--data\.shards http://localhost/0\.tar: not a file; stream it with 'pipe:"):
         make_reader(config, open_data(config, said.append), local_ranks=1, pinned=False, say=said.append)

@@ -158,7 +158,7 @@ def test_every_world_sees_the_same_images_in_each_step_and_micro_batch(micro_bat
 
 @EITHER
 @given(LENGTHS, st.integers(0, 3_000), st.integers(0, 500), st.integers(0, 200))
-def test_any_slice_is_the_slice_of_the_whole(limit, lengths, start, skip, count):
+def test_any_slice_is_the_slice_of_all_numbers(limit, lengths, start, skip, count):
     whole = make(lengths, 11, limit).samples(start, skip + count)
     assert np.array_equal(make(lengths, 11, limit).samples(start + skip, count), whole[skip:])
 

@@ -54,7 +54,7 @@ SMALL = ["--model.image_size=32", "--model.ngf=8", "--model.ndf=8", "--batch_siz
 
 @pytest.fixture(autouse=True)
 def switches() -> Iterator[None]:
-    """Puts PyTorch's switches for the whole process back."""
+    """Puts PyTorch's switches for the process back."""
     convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = convolutions.fp32_precision, torch.backends.cudnn.benchmark
     yield
@@ -245,16 +245,16 @@ def together(ranks: int, act: Callable[[int, Callable[[Tensor], Tensor]], Any]) 
     """
     known: list[Tensor] = []
     while True:
-        said: list[list[Tensor]] = [[] for _ in range(ranks)]
+        sums: list[list[Tensor]] = [[] for _ in range(ranks)]
 
         def ask(tensor: Tensor, mine: list[Tensor]) -> Tensor:
             mine.append(tensor.clone())
             return known[len(mine) - 1].clone() if len(mine) <= len(known) else tensor
 
-        results = [act(rank, lambda tensor, mine=said[rank]: ask(tensor, mine)) for rank in range(ranks)]
-        if len(known) == len(said[0]):
+        results = [act(rank, lambda tensor, mine=sums[rank]: ask(tensor, mine)) for rank in range(ranks)]
+        if len(known) == len(sums[0]):
             return results
-        known.append(torch.stack([mine[len(known)] for mine in said]).sum(0))
+        known.append(torch.stack([mine[len(known)] for mine in sums]).sum(0))
 
 
 def test_sums_that_depend_on_sums_come_out_as_side_by_side():
@@ -351,7 +351,7 @@ def test_pytorchs_own_synchronised_batchnorm_takes_the_layers_places(device):
         ("cuda", False, "fp32", "no bf16"),
     ],
 )
-def test_auto_says_what_it_chose_and_why(monkeypatch, device, supported, name, reason):
+def test_auto_reports_what_it_chose_and_why(monkeypatch, device, supported, name, reason):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     chosen = arithmetic("auto", torch.device(device))
     assert chosen.name == name
@@ -394,7 +394,7 @@ def test_in_fp16_only_the_network_whose_gradients_overflow_skips_its_update(devi
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("struck", ["g", "d"])
 def test_an_update_with_a_bad_gradient_and_all_after_it_leave_the_network_alone(device, precision, struck):
-    """Decided by the device itself, for nobody looks until later."""
+    """Decided by the device itself, because the host looks later."""
     loop = Loop([f"--precision={precision}"], device)
     loop.iterate()
     network, watch = {"g": (loop.state.netg, loop.state.detector_g), "d": (loop.state.netd, loop.state.detector_d)}[
@@ -480,7 +480,7 @@ def test_the_feed_delivers_the_readers_batches_bit_by_bit(tmp_path, device, kind
     assert len({tuple(images.flatten()[:99].tolist()) for images, _, _ in taken}) > 50
 
 
-# ---- the whole trainer
+# ---- the complete trainer
 
 
 @pytest.mark.parametrize("device", EVERYWHERE)

@@ -121,12 +121,12 @@ def test_another_world_size_in_a_file_is_refused(tmp_path):
         ("launch/cpu.sh", {}, "usage: launch/cpu.sh N [OPTIONS], with N ranks"),
         ("launch/multi_gpu.sh", {}, "torch finds no GPU here, for 1 to be launched; --cpu --num_processes N needs"),
         ("launch/single_gpu.sh", {}, "torch finds no GPU here, for 1 to be launched; --cpu --num_processes N needs"),
-        ("launch/multi_gpu.sh", {"GPUS": "x"}, "GPUS=x: must be a whole number"),
-        ("launch/multi_node.sh", TWO_NODES | {"NODE_RANK": 0, "NODES": "two"}, "NODES=two: must be a whole number"),
-        ("launch/multi_node.sh", TWO_NODES | {"NODE_RANK": "b"}, "NODE_RANK=b: must be a whole number"),
+        ("launch/multi_gpu.sh", {"GPUS": "x"}, "GPUS=x: must be an integer"),
+        ("launch/multi_node.sh", TWO_NODES | {"NODE_RANK": 0, "NODES": "two"}, "NODES=two: must be an integer"),
+        ("launch/multi_node.sh", TWO_NODES | {"NODE_RANK": "b"}, "NODE_RANK=b: must be an integer"),
         ("launch/multi_node.sh", TWO_NODES | {"NODE_RANK": 2}, "--machine_rank 2: must be from 0 to 1"),
         ("launch/multi_node.sh", TWO_NODES | {"NODE_RANK": 0, "RANKS_PER_NODE": "x"}, "RANKS_PER_NODE=x: must be a"),
-        ("launch/multi_node.sh", TWO_NODES | {"NODE_RANK": 0, "MAIN_PORT": "abc"}, "MAIN_PORT=abc: must be a whole"),
+        ("launch/multi_node.sh", TWO_NODES | {"NODE_RANK": 0, "MAIN_PORT": "abc"}, "MAIN_PORT=abc: must be an integer"),
         (
             "launch/multi_node.sh",
             TWO_NODES | {"NODE_RANK": 0, "MAIN_PORT": 99999},
@@ -141,7 +141,7 @@ def test_another_world_size_in_a_file_is_refused(tmp_path):
         ("slurm/train.sh", {"SLURM_SUBMIT_DIR": "/"}, "run sbatch in the project's folder: sbatch slurm/train.sh"),
     ],
 )
-def test_a_script_that_is_called_wrongly_says_how(command, variables, message):
+def test_a_script_that_is_called_wrongly_shows_its_usage(command, variables, message):
     done = call(command, **variables)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")

@@ -1,4 +1,4 @@
-"""Signals to whole programs: while they import, and to the launcher of ranks, once and twice."""
+"""Signals to complete programs: while they import, and to the launcher of ranks, once and twice."""
 
 import contextlib
 import json

@@ -57,7 +57,7 @@ def test_a_restart_of_the_ranks_knows_nothing_of_the_alarm_before(store, monkeyp
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_store_that_does_not_answer_keeps_nobody(store, monkeypatch, number):
+def test_a_store_that_does_not_answer_holds_up_no_rank(store, monkeypatch, number):
     one = peer(1)
     assert one.alarm() is None
     monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.5)
@@ -68,7 +68,7 @@ def test_a_store_that_does_not_answer_keeps_nobody(store, monkeypatch, number):
     assert one.silent(0) == []
 
 
-def test_one_rank_alone_asks_nobody():
+def test_one_rank_alone_asks_no_store():
     alone = peer(0, size=1)
     assert (alone.raise_alarm("hang"), alone.alarm(), alone.silent(10)) == (True, None, [])
 

@@ -94,7 +94,7 @@ def test_a_rank_that_never_answers_is_ended(monkeypatch):
     assert children("signal.pause") == []
 
 
-def test_a_rank_that_dies_says_why(monkeypatch):
+def test_a_rank_that_dies_gives_the_reason(monkeypatch):
     program = "import os, signal\nsignal.pause() if os.environ['RANK'] == '0' else exit('no such network')"
     (line,) = start(monkeypatch, program)
     assert (line.mark, line.check, line.found) == ("FAIL", "ranks", "rank 1 of 2 failed: no such network")
@@ -240,7 +240,7 @@ def lost():
         return front.main(["doctor", "--only", "ranks"]), said.getvalue()
 
 
-def test_launched_ranks_that_do_not_meet_say_so_in_one_line():
+def test_launched_ranks_that_do_not_meet_report_it_in_one_line():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = str(closed.getsockname()[1])
@@ -335,7 +335,7 @@ raise SystemExit(front.main(["doctor", *sys.argv[1:]]))
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_a_launcher_ends_no_rank_that_has_not_said_everything(attempt, tmp_path):
+def test_a_launcher_ends_no_rank_that_still_has_output(attempt, tmp_path):
     """It ends all as soon as one of them leaves with an exit code."""
     (tmp_path / "doctor.py").write_text(NO_CHECKSUMS)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]

@@ -41,7 +41,7 @@ def test_a_rank_that_does_not_report_is_named(store):
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_store_that_does_not_answer_keeps_nobody(store, monkeypatch, number):
+def test_a_store_that_does_not_answer_holds_up_no_rank(store, monkeypatch, number):
     monkeypatch.setattr(ranks, "ANSWER", 1.0)
     connect = ranks.connect
 

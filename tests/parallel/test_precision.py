@@ -16,7 +16,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         (GPU, False, "fp32", "the GPU has no bf16"),
     ],
 )
-def test_auto_chooses_by_the_device_and_says_why(monkeypatch, device, has_bf16, name, reason):
+def test_auto_chooses_by_the_device_and_gives_the_reason(monkeypatch, device, has_bf16, name, reason):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16)
     chosen = arithmetic(Config().precision, device)
     assert chosen.name == name

@@ -157,7 +157,7 @@ def restored_life(given: list[str], world_size: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_life_begins_with_all_that_the_one_before_saved(world_size, shards, tmp_path):
+def test_an_attempt_begins_with_all_that_the_one_before_saved(world_size, shards, tmp_path):
     given = options(shards, tmp_path / "run", f"{ALL} --images {SAVED}")
     before = run_ranks(world_size, saved_life, given, world_size)
     after = run_ranks(world_size, restored_life, given, world_size)

@@ -172,7 +172,7 @@ def test_a_file_asks_for_a_checkpoint_and_the_run_goes_on(undisturbed, shards, t
     assert_same_bits(run, undisturbed)
 
 
-def test_a_file_stops_exactly_one_life(shards, tmp_path):
+def test_a_file_stops_exactly_one_attempt(shards, tmp_path):
     run = tmp_path / "run"
     given = options(shards, run, OPTIONS)
     run.mkdir()
@@ -203,7 +203,7 @@ def life_with_a_budget(given: list[str]) -> int:
     return main(given)
 
 
-def test_the_budget_ends_a_life_and_the_hours_of_all_lives_add_up(shards, tmp_path):
+def test_the_budget_ends_an_attempt_and_the_hours_of_all_attempts_add_up(shards, tmp_path):
     run = tmp_path / "run"
     given = options(shards, run, "--images 1000000 --stop.after_minutes 9.5")
     spent, images = [0.0], [0]

@@ -114,14 +114,14 @@ def test_a_slow_rank_is_named_once_with_what_it_is_slow_in(section, changes, sha
 
 
 @pytest.mark.dist
-def test_nobody_is_named_where_all_are_alike(shards, tmp_path):
+def test_no_rank_is_named_where_all_are_alike(shards, tmp_path):
     """What the main rank does for all is none of its own iterations."""
     lines, records = told(0, "report", shards, tmp_path / "run", ranks=2)
     assert lines == []
     assert all(record["rank/slowest_factor"] >= 1 for record in records)
 
 
-def test_one_rank_is_compared_with_nobody(shards, tmp_path):
+def test_a_single_rank_is_not_compared(shards, tmp_path):
     (result,) = run_ranks(1, train_and_tell, options(shards, tmp_path / "run"))
     assert result[0] == 0
     assert "rank/" not in (tmp_path / "run" / "metrics.jsonl").read_text()

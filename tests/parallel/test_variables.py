@@ -15,27 +15,27 @@ ALONE = PLACE | {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "1", "LOCAL
 SECOND = PLACE | {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 WRONG = [  # environment, how the line begins
     ({"WORLD_SIZE": "0", "RANK": "0", **PLACE}, "WORLD_SIZE=0: must be at least 1"),
-    ({"WORLD_SIZE": "-1"}, "WORLD_SIZE=-1: must be a whole number"),
-    ({"WORLD_SIZE": ""}, "WORLD_SIZE=: must be a whole number"),
-    ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: must be a whole number"),
+    ({"WORLD_SIZE": "-1"}, "WORLD_SIZE=-1: must be an integer"),
+    ({"WORLD_SIZE": ""}, "WORLD_SIZE=: must be an integer"),
+    ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: must be an integer"),
     ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2, but RANK is not set"),
     ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2, but MASTER_ADDR is not set"),
     ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": ""}, "WORLD_SIZE=2, but MASTER_ADDR is not set"),
     ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x"}, "WORLD_SIZE=2, but MASTER_PORT is not set"),
-    ({"RANK": "x"}, "RANK=x: must be a whole number"),
-    ({"RANK": "1.0", "WORLD_SIZE": "2"}, "RANK=1.0: must be a whole number"),
+    ({"RANK": "x"}, "RANK=x: must be an integer"),
+    ({"RANK": "1.0", "WORLD_SIZE": "2"}, "RANK=1.0: must be an integer"),
     ({"RANK": "1"}, "RANK=1, but WORLD_SIZE is not set, or 1"),
     (SECOND | {"RANK": "4"}, "RANK=4: must be less than WORLD_SIZE=4"),
     ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0, but WORLD_SIZE is not set"),
-    ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x: must be a whole number"),
+    ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x: must be an integer"),
     (SECOND | {"LOCAL_RANK": "2"}, "LOCAL_RANK=2: must be less than the 2 ranks of this machine"),
     (SECOND | {"LOCAL_WORLD_SIZE": "5"}, "LOCAL_WORLD_SIZE=5: must be from 1 to WORLD_SIZE=4"),
     (SECOND | {"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE=0: must be from 1 to WORLD_SIZE=4"),
-    (SECOND | {"MASTER_PORT": "abc"}, "MASTER_PORT=abc: must be a whole number"),
+    (SECOND | {"MASTER_PORT": "abc"}, "MASTER_PORT=abc: must be an integer"),
     (SECOND | {"MASTER_PORT": "65536"}, "MASTER_PORT=65536: must be from 1 to 65535"),
     (SECOND | {"MASTER_PORT": "0"}, "MASTER_PORT=0: must be from 1 to 65535"),
     ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2, but WORLD_SIZE is not set, or 1"),
-    ({"PMI_SIZE": "x"}, "PMI_SIZE=x: must be a whole number"),
+    ({"PMI_SIZE": "x"}, "PMI_SIZE=x: must be an integer"),
 ]
 NAMES = {name for env, _ in WRONG for name in env}
 RIGHT = [
@@ -48,7 +48,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize(("env", "line"), WRONG)
-def test_what_is_wrong_is_said_by_name(env, line):
+def test_a_wrong_variable_is_named(env, line):
     assert problem(env, on_cpu=True) == line
 
 

@@ -226,7 +226,7 @@ def train_with_a_slow_disk(given, signs, answers):
         return train_with(given, is_killed, signs, [0])
 
 
-def test_a_lost_rank_is_told_before_the_disk_is_waited_for(shards, tmp_path):
+def test_a_lost_rank_is_reported_before_the_disk_is_waited_for(shards, tmp_path):
     """A launcher kills what is left half a minute after the first rank ended."""
     given = options(shards, tmp_path / "run", "--checkpoint.every 48")
     ends = ends_of_ranks(2, train_with_a_slow_disk, given, tmp_path, True)

@@ -106,7 +106,7 @@ def expect_usage_error(given: list[str], world_size: int) -> str:
         ("--world_size 3", "--world_size 3, but 2 ranks were launched"),
     ],
 )
-def test_what_this_world_cannot_do_is_said(changes, words, shards, tmp_path):
+def test_what_this_world_cannot_do_is_reported(changes, words, shards, tmp_path):
     said = run_ranks(2, expect_usage_error, options(shards, tmp_path / "run", changes), 2)
     assert said[0] == said[1]
     assert said[0].startswith(words)

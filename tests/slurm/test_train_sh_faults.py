@@ -197,17 +197,17 @@ STORIES = (time_is_over, preempted, stubborn, power_cut, power_cut_of_the_batch_
 
 
 @pytest.fixture(scope="module")
-def told(slurm, tmp_path_factory) -> Iterator[dict[str, Future]]:
+def outcomes(slurm, tmp_path_factory) -> Iterator[dict[str, Future]]:
     folder = tmp_path_factory.mktemp("stories")
     with ThreadPoolExecutor(len(STORIES)) as pool:
         yield {story.__name__: pool.submit(story, slurm, folder / story.__name__) for story in STORIES}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(told, tmp_path_factory) -> Callable[[int], dict]:
+def undisturbed(outcomes, tmp_path_factory) -> Callable[[int], dict]:
     """The tensors of a run of one process, to which nothing happens, at any checkpoint that one of the others has."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    longest = max(future.result()["images"] for future in told.values())
+    longest = max(future.result()["images"] for future in outcomes.values())
     train_alone(run, "--images", longest, "--checkpoint.every", EVERY, "--checkpoint.keep", 999)
     return lambda images: newest_tensors(run, images)
 
@@ -224,28 +224,28 @@ def assert_nothing_happened(story: dict[str, Any], undisturbed: Callable[[int], 
     assert [record for record in records if record <= story["saved"]] == list(range(16, story["saved"] + 1, 16))
 
 
-def test_a_job_comes_back_after_its_time_limit(told, undisturbed):
-    story = told["time_is_over"].result()
+def test_a_job_comes_back_after_its_time_limit(outcomes, undisturbed):
+    story = outcomes["time_is_over"].result()
     assert story["saved"] == story["asked"]
     assert f"newest checkpoint: {story['saved']:09d}" in story["log"]
     assert_nothing_happened(story, undisturbed)
 
 
-def test_a_preempted_job_saves_makes_way_and_comes_back(told, undisturbed):
-    story = told["preempted"].result()
+def test_a_preempted_job_saves_makes_way_and_comes_back(outcomes, undisturbed):
+    story = outcomes["preempted"].result()
     assert story["saved"] == story["asked"]
     assert f"ended at checkpoint {story['saved']:09d} (exit code 0); requeueing" in story["log"]
     assert_nothing_happened(story, undisturbed)
 
 
 @pytest.mark.parametrize("story", ["stubborn", "power_cut", "power_cut_of_the_batch_host"])
-def test_a_job_that_is_ended_by_force_goes_on_from_its_last_checkpoint(story, told, undisturbed):
-    assert told[story].result()["saved"] % EVERY == 0
-    assert_nothing_happened(told[story].result(), undisturbed)
+def test_a_job_that_is_ended_by_force_goes_on_from_its_last_checkpoint(story, outcomes, undisturbed):
+    assert outcomes[story].result()["saved"] % EVERY == 0
+    assert_nothing_happened(outcomes[story].result(), undisturbed)
 
 
-def test_a_life_that_comes_back_after_the_next_has_begun_writes_nothing(told, undisturbed):
-    story = told["cable"].result()
+def test_an_attempt_that_continues_after_the_next_has_begun_writes_nothing(outcomes, undisturbed):
+    story = outcomes["cable"].result()
     owner = json.loads((story["job"].run / "owner.json").read_text())
     assert (owner["attempt"], owner["slurm_restart"], owner["ended"]) == (2, "1", True)
     assert_nothing_happened(story, undisturbed)

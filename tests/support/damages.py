@@ -1,4 +1,4 @@
-"""Everything that happens to shards, done to the bytes of a whole one of IMAGES labelled images."""
+"""Everything that happens to shards, done to the bytes of an intact one of IMAGES labelled images."""
 
 import io
 import tarfile
@@ -47,7 +47,7 @@ def flipped(content, place):
     return replaced(content, place, bytes([content[place] ^ 2]))
 
 
-# the bytes of a whole shard -> of the damaged one; members 10 and 11 are the image and the label of sample 5
+# the bytes of an intact shard -> of the damaged one; members 10 and 11 are the image and the label of sample 5
 DAMAGES = {
     "cut in the first image": lambda c: c[: members(c)[0][1] + 100],
     "cut in an image": lambda c: c[: members(c)[10][1] + 100],

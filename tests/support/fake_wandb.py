@@ -6,7 +6,7 @@
         server.runs["abc123"].history      # [{'_step': 0, 'loss/g': ...}, ...]
 
 It speaks GraphQL (create, resume and query a run), the file stream (history, summary, exit code) and file uploads, and
-keeps all it is told. `server.fault` breaks it: "down" drops connections, an HTTP status such as "500" is its answer,
+keeps all it is sent. `server.fault` breaks it: "down" drops connections, an HTTP status such as "500" is its answer,
 "slow" takes every request and answers none while the server is open.
 """
 
@@ -35,7 +35,7 @@ class Run:
     tags: list[str] = field(default_factory=list)
     streams: dict[str, dict[int, str]] = field(default_factory=dict)  # file name -> line number -> line
     uploads: dict[str, bytes] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)  # what clients said of it and of themselves
+    about: dict[str, Any] = field(default_factory=dict)  # what clients sent about it and themselves
     complete: bool = False
     exit_code: int | None = None
     preempting: bool = False

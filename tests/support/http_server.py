@@ -155,7 +155,7 @@ def stops(sent):
 
 
 def without_range(handler, name):
-    """The whole file, whatever was asked for."""
+    """The complete file, whatever was asked for."""
     handler.file(handler.owner.files[name], ranges=False)
 
 

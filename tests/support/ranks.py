@@ -165,7 +165,7 @@ def _result(connection: Connection, rank: int, world_size: int) -> Any:
 
 def _rank(connection: Connection, settings: dict[str, str], act: Callable[..., Any], args: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.alarm(LIMIT + 60)  # ends this process even when nobody is left to kill it
+    signal.alarm(LIMIT + 60)  # ends this process even when no process is left to kill it
     os.environ.update(settings)
     warnings.simplefilter("error")
     try:

@@ -1,4 +1,4 @@
-"""Options of whole trainings that take a moment; options that follow win."""
+"""Options of complete trainings that take a moment; options that follow win."""
 
 import shlex
 from collections.abc import Callable

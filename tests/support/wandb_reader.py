@@ -1,7 +1,7 @@
 """Reads a W&B transaction log (`run-*.wandb`), whose reader wandb no longer publishes.
 
 A 7-byte file header (b':W&B', magic 0xBEE1, version 0), then LevelDB log blocks of 32 KiB. Each chunk has a 7-byte
-header (masked CRC-32 of type and data, length, type); types 1 to 4 are whole, first, middle and last part of a record;
+header (masked CRC-32 of type and data, length, type); types 1 to 4 are full, first, middle and last part of a record;
 a record is a protobuf `wandb_internal_pb2.Record`.
 """
 

@@ -1,4 +1,4 @@
-"""Mean and spread of the pixels of any number of images, exact: from counts of whole numbers, in any order."""
+"""Mean and spread of the pixels of any number of images, exact: from counts of integers, in any order."""
 
 import math
 from collections.abc import Iterable

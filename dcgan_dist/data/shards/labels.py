@@ -1,4 +1,4 @@
-"""What a label is, in a .cls or .json member of a tar or in a table's cell: a whole number, or the name of a class."""
+"""What a label is, in a .cls or .json member of a tar or in a table's cell: an integer, or the name of a class."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def is_number(text: str) -> bool:
 
 def _number(value: Any) -> tuple[str, str]:
     if not isinstance(value, int) and (not math.isfinite(value) or int(value) != value):  # an int may be no float
-        return "", "no whole number"
+        return "", "no integer"
     if value < 0 or int(value) >= 10**DIGITS:
         return "", "a negative number" if value < 0 else f"a number of more than {DIGITS} digits"
     return str(int(value)), ""

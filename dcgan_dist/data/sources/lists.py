@@ -22,7 +22,7 @@ from dcgan_dist.location import Location
 
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")
 LABEL_NAMES = ("label", "class", "cls", "target", "labels", "fine_label")  # the plural last: it may be a list of tags
-POINT_ZERO = re.compile(r"^(-?\d{1,18})\.0*$", re.ASCII)  # as some programs write whole numbers
+POINT_ZERO = re.compile(r"^(-?\d{1,18})\.0*$", re.ASCII)  # as some programs write integers
 BELOW_0 = re.compile(r"-\d+", re.ASCII)
 
 _Row = tuple[int, Any, Any]  # line, path, label

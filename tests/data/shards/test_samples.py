@@ -206,8 +206,8 @@ def test_words_of_several_tars_are_numbered_together(tmp_path):
         ("+4", "4", ""),
         ("", "", ""),
         (None, "", ""),
-        (0.5, "", "no whole number"),
-        ("nan", "", "no whole number"),
+        (0.5, "", "no integer"),
+        ("nan", "", "no integer"),
         (-1, "", "a negative number"),
         *((number, "", "a number of more than 18 digits") for number in (10**18, 10**400, "9" * 400, "9" * 5_000)),
         ("-" + "9" * 5_000, "", "a negative number"),
@@ -244,7 +244,7 @@ def test_training_says_what_is_not_used(tmp_path):
     assert f"data: 1 of 2 shards hold no image: {tmp_path}/y.tar" in lines
     passed = "4 other members (1 .json, 1 .seg.png, 1 .txt, 1 without ending), 1 samples without an image"
     assert f"data: skipped: {passed}" in lines
-    assert "data: labels: 2 of 2 images have none (1 no label found, 1 no whole number in .cls)" in lines
+    assert "data: labels: 2 of 2 images have none (1 no label found, 1 no integer in .cls)" in lines
     write_tar(path, content[:2])
     with pytest.raises(UserError, match=rf"^{path}: holds no images; skipped: 2 other members \(1 \.ppm, 1 \.seg"):
         open_data(Config(data=DataConfig(shards=(str(path),), image_key="jpg")), lines.append)

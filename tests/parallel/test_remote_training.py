@@ -75,7 +75,7 @@ def told_without_room(given, world_size):
     return [line for line in told.getvalue().splitlines() if line.startswith("data: ")]
 
 
-def test_the_first_rank_of_a_node_alone_says_what_keeps_shards_from_the_cache(tmp_path):
+def test_only_the_first_rank_of_a_node_reports_what_keeps_shards_from_the_cache(tmp_path):
     shard = write_ours(tmp_path / "0.tar", 24)
     with HttpServer({"0.tar": shard.read_bytes()}) as server:
         far = options(server.url("0.tar"), tmp_path / "run", f"--data.cache {tmp_path / 'cache'}")
