@@ -11,13 +11,13 @@ from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress
 from dcgan_dist.config import ImageSize
 from dcgan_dist.config.option_names import bare
-from dcgan_dist.data.images.formats import count_text
 from dcgan_dist.data.shards.manifest import BAD, DUPLICATES
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
 from dcgan_dist.data.writing.writer import Summary, Watch, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, to_stderr
+from dcgan_dist.text import count_text
 
 LISTED = 20  # bad images
 
@@ -104,7 +104,7 @@ def _text(summary: Summary) -> str:
         rate = summary.written / max(summary.seconds, 1e-9)
         lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)")
     if summary.left_out:
-        lines.append(f"left out: {count_text(summary.left_out, 'other files')}")
+        lines.append(f"left out: {count_text(summary.left_out, 'other file')}")
     if summary.several:
         lines.append(f"of {summary.several:,} files with several pictures (GIF, TIFF, WebP ..) the first one is used")
     if summary.others:

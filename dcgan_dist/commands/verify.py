@@ -14,18 +14,17 @@ import tyro
 from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output
 from dcgan_dist.commands.progress import progress
-from dcgan_dist.commands.words import counted
 from dcgan_dist.config import Retries, Timeout, Workers
 from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard
-from dcgan_dist.data.images.formats import count_text
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.system.pool import over_processes
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError
+from dcgan_dist.text import count_text, counted
 
 LISTED = 50  # problems; the .json file holds all
 
@@ -139,7 +138,7 @@ def _summary(reports: Sequence[ShardReport], problems: Sequence[Problem], second
         text += f"\nmade by other programs, without checksums: {counted(plain, 'shard')}; {how}"
     passed = sum((Counter(report.passed) for report in reports), Counter[str]())
     if passed:
-        text += f"\npassed over: {count_text(passed, 'other members')}"
+        text += f"\nskipped: {count_text(passed, 'other member')}"
     if deep and not problems:
         text += f"\n{_sizes(reports)}"
     return text

@@ -7,7 +7,6 @@ from pathlib import Path
 from dcgan_dist.config import Config, Damaged, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus, expand_shards, open_shards
 from dcgan_dist.data.faces import dataset as faces
-from dcgan_dist.data.images.formats import count_text
 from dcgan_dist.data.reading.autotune import choose_decode_plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
@@ -22,6 +21,7 @@ from dcgan_dist.data.shards.opener import CachePlan, Opener, Shard
 from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
 from dcgan_dist.data.system.storage import cache_folder
 from dcgan_dist.errors import UserError, to_stderr
+from dcgan_dist.text import count_text
 
 Say = Callable[[str], None]
 COLOURS = {1: "grey", 3: "RGB"}
@@ -84,7 +84,7 @@ def _expand_shards(patterns: Sequence[str], opener: Opener, say: Say) -> list[st
     passed = Counter[str]()
     names = expand_shards(patterns, opener, passed)
     if passed:
-        say(f"data: skipped beside the shards: {count_text(passed, 'other files')}")
+        say(f"data: skipped beside the shards: {count_text(passed, 'other file')}")
     return names
 
 

@@ -40,7 +40,7 @@ def test_says_what_it_did_and_what_is_next(images, tmp_path, capsys):
     size = sum(path.stat().st_size for path in out.glob("*.tar")) / 1e6
     assert f"6 images in 2 shards, {size:.1f} MB, in {out}" in printed
     assert re.search(r"[\d,]+ images/s \([\d.]+ s, 1 processes\)", printed)
-    assert "left out: 1 other files (1 without ending)" in printed
+    assert "left out: 1 other file (1 without ending)" in printed
     assert f"dcgan-dist launch --data.shards '{out}/*.tar' --model.image_size 32" in printed
     indexes = [read_index(path) for path in sorted(out.glob("*.tar"))]
     assert [index.keys for index in indexes if index] == [["0", "1", "2", "3"], ["4", "5"]]

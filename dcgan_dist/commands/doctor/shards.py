@@ -9,7 +9,6 @@ from pathlib import Path
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
 from dcgan_dist.commands.doctor.run_folder import free_bytes, lock_problem, probing
-from dcgan_dist.commands.words import counted
 from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.checklist import make_checklist
 from dcgan_dist.data.checking.spot import spot_check
@@ -20,6 +19,7 @@ from dcgan_dist.data.system.pool import over_processes
 from dcgan_dist.data.system.storage import cache_folder
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.console import human_bytes as size
+from dcgan_dist.text import counted
 
 SHARDS, SAMPLES = 256, 4  # that are checked at most, and images of each
 AT_ONCE = 16

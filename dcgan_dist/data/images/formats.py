@@ -1,6 +1,4 @@
-"""The image files that are read, in folders, archives, tables and tars alike, and names for the files that are not."""
-
-from collections.abc import Mapping
+"""The image files that are read, in folders, archives, tables and tars alike, and names for other files."""
 
 # Pillow's name of a format -> suffixes of its files; a fixed list, so that an index does not depend on how Pillow was
 # built. Formats that hold no picture, only a stub for one, or run a program to draw it (PDF, EPS) are not among them.
@@ -37,7 +35,6 @@ IMAGE_SUFFIXES = (*FIRST, *(suffix for known in FORMATS.values() for suffix in k
 """Of several images in one sample of a tar the one whose suffix stands first here is used."""
 JPEG_SUFFIXES = frozenset(FORMATS["JPEG"])
 EXTENSIONS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
-LISTED = 8  # endings
 
 
 def kept_suffix(file_format: str | None, data: bytes) -> str:
@@ -57,11 +54,3 @@ def ending_of(name: str) -> str:
     last = name.rpartition("/")[2]
     _, dot, ending = last.rpartition(".")
     return "hidden" if last.startswith(".") else f".{ending.lower()}" if dot else "without ending"
-
-
-def count_text(counts: Mapping[str, int], things: str) -> str:
-    """'12 other files (10 .txt, 2 hidden)'; the commonest first."""
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    listed = [f"{count:,} {what[:80]}" for what, count in ranked[:LISTED]]
-    rest = sum(count for _, count in ranked[LISTED:])
-    return f"{sum(counts.values()):,} {things} ({', '.join(listed + [f'{rest:,} others'] * (rest > 0))})"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dcgan_dist.data.images.formats import count_text
+from dcgan_dist.text import count_text, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,13 +13,13 @@ class Notes:
     """Of one tar, or of several together."""
 
     passed: Mapping[str, int] = field(default_factory=dict)
-    """Members that are not used, by their endings."""
+    """Members that are not used, by their extensions."""
     imageless: int = 0
     """Samples without an image."""
     alone: int = 0
-    """Images that may be masks: they stand alone, and others of their suffix beside an image."""
+    """Images that may be masks: no other image stands beside them, but elsewhere one stands beside such a suffix."""
     unlabelled: Mapping[str, int] = field(default_factory=dict)
-    """Images whose label cannot be used, by reason."""
+    """Images with an unusable label, by reason."""
     labelled: int = 0
     images: int = 0
     cut: int = 0
@@ -27,35 +27,36 @@ class Notes:
     foreign: bool = False
     """Whether they are of a tar of another program."""
     words: tuple[str, ...] = ()
-    """Names of the labels 0, 1, .., where some labels are words; of one tar alone."""
+    """Class names of the labels 0, 1, .., where some labels are not numbers; of one tar only."""
 
     def as_dict(self) -> dict[str, Any]:
-        """What is there, for JSON."""
+        """The fields that are set, for JSON."""
         return {name: value for name, value in asdict(self).items() if value}
 
     def lines(self) -> list[str]:
-        """For people; none where everything is used."""
-        found = []
+        """Messages; none if everything is used."""
+        lines = []
         if self.cut:
-            found.append(f"tars without an end mark, perhaps cut: {self.cut:,}; what is there is used (allow_cut)")
-        if self.passed or self.imageless:
-            without = f"{self.imageless:,} samples without an image" if self.imageless else ""
-            members = count_text(self.passed, "other members") if self.passed else ""
-            found.append(f"skipped: {', '.join(filter(None, [members, without]))}")
+            lines.append(f"tars without an end mark, perhaps cut: {self.cut:,}; what is there is used (allow_cut)")
+        skipped = [count_text(self.passed, "other member")] if self.passed else []
+        if self.imageless:
+            skipped.append(counted(self.imageless, "sample without an image", "samples without an image"))
+        if skipped:
+            lines.append(f"skipped: {', '.join(skipped)}")
         if self.alone:
             what = "that stand alone, and beside an image elsewhere; image_key chooses"
-            found.append(f"used as images, though they may be masks: {self.alone:,} {what}")
+            lines.append(f"used as images, though they may be masks: {self.alone:,} {what}")
         missing = self.images - self.labelled
         if missing and (self.labelled or self.unlabelled):
             reasons = Counter(self.unlabelled)
-            alone = missing - reasons.total()
-            reasons += Counter({"no label found": alone})
-            found.append(f"labels: {count_text(reasons, f'of {self.images:,} images have none')}")
-        return found
+            reasons += Counter({"no label found": missing - reasons.total()})
+            of = f"of {self.images:,} images"
+            lines.append(f"labels: {count_text(reasons, f'{of} has none', f'{of} have none')}")
+        return lines
 
 
 def from_dict(tree: Mapping[str, Any]) -> Notes:
-    """The inverse of Notes.as_dict."""
+    """The inverse of Notes.as_dict; ignores other entries."""
     known: dict[str, Any] = {name: tree[name] for name in Notes.__dataclass_fields__ if name in tree}
     known["words"] = tuple(tree.get("words", ()))
     return Notes(**known)
@@ -63,12 +64,9 @@ def from_dict(tree: Mapping[str, Any]) -> Notes:
 
 def merge_notes(notes: Iterable[Notes]) -> Notes:
     """The sums over several tars."""
-    passed, unlabelled, counts = Counter[str](), Counter[str](), [0, 0, 0, 0, 0]
+    totals, kinds = Counter[str](), {"passed": Counter[str](), "unlabelled": Counter[str]()}
     for each in notes:
-        passed.update(each.passed)
-        unlabelled.update(each.unlabelled)
-        own = (each.imageless, each.labelled, each.images, each.cut, each.alone)
-        counts = [a + b for a, b in zip(counts, own, strict=True)]
-    imageless, labelled, images, cut, alone = counts
-    known: dict[str, Any] = {"imageless": imageless, "labelled": labelled, "images": images, "cut": cut, "alone": alone}
-    return Notes(passed=passed, unlabelled=unlabelled, **known)
+        totals.update({name: getattr(each, name) for name in ("imageless", "alone", "labelled", "images", "cut")})
+        for name, counts in kinds.items():
+            counts.update(getattr(each, name))
+    return Notes(**totals, **kinds)  # pyright: ignore[reportArgumentType]

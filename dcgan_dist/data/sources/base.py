@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcgan_dist.data.images.formats import count_text, ending_of, is_image_name
+from dcgan_dist.data.images.formats import ending_of, is_image_name
 from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.shards.labels import DIGITS, common_numbering, relabel
 from dcgan_dist.data.system.storage import open_regular
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.text import count_text
 
 ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it
 LISTED = 10  # columns
@@ -183,11 +184,11 @@ def images_among(names: Iterable[str], source: Path) -> Items:
 
     images = Images.of(wanted())
     if not images:
-        found = count_text(others, "other files") if others else "it is empty"
+        found = count_text(others, "other file") if others else "it is empty"
         raise UsageError(f"{source}: no images in it; {found}; images end with .jpg, .png, .. (docs/data.md has all)")
     labels, classes, lines = folder_labels(images, str(source))
     if not classes and (files := {ending: others[ending] for ending in LABEL_FILES if ending in others}):
-        text = f"labels: none, for there are no class folders; {count_text(files, 'other files')} may hold them"
+        text = f"labels: none, for there are no class folders; {count_text(files, 'other file')} may hold them"
         lines += (f"{text}: a .csv or .jsonl list with a path and a label a line can be the source",)
     return Items(images.with_labels(labels), dict(others), classes, lines)
 

@@ -13,12 +13,12 @@ from typing import Any, NoReturn, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.images.formats import count_text
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.sources.base import ENCODING, FilesSource, Images, Items, number_names, unused_columns
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
+from dcgan_dist.text import count_text
 
 PATH_NAMES = ("path", "file", "file_name", "filename", "image")
 LABEL_NAMES = ("label", "class", "cls", "target", "labels", "fine_label")  # the plural last: it may be a list of tags
@@ -70,7 +70,8 @@ class ListSource(FilesSource):
         labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # NO_LABEL is also the last place
         missing = int((labels == NO_LABEL).sum()) - tagged.total()
         lines = [f"labels: {missing:,} of {len(images):,} images have none in the list"] * (0 < missing < len(images))
-        lines += [f"labels: {count_text(tagged, f'of {len(images):,} images have none')}"] * bool(tagged)
+        of = f"of {len(images):,} images"
+        lines += [f"labels: {count_text(tagged, f'{of} has none', f'{of} have none')}"] * bool(tagged)
         lines += unused_columns(others)
         return Items(images.with_labels(labels), {}, classes, tuple(lines))
 

@@ -9,11 +9,12 @@ from PIL import Image
 from support.shards import picture, write_tar
 
 from dcgan_dist.data.images.codecs import decode_into
-from dcgan_dist.data.images.formats import FORMATS, IMAGE_SUFFIXES, count_text, ending_of
+from dcgan_dist.data.images.formats import FORMATS, IMAGE_SUFFIXES, ending_of
 from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.data.shards.foreign import walk
 from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.sources import find_source
+from dcgan_dist.text import count_text
 
 MODES = {"MSP": "1", "XBM": "1", "BLP": "P"}
 READ_ONLY = ("CUR", "DCX", "PSD", "SUN", "XPM")  # Pillow does not write them
@@ -84,6 +85,6 @@ def test_what_is_passed_over_is_counted_by_its_ending(name, ending):
 
 
 def test_many_endings_are_told_in_one_line():
-    assert count_text({".txt": 2, ".json": 1_200}, "files") == "1,202 files (1,200 .json, 2 .txt)"
-    assert count_text({f".{n}": 1 for n in range(10)}, "files").endswith("1 .7 and 2 others)") is False
-    assert count_text({f".{n}": 1 for n in range(10)}, "files").endswith("1 .7, 2 others)")
+    assert count_text({".txt": 2, ".json": 1_200}, "file") == "1,202 files (1,200 .json, 2 .txt)"
+    assert count_text({f".{n}": 1 for n in range(10)}, "file").endswith("1 .7 and 2 others)") is False
+    assert count_text({f".{n}": 1 for n in range(10)}, "file").endswith("1 .7, 2 others)")

@@ -60,7 +60,7 @@ def test_a_tar_without_an_end_is_taken_where_that_is_allowed(tmp_path, cut_by, c
     assert [data for _, data, *_ in tar_images(str(path), allowed)] == IMAGES[:left]
     images, lines = shard(path, tmp_path / "out", allowed)
     assert images == left
-    passed = ["skipped: 1 other members (1 cut off at the end)"] * (left < len(IMAGES))
+    passed = ["skipped: 1 other member (1 cut off at the end)"] * (left < len(IMAGES))
     assert lines == ["tars without an end mark, perhaps cut: 1; what is there is used (allow_cut)", *passed]
 
 
@@ -70,7 +70,7 @@ def test_training_takes_it_too(cut_by):
     corpus = open_data(Config(data=DataConfig(shards=(str(path),), allow_cut=True)), lines.append)
     assert not isinstance(corpus, list)
     assert corpus.size == 3
-    assert "data: skipped: 1 other members (1 cut off at the end)" in lines
+    assert "data: skipped: 1 other member (1 cut off at the end)" in lines
 
 
 def test_damage_in_the_middle_is_no_cut(cut_by):
@@ -108,7 +108,7 @@ def test_members_that_cannot_be_used_are_left_out_if_wanted(tmp_path, make):
         shard(path, tmp_path / "out", MemberChoice())
     images, lines = shard(path, tmp_path / "out", MemberChoice(skip_bad=True))
     assert images == 1
-    assert lines[0] == f"skipped: 1 other members (1 {what})"
+    assert lines[0] == f"skipped: 1 other member (1 {what})"
 
 
 def test_links_are_counted(tmp_path):

@@ -1,4 +1,4 @@
-"""Which members of other programs' tars are images and labels; nothing is passed over without a word."""
+"""Which members of other programs' tars are images and labels; what is skipped is reported."""
 
 import json
 
@@ -165,8 +165,8 @@ def test_labels_apart_from_their_images(tmp_path):
     items = find_source(str(path)).items()
     assert [item.label for item in items.images] == [None, 1, 2, 3]
     assert items.lines == (
-        "skipped: 1 other members (1 .cls), 1 samples without an image",
-        "labels: 1 of 4 images have none (1 no label found)",
+        "skipped: 1 other member (1 .cls), 1 sample without an image",
+        "labels: 1 of 4 images has none (1 no label found)",
     )
 
 
@@ -242,7 +242,7 @@ def test_training_says_what_is_not_used(tmp_path):
     lines: list[str] = []
     open_data(Config(data=DataConfig(shards=(f"{tmp_path}/*.tar",))), lines.append)
     assert f"data: 1 of 2 shards hold no image: {tmp_path}/y.tar" in lines
-    passed = "4 other members (1 .json, 1 .seg.png, 1 .txt, 1 without ending), 1 samples without an image"
+    passed = "4 other members (1 .json, 1 .seg.png, 1 .txt, 1 without ending), 1 sample without an image"
     assert f"data: skipped: {passed}" in lines
     assert "data: labels: 2 of 2 images have none (1 no label found, 1 no integer in .cls)" in lines
     write_tar(path, content[:2])

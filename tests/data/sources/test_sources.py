@@ -285,7 +285,7 @@ def test_folders_in_a_zip_of_windows_are_classes(tmp_path):
     [
         (
             ("1.png", "metadata.jsonl"),
-            "none, for there are no class folders; 1 other files (1 .jsonl) may",
+            "none, for there are no class folders; 1 other file (1 .jsonl) may",
         ),
         (
             ("a/1.png", "1.cls", "2.cls", "x.md"),

@@ -147,7 +147,7 @@ GZIP_FLIPPED = GZIP_FLIPPED[:-6] + bytes([GZIP_FLIPPED[-6] ^ 255]) + GZIP_FLIPPE
         ("a.tar", b"<html>", "HTML"),
         ("a.tar", PLAIN[:HALF], "cut"),
         ("a.tar", b"", "empty"),
-        ("a.tar", tar_bytes([("a.txt", b"")]), "no images in it; skipped: 1 other members (1 .txt), 1 samples"),
+        ("a.tar", tar_bytes([("a.txt", b"")]), "no images in it; skipped: 1 other member (1 .txt), 1 sample"),
         ("a.tar.gz", PLAIN, "is damaged, or not packed as its name says (Error -3 while"),
         ("a.tar.gz", gzip.compress(PLAIN)[:-900], "the packed file is cut or empty; copy it again"),
         ("a.tar.gz", GZIP_FLIPPED, "is damaged, or not packed as its name says (Error -3 while decompressing data: in"),

@@ -421,7 +421,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
         ("nowhere", r"nowhere: no such file or folder; give a folder of images, a \.zip of one, or torchvision:NAME"),
         ("some.txt", r"some\.txt: neither a folder nor a \.zip"),
         ("no.zip", r"no\.zip: cannot be read as a \.zip"),
-        ("empty", r"empty: no images in it; 1 other files \(1 without ending\); images end with \.jpg"),
+        ("empty", r"empty: no images in it; 1 other file \(1 without ending\); images end with \.jpg"),
         (
             "torchvision:CIFAR",
             r"CIFAR: torchvision has no such data set; did you mean CIFAR10 or CIFAR100\?",
