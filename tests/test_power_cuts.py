@@ -15,7 +15,7 @@ from support.training import TENSOR_FILES, TINY
 from dcgan_dist import train
 from dcgan_dist.data.remote.quota import Quota
 from dcgan_dist.data.sources import find_source
-from dcgan_dist.data.system.storage import make_folder, put_in_place, sync_folder, whole_file, write_atomically
+from dcgan_dist.data.system.storage import atomic_file, make_folder, put_in_place, sync_folder, write_atomically
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import write_shards
 from dcgan_dist.run import checkpoint
@@ -66,7 +66,7 @@ def save(root: Path, images: int = 100) -> Path:
 
 
 def stream(root: Path) -> None:
-    with whole_file(root / "file") as file:
+    with atomic_file(root / "file") as file:
         file.write(b"data")
 
 

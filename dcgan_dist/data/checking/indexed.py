@@ -1,6 +1,5 @@
 """Shards that carry an index, sample by sample: is each what was written?"""
 
-import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -12,6 +11,7 @@ import xxhash
 from dcgan_dist.data.shards.index import (
     BLOCK,
     FOOTER,
+    INDEX,
     MAGIC,
     NO_LABEL,
     TAIL,
@@ -19,16 +19,12 @@ from dcgan_dist.data.shards.index import (
     ReadAt,
     ShardIndex,
     load_index,
+    member_bytes,
     read_footer,
 )
 from dcgan_dist.errors import UserError
 
-INDEX = "__index__"
-NAME_FIELD = 100  # bytes of a tar header
 SEARCHED = 2**16  # bytes at the end of a shard where its footer may have moved to
-TEMPLATE = tarfile.TarInfo("").tobuf(tarfile.PAX_FORMAT)
-# a header's checksum is the sum of its bytes, its own field taken for spaces; here without name and size
-REST_OF_CHECKSUM = sum(TEMPLATE[NAME_FIELD:124]) + sum(TEMPLATE[136:148]) + 8 * ord(" ") + sum(TEMPLATE[156:])
 
 
 def find_index(name: str, size: int, read: ReadAt) -> tuple[Footer, ShardIndex] | None:
@@ -44,10 +40,9 @@ def find_moved_index(name: str, size: int, read: ReadAt) -> tuple[Footer, ShardI
     place = tail.rfind(MAGIC)
     if place < 0 or place + FOOTER.size > len(tail):
         return None
-    _, start, length, checksum, count, fingerprint, own = FOOTER.unpack_from(tail, place)
-    footer = Footer(start=start, length=length, checksum=checksum, count=count, fingerprint=fingerprint)
-    moved = begin + place + TAIL - footer.file_size
-    if xxhash.xxh3_64_intdigest(tail[place : place + FOOTER.size - 8]) != own or start + moved < 0:
+    footer = Footer.unpack(tail[place:])
+    moved = begin + place + TAIL - footer.file_size if footer else 0
+    if footer is None or footer.start + moved < 0:
         return None
     with suppress(UserError):
         return footer, _consistent(name, footer, lambda offset, length: read(offset + moved, length)), moved
@@ -69,18 +64,6 @@ def _consistent(name: str, footer: Footer, read: ReadAt) -> ShardIndex:
     if not consistent:
         raise UserError(f"{name}: the index at byte {footer.start} contradicts itself; write this shard again")
     return index
-
-
-def member_bytes(name: str, data: bytes) -> bytes:
-    """A tar member as ShardWriter writes it."""
-    if name.isascii() and len(name) < NAME_FIELD:  # the same bytes as below, in a tenth of the time
-        raw, size = name.encode(), b"%011o\0" % len(data)
-        checksum = b"%06o\0 " % (sum(raw) + sum(size) + REST_OF_CHECKSUM)
-        head = raw.ljust(NAME_FIELD, b"\0") + TEMPLATE[NAME_FIELD:124] + size + TEMPLATE[136:148]
-        return b"".join((head, checksum, TEMPLATE[156:], data, bytes(-len(data) % BLOCK)))
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    return info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % BLOCK)
 
 
 class IndexedSample:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from dcgan_dist.data.checking.access import CHUNK, Job, Passage, UnreadableError, opened
-from dcgan_dist.data.checking.indexed import INDEX, IndexedSample, find_index, find_moved_index, is_index_member
+from dcgan_dist.data.checking.indexed import IndexedSample, find_index, find_moved_index, is_index_member
 from dcgan_dist.data.images.codecs import open_image, to_rgb_or_grey
 from dcgan_dist.data.shards.foreign import members
-from dcgan_dist.data.shards.index import Footer, ReadAt, ShardIndex
+from dcgan_dist.data.shards.index import INDEX, Footer, ReadAt, ShardIndex
 from dcgan_dist.data.shards.tar_walker import FoundImage, TarWalker
 from dcgan_dist.data.shards.tarfiles import Header
 from dcgan_dist.errors import UserError

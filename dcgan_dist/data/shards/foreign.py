@@ -15,15 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
-from dcgan_dist.data.shards.index import (
-    BLOCK,
-    NO_CHECKSUMS,
-    NO_LABEL,
-    ShardIndex,
-    arrays_to_bytes,
-    index_from_bytes,
-    join_keys,
-)
+from dcgan_dist.data.shards.index import BLOCK, NO_LABEL, ShardIndex, arrays_to_bytes, index_from_bytes, make_index
 from dcgan_dist.data.shards.labels import number_labels
 from dcgan_dist.data.shards.samples import MemberChoice, escape_newlines
 from dcgan_dist.data.shards.tar_walker import TarWalker
@@ -84,21 +76,15 @@ def walk(path: Path, choice: MemberChoice = DEFAULT) -> ShardIndex:
 
         found = TarWalker(str(path), members(str(path), file, os.fstat(file.fileno()).st_size), load, choice)
         rows = found.images_with_labels()
-        offset, length = [row.offset for row in rows], [row.size for row in rows]
-        sampled = _sample_bytes(file, list(zip(offset, length, strict=True)))
+        sampled = _sample_bytes(file, [(row.offset, row.size) for row in rows])
     labels, words = number_labels([row.label for row in rows])
     notes = found.notes(len(rows), int((labels != NO_LABEL).sum()))
-    suffixes = tuple(sorted({row.suffix for row in rows}))
-    return ShardIndex(
-        name=str(path),
-        suffixes=suffixes,
-        suffix=np.array([suffixes.index(row.suffix) for row in rows], dtype=np.uint8),
-        offset=np.array(offset, dtype=np.int64),
-        length=np.array(length, dtype=np.int64),
-        label=labels,
-        key_text=join_keys([escape_newlines(row.name) for row in rows]),
-        start=np.zeros(0, dtype=np.int64),
-        checksum=NO_CHECKSUMS,
+    return make_index(
+        str(path),
+        [
+            (escape_newlines(row.name), row.suffix, row.offset, row.size, label)
+            for row, label in zip(rows, labels.tolist(), strict=True)
+        ],
         sampled=np.array([sampled], dtype=np.uint64),
         notes=replace(notes, words=words),
     )

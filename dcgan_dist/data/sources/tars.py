@@ -42,7 +42,7 @@ from dcgan_dist.data.sources.base import (
 )
 from dcgan_dist.data.sources.names import ending, stem
 from dcgan_dist.data.sources.staged import Stage
-from dcgan_dist.data.system.storage import whole_file
+from dcgan_dist.data.system.storage import atomic_file
 from dcgan_dist.errors import UsageError, UserError
 
 INDEXED_TOGETHER = 16
@@ -209,5 +209,5 @@ def tar_source(names: Sequence[str], complete: Completeness) -> TarSource:
 
 
 def _unpack(source: remote.Source, wanted: Wanted, target: Path) -> None:
-    with whole_file(target) as plain:
+    with atomic_file(target) as plain:
         fill(source, wanted, Remote(), plain)

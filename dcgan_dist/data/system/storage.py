@@ -68,14 +68,14 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False, new: boo
     """
     try:
         make_folder(path.parent)
-        with whole_file(path, 0o600 if private else 0o666, new) as file:
+        with atomic_file(path, 0o600 if private else 0o666, new) as file:
             file.write(data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager
-def whole_file(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[BinaryIO]:
     """A file to be written, which gets its name when it is complete and on disk; an exception leaves nothing of it.
 
     `mode`: its permissions from the first moment on, less the umask. `new`: see write_atomically.

@@ -14,10 +14,9 @@ from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.data.checking import verify
 from dcgan_dist.data.checking.access import Job
-from dcgan_dist.data.checking.indexed import member_bytes
 from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.shards.foreign import walk
-from dcgan_dist.data.shards.index import ShardWriter, read_index
+from dcgan_dist.data.shards.index import ShardWriter, member_bytes, read_index
 from dcgan_dist.data.shards.manifest import ShardEntry
 from dcgan_dist.data.system.pool import over_processes
 from dcgan_dist.errors import UserError
@@ -148,8 +147,7 @@ def test_an_index_that_does_not_fit_its_tar_is_found(tmp_path):
     with ShardWriter(path) as shard:
         shard.add("a", "jpg", encoded(1, "jpg"), 4)
         shard.add("b", "jpg", encoded(2, "jpg"), 5)
-        offset, length, suffix, _ = shard._rows[1]
-        shard._rows[1] = (offset, length, suffix, 6)
+        shard._rows[1] = (*shard._rows[1][:-1], 6)
     (problem,) = check(path).problems
     assert (problem.kind, problem.key) == ("structure", "b")
     assert "tar and index do not agree: the .cls member" in problem.what

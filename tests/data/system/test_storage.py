@@ -12,7 +12,7 @@ from support.locks import before_next_flock
 from support.shards import write_ours
 
 from dcgan_dist.data.system.locks import lock, locked
-from dcgan_dist.data.system.storage import cache_folder, temporary_path, whole_file, write_atomically
+from dcgan_dist.data.system.storage import atomic_file, cache_folder, temporary_path, write_atomically
 from dcgan_dist.errors import UserError
 
 
@@ -83,7 +83,7 @@ def test_a_private_file_is_the_owners_alone_from_its_first_moment(tmp_path):
     path = tmp_path / "config.yaml"
     write_atomically(path, b"for all")
     temporary_path(path).touch(0o644)  # left by a killed process of this number
-    with whole_file(path, 0o600) as file, temporary_path(path).open("rb") as other:
+    with atomic_file(path, 0o600) as file, temporary_path(path).open("rb") as other:
         assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
         assert os.path.sameopenfile(file.fileno(), other.fileno())
     write_atomically(path, b"for me", private=True)
