@@ -1,8 +1,11 @@
 """launch/install.sh with stand-ins for pip and uv."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from support.launching import ROOT
@@ -57,3 +60,11 @@ def test_where_uv_does_not_succeed_pip_tries_without_an_error_before(project):
     assert [call.split()[0] for call in calls] == ["uv", "pip"]
     assert result.stderr == ""
     assert result.stdout.endswith("uv is not there or did not succeed; pip installs, which takes longer ...\n")
+
+
+def test_packages_are_compiled_for_users_who_may_not_write_bytecode():
+    """On this machine too, or each of the processes that the tests start would compile PyTorch."""
+    import torch.nn
+
+    cached = importlib.util.cache_from_source(torch.nn.__file__)
+    assert Path(cached).exists() or sys.pycache_prefix
