@@ -83,7 +83,10 @@ def test_ctrl_c_while_a_command_is_imported(start, name, tmp_path):
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("shard shards out --store keep --shard_size 2", "stopped; the same command goes on with what is complete\n"),
+        (
+            "shard shards out --store keep --shard_size 2",
+            "stopped; run it again to continue with what is complete\n",
+        ),
         ("verify shards", "interrupted\n"),
     ],
 )

@@ -15,11 +15,11 @@ from dcgan_dist.data.shards.manifest import BAD, DUPLICATES
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
-from dcgan_dist.data.writing.writer import Summary, Watch, merge_shards, write_shards
+from dcgan_dist.data.writing.writer import Callbacks, Summary, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, to_stderr
-from dcgan_dist.text import count_text
+from dcgan_dist.text import count_text, counted
 
-LISTED = 20  # bad images
+BAD_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,51 +90,45 @@ def main(argv: list[str]) -> int:
         to_stderr(line)
     try:
         with progress("duplicates", "img") as hashed, progress("shard", "img") as packed:
-            watch = Watch(packed=packed, hashed=hashed, say=to_stderr)
-            summary = write_shards(source, options.out, options, watch, part)
+            callbacks = Callbacks(packed=packed, hashed=hashed, say=to_stderr)
+            summary = write_shards(source, options.out, options, callbacks, part)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command goes on with what is complete") from None
+        raise KeyboardInterrupt("stopped; run it again to continue with what is complete") from None
     print(f"part {part}: {_text(summary)}" if part else _text(summary))
     return 0
 
 
 def _text(summary: Summary) -> str:
-    lines = [f"{summary.images:,} images in {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, in {summary.out}"]
+    images, shards = counted(summary.images, "image"), counted(summary.shards, "shard")
+    lines = [f"{images} in {shards}, {summary.bytes / 1e6:,.1f} MB, in {summary.out}"]
     if summary.written:
-        rate = summary.written / max(summary.seconds, 1e-9)
-        lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} processes)")
-    if summary.left_out:
-        lines.append(f"left out: {count_text(summary.left_out, 'other file')}")
+        rate, processes = summary.written / max(summary.seconds, 1e-9), f"process{'es' * (summary.processes != 1)}"
+        lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} {processes})")
+    if summary.plan.left_out:
+        lines.append(f"left out: {count_text(summary.plan.left_out, 'other file')}")
     if summary.several:
-        lines.append(f"of {summary.several:,} files with several pictures (GIF, TIFF, WebP ..) the first one is used")
+        lines.append(f"files with several pictures (GIF, TIFF ..), of which the first is used: {summary.several:,}")
     if summary.others:
-        lines.append(f"others: {summary.others:,} .tar files in {summary.out} are no shards of this set; they stay")
+        lines.append(f".tar files in {summary.out} that are not of this set, and stay: {summary.others:,}")
     if summary.duplicates:
-        lines.append(_duplicates(summary))
+        where = f", listed in {summary.out / DUPLICATES}" if summary.published else ""
+        found = f"duplicates of another file: {counted(summary.duplicates, 'image')}{where}"
+        dropped = summary.plan.options["duplicates"] == "drop"
+        lines.append(f"left out: {found}" if dropped else f"{found}; --duplicates drop leaves them out")
     if summary.skipped:
-        lines += [f"left out: {len(summary.skipped):,} images that cannot be read:"]
-        lines += [f"  {message}" for message in summary.skipped[:LISTED]]
-        more = len(summary.skipped) - LISTED
+        lines.append(f"left out: {counted(len(summary.skipped), 'unreadable image')}:")
+        lines += [f"  {message}" for message in summary.skipped[:BAD_LISTED]]
+        more = len(summary.skipped) - BAD_LISTED
         where = f", listed in {summary.out / BAD}" if summary.published else ""
         lines += [f"  and {more:,} more{where}"] if more > 0 else []
     return "\n".join([*lines, "", "Next:", f"  {_next_command(summary)}"])
 
 
-def _duplicates(summary: Summary) -> str:
-    what = f"{summary.duplicates:,} images equal another to the byte"
-    where = f", listed in {summary.out / DUPLICATES}" if summary.published else ""
-    return (
-        f"left out: {what}{where}"
-        if summary.dropped
-        else f"duplicates: {what}{where}; --duplicates drop leaves them out"
-    )
-
-
 def _next_command(summary: Summary) -> str:
     if not summary.published:
         return f"dcgan-dist shard --merge {shlex.quote(str(summary.out))}   # when all parts are done"
-    sizes = get_args(ImageSize)
-    size = summary.size if summary.size in sizes else min(sizes, key=lambda known: abs(known - (summary.size or 64)))
-    grey = " --model.channels 1" if summary.channels == 1 else ""
+    size, channels = summary.plan.options["size"] or 64, summary.plan.options["channels"]
+    nearest = min(get_args(ImageSize), key=lambda known: abs(known - size))
+    grey = " --model.channels 1" if channels == 1 else ""
     shards = shlex.quote(f"{summary.out}/{'shard-' * bool(summary.others)}*.tar")
-    return f"dcgan-dist launch --data.shards {shards} --model.image_size {size}{grey}"
+    return f"dcgan-dist launch --data.shards {shards} --model.image_size {nearest}{grey}"

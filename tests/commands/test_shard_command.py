@@ -34,12 +34,12 @@ def run(capsys, *options):
     return capsys.readouterr()
 
 
-def test_says_what_it_did_and_what_is_next(images, tmp_path, capsys):
+def test_prints_a_summary_and_the_next_command(images, tmp_path, capsys):
     out = tmp_path / "out"
     printed = run(capsys, images, out, "--size", 32, "--shard_size", 4, "--no_shuffle").out
     size = sum(path.stat().st_size for path in out.glob("*.tar")) / 1e6
     assert f"6 images in 2 shards, {size:.1f} MB, in {out}" in printed
-    assert re.search(r"[\d,]+ images/s \([\d.]+ s, 1 processes\)", printed)
+    assert re.search(r"[\d,]+ images/s \([\d.]+ s, 1 process\)", printed)
     assert "left out: 1 other file (1 without ending)" in printed
     assert f"dcgan-dist launch --data.shards '{out}/*.tar' --model.image_size 32" in printed
     indexes = [read_index(path) for path in sorted(out.glob("*.tar"))]
@@ -58,11 +58,11 @@ def test_the_next_command_fits_the_trainer(images, tmp_path, capsys, options, wa
 
 
 def test_lists_bad_images(images, tmp_path, capsys):
-    for number in range(shard.LISTED + 3):
+    for number in range(shard.BAD_LISTED + 3):
         (images / f"bad{number:02}.jpg").write_bytes(b"")
     printed = run(capsys, images, tmp_path / "out", "--size", "32", "--skip_bad").out
-    assert f"left out: {shard.LISTED + 3} images that cannot be read:" in printed
-    assert printed.count(": not an image in a supported format") == shard.LISTED
+    assert f"left out: {shard.BAD_LISTED + 3} unreadable images:" in printed
+    assert printed.count(": not an image in a supported format") == shard.BAD_LISTED
     assert "  and 3 more" in printed
 
 
@@ -105,7 +105,7 @@ def test_parts_and_their_merge(images, tmp_path, capsys):
     options = [images, out, "--size", 48, "--shard_size", 2, "--channels", 1]
     for number in (1, 2):
         printed = run(capsys, *options, "--part", f"{number}/2").out
-        assert f"part {number}/2: {6 - 2 * number} images in {3 - number} shards, " in printed
+        assert f"part {number}/2: {6 - 2 * number} images in {3 - number} shard" in printed
         assert printed.rstrip().endswith(f"dcgan-dist shard --merge '{out}'   # when all parts are done")
     assert not any(out.glob("*.tar"))
     assert shard.main(["--merge", str(out)]) == 0
@@ -115,7 +115,7 @@ def test_parts_and_their_merge(images, tmp_path, capsys):
     assert printed.rstrip().endswith(f"--data.shards '{out}/*.tar' --model.image_size 48 --model.channels 1")
 
 
-def test_a_stopped_command_goes_on_and_its_rate_is_that_of_the_new_images(images, tmp_path, capsys, monkeypatch):
+def test_a_stopped_command_resumes_and_its_rate_is_that_of_the_new_images(images, tmp_path, capsys, monkeypatch):
     bad = images / "x.png"
     bad.write_bytes(b"")
     options = [images, tmp_path / "out", "--size", 32, "--shard_size", 3, "--no_shuffle"]
@@ -124,9 +124,9 @@ def test_a_stopped_command_goes_on_and_its_rate_is_that_of_the_new_images(images
     monkeypatch.setattr(progress, "PLAIN_EVERY", 0)
     capsys.readouterr()
     printed = run(capsys, *options, "--skip_bad")
-    assert printed.err.splitlines()[0] == "going on: 2 of 3 shards are complete"
+    assert printed.err.splitlines()[0] == "resuming: 2 of 3 shards are complete"
     assert re.fullmatch(r"shard: 7 of 7 images, +\S+, 00:00 to go", printed.err.splitlines()[1])
-    assert "6 images in 2 shards" in printed.out
+    assert "6 images in 2 shards, " in printed.out
 
 
 @pytest.mark.usefixtures("as_before")
@@ -143,23 +143,23 @@ def test_an_interrupt_is_one_line_and_costs_nothing(images, tmp_path, capsys, mo
         patch.setattr(progress, "PLAIN_EVERY", 0)
         patch.setattr(progress, "to_stderr", press)
         assert front.main(["shard", *options]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "stopped; the same command goes on with what is complete"
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped; run it again to continue with what is complete"
     assert shard.main(options) == 0
-    assert capsys.readouterr().err == "going on: 2 of 3 shards are complete\n"
+    assert capsys.readouterr().err == "resuming: 2 of 3 shards are complete\n"
 
 
-def test_duplicates_are_counted_and_where_they_are_listed_is_said(images, tmp_path, capsys):
+def test_duplicates_are_counted_and_listed(images, tmp_path, capsys):
     (images / "copy.png").write_bytes((images / "0.png").read_bytes())
     out = tmp_path / "out"
-    listed = f"1 images equal another to the byte, listed in {out}/duplicates.txt"
+    listed = f"duplicates of another file: 1 image, listed in {out}/duplicates.txt"
     printed = run(capsys, images, out, "--size", "32").out
-    assert f"duplicates: {listed}; --duplicates drop leaves them out" in printed
+    assert f"{listed}; --duplicates drop leaves them out" in printed
     printed = run(capsys, images, out, "--size", "32", "--overwrite", "--duplicates", "drop").out
-    assert "6 images in 1 shards" in printed
+    assert "6 images in 1 shard," in printed
     assert f"left out: {listed}" in printed
 
 
-def test_the_automatic_choice_is_said_with_its_reason(images, tmp_path, capsys):
+def test_the_automatic_choice_is_printed_with_its_reason(images, tmp_path, capsys):
     printed = run(capsys, images, tmp_path / "out", "--size", "64", "--store", "auto")
     line = "store: ppm, for 12.0 KiB of pixels an image (at most 48) are read faster than decoded"
     assert printed.err.splitlines() == [line]

@@ -34,7 +34,7 @@ def test_an_array_of_parts_and_its_merge_give_the_files_of_one_command(slurm, tm
     merge = submit(slurm, f"--dependency=afterok:{again}", "--merge", out)
     assert slurm.end(merge)["JobState"] == "COMPLETED", logs(slurm, again) + logs(slurm, merge)
     assert "part 2/3: " in logs(slurm, again)
-    assert "going on: 4 of 4 shards are complete" in logs(slurm, again)
+    assert "resuming: 4 of 4 shards are complete" in logs(slurm, again)
     assert "40 images in 10 shards" in logs(slurm, merge)
     write_shards(find_source(str(pictures)), tmp_path / "one", Packing(size=12, shard_size=4, processes=1))
     assert contents(out) == contents(tmp_path / "one")

@@ -19,7 +19,7 @@ from dcgan_dist import keyed
 from dcgan_dist.data.faces.art import DRAWING, STILL, Factors, Jitter, paint
 from dcgan_dist.data.images.codecs import encode
 from dcgan_dist.data.shards.index import ShardWriter, read_index
-from dcgan_dist.data.system.pool import Tick, WorkerKilledError, iter_jobs
+from dcgan_dist.data.system.pool import Tick, WorkerKilledError, run_jobs
 from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UserError
 
@@ -90,7 +90,7 @@ def ensure(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _require_disk(folder, total, size**2 * (channels if size <= LARGEST_PIXELS else LEAST_JPEG))
-        with closing(iter_jobs(partial(nullcontext, work), tasks, workers, lambda _: None)) as encoded:
+        with closing(run_jobs(partial(nullcontext, work), tasks, workers, lambda _: None)) as encoded:
             files = chain.from_iterable(encoded)
             for path, images in missing.items():
                 with ShardWriter(path) as shard:

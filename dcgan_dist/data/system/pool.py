@@ -1,4 +1,4 @@
-"""The same work on many jobs, by several processes, with progress in one number."""
+"""Jobs that several processes share, with their progress as one number."""
 
 import itertools
 from collections import deque
@@ -26,9 +26,9 @@ WAITING = 2  # jobs for each process that are made beforehand
 J = TypeVar("J")
 R = TypeVar("R")
 Tick = Callable[[int], None]
-"""Called with what was done since the last time."""
+"""Called with the progress since the last call."""
 Work = Callable[[J, Tick], R]
-"""Called with a job and what it is to call with its progress."""
+"""Called with a job and a Tick."""
 
 
 class WorkerKilledError(UserError):
@@ -41,7 +41,7 @@ class _StopError(Exception):
 
 def over_processes(work: Work[J, R], jobs: Sequence[J], processes: int, report: Callable[[int], None]) -> list[R]:
     """As run_jobs, for work that needs nothing opened: a function of a module. `processes` 0: as many as CPU cores."""
-    return run_jobs(partial(nullcontext, work), jobs, min(processes or available_cores(), len(jobs)), report)
+    return list(run_jobs(partial(nullcontext, work), jobs, min(processes or available_cores(), len(jobs)), report))
 
 
 def run_jobs(
@@ -49,22 +49,12 @@ def run_jobs(
     jobs: Iterable[J],
     processes: int,
     report: Callable[[int], None],
-) -> list[R]:
-    """The results of all jobs, in their order; as iter_jobs."""
-    return list(iter_jobs(opened, jobs, processes, report))
-
-
-def iter_jobs(
-    opened: Callable[[], AbstractContextManager[Work[J, R]]],
-    jobs: Iterable[J],
-    processes: int,
-    report: Callable[[int], None],
 ) -> Generator[R, None, None]:
-    """One result after the other, in the order of the jobs. Closing the generator stops the processes.
+    """The results of all jobs, in their order. Closing the generator stops the processes.
 
     Args:
-        opened: travels to each process and is called there once: the work, with what it needs.
-        jobs: what is to be done; made one by one, as they are needed.
+        opened: sent to each process and called there once: the work, with what it needs.
+        jobs: made one by one, as they are needed.
         processes: with 1, everything happens in this process.
         report: called in this process with the progress of all jobs together.
 
@@ -96,9 +86,8 @@ def _spread(
     try:
         counter, stop = context.Value("q", 0), context.Event()
     except OSError as error:
-        raise UserError(
-            f"/dev/shm: no room for what {processes} processes share ({error.strerror}); one process needs none"
-        ) from error
+        problem = f"not enough space for {processes} processes ({error.strerror}); one process needs none"
+        raise UserError(f"/dev/shm: {problem}") from error
     futures: deque[Future[R]] = deque()  # in the order of the jobs
     with ProcessPoolExecutor(processes, context, _begin, (opened, counter, stop)) as pool:
         try:

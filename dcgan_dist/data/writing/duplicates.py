@@ -1,6 +1,6 @@
 """Files that are equal to the byte, found by their checksums (xxh3-128), 16 bytes of memory for each image."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,5 +50,5 @@ def find_duplicates(digests: NDArray[np.uint64], numbers: NDArray[np.int64] | No
 
 def describe(found: Duplicates, where: Callable[[int], str]) -> Iterator[str]:
     """A line for each image that repeats another; `where` names an image by its number."""
-    pairs: Iterable[tuple[int, int]] = zip(found.later.tolist(), found.first.tolist(), strict=True)
-    yield from (f"{where(later)}: the same as {where(first)}" for later, first in pairs)
+    for later, first in zip(found.later.tolist(), found.first.tolist(), strict=True):
+        yield f"{where(later)}: the same as {where(first)}"

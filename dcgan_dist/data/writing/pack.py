@@ -1,5 +1,7 @@
 """The work of packing, in each of the processes: images become a shard and its receipt, or checksums of files."""
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,16 +17,16 @@ from dcgan_dist.data.images.codecs import encode, fit, open_image, to_rgb_or_gre
 from dcgan_dist.data.images.formats import kept_suffix
 from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.shards.index import ShardWriter
-from dcgan_dist.data.sources import Images, Item, Load, Source
+from dcgan_dist.data.sources.base import Images, Item, Load, Source
 from dcgan_dist.data.system.pool import Tick
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.data.writing.duplicates import UNREADABLE, as_array, digest
-from dcgan_dist.data.writing.keys import sample_key
 from dcgan_dist.data.writing.packing import Packing
-from dcgan_dist.data.writing.receipt import Receipt, write_receipt
+from dcgan_dist.data.writing.staging import Receipt, write_receipt
 from dcgan_dist.errors import UsageError, UserError
 
 LOSSY = ("jpg", "webp")
+KEY_LENGTH = 80  # characters; with number and suffix it fits into the name field of a tar header
 
 
 class PackJob(NamedTuple):
@@ -31,61 +34,46 @@ class PackJob(NamedTuple):
 
     shard: Path
     numbers: NDArray[np.int64]  # of the images, in the source
-    items: Images
+    images: Images
     digits: int  # of the number in their keys
-
-    def run(self, worker: "Worker") -> None:
-        """Writes the shard, then its receipt."""
-        worker.pack(self)
 
 
 class HashJob(NamedTuple):
-    """Files whose checksums are wanted."""
+    """Files whose checksums are to be written."""
 
-    path: Path  # where the checksums go, 16 bytes each
-    items: Images
-
-    def run(self, worker: "Worker") -> None:
-        """Writes the checksums."""
-        worker.hash(self)
+    path: Path  # of the checksums, 16 bytes each
+    images: Images
 
 
-Job = PackJob | HashJob
+@contextmanager
+def opened_worker(source: Source, packing: Packing) -> Iterator[Callable[[PackJob | HashJob, Tick], None]]:
+    """The function that does jobs, with the source open for it."""
+    with source.open() as load:
 
+        def work(job: PackJob | HashJob, tick: Tick) -> None:
+            if isinstance(job, PackJob):
+                _Packer(source, packing, load).pack(job, tick)
+            else:
+                _hash(job, load, tick)
 
-def one_line(text: str) -> str:
-    """For lists with a line for each file, whatever signs are in their names."""
-    return " ".join(text.splitlines())
-
-
-class _Sample(NamedTuple):
-    suffix: str
-    data: bytes
-    label: int | None
-    source_size: str
-    stored: Image.Image  # the pixels of `data`
-    digest: bytes  # of the original file
-    several: bool  # pictures in it, of which the first is stored
+        yield work
 
 
 @dataclass(frozen=True)
-class Worker:
-    """What one process packs with."""
-
+class _Packer:
     source: Source
     packing: Packing
     load: Load
-    tick: Tick  # called after every image
 
-    def pack(self, job: PackJob) -> None:
-        """Writes a shard and its receipt. Raises UserError for a bad image, unless such are to be left out."""
-        report = self.packing.duplicates == "report"
-        digests, kept = bytearray(), []
+    def pack(self, job: PackJob, tick: Tick) -> None:
+        """Writes a shard, then its receipt. Raises UserError for a bad image, unless such are to be left out."""
+        job.shard.parent.mkdir(exist_ok=True)
         receipt = Receipt(pixels=PixelCounts(self.packing.channels))
+        digests, numbers = bytearray(), []
         with ShardWriter(job.shard) as shard:
-            for number, item in zip(job.numbers.tolist(), job.items, strict=True):
+            for number, item in zip(job.numbers.tolist(), job.images, strict=True):
                 try:
-                    sample = self._sample(item)
+                    file_digest = self._add(shard, receipt, item, sample_key(item.name, number, job.digits))
                 except UsageError:
                     raise
                 except UserError as error:
@@ -93,64 +81,78 @@ class Worker:
                         raise UserError(f"{one_line(str(error))}; --skip_bad leaves such images out") from error
                     receipt.bad.append((number, one_line(str(error))))
                 else:
-                    shard.add(sample_key(item.name, number, job.digits), sample.suffix, sample.data, sample.label)
-                    _note(receipt, sample)
-                    if report:
-                        digests += sample.digest
-                        kept.append(number)
+                    if self.packing.duplicates == "report":
+                        digests += file_digest
+                        numbers.append(number)
                         receipt.names.append(one_line(self.source.where(item)))
-                self.tick(1)
+                tick(1)
         receipt.bytes, receipt.checksum, receipt.fingerprint = shard.size, shard.checksum, shard.fingerprint
-        receipt.numbers, receipt.digests = np.array(kept, dtype=np.int64), as_array(bytes(digests))
+        receipt.numbers, receipt.digests = np.array(numbers, dtype=np.int64), as_array(bytes(digests))
         write_receipt(job.shard, receipt)
 
-    def _sample(self, item: Item) -> _Sample:
+    def _add(self, shard: ShardWriter, receipt: Receipt, item: Item, key: str) -> bytes:
+        """Packs and counts one image; the checksum of the original file. Raises UserError for a bad one."""
         packing, where = self.packing, self.source.where(item)
         loaded, label = self.load(item)
         image = loaded if isinstance(loaded, Image.Image) else open_image(loaded, where)
-        plain = to_rgb_or_grey(image, packing.channels, packing.colour())
+        stored = plain = to_rgb_or_grey(image, packing.channels, packing.colour())
         if packing.encoding is None or packing.size is None:
             if isinstance(loaded, Image.Image):
                 raise UsageError(f"--store keep: {where} is no file; use --store png")
-            suffix, data, stored = kept_suffix(image.format, loaded), loaded, plain
+            suffix, data = kept_suffix(image.format, loaded), loaded
         else:
             stored = fit(plain, packing.size, packing.resize, packing.filter, packing.colour())
             suffix, data = encode(stored, packing.encoding, packing.quality)
             if suffix in LOSSY:
                 stored = to_rgb_or_grey(open_image(data, where), packing.channels)
-        several = bool(getattr(image, "is_animated", False))
-        return _Sample(suffix, data, label, _shape(plain), stored, digest(loaded), several)
-
-    def hash(self, job: HashJob) -> None:
-        """Writes the checksums of files; one that cannot be read is left to packing, which says so."""
-        digests = bytearray()
-        for item in job.items:
-            try:
-                digests += digest(self.load(item)[0])
-            except UsageError:
-                raise
-            except UserError:
-                digests += UNREADABLE
-            self.tick(1)
-        write_atomically(job.path, bytes(digests))
+        shard.add(key, suffix, data, label)
+        receipt.samples += 1
+        receipt.several += bool(getattr(image, "is_animated", False))
+        receipt.source_sizes[f"{plain.width}x{plain.height}"] += 1
+        receipt.stored_sizes[f"{stored.width}x{stored.height}"] += 1
+        receipt.pixels.add(stored)
+        if label is not None:
+            receipt.labels[str(label)] += 1
+        return digest(loaded)
 
 
-def _shape(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"
+def _hash(job: HashJob, load: Load, tick: Tick) -> None:
+    """Writes the checksums of files; one that cannot be read is left to packing, which reports it."""
+    digests = bytearray()
+    for item in job.images:
+        try:
+            digests += digest(load(item)[0])
+        except UsageError:
+            raise
+        except UserError:
+            digests += UNREADABLE
+        tick(1)
+    write_atomically(job.path, bytes(digests))
 
 
-def _note(receipt: Receipt, sample: _Sample) -> None:
-    receipt.samples += 1
-    receipt.several += sample.several
-    receipt.source_sizes[sample.source_size] += 1
-    receipt.stored_sizes[_shape(sample.stored)] += 1
-    receipt.pixels.add(sample.stored)
-    if sample.label is not None:
-        receipt.labels[sample.label] += 1
+def one_line(text: str) -> str:
+    """For lists with a line for each file, whatever characters are in their names."""
+    return " ".join(text.splitlines())
 
 
-@contextmanager
-def opened_worker(source: Source, packing: Packing) -> Iterator[Callable[[Job, Tick], None]]:
-    """What does jobs, with the source open for it."""
-    with source.open() as load:
-        yield lambda job, tick: job.run(Worker(source, packing, load, tick))
+def plain_key(name: str) -> str:
+    """The last 80 characters of a name before its extension, with _ for all but letters, digits and -."""
+    return re.sub(r"[^\w-]", "_", os.path.splitext(name)[0][-KEY_LENGTH:])  # noqa: PTH122, a Path takes four times as long
+
+
+def key_digits(images: Images) -> int:
+    """Digits of the number that every key ends with; 0 when the plain keys of all images are distinct.
+
+    Distinct within a shard is not enough: where one shard ends and another begins with the same key, older versions of
+    webdataset take the two samples for one. Needs 8 bytes for each image.
+    """
+    hashes = np.fromiter(
+        (xxhash.xxh3_64_intdigest(plain_key(name).encode()) for name in images.names()), np.uint64, len(images)
+    )
+    hashes.sort()
+    return len(str(len(images) - 1)) if (hashes[1:] == hashes[:-1]).any() else 0
+
+
+def sample_key(name: str, number: int, digits: int) -> str:
+    """The key of an image by its name and its number in the source."""
+    return f"{plain_key(name)}-{number:0{digits}}" if digits else plain_key(name)

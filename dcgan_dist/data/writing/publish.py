@@ -1,4 +1,4 @@
-"""All shards of a plan take their places in OUT together; the manifest, written last, says that they are complete."""
+"""Moves all shards of a plan to OUT; the manifest, written last, marks them as complete."""
 
 import filecmp
 import os
@@ -9,46 +9,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.shards import manifest as manifest_file
 from dcgan_dist.data.shards.index import corpus_fingerprint
 from dcgan_dist.data.shards.manifest import BAD, DUPLICATES, INFO, SIDE_FILES, SIZES, Manifest, ShardEntry
 from dcgan_dist.data.system.storage import move_to_free, sync_folder, write_atomically
-from dcgan_dist.data.writing.duplicates import Duplicates, describe, find_duplicates
-from dcgan_dist.data.writing.receipt import Receipt, read_receipt, receipt_path
-from dcgan_dist.data.writing.staging import Plan, Staging, remove_copies
+from dcgan_dist.data.writing.duplicates import describe, find_duplicates
+from dcgan_dist.data.writing.staging import Plan, Receipt, Staging, read_receipt, remove_copies
 from dcgan_dist.errors import UsageError, UserError
 
 SHARD = re.compile(r"shard-\d{5,}\.tar", re.ASCII)  # see numbered_shard_names
 MISSING_LISTED = 5
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Totals:
     """What some shards hold together."""
 
-    entries: dict[int, ShardEntry] = field(default_factory=dict)
-    """The shards that hold images, by their numbers in the plan; not yet under their names."""
     pixels: PixelCounts
-    labels: Counter[int] = field(default_factory=Counter)
+    shards: dict[int, Receipt] = field(default_factory=dict)
+    """Of the shards that hold images, by their numbers in the plan; without the names of the files."""
+    samples: int = 0
+    bytes: int = 0
+    several: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
     stored_sizes: Counter[str] = field(default_factory=Counter)
     source_sizes: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[int, str]] = field(default_factory=list)
-    several: int = 0
-    numbers: list[NDArray[np.int64]] = field(default_factory=list)
-    digests: list[NDArray[np.uint64]] = field(default_factory=list)
-
-    @property
-    def samples(self) -> int:
-        """Images in all shards."""
-        return sum(entry.samples for entry in self.entries.values())
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all shards."""
-        return sum(entry.bytes for entry in self.entries.values())
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -58,31 +46,20 @@ class Totals:
     def add(self, number: int, receipt: Receipt) -> None:
         """Counts one shard."""
         self.bad += receipt.bad
-        if not receipt.samples:  # a shard without any image has no use
-            return
-        self.entries[number] = ShardEntry(
-            name="",
-            bytes=receipt.bytes,
-            samples=receipt.samples,
-            xxh128=receipt.checksum,
-            fingerprint=f"{receipt.fingerprint:016x}",
-        )
-        self.several += receipt.several
-        self.pixels.merge(receipt.pixels)
-        self.labels.update(receipt.labels)
-        self.stored_sizes.update(receipt.stored_sizes)
-        self.source_sizes.update(receipt.source_sizes)
-        self.numbers.append(receipt.numbers)
-        self.digests.append(receipt.digests)
-
-    def duplicates(self) -> Duplicates:
-        """Images that repeat one with a smaller number."""
-        return find_duplicates(np.concatenate(self.digests), np.concatenate(self.numbers))
+        if receipt.samples:  # a shard without any image has no use
+            self.shards[number] = replace(receipt, names=[])
+            self.samples += receipt.samples
+            self.bytes += receipt.bytes
+            self.several += receipt.several
+            self.labels.update(receipt.labels)
+            self.stored_sizes.update(receipt.stored_sizes)
+            self.source_sizes.update(receipt.source_sizes)
+            self.pixels.merge(receipt.pixels)
 
 
 def add_up(staging: Staging, plan: Plan, shards: Iterable[int]) -> Totals:
     """What some shards hold. Raises UserError when one of them is not complete."""
-    totals, missing = Totals(pixels=PixelCounts(plan.options["channels"])), []
+    totals, missing = Totals(PixelCounts(plan.options["channels"])), list[int]()
     for number in shards:
         receipt = staging.receipt(number)
         if receipt is None:
@@ -90,25 +67,22 @@ def add_up(staging: Staging, plan: Plan, shards: Iterable[int]) -> Totals:
         else:
             totals.add(number, receipt)
     if missing:
-        raise UserError(_missing(staging, plan, missing))
+        raise UserError(f"{staging.out}: {_missing(plan, missing)} again, then merge")
     return totals
 
 
-def _missing(staging: Staging, plan: Plan, missing: list[int]) -> str:
-    parts = staging.read_parts()
-    late = sorted({number % parts + 1 for number in missing})
-    who = f"part {', '.join(f'{part}/{parts}' for part in late)}" if parts > 1 else "the command that writes them"
+def _missing(plan: Plan, missing: list[int]) -> str:
+    late = sorted({number % plan.parts + 1 for number in missing})
+    names = ", ".join(f"{part}/{plan.parts}" for part in late)
+    run = f"part {names}" if plan.parts > 1 else "the command that writes them"
     listed = ", ".join(map(str, missing[:MISSING_LISTED])) + (", .." if len(missing) > MISSING_LISTED else "")
-    have = f"{len(missing):,} of {plan.shards:,} shards are missing or damaged ({listed})"
-    if staging.old:
-        return f"{staging.out}: {have}, and an earlier version wrote the others; run all of it again with this one"
-    return f"{staging.out}: {have}; run {who} again, then merge"
+    return f"{len(missing):,} of {plan.shards:,} shards are missing or damaged ({listed}); run {run}"
 
 
 def refuse_others(out: Path, overwrite: bool, ours: Iterable[Path]) -> None:
     """Raises UsageError when OUT holds other shards, or files that would have to go; `ours` may be there.
 
-    With `overwrite`, what an earlier manifest names may be there too, and .tar files that nobody takes for these.
+    With `overwrite`, what an earlier manifest names may be there too, and .tar files of other names.
     """
     there = (*out.glob("*.tar"), *(out / name for name in SIDE_FILES if os.path.lexists(out / name)))
     others = sorted(path.name for path in set(there) - set(ours))
@@ -149,20 +123,8 @@ def earlier_files(out: Path) -> list[str]:
 
 def taken_places(staging: Staging) -> list[Path]:
     """The places in OUT that an interrupted call has taken, or was about to; none before the publishing began."""
-    names = (*SIDE_FILES, *_going(staging)) if staging.published else ()
+    names = (*SIDE_FILES, *staging.earlier) if staging.published else ()
     return [*staging.published.values(), *(staging.out / name for name in names)]
-
-
-def _going(staging: Staging) -> list[str]:
-    """The files in OUT that are to go before the shards move there.
-
-    Version 1 replaced all shards and side files, and had the user's leave: those that it has not moved there are old.
-    """
-    if staging.earlier is not None:
-        return staging.earlier
-    moved = {path for number, path in staging.published.items() if not staging.shard(number).exists()}
-    old = sorted(path.name for path in set(staging.out.glob("*.tar")) - moved if SHARD.fullmatch(path.name))
-    return [*reversed(SIDE_FILES), *old]
 
 
 def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, Totals]:
@@ -172,20 +134,20 @@ def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, To
     Raises UserError when a shard is missing, when there is no image at all, or when a place is taken by another file.
     """
     out, totals = staging.out, add_up(staging, plan, range(plan.shards))
-    if not totals.entries:
+    if not totals.shards:
         staging.remove()
         raise UserError(f"none of the {plan.images:,} images can be read; the first: {totals.skipped[0]}")
     manifest, files = _describe(staging, plan, totals)
     for name, data in files.items():
         write_atomically(staging.folder / name, data)
-    shards = {out / entry.name: staging.shard(n) for n, entry in zip(totals.entries, manifest.shards, strict=True)}
+    shards = {out / entry.name: staging.shard(n) for n, entry in zip(totals.shards, manifest.shards, strict=True)}
     if not staging.published:
         earlier = earlier_files(out) if overwrite else []
         for path in (*shards, *(out / name for name in files)):
             if path.name not in earlier and os.path.lexists(path):
                 raise _is_taken(path)
-        staging.begin_publishing(list(totals.entries), earlier)
-    _remove_earlier(staging, list(totals.entries))
+        staging.begin_publishing(list(totals.shards), earlier)
+    _remove_earlier(staging)
     for path, staged in shards.items():
         _take_place(staged, path)
     for name in SIDE_FILES:
@@ -199,15 +161,14 @@ def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, To
     return manifest, totals
 
 
-def _remove_earlier(staging: Staging, shards: list[int]) -> None:
+def _remove_earlier(staging: Staging) -> None:
     """Removes the files of an earlier set, once: what is at their places afterwards is not theirs."""
-    earlier = _going(staging)
-    if earlier:
-        for name in earlier:
-            (staging.out / name).unlink(missing_ok=True)
-            if name == manifest_file.NAME:  # from now on OUT is incomplete, and says so
-                sync_folder(staging.out)
-        staging.begin_publishing(shards, [])
+    for name in staging.earlier:
+        (staging.out / name).unlink(missing_ok=True)
+        if name == manifest_file.NAME:  # from now on OUT is incomplete, and says so
+            sync_folder(staging.out)
+    if staging.earlier:
+        staging.begin_publishing(list(staging.published), [])
 
 
 def _take_place(staged: Path, path: Path) -> None:
@@ -227,31 +188,41 @@ def _take_place(staged: Path, path: Path) -> None:
 
 def _is_taken(path: Path) -> UserError:
     problem = "is there by now, and was not when the packing began; it is not replaced"
-    return UserError(f"{path}: {problem}; move it away, and run the same command again, which goes on")
+    return UserError(f"{path}: {problem}; move it away, and run the same command again to continue")
 
 
 def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest, and all files that lie beside the shards."""
-    names = manifest_file.numbered_shard_names(len(totals.entries))
-    shards = tuple(replace(entry, name=name) for entry, name in zip(totals.entries.values(), names, strict=True))
-    repeated, found = _duplicates(staging, plan, totals)
+    duplicates, repeated = _duplicates(staging, plan, totals)
+    labels = sorted(plan.classes.keys() | {int(label) for label in totals.labels})
     manifest = Manifest(
         samples=totals.samples,
         bytes=totals.bytes,
-        fingerprint=corpus_fingerprint(int(shard.fingerprint, 16) for shard in shards),
-        size=plan.options["size"],
-        channels=plan.options["channels"],
-        store=plan.options["store"],
+        fingerprint=corpus_fingerprint(receipt.fingerprint for receipt in totals.shards.values()),
+        **{name: plan.options[name] for name in ("size", "channels", "store")},
         mean=tuple(totals.pixels.mean()),
         std=tuple(totals.pixels.std()),
         stored_sizes=manifest_file.commonest(totals.stored_sizes),
         source_sizes=manifest_file.commonest(totals.source_sizes),
-        classes=_classes(plan, totals),
+        classes=tuple(
+            manifest_file.ClassEntry(label=n, name=plan.classes.get(n), samples=totals.labels[str(n)]) for n in labels
+        ),
         unlabelled=totals.samples - totals.labels.total(),
-        duplicates=found,
+        duplicates=duplicates,
         bad=len(totals.bad),
         options=plan.options,
-        shards=shards,
+        shards=tuple(
+            ShardEntry(
+                name=name,
+                bytes=receipt.bytes,
+                samples=receipt.samples,
+                xxh128=receipt.checksum,
+                fingerprint=f"{receipt.fingerprint:016x}",
+            )
+            for name, receipt in zip(
+                manifest_file.numbered_shard_names(len(totals.shards)), totals.shards.values(), strict=True
+            )
+        ),
     )
     lists = {BAD: totals.skipped, DUPLICATES: repeated}
     texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in lists.items() if lines}
@@ -262,32 +233,18 @@ def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, d
     }
 
 
-def _classes(plan: Plan, totals: Totals) -> tuple[manifest_file.ClassEntry, ...]:
-    labels = sorted(plan.classes.keys() | totals.labels.keys())
-    return tuple(manifest_file.ClassEntry(label=n, name=plan.classes.get(n), samples=totals.labels[n]) for n in labels)
-
-
-def _duplicates(staging: Staging, plan: Plan, totals: Totals) -> tuple[list[str], int | None]:
-    """The lines of duplicates.txt, and how many duplicates there are; None when nobody looked."""
+def _duplicates(staging: Staging, plan: Plan, totals: Totals) -> tuple[int | None, list[str]]:
+    """How many duplicates there are (None: not known), and the lines of duplicates.txt."""
     if plan.options["duplicates"] == "keep":
-        return [], None
+        return None, []
     if plan.options["duplicates"] == "drop":
-        return staging.dropped.read_text(encoding="utf-8").splitlines(), plan.dropped
-    found = totals.duplicates()
-    return list(describe(found, _names(staging, totals, found).__getitem__)), len(found.later)
-
-
-def _names(staging: Staging, totals: Totals, found: Duplicates) -> dict[int, str]:
-    """Where the files lie that have equals, by their numbers, from the receipts of the shards that hold them."""
-    wanted = np.union1d(found.later, found.first)
-    names: dict[int, str] = {}
-    if not len(wanted):
-        return names
-    for number, held in zip(totals.entries, totals.numbers, strict=True):
-        nearest = np.searchsorted(wanted, held).clip(max=len(wanted) - 1)  # np.isin would go through all of `wanted`
-        places = np.flatnonzero(wanted[nearest] == held)
-        if len(places):
-            receipt = read_receipt(receipt_path(staging.shard(number)))
-            assert receipt is not None  # it was read a moment ago
-            names |= {int(held[place]): receipt.names[place] for place in places}
-    return names
+        return plan.dropped, staging.dropped.read_text(encoding="utf-8").splitlines()
+    shards = totals.shards.values()
+    found = find_duplicates(np.concatenate([s.digests for s in shards]), np.concatenate([s.numbers for s in shards]))
+    wanted, names = {*found.later.tolist(), *found.first.tolist()}, dict[int, str]()
+    for number, receipt in totals.shards.items():
+        if not wanted.isdisjoint(receipt.numbers.tolist()):
+            again = read_receipt(staging.shard(number))
+            assert again is not None  # it was read a moment ago
+            names |= {n: name for n, name in zip(again.numbers.tolist(), again.names, strict=True) if n in wanted}
+    return len(found.later), list(describe(found, names.__getitem__))

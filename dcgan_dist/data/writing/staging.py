@@ -1,11 +1,11 @@
-"""The folder inside OUT in which shards are written until all are complete, so that a killed command can go on.
+"""The folder inside OUT in which shards are written until all are complete, so that a killed command can continue.
 
     OUT/.partial/PLAN/plan.json          what is being written; PLAN is the fingerprint of the images and the options
     OUT/.partial/PLAN/0002/0002034.tar   shard 2,034, and its receipt once it is complete
     OUT/.partial/PLAN/0002/0002034.receipt
     OUT/.partial/PLAN/digests/           checksums of the source's files, for --duplicates drop
     OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images, and the
-                                         files of an earlier set that go before
+                                         files of an earlier set that are removed before
     OUT/.partial/copies/                 staged copies of a source that cannot be read at random
     OUT/.partial/lock                    held by the command that is writing, or shared by all its parts
     OUT/.partial/PLAN/lock               shared by the parts that are writing this plan
@@ -19,27 +19,30 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_dist.data.images.statistics import PixelCounts
+from dcgan_dist.data.shards.index import read_index
 from dcgan_dist.data.shards.manifest import numbered_shard_names
 from dcgan_dist.data.system.locks import is_at, lock
 from dcgan_dist.data.system.storage import write_atomically
-from dcgan_dist.data.writing.receipt import Receipt, matches, read_receipt, receipt_path
+from dcgan_dist.data.writing.duplicates import as_array
 from dcgan_dist.errors import UserError
 
-PARTIAL = ".partial"
-COPIES = "copies"
+PARTIAL, COPIES, LOCK = ".partial", "copies", "lock"
 PLAN, PUBLISHING = "plan.json", "publishing.json"
-LOCK = "lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what network disks without locks answer
 SHARDS_TOGETHER = 1_000
-OWN = re.compile(r"\.?[0-9a-f]{32}")  # plans, and copies of a source; all else in OUT/.partial is somebody else's
-VERSION = 2  # of all these files, and of what a plan makes of the same images
+OWN = re.compile(r"\.?[0-9a-f]{32}")  # plans, and copies of a source; all else in OUT/.partial is the user's
+STAGING_VERSION = 3  # of all these files, and of what a plan makes of the same images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Plan:
     images: int
     """Images that are to be packed."""
     shards: int
+    parts: int
+    """Number of computers that share the work, for messages."""
     left_out: dict[str, int]
     """Other files in the source, by their endings."""
     dropped: int
@@ -59,91 +64,123 @@ class Plan:
     """Those that decide what the shards hold."""
 
 
+@dataclass(kw_only=True)
+class Receipt:
+    """What a shard holds, in a JSON file beside it that is written after it: a shard with a receipt is complete.
+
+    Numbers of images are positions in the source.
+    """
+
+    bytes: int = 0
+    """Size of the shard's file."""
+    checksum: str = ""
+    """xxh3-128 of the shard's file, hexadecimal."""
+    fingerprint: int = 0
+    """That of the shard's index."""
+    samples: int = 0
+    several: int = 0
+    """Images made of files that hold several pictures, of which the first is used."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """Images of each label; those without one do not count."""
+    stored_sizes: Counter[str] = field(default_factory=Counter)
+    """Stored images of each 'WIDTHxHEIGHT'."""
+    source_sizes: Counter[str] = field(default_factory=Counter)
+    """The same for the images that they were made of."""
+    pixels: PixelCounts
+    """Levels of the stored images."""
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    """Number and message of every image that could not be read and was left out."""
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """(samples,): of each sample; empty unless duplicates are reported."""
+    digests: NDArray[np.uint64] = field(default_factory=lambda: as_array(b""))
+    """(samples, 2): xxh3-128 of each original file; empty like `numbers`."""
+    names: list[str] = field(default_factory=list)
+    """Where each original file lies; empty like `numbers`."""
+
+
+def receipt_path(shard: Path) -> Path:
+    """The file beside a shard."""
+    return shard.with_suffix(".receipt")
+
+
+def write_receipt(shard: Path, receipt: Receipt) -> None:
+    """Writes the receipt of a shard that is on disk."""
+    arrays = {"pixels": receipt.pixels.counts.tolist(), "numbers": receipt.numbers.tolist()}
+    tree = vars(receipt) | arrays | {"digests": receipt.digests.tobytes().hex()}
+    write_atomically(receipt_path(shard), json.dumps(tree).encode())
+
+
+def read_receipt(shard: Path) -> Receipt | None:
+    """The receipt beside a shard; None when there is none, or it is damaged."""
+    try:
+        tree = json.loads(receipt_path(shard).read_bytes())
+        counters = {name: Counter(tree[name]) for name in ("labels", "stored_sizes", "source_sizes")}
+        pixels = np.array(tree["pixels"], dtype=np.int64)
+        arrays = {
+            "pixels": PixelCounts(len(pixels), pixels),
+            "numbers": np.array(tree["numbers"], dtype=np.int64),
+            "digests": as_array(bytes.fromhex(tree["digests"])),
+        }
+        return Receipt(**tree | counters | arrays)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class Staging:
     """The files of one plan."""
 
     def __init__(self, out: Path, folder: Path) -> None:
         self.out = out
         self.folder = folder
-        self.old = False
-        """Whether version 1 has written the plan that was read: what is missing of it cannot be added."""
+        self.digests = folder / "digests"
+        """The folder of checksums."""
+        self.dropped = folder / "dropped.txt"
+        """The list of the duplicates that are not packed."""
+        self._read_publishing()
 
     def shard(self, number: int) -> Path:
         """Where a shard is written. Folders stay small: writing a shard looks through the one that it is in."""
         return self.folder / f"{number // SHARDS_TOGETHER:04}" / f"{number:07}.tar"
 
-    @property
-    def digests(self) -> Path:
-        """The folder of checksums."""
-        return self.folder / "digests"
-
-    @property
-    def dropped(self) -> Path:
-        """The list of the duplicates that are not packed."""
-        return self.folder / "dropped.txt"
-
     def write_plan(self, plan: Plan) -> None:
-        """Keeps the plan for `merge`."""
+        """Keeps the plan for `merge_shards`."""
         write_atomically(self.folder / PLAN, json.dumps(asdict(plan), indent=1).encode())
 
     def read_plan(self) -> Plan:
         """The plan that write_plan has kept. Raises UserError when it is damaged."""
         try:
             tree = json.loads((self.folder / PLAN).read_bytes())
-            classes = tree["classes"]  # a list: of version 0.1
-            named = enumerate(classes) if isinstance(classes, list) else classes.items()
-            others = tree["left_out"]
-            self.old = isinstance(others, int)
-            counted = {"left_out": {"others": others} if others else {}} if self.old else {}
-            return Plan(**tree | counted | {"classes": {int(label): str(name) for label, name in named}})
+            return Plan(**tree | {"classes": {int(label): name for label, name in tree["classes"].items()}})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.folder / PLAN}: is damaged; run the parts again") from error
 
-    def write_parts(self, count: int) -> None:
-        """Keeps the number of parts, for messages."""
-        write_atomically(self.folder / "parts", str(count).encode())
-
-    def read_parts(self) -> int:
-        """The number of parts; 1 when it is not known."""
-        try:
-            return int((self.folder / "parts").read_text())
-        except (OSError, ValueError):
-            return 1
-
     def begin_publishing(self, shards: list[int], earlier: list[str]) -> None:
-        """Says which shards, in their order, take which names in OUT, and which files of an earlier set go first."""
-        for known in ("_publishing", "published"):
-            vars(self).pop(known, None)
+        """Records which shards, in their order, take which names in OUT, and which files of an earlier set go first."""
         write_atomically(self.folder / PUBLISHING, json.dumps({"shards": shards, "earlier": earlier}).encode())
+        self._read_publishing()
 
-    @cached_property
-    def _publishing(self) -> dict[str, Any]:
+    def _read_publishing(self) -> None:
         try:
             tree = json.loads((self.folder / PUBLISHING).read_bytes())
         except (OSError, ValueError):
-            return {"shards": [], "earlier": []}
-        return {"shards": tree, "earlier": None} if isinstance(tree, list) else tree  # a list: of version 1
-
-    @cached_property
-    def published(self) -> dict[int, Path]:
+            tree = {"shards": [], "earlier": []}
+        names = numbered_shard_names(len(tree["shards"]))
+        self.published: dict[int, Path] = dict(zip(tree["shards"], (self.out / name for name in names), strict=True))
         """Number and place of the shards that may have moved to OUT already; none before that began."""
-        numbers: list[int] = self._publishing["shards"]
-        return {
-            number: self.out / name for number, name in zip(numbers, numbered_shard_names(len(numbers)), strict=True)
-        }
-
-    @property
-    def earlier(self) -> list[str] | None:
-        """The files in OUT that are to go before the shards move there; None: version 1 has not written them down."""
-        return self._publishing["earlier"]
+        self.earlier: list[str] = tree["earlier"]
+        """The files in OUT that are removed before the shards move there."""
 
     def receipt(self, number: int) -> Receipt | None:
         """The receipt of a shard that is complete, here or in OUT; None for any other."""
         shard = self.shard(number)
-        receipt = read_receipt(receipt_path(shard))
-        if number in self.published and not shard.exists():
-            shard = self.published[number]
-        return receipt if receipt is not None and matches(receipt, shard) else None
+        receipt = read_receipt(shard)
+        shard = shard if shard.exists() else self.published.get(number, shard)
+        with suppress(OSError, UserError):
+            size, index = shard.stat().st_size, read_index(shard)
+            if receipt is not None and index is not None:
+                wanted = (receipt.bytes, receipt.samples, receipt.fingerprint)
+                return receipt if (size, len(index), index.fingerprint) == wanted else None
+        return None
 
     def is_worth_keeping(self) -> bool:
         """Whether there is anything that need not be done again."""
@@ -156,7 +193,7 @@ class Staging:
 
 
 @contextmanager
-def locked(out: Path, shared: bool) -> Iterator[None]:
+def locked_out(out: Path, shared: bool) -> Iterator[None]:
     """Keeps other commands out of OUT's unfinished shards, except others that share them.
 
     The system frees the lock of a killed process. Afterwards the folder is gone, unless something unfinished is in it,
@@ -179,7 +216,7 @@ def locked(out: Path, shared: bool) -> Iterator[None]:
 
 
 def _is_alone(path: Path, held: int) -> bool:
-    """Whether nobody else has the lock, which was shared until now, or will get it."""
+    """Whether no other process has the lock, which was shared until now, or will get it."""
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -195,7 +232,7 @@ def _locked(folder: Path, shared: bool, problem: str) -> Iterator[int]:
     descriptor = None
     while descriptor is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # whoever had the lock has removed the folder since
+        with suppress(FileNotFoundError):  # the process that had the lock has removed the folder since
             descriptor = _lock(folder / LOCK, shared, problem)
     try:
         yield descriptor
@@ -241,15 +278,6 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterat
         yield staging
 
 
-def remove_copies(out: Path) -> None:
-    """Removes the copies of what a source could not be read at random from, and their folder if it holds no more."""
-    with suppress(OSError):
-        for path in (out / PARTIAL / COPIES).iterdir():
-            if OWN.match(path.name):
-                path.unlink()
-        (out / PARTIAL / COPIES).rmdir()
-
-
 def _remove_other(out: Path, folder: Path) -> None:
     """Removes the folder of another plan. Raises UserError while a part of it is being written."""
     try:
@@ -259,3 +287,12 @@ def _remove_other(out: Path, folder: Path) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     os.close(held)
+
+
+def remove_copies(out: Path) -> None:
+    """Removes the staged copies of a source, and their folder if it holds nothing else."""
+    with suppress(OSError):
+        for path in (out / PARTIAL / COPIES).iterdir():
+            if OWN.match(path.name):
+                path.unlink()
+        (out / PARTIAL / COPIES).rmdir()

@@ -15,7 +15,7 @@ from dcgan_dist.data.shards.foreign import walk
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing
-from dcgan_dist.data.writing.writer import Watch, write_shards
+from dcgan_dist.data.writing.writer import Callbacks, write_shards
 from dcgan_dist.errors import UserError
 
 IMAGES = [encoded(number, "png") for number in range(4)]
@@ -35,7 +35,7 @@ def end_of(path):
 def shard(path, out, choice):
     lines: list[str] = []
     packing = Packing(size=16, processes=1, skip_bad=choice.skip_bad, shuffle=False)
-    summary = write_shards(find_source(str(path), choice=choice), out, packing, Watch(say=lines.append))
+    summary = write_shards(find_source(str(path), choice=choice), out, packing, Callbacks(say=lines.append))
     return summary.images, lines
 
 

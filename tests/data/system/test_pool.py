@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from dcgan_dist.data.system.pool import WAITING, iter_jobs, over_processes, run_jobs
+from dcgan_dist.data.system.pool import WAITING, over_processes, run_jobs
 from dcgan_dist.errors import UserError
 
 
@@ -66,7 +66,7 @@ def test_each_process_opens_its_work_once_and_jobs_are_made_as_they_are_needed(p
     def report(done):
         assert made <= done + WAITING * processes
 
-    results = run_jobs(partial(counting, 100), jobs(), processes, report)
+    results = list(run_jobs(partial(counting, 100), jobs(), processes, report))
     assert [job for job, _, _ in results] == list(range(1, 31))
     for process in {process for _, _, process in results}:
         numbers = [number for _, number, its in results if its == process]
@@ -76,7 +76,7 @@ def test_each_process_opens_its_work_once_and_jobs_are_made_as_they_are_needed(p
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_arrive_one_by_one_and_closing_stops_the_processes(processes):
     jobs = iter(range(1_000))
-    results = iter_jobs(partial(counting, 0), jobs, processes, lambda _: None)
+    results = run_jobs(partial(counting, 0), jobs, processes, lambda _: None)
     assert [next(results)[0] for _ in range(3)] == [0, 1, 2]
     results.close()
     assert next(jobs) < 100

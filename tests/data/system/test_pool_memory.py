@@ -14,6 +14,6 @@ def test_a_full_dev_shm_is_one_line(monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(synchronize.SemLock, "__init__", full)
-    problem = r"^/dev/shm: no room for what 2 processes share \(No space left on device\); one process needs none$"
+    problem = r"^/dev/shm: not enough space for 2 processes \(No space left on device\); one process needs none$"
     with pytest.raises(UserError, match=problem):
         over_processes(lambda job, tick: job, [1, 2], 2, lambda done: None)

@@ -24,9 +24,9 @@ from webdataset.tariterators import base_plus_ext
 
 from dcgan_dist.data.shards.index import read_index
 from dcgan_dist.data.sources import FolderSource, Images, Items, TorchvisionSource, ZipSource, find_source
-from dcgan_dist.data.writing.keys import key_digits, sample_key
+from dcgan_dist.data.writing.pack import key_digits, sample_key
 from dcgan_dist.data.writing.packing import Packing
-from dcgan_dist.data.writing.writer import Watch, write_shards
+from dcgan_dist.data.writing.writer import Callbacks, write_shards
 from dcgan_dist.errors import UsageError, UserError
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
@@ -70,7 +70,7 @@ def pack(source, out, progress=lambda done, total: None, **options):
     source = find_source(str(source)) if isinstance(source, Path) else source
     sized = {} if options.get("store") == "keep" else {"size": 16}
     packing = Packing(**{"shard_size": 5, "processes": 1, **sized, **options})
-    return write_shards(source, out, packing, Watch(packed=progress))
+    return write_shards(source, out, packing, Callbacks(packed=progress))
 
 
 def contents(folder):
@@ -121,7 +121,7 @@ def test_plain_webdataset_reads_every_image_with_its_label(tmp_path, store):
             assert difference.max() == 0 if store in ("png", "ppm") else difference.mean() < 8
 
 
-def test_the_index_says_the_same_as_webdataset(tmp_path):
+def test_the_index_agrees_with_webdataset(tmp_path):
     pack(make_folder(tmp_path / "in"), tmp_path / "out")
     indexes = [read_index(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
     assert [len(index or ()) for index in indexes] == [5, 5, 5, 5, 1]
@@ -193,7 +193,7 @@ def test_auto_takes_ppm_up_to_48_kib(tmp_path, size, channels, suffix, reason):
         ({"size": 8, "store": "webp", "quality": 9, "filter": "box"}, ""),
     ],
 )
-def test_options_that_a_store_does_not_use_are_said(options, idle):
+def test_options_that_a_store_does_not_use_are_reported(options, idle):
     assert [line.endswith(idle) for line in Packing(**options).decisions()] == [True] * bool(idle)
 
 

@@ -15,7 +15,7 @@ from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing import writer as shard_module
 from dcgan_dist.data.writing.duplicates import UNREADABLE, as_array, digest, find_duplicates
 from dcgan_dist.data.writing.packing import Packing, Part
-from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
+from dcgan_dist.data.writing.writer import Callbacks, merge_shards, write_shards
 from dcgan_dist.errors import UserError
 
 COPIES = {"newt/b.png": "cat/000.png", "cat/zz.png": "cat/000.png", "dog/other name.jpg": "cat/003.jpg"}
@@ -83,7 +83,7 @@ def test_the_checksums_are_shared_by_the_parts_and_kept(pictures, tmp_path):
     """Files are read once more for packing, but not for their checksums."""
     hashed = []
     for number in (2, 1, 3, 2):
-        watch = Watch(hashed=lambda done, total: hashed.append((done, total)))
+        watch = Callbacks(hashed=lambda done, total: hashed.append((done, total)))
         pack(pictures, tmp_path / "out", "drop", Part(number, 3), watch)
     assert hashed == [(done, 15) for done in range(16)] + [(15, 15)] * 3
     merge_shards(tmp_path / "out", overwrite=False)
@@ -96,7 +96,7 @@ def test_a_cut_file_of_checksums_is_written_again(pictures, tmp_path):
     pack(pictures, out, "drop", Part(1, 3))
     next(out.rglob("0000001.bin")).write_bytes(b"cut")
     hashed = []
-    pack(pictures, out, "drop", Part(2, 3), Watch(hashed=lambda done, total: hashed.append(done)))
+    pack(pictures, out, "drop", Part(2, 3), Callbacks(hashed=lambda done, total: hashed.append(done)))
     assert hashed == [11, 12, 13, 14, 15]
 
 

@@ -12,7 +12,7 @@ from dcgan_dist.data.sources import FolderSource, find_source
 from dcgan_dist.data.system.storage import move_to_free
 from dcgan_dist.data.writing import publish
 from dcgan_dist.data.writing.packing import Packing, Part
-from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
+from dcgan_dist.data.writing.writer import Callbacks, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, UserError
 
 MINE = b"not to be lost"
@@ -25,7 +25,7 @@ def pictures(tmp_path):
 
 def pack(folder, out, packed=lambda done, total: None, part=None, **options):
     packing = Packing(**{"size": 12, "shard_size": 6, "processes": 1, **options})
-    return write_shards(find_source(str(folder)), out, packing, Watch(packed=packed), part)
+    return write_shards(find_source(str(folder)), out, packing, Callbacks(packed=packed), part)
 
 
 def put(out, *names):
@@ -192,7 +192,7 @@ class StopError(Exception):
 
 
 @pytest.mark.parametrize("removed", range(6), ids=lambda count: f"{count} removed")
-def test_a_removal_that_was_interrupted_goes_on_and_takes_nothing_else(pictures, tmp_path, monkeypatch, removed):
+def test_an_interrupted_removal_continues_and_removes_nothing_else(pictures, tmp_path, monkeypatch, removed):
     """Files of an earlier set are removed once: what is put in their places afterwards stays."""
     out = tmp_path / "out"
     pack(pictures, out, shard_size=4)

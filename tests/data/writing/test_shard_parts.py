@@ -7,7 +7,7 @@ from support.folders import contents, make_pictures
 
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, Part, parse_part
-from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
+from dcgan_dist.data.writing.writer import Callbacks, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, UserError
 
 
@@ -39,7 +39,7 @@ def test_the_same_files_by_any_number_of_processes_and_parts(pictures, tmp_path,
     assert sum(part.images for part in parts) == merged.images == one.images
     assert sum(part.shards for part in parts) == merged.shards == one.shards
     assert sorted(message for part in parts for message in part.skipped) == sorted(one.skipped)
-    assert (merged.skipped, merged.duplicates, merged.dropped) == (one.skipped, one.duplicates, one.dropped)
+    assert (merged.skipped, merged.duplicates, merged.plan.dropped) == (one.skipped, one.duplicates, one.plan.dropped)
     assert len(one.skipped) == 2
     assert one.duplicates == 3
 
@@ -113,18 +113,18 @@ def test_a_part_that_fails_leaves_the_others_shards(pictures, tmp_path):
     assert pack(pictures, out, Part(1, 2)).written == 0
 
 
-def test_a_part_may_run_while_others_do_but_the_whole_may_not(pictures, tmp_path):
+def test_a_part_may_run_beside_others_but_not_beside_the_complete_command(pictures, tmp_path):
     out = tmp_path / "out"
 
     def others(done, total):
         if done == 1:
             pack(pictures, out, Part(2, 2))
-            for whole in (lambda: pack(pictures, out), lambda: merge_shards(out, overwrite=False)):
+            for refused in (lambda: pack(pictures, out), lambda: merge_shards(out, overwrite=False)):
                 with pytest.raises(UserError, match="out: another command is writing shards there"):
-                    whole()
+                    refused()
 
     packing = Packing(size=12, shard_size=4, processes=1, skip_bad=True)
-    write_shards(find_source(str(pictures)), out, packing, Watch(packed=others), Part(1, 2))
+    write_shards(find_source(str(pictures)), out, packing, Callbacks(packed=others), Part(1, 2))
     merge_shards(out, overwrite=False)
     pack(pictures, tmp_path / "one")
     assert contents(out) == contents(tmp_path / "one")
@@ -163,7 +163,7 @@ def test_a_part_with_other_options_does_not_disturb_one_that_runs(pictures, tmp_
                 pack(pictures, out, Part(2, 2), seed=1)
 
     packing = Packing(size=12, shard_size=4, processes=1, skip_bad=True)
-    write_shards(find_source(str(pictures)), out, packing, Watch(packed=others), Part(1, 2))
+    write_shards(find_source(str(pictures)), out, packing, Callbacks(packed=others), Part(1, 2))
     pack(pictures, out, Part(2, 2))
     merge_shards(out, overwrite=False)
     pack(pictures, tmp_path / "one")
@@ -179,7 +179,7 @@ def test_parts_of_a_new_plan_remove_the_old_ones_whichever_begins_first(pictures
             pack(pictures, out, Part(1, 2), seed=1)
 
     packing = Packing(size=12, shard_size=4, processes=1, skip_bad=True, seed=1)
-    write_shards(find_source(str(pictures)), out, packing, Watch(packed=others), Part(2, 2))
+    write_shards(find_source(str(pictures)), out, packing, Callbacks(packed=others), Part(2, 2))
     merge_shards(out, overwrite=False)
     pack(pictures, tmp_path / "one", seed=1)
     assert contents(out) == contents(tmp_path / "one")

@@ -1,4 +1,4 @@
-"""A writer that was killed goes on: nothing is lost, nothing is shown too early, nothing is done twice."""
+"""A writer that was killed resumes: nothing is lost, shown too early, or done twice."""
 
 import errno
 import fcntl
@@ -19,9 +19,9 @@ from support.waiting import until
 from dcgan_dist.data.shards.manifest import load_manifest
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.system.storage import move_to_free
-from dcgan_dist.data.writing.packing import Packing, Part
-from dcgan_dist.data.writing.staging import locked
-from dcgan_dist.data.writing.writer import Watch, merge_shards, write_shards
+from dcgan_dist.data.writing.packing import Packing
+from dcgan_dist.data.writing.staging import locked_out
+from dcgan_dist.data.writing.writer import Callbacks, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, UserError
 
 KILLER = ROOT / "tests/support/shard_killer.py"
@@ -34,7 +34,7 @@ def pictures(tmp_path):
 
 def pack(folder, out, say=lambda line: None, packed=lambda done, total: None, **options):
     packing = Packing(**{"size": 12, "shard_size": 6, "processes": 1, **options})
-    return write_shards(find_source(str(folder)), out, packing, Watch(say=say, packed=packed))
+    return write_shards(find_source(str(folder)), out, packing, Callbacks(say=say, packed=packed))
 
 
 def damage(path, place):
@@ -57,21 +57,21 @@ def test_killed_before_any_change_of_the_disk(pictures, tmp_path, overwrite):
         [sys.executable, KILLER, *arguments], env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    lives = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lives) > 30
-    new = lives[-1]["after"]
-    old = lives[0]["shown"]
+    attempts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(attempts) > 30
+    new = attempts[-1]["after"]
+    old = attempts[0]["shown"]
     assert new.keys() == contents(tmp_path / "new").keys()
     assert (old.keys() == contents(tmp_path / "old").keys()) if overwrite else old == {}
-    for life in lives:
-        assert life["after"] == new
-        assert life["left"] == []
-        assert life["kept"]
-        if "manifest.json" in life["shown"]:
-            assert life["shown"] in (old, new)
+    for attempt in attempts:
+        assert attempt["after"] == new
+        assert attempt["left"] == []
+        assert attempt["kept"]
+        if "manifest.json" in attempt["shown"]:
+            assert attempt["shown"] in (old, new)
     # each of the three shards was complete before some of the kills, and was not packed again
-    assert {life["finished"] for life in lives} == {0, 1, 2, 3}
-    assert {life["wrote"] for life in lives} == {18, 12, 6, 0}
+    assert {attempt["finished"] for attempt in attempts} == {0, 1, 2, 3}
+    assert {attempt["wrote"] for attempt in attempts} == {18, 12, 6, 0}
 
 
 def test_several_processes_killed_while_they_pack(pictures, tmp_path):
@@ -86,7 +86,7 @@ def test_several_processes_killed_while_they_pack(pictures, tmp_path):
     finished = {path.with_suffix(".tar").stat().st_ino for path in (tmp_path / "out").rglob("*.receipt")}
     assert finished
     done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=True)
-    assert f"going on: {len(finished)} of 30 shards are complete" in done.stderr
+    assert f"resuming: {len(finished)} of 30 shards are complete" in done.stderr
     assert finished <= {path.stat().st_ino for path in (tmp_path / "out").glob("*.tar")}
     pack(pictures, tmp_path / "undisturbed", size=32, shard_size=10)
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
@@ -104,23 +104,23 @@ def stop_after(images):
     return packed
 
 
-def test_another_plan_begins_anew_and_says_so(pictures, tmp_path):
-    out, said = tmp_path / "out", []
+def test_another_plan_starts_from_the_beginning_and_reports_it(pictures, tmp_path):
+    out, lines = tmp_path / "out", []
     with pytest.raises(StopError):
         pack(pictures, out, packed=stop_after(12))
-    pack(pictures, out, said.append, seed=1)
-    assert said[1:] == [f"{out}: holds unfinished shards of other images, options or versions; they are removed"]
+    pack(pictures, out, lines.append, seed=1)
+    assert lines[1:] == [f"{out}: holds unfinished shards of other images, options or versions; they are removed"]
     pack(pictures, tmp_path / "undisturbed", seed=1)
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def test_another_list_of_images_is_another_plan(pictures, tmp_path):
-    out, said = tmp_path / "out", []
+    out, lines = tmp_path / "out", []
     with pytest.raises(StopError):
         pack(pictures, out, packed=stop_after(12))
     make_pictures(pictures, 19)
-    assert pack(pictures, out, said.append).written == 19
-    assert len(said[1:]) == 1
+    assert pack(pictures, out, lines.append).written == 19
+    assert len(lines[1:]) == 1
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,12 @@ def test_another_list_of_images_is_another_plan(pictures, tmp_path):
     ids=["cut", "damaged index", "gone", "no receipt", "no such receipt", "damaged receipt"],
 )
 def test_a_shard_that_does_not_verify_is_written_again(pictures, tmp_path, hurt):
-    out, said = tmp_path / "out", []
+    out, lines = tmp_path / "out", []
     with pytest.raises(StopError):
         pack(pictures, out, packed=stop_after(12))
     hurt(next(out.rglob("0000000.tar")))
-    assert pack(pictures, out, said.append).written == 12
-    assert said[1:] == ["going on: 1 of 3 shards are complete"]
+    assert pack(pictures, out, lines.append).written == 12
+    assert lines[1:] == ["resuming: 1 of 3 shards are complete"]
     pack(pictures, tmp_path / "undisturbed")
     assert contents(out) == contents(tmp_path / "undisturbed")
 
@@ -202,14 +202,14 @@ def test_a_command_that_ends_does_not_let_two_others_in(tmp_path, monkeypatch):
     """The first removes the lock file with all that it made, when the second has opened it and not yet locked it."""
     out = tmp_path / "out"
     with ExitStack() as first, ExitStack() as third:
-        first.enter_context(locked(out, shared=False))
+        first.enter_context(locked_out(out, shared=False))
 
         def the_first_ends_and_a_third_begins():
             first.close()
-            third.enter_context(locked(out, shared=False))
+            third.enter_context(locked_out(out, shared=False))
 
         before_next_flock(monkeypatch, the_first_ends_and_a_third_begins)
-        with pytest.raises(UserError, match="another command is writing shards there"), locked(out, shared=False):
+        with pytest.raises(UserError, match="another command is writing shards there"), locked_out(out, shared=False):
             pass
     assert not (out / ".partial").exists()
 
@@ -217,10 +217,10 @@ def test_a_command_that_ends_does_not_let_two_others_in(tmp_path, monkeypatch):
 def test_a_part_that_ends_leaves_the_lock_to_the_others(tmp_path):
     out = tmp_path / "out"
     with ExitStack() as stack:
-        stack.enter_context(locked(out, shared=True))
-        with locked(out, shared=True):
+        stack.enter_context(locked_out(out, shared=True))
+        with locked_out(out, shared=True):
             pass
-        with pytest.raises(UserError, match="another command is writing shards there"), locked(out, shared=False):
+        with pytest.raises(UserError, match="another command is writing shards there"), locked_out(out, shared=False):
             pass
     assert not (out / ".partial").exists()
 
@@ -279,65 +279,6 @@ def test_shards_that_replace_their_own_source_are_not_lost(pictures, tmp_path, m
     again = {sample["__key__"]: sample["png"] for sample in by_webdataset(*sorted(out.glob("*.tar")))}
     assert len(list(out.glob("*.tar"))) == 4
     assert again == images
-
-
-def as_version_1(out):
-    """Makes the files of an unfinished plan what the first version wrote."""
-    plan = next(out.rglob("plan.json"))
-    tree = json.loads(plan.read_text())
-    plan.write_text(json.dumps(tree | {"left_out": 2, "classes": list(tree["classes"].values())}))
-    for path in out.rglob("publishing.json"):
-        path.write_text(json.dumps(json.loads(path.read_text())["shards"]))
-
-
-@pytest.mark.parametrize("last", ["shard-00000.tar", "shard-00001.tar", "manifest.json"])
-def test_what_version_1_began_to_publish_over_its_source_is_completed(pictures, tmp_path, monkeypatch, last):
-    """It removed the old side files, replaced the old shards one by one, and then removed those that were left over."""
-    out = tmp_path / "out"
-    pack(pictures, out, store="png", shard_size=5)
-    (out / "mine.tar").write_bytes(b"not to be lost")
-    shards = {path.name: path.read_bytes() for path in out.glob("shard-*.tar")}
-    options = {"size": None, "store": "keep"}
-    pack(out / "shard-*.tar", tmp_path / "undisturbed", **options)
-
-    def move(source, path):
-        if path.name == last:
-            raise StopError
-        move_to_free(source, path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("dcgan_dist.data.writing.publish.move_to_free", move)
-        with pytest.raises(StopError):
-            pack(out / "shard-*.tar", out, overwrite=True, **options)
-    as_version_1(out)
-    for name, data in shards.items():
-        if not (out / name).exists() and last != "manifest.json":
-            (out / name).write_bytes(data)
-    with pytest.raises(UserError, match=r"complete it by dcgan-dist shard --merge .*out --overwrite"):
-        pack(pictures, out, overwrite=True)
-    summary = merge_shards(out, overwrite=True)
-    assert (summary.images, summary.left_out) == (18, {"others": 2})
-    assert (out / "mine.tar").read_bytes() == b"not to be lost"
-    (out / "mine.tar").unlink()
-    found, wanted = contents(out), contents(tmp_path / "undisturbed")
-    assert found.keys() == wanted.keys()
-    assert all(found[name] == wanted[name] for name in wanted if name.endswith(".tar"))
-
-
-def test_unfinished_shards_of_version_1_are_merged_or_refused(pictures, tmp_path):
-    out, source = tmp_path / "out", find_source(str(pictures))
-    packing = Packing(size=12, shard_size=6, processes=1)
-    for number in (1, 2):
-        write_shards(source, out, packing, part=Part(number, 2))
-    as_version_1(out)
-    shard = next(out.rglob("0000001.tar"))
-    shard.rename(tmp_path / "kept.tar")
-    with pytest.raises(UserError, match=r"1 of 3 shards .* an earlier version wrote the others; run all of it again"):
-        merge_shards(out, overwrite=False)
-    (tmp_path / "kept.tar").rename(shard)
-    merge_shards(out, overwrite=False)
-    pack(pictures, tmp_path / "undisturbed")
-    assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def test_another_option_of_a_data_set_is_another_plan(tmp_path):
