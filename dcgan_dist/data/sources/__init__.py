@@ -1,57 +1,34 @@
 """Where images come from before they are shards: folders, archives, tables, lists, or torchvision's data sets.
 
-A source is a small value that travels to other processes; each opens it for itself.
+A source is a small value that is sent to other processes; each opens it for itself.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.shards.classes import names_in
 from dcgan_dist.data.shards.completeness import compare_with_manifests
 from dcgan_dist.data.shards.foreign import DEFAULT
-from dcgan_dist.data.shards.patterns import exists
+from dcgan_dist.data.shards.patterns import exists, spell_out
 from dcgan_dist.data.shards.samples import MemberChoice
-from dcgan_dist.data.sources.base import (
-    Images,
-    Item,
-    Items,
-    Load,
-    Loaded,
-    Report,
-    Source,
-    is_hidden,
-    is_image,
-)
+from dcgan_dist.data.sources.base import Source, is_hidden, is_image
 from dcgan_dist.data.sources.folder import FolderSource, ZipSource, files_below
 from dcgan_dist.data.sources.lists import ListSource
-from dcgan_dist.data.sources.names import ENDINGS, HINT, ending, expand
+from dcgan_dist.data.sources.names import ENDINGS, ending
 from dcgan_dist.data.sources.parquet import ParquetSource
-from dcgan_dist.data.sources.tars import TarSource, tar_source
+from dcgan_dist.data.sources.tars import Tar, TarSource
 from dcgan_dist.data.sources.torchvision import TORCHVISION, TorchvisionSource
+from dcgan_dist.data.system.storage import NO_FILE
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 
-__all__ = [
-    "TORCHVISION",
-    "FolderSource",
-    "Images",
-    "Item",
-    "Items",
-    "ListSource",
-    "Load",
-    "Loaded",
-    "ParquetSource",
-    "Report",
-    "Source",
-    "TarSource",
-    "TorchvisionSource",
-    "ZipSource",
-    "find_source",
-]
-
 MANY = ("tar", "Parquet")  # kinds of which an argument can name several, and by URL
+HINT = (
+    "give a folder of images, a .zip of one, or torchvision:NAME; or tar shards (.tar, .tar.gz, .tar.bz2, .tar.xz, "
+    ".tar.zst) or .parquet files, here or by URL; or a .csv, .tsv or .jsonl list of paths"
+)
 
 
 def find_source(
@@ -76,7 +53,12 @@ def find_source(
     Raises UsageError when there is no such thing, and for columns or keys of what has none.
     """
     text = Location(text)
-    source = _find(text, root, download, image_column, label_column)
+    if text.startswith(TORCHVISION):
+        source = _data_set(text, root, download)
+    elif download:
+        raise UsageError(f"{text}: is not downloaded; --download is for {TORCHVISION}NAME")
+    else:
+        source = _files(text, image_column, label_column)
     if isinstance(source, TarSource):
         source = replace(source, choice=choice)
     elif choice.for_tars:
@@ -87,30 +69,30 @@ def find_source(
     return source
 
 
-def _find(text: str, root: Path, download: bool, image_column: str | None, label_column: str | None) -> Source:
-    if text.startswith(TORCHVISION):
-        name, _, options = text.removeprefix(TORCHVISION).partition("?")
-        try:
-            return TorchvisionSource(name, tuple(parse_qsl(options, strict_parsing=True)), root, download)
-        except ValueError as error:
-            raise UsageError(f"{text}: {error}; write options as in torchvision:MNIST?train=false") from error
-    if download:
-        raise UsageError(f"{text}: is not downloaded; --download is for {TORCHVISION}NAME")
+def _data_set(text: str, root: Path, download: bool) -> Source:
+    name, _, options = text.removeprefix(TORCHVISION).partition("?")
+    try:
+        return TorchvisionSource(name, tuple(parse_qsl(options, strict_parsing=True)), root, download)
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}; write options as in torchvision:MNIST?train=false") from error
+
+
+def _files(text: str, image_column: str | None, label_column: str | None) -> Source:
     if not text:  # an empty variable of a shell, not the folder in which it is
         raise UsageError(f"the source is empty; {HINT}")
-    names = _in_folder(Path(text)) if exists(text) and Path(text).is_dir() else expand(text)
+    names = _in_folder(Path(text)) if exists(text) and Path(text).is_dir() else _expand(text)
     if not names:
         return FolderSource(Path(text))
     kind = _kind(names)
     if kind == "tar":
-        return tar_source(names, compare_with_manifests([text], names, Remote()).require())
+        beside = compare_with_manifests([text], names, Remote()).require()
+        plain = [Path(name) if ending(name) == ".tar" and not is_remote(name) else None for name in names]
+        return TarSource(tuple(map(Tar, names, plain)), names_in(beside.manifest, names), lines=beside.notes)
     if kind == "Parquet":
         return ParquetSource(tuple(names), image_column, label_column)
     if len(names) > 1 or is_remote(names[0]):
         raise UsageError(f"{text}: of {ending(names[0])} files, give one at a time, on a local disk")
-    if kind == "zip":
-        return ZipSource(Path(names[0]))
-    return ListSource(Path(names[0]), image_column, label_column)
+    return ZipSource(Path(names[0])) if kind == "zip" else ListSource(Path(names[0]), image_column, label_column)
 
 
 def _in_folder(folder: Path) -> list[str]:
@@ -124,7 +106,20 @@ def _in_folder(folder: Path) -> list[str]:
     return found
 
 
-def _kind(names: Sequence[str]) -> str:
+def _expand(text: str) -> list[str]:
+    """The files that an argument names. Raises UsageError for one that does not exist, or is named twice."""
+    found = spell_out(text, Remote())
+    for name in found:
+        if not (is_remote(name) or exists(name)):
+            raise UsageError(f"{name}: no such file or folder; {HINT}")
+        if not (is_remote(name) or Path(name).is_file() or Path(name).is_dir()):
+            raise UsageError(f"{name}: {NO_FILE}; {HINT}")
+    if len(set(found)) < len(found):
+        raise UsageError(f"{Location(text)}: names a file twice")
+    return found
+
+
+def _kind(names: list[str]) -> str:
     first: dict[str, str] = {}  # of each kind
     for name in names:
         if not ending(name):

@@ -15,26 +15,18 @@ from dcgan_dist.errors import UsageError, UserError
 class FolderSource(FilesSource):
     """All images below a folder, by the bytes of their paths; links are followed."""
 
-    path: Path
-
-    @property
-    def folder(self) -> Path:
-        """The folder."""
-        return self.path
-
     def items(self) -> Items:
         """All images below the folder."""
         return images_among(files_below(self.path), self.path)
 
 
-def files_below(folder: Path) -> Iterator[str]:
-    """The paths of all files below a folder, by their bytes, without holding more than one folder's names a level."""
-    return _walk(folder, "", frozenset())
+def files_below(top: Path, below: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The paths of all files in `top / below`, by their bytes, without holding more than one folder's names a level.
 
-
-def _walk(top: Path, below: str, above: frozenset[str]) -> Iterator[str]:
+    `above`: the real paths of the folders above, into which no link leads back.
+    """
     real = os.path.realpath(top / below)
-    if real in above:  # a link that leads back
+    if real in above:
         return
     try:
         with os.scandir(top / below) as entries:
@@ -43,14 +35,9 @@ def _walk(top: Path, below: str, above: frozenset[str]) -> Iterator[str]:
         raise UserError(f"{top / below}: cannot be read ({error.strerror})") from error
     for name in sorted(names, key=_bytes):  # with its '/', a folder sorts as the paths below it do
         if name.endswith("/"):
-            yield from _walk(top, below + name, above | {real})
+            yield from files_below(top, below + name, above | {real})
         else:
             yield below + name
-
-
-def _unix(name: str) -> str:
-    """Some programs of Windows part folders by a backslash."""
-    return name.replace("\\", "/")
 
 
 def _bytes(name: str) -> bytes:
@@ -65,27 +52,31 @@ class ZipSource(Source):
 
     def items(self) -> Items:
         """All images in the archive."""
-        with self._opened() as archive:
-            names = [_unix(info.filename) for info in archive.infolist() if not _unix(info.filename).endswith("/")]
-        items = images_among(sorted(set(names), key=_bytes), self.path)
-        twice = len(names) - len(set(names))
+        with self._opened() as (_, members):
+            files = [name for name, _ in members if not name.endswith("/")]
+        items = images_among(sorted(set(files), key=_bytes), self.path)
+        twice = len(files) - len(set(files))
         return items._replace(left_out=items.left_out | {"earlier files of the same name": twice}) if twice else items
 
     def where(self, item: Item) -> str:
         """The archive's path and the member's."""
         return f"{self.path}: {item.name}"
 
-    def _opened(self) -> zipfile.ZipFile:
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[zipfile.ZipFile, list[tuple[str, zipfile.ZipInfo]]]]:
+        """The archive and its members; some programs of Windows separate folders by a backslash."""
         try:
-            return zipfile.ZipFile(self.path)
+            archive = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
             raise UsageError(f"{self.path}: cannot be read as a .zip ({error})") from error
+        with archive:
+            yield archive, [(info.filename.replace("\\", "/"), info) for info in archive.infolist()]
 
     @contextmanager
     def open(self) -> Iterator[Load]:
         """A function that reads members."""
-        with self._opened() as archive:
-            infos = {_unix(info.filename): info for info in archive.infolist()}
+        with self._opened() as (archive, members):
+            infos = dict(members)
 
             def load(item: Item) -> Loaded:
                 try:

@@ -7,11 +7,11 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.shards.index import NO_LABEL
@@ -25,34 +25,30 @@ LABEL_NAMES = ("label", "class", "cls", "target", "labels", "fine_label")  # the
 POINT_ZERO = re.compile(r"^(-?\d{1,18})\.0*$", re.ASCII)  # as some programs write integers
 BELOW_0 = re.compile(r"-\d+", re.ASCII)
 
-_Row = tuple[int, Any, Any]  # line, path, label
+_Row = tuple[int, tuple[str, ...], Sequence[Any]]  # line, names of the columns, cells
 
 
 @dataclass(frozen=True)
 class ListSource(FilesSource):
-    """The files that a list names, in its order; their paths are absolute, or seen from the list's folder.
+    """The files that a list names, in its order; their paths are absolute, or relative to the list's folder.
 
     For labels see number_names; a negative integer is none.
     """
 
-    path: Path
     image_column: str | None = None
     label_column: str | None = None
 
     @property
-    def folder(self) -> Path:
-        """The list's."""
+    def _folder(self) -> Path:
         return self.path.parent
 
     def items(self) -> Items:
-        """All files of the list; whether they are there is found when they are loaded.
+        """All files of the list; whether they exist is only checked when they are loaded.
 
         Raises UserError that names a bad line.
         """
-        texts: dict[str, int] = {}
+        texts, others, tagged = dict[str, int](), dict[str, None](), Counter[str]()
         numbers = array("q")
-        others: dict[str, None] = {}
-        tagged = Counter[str]()
 
         def names() -> Iterator[str]:
             for line, name, label in self._rows(others):
@@ -63,65 +59,67 @@ class ListSource(FilesSource):
                 numbers.append(NO_LABEL if text is None else texts.setdefault(text, len(texts)))
                 yield self._name(line, name)
 
-        images = Images.of(names())
-        if not images:
+        images = Images(names())
+        if not len(images):
             raise UsageError(f"{self.path}: no images in it")
-        values, classes = _values(list(texts), str(self.path))
-        labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # NO_LABEL is also the last place
-        missing = int((labels == NO_LABEL).sum()) - tagged.total()
+        values, classes = number_names(texts, str(self.path))
+        images.labels = np.append(values, NO_LABEL)[np.array(numbers, dtype=np.int64)]  # place -1 is the last
+        missing = int((images.labels == NO_LABEL).sum()) - tagged.total()
         lines = [f"labels: {missing:,} of {len(images):,} images have none in the list"] * (0 < missing < len(images))
         of = f"of {len(images):,} images"
         lines += [f"labels: {count_text(tagged, f'{of} has none', f'{of} have none')}"] * bool(tagged)
-        lines += unused_columns(others)
-        return Items(images.with_labels(labels), {}, classes, tuple(lines))
+        return Items(images, {}, classes, (*lines, *unused_columns(others)))
 
-    def _rows(self, others: dict[str, None]) -> Iterator[_Row]:
+    def _rows(self, others: dict[str, None]) -> Iterator[tuple[int, Any, Any]]:
+        """Line, path and label of every row; `others` gets the names of the other columns."""
+
+        @lru_cache
+        def places(names: tuple[str, ...]) -> tuple[int | None, int | None]:
+            path, label = _place(names, self.image_column, PATH_NAMES), _place(names, self.label_column, LABEL_NAMES)
+            others.update(dict.fromkeys(name for place, name in enumerate(names) if place not in (path, label)))
+            return path, label
+
         rows = self._json_rows if self.path.suffix.lower() == ".jsonl" else self._csv_rows
         try:
             with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                yield from rows(file, others)
+                for line, names, cells in rows(file):
+                    path, label = places(names)
+                    if path is None:
+                        self._bad(line, f"it has no {self.image_column or ' or '.join(PATH_NAMES)}")
+                    yield line, cells[path], None if label is None else cells[label]
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
 
-    def _csv_rows(self, file: TextIO, others: dict[str, None]) -> Iterator[_Row]:
+    def _csv_rows(self, file: TextIO) -> Iterator[_Row]:
         reader = csv.reader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else ",", strict=True)
-        first: list[str] | None = None
-        path, label = 0, None
-        while True:
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                self._bad(reader.line_num, str(error))
-            if row is None:
-                return
-            if not any(row):
-                continue
-            if first is None:
-                first = row
-                path, label, is_header = self._columns([cell.strip() for cell in row])
-                if is_header:
-                    others |= dict.fromkeys(cell for n, cell in enumerate(row) if n not in (path, label))
-                    continue
-            if len(row) != len(first):
-                self._bad(reader.line_num, f"{len(row)} columns, and {len(first)} in the first line")
-            yield reader.line_num, row[path], None if label is None else row[label]
+        names: tuple[str, ...] = ()
+        try:
+            for row in filter(any, reader):
+                if not names:
+                    names = tuple(cell.strip() for cell in row)
+                    if self._is_header(names):
+                        continue
+                    names = ("path", "label")[: len(row)]
+                if len(row) != len(names):
+                    self._bad(reader.line_num, f"{len(row)} columns, and {len(names)} in the first line")
+                yield reader.line_num, names, row
+        except csv.Error as error:
+            self._bad(reader.line_num, str(error))
 
-    def _columns(self, row: Sequence[str]) -> tuple[int, int | None, bool]:
-        """Places of path and label, by the first row, and whether that is a header."""
-        path = _place(row, self.image_column, PATH_NAMES)
-        label = _place(row, self.label_column, LABEL_NAMES)
-        for wanted, place in (self.image_column, path), (self.label_column, label):
-            if wanted is not None and place is None:
+    def _is_header(self, row: Sequence[str]) -> bool:
+        """Whether the first row names the columns. Raises UsageError when it lacks one, or has others alone."""
+        for wanted in (self.image_column, self.label_column):
+            if wanted is not None and wanted not in row:
                 raise UsageError(f"{self.path}: no column '{wanted}'; its first line has {', '.join(row)}")
-        if path is not None:
-            return path, label, True
+        if _place(row, self.image_column, PATH_NAMES) is not None:
+            return True
         if len(row) == 1 and re.search(rf"(^|[;|\t])({'|'.join(PATH_NAMES)})[;|\t]", row[0], re.IGNORECASE):
             raise UsageError(f"{self.path}: its columns are not separated by commas, as in a .csv; .tsv has tabs")
-        if len(row) > 2 or label is not None:
+        if len(row) > 2 or _place(row, self.label_column, LABEL_NAMES) is not None:
             raise UsageError(f"{self.path}: no column of its first line is called {' or '.join(PATH_NAMES)}")
-        return 0, 1 if len(row) == 2 else None, False
+        return False
 
-    def _json_rows(self, file: TextIO, others: dict[str, None]) -> Iterator[_Row]:
+    def _json_rows(self, file: TextIO) -> Iterator[_Row]:
         for line, text in enumerate(file, 1):
             if not text.strip():
                 continue
@@ -131,13 +129,7 @@ class ListSource(FilesSource):
                 self._bad(line, f"no JSON ({error})")
             if not isinstance(row, dict):
                 self._bad(line, 'no JSON object, as in {"path": "a.jpg", "label": 3}')
-            path = _place(list(row), self.image_column, PATH_NAMES)
-            label = _place(list(row), self.label_column, LABEL_NAMES)
-            values = list(row.values())
-            if path is None:
-                self._bad(line, f"it has no {self.image_column or ' or '.join(PATH_NAMES)}")
-            others |= dict.fromkeys(name for n, name in enumerate(row) if n not in (path, label))
-            yield line, values[path], None if label is None else values[label]
+            yield line, tuple(row), list(row.values())
 
     def _name(self, line: int, name: Any) -> str:
         if not _is_text(name) or not name.strip():
@@ -153,14 +145,15 @@ class ListSource(FilesSource):
             label = int(label)
         if type(label) is not int and not _is_text(label):
             self._bad(line, f"the label {label!r} is neither a number nor a name")
-        return POINT_ZERO.sub(r"\1", str(label).strip()) or None
+        text = POINT_ZERO.sub(r"\1", str(label).strip())
+        return None if not text or BELOW_0.fullmatch(text) else text
 
     def _bad(self, line: int, problem: str) -> NoReturn:
         raise UserError(f"{self.path}, line {line}: {problem}")
 
 
 def _is_text(value: Any) -> bool:
-    """Text that a file can be called."""
+    """Whether a value can be the name of a file."""
     try:
         return isinstance(value, str) and b"\0" not in value.encode(*ENCODING)
     except UnicodeEncodeError:
@@ -168,17 +161,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _place(names: Sequence[str], wanted: str | None, known: Sequence[str]) -> int | None:
-    lower = [name.lower() for name in names]
     if wanted is not None:
         return names.index(wanted) if wanted in names else None
+    lower = [name.lower() for name in names]
     return next((lower.index(name) for name in known if name in lower), None)
-
-
-def _values(texts: Sequence[str], source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
-    """The label of every text, and the labels' names."""
-    given = np.array([not BELOW_0.fullmatch(text) for text in texts], dtype=bool)
-    values = np.full(len(texts), NO_LABEL, dtype=np.int64)
-    values[given], classes = number_names(
-        (text for text, is_given in zip(texts, given, strict=True) if is_given), source
-    )
-    return values, classes

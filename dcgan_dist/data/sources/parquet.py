@@ -5,9 +5,10 @@ each would cost the decoding of up to a thousand others. So the rows are copied 
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,8 +20,8 @@ from dcgan_dist.data.remote.fill import Wanted
 from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.shards.labels import FIELDS, label_text
 from dcgan_dist.data.shards.notes import Notes, from_dict
-from dcgan_dist.data.sources.base import Report, Source, renumbered, unused_columns
-from dcgan_dist.data.sources.staged import Stage
+from dcgan_dist.data.sources.base import Report, Source, named_labels, renumbered, unused_columns
+from dcgan_dist.data.sources.staged import staged_copies
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
@@ -28,8 +29,12 @@ from dcgan_dist.errors import UsageError, UserError
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
 TOGETHER = 64  # rows in memory
 BUFFER = 2**20  # bytes of a column that are read at a time
-COPIES = 4  # goes up with what a copy holds of the same file
-NOTHING = "nothing"  # as a label, which is no problem
+COPIES_VERSION = 4  # goes up with what a copy holds of the same file
+
+# names of Arrow's types
+BINARY = re.compile(r"(large_)?binary|dictionary<values=(large_)?binary,.*")
+WORDS = re.compile(r"(large_)?string|dictionary<values=(large_)?string,.*")
+NUMBERS = re.compile(r"u?int\d+|halffloat|float|double|bool")
 
 
 @dataclass(frozen=True)
@@ -43,34 +48,31 @@ class ParquetSource(Source):
     def prepared(self, folder: Path, report: Report) -> TarSource:
         """The same images in tars. Raises UsageError when a file has no such columns."""
         _pyarrow()
-        settings = json.dumps([self.image_column, self.label_column, COPIES])
-        copies = Stage(folder, self._convert, settings).copies(self.names, report)
+        settings = json.dumps([self.image_column, self.label_column, COPIES_VERSION])
+        copies = staged_copies(self.names, folder, self._convert, report, settings)
         about = [json.loads(_about_file(copy).read_bytes()) for copy in copies]
-        classes = [tuple(each["classes"]) for each in about]
-        for name, found in zip(self.names, classes, strict=True):
-            if found != classes[0]:
+        classes = about[0]["classes"]
+        for name, each in zip(self.names, about, strict=True):
+            if each["classes"] != classes:
                 raise UsageError(f"{name}: its classes are others than those of {self.names[0]}")
-        notes = [from_dict(each["notes"]) for each in about]
         for line in unused_columns(dict.fromkeys(text for each in about for text in each["others"])):
             report(line)
-        each = zip(copies, self.names, notes, strict=True)
-        tars = tuple(Tar(name, copy, rows=True, notes=note) for copy, name, note in each)
-        return TarSource(tars, dict(sorted(zip(renumbered(classes[0]), classes[0], strict=True))))
+        files = zip(self.names, copies, about, strict=True)
+        tars = (Tar(name, copy, rows=True, notes=from_dict(each["notes"])) for name, copy, each in files)
+        return TarSource(tuple(tars), named_labels(classes))
 
     def _convert(self, source: fill.Source, wanted: Wanted, target: Path) -> None:
-        name = wanted.shown
-        with _local(source, target) as file, _opened(file, name) as table:
-            image = _image_column(table.schema_arrow, self.image_column, name)
-            label = _label_column(table.schema_arrow, self.label_column, name)
-            classes = _class_names(table.schema_arrow, label)
-            labels = _Labels(table.schema_arrow, self.label_column or label, classes)
+        with _opened(source, wanted.shown, target.parent) as table:
+            schema = table.schema_arrow
+            image = _image_column(schema, self.image_column, wanted.shown)
+            label = _label_column(schema, self.label_column, wanted.shown)
+            classes = _class_names(schema, label)
+            labels = _Labels(schema, label, classes)
             with ShardWriter(target) as shard:
-                for number, (data, value) in enumerate(_rows(table, image, label, name)):
+                for number, (data, value) in enumerate(_rows(table, image, label, wanted.shown)):
                     # the suffix says nothing: the bytes are looked at when the image is loaded
                     shard.add(ROW.format(number), "jpg", data, labels.number(value))
-                others = [
-                    f"{each.name} ({each.type})" for each in table.schema_arrow if each.name not in (image, label)
-                ]
+                others = [f"{field.name} ({field.type})" for field in schema if field.name not in (image, label)]
                 about = {"classes": classes, "notes": labels.notes().as_dict(), "others": others}
                 write_atomically(_about_file(target), json.dumps(about).encode())  # before the copy has its name
 
@@ -80,8 +82,9 @@ class _Labels:
 
     def __init__(self, schema: Any, column: str | None, classes: Sequence[str]) -> None:
         self._renumbered = dict(enumerate(renumbered(classes)))
-        self._words: dict[str, int] | None = {} if column and _holds_words(schema.field(column).type) else None
+        self._are_words = column is not None and WORDS.fullmatch(str(schema.field(column).type))
         self._problem = _no_label_column(schema) if column is None else ""
+        self._words: dict[str, int] = {}
         self._unlabelled = Counter[str]()
         self._images = 0
 
@@ -90,18 +93,17 @@ class _Labels:
         self._images += 1
         text, problem = ("", self._problem) if self._problem else label_text(value)
         if not text:
-            self._unlabelled[problem or NOTHING] += 1
+            self._unlabelled[problem] += 1
             return None
-        if self._words is not None:
+        if self._are_words:
             return self._words.setdefault(text, len(self._words))
         return self._renumbered.get(int(text), int(text))
 
     def notes(self) -> Notes:
-        """What is said of them when the file is read."""
-        reasons = {problem: count for problem, count in self._unlabelled.items() if problem != NOTHING}
+        """The counts for the line that reports them."""
         labelled = self._images - self._unlabelled.total()
-        words = tuple(self._words or ())
-        return Notes(unlabelled=reasons, labelled=labelled, images=self._images, words=words)
+        reasons = {problem: count for problem, count in self._unlabelled.items() if problem}  # an empty cell has none
+        return Notes(unlabelled=reasons, labelled=labelled, images=self._images, words=tuple(self._words))
 
 
 def _about_file(copy: Path) -> Path:
@@ -117,24 +119,17 @@ def _pyarrow() -> Any:
 
 
 @contextmanager
-def _local(source: fill.Source, target: Path) -> Iterator[Any]:
-    """A source as a file on this machine, where needed one that is downloaded beside the target and goes afterwards."""
-    if isinstance(source, Path):
-        yield source
-        return
-    with TemporaryFile(dir=target.parent) as file:
-        Remote().download(source, file)
-        file.seek(0)
-        yield file
-
-
-@contextmanager
-def _opened(file: Any, name: str) -> Iterator[Any]:
-    with _reading(name):
-        table = _pyarrow().parquet.ParquetFile(
-            file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True
-        )
-    with table:
+def _opened(source: fill.Source, name: str, folder: Path) -> Iterator[Any]:
+    """A file by path, or a remote one, which is downloaded to the folder and removed afterwards."""
+    with ExitStack() as stack:
+        file: Any = source
+        if not isinstance(source, Path):
+            file = stack.enter_context(TemporaryFile(dir=folder))
+            Remote().download(source, file)
+            file.seek(0)
+        with _reading(name):
+            options = {"buffer_size": BUFFER, "pre_buffer": False, "page_checksum_verification": True}
+            table = stack.enter_context(_pyarrow().parquet.ParquetFile(file, **options))
         yield table
 
 
@@ -150,31 +145,19 @@ def _reading(name: str) -> Iterator[None]:
 def _rows(table: Any, image: str, label: str | None, name: str) -> Iterator[tuple[bytes, Any]]:
     """Image file and value of the label of every row; no bytes where there is no image."""
     columns = [image] if label is None else [image, label]
-    batches = table.iter_batches(TOGETHER, columns=columns, use_threads=False)
-    while True:
-        with _reading(name):
-            batch = next(batches, None)
-            if batch is None:
-                return
+    with _reading(name):
+        for batch in table.iter_batches(TOGETHER, columns=columns, use_threads=False):
             column = batch.column(image)
-            column = column.dictionary_decode() if _pyarrow().types.is_dictionary(column.type) else column
-            files = (column if _is_binary(column.type) else column.field("bytes")).to_pylist()
+            files = (column.field("bytes") if str(column.type).startswith("struct") else column).to_pylist()
             labels = [None] * len(files) if label is None else batch.column(label).to_pylist()
-        for data, value in zip(files, labels, strict=True):
-            yield data or b"", value
-
-
-def _is_binary(kind: Any) -> bool:
-    types = _pyarrow().types
-    return types.is_binary(kind) or types.is_large_binary(kind)
+            for data, value in zip(files, labels, strict=True):
+                yield data or b"", value
 
 
 def _holds_images(kind: Any) -> bool:
-    if _pyarrow().types.is_dictionary(kind):
-        return _is_binary(kind.value_type)
-    if _pyarrow().types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return _is_binary(kind.field("bytes").type)
-    return _is_binary(kind)
+    if str(kind).startswith("struct<"):
+        return kind.get_field_index("bytes") >= 0 and bool(BINARY.fullmatch(str(kind.field("bytes").type)))
+    return bool(BINARY.fullmatch(str(kind)))
 
 
 def _image_column(schema: Any, wanted: str | None, name: str) -> str:
@@ -188,23 +171,12 @@ def _image_column(schema: Any, wanted: str | None, name: str) -> str:
 
 
 def _label_column(schema: Any, wanted: str | None, name: str) -> str | None:
-    able = [field.name for field in schema if _holds_labels(field.type)]
+    able = [field.name for field in schema if any(kind.fullmatch(str(field.type)) for kind in (NUMBERS, WORDS))]
     if wanted is not None:
         return _among(wanted, able, "labels (numbers or words)", schema, name)
     named = [known for known in FIELDS if known in able]
     with_classes = [column for column in able if _class_names(schema, column)]
     return next(iter(named), with_classes[0] if len(with_classes) == 1 else None)
-
-
-def _holds_words(kind: Any) -> bool:
-    types = _pyarrow().types
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_string(kind) or types.is_large_string(kind)
-
-
-def _holds_labels(kind: Any) -> bool:
-    types = _pyarrow().types
-    return _holds_words(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
 
 
 def _no_label_column(schema: Any) -> str:

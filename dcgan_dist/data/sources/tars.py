@@ -18,13 +18,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from dcgan_dist.data.remote import fill as remote
-from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.fill import Wanted, fill
-from dcgan_dist.data.shards.classes import names_in
-from dcgan_dist.data.shards.completeness import Completeness
 from dcgan_dist.data.shards.files import LocalFile
 from dcgan_dist.data.shards.foreign import DEFAULT, foreign_index
 from dcgan_dist.data.shards.index import NO_LABEL, ShardIndex, read_index
+from dcgan_dist.data.shards.labels import common_numbering, relabel
 from dcgan_dist.data.shards.notes import Notes, merge_notes
 from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
 from dcgan_dist.data.sources.base import (
@@ -38,15 +37,15 @@ from dcgan_dist.data.sources.base import (
     Report,
     Source,
     folder_labels,
-    labels_in_common,
+    number_names,
 )
-from dcgan_dist.data.sources.names import ending, stem
-from dcgan_dist.data.sources.staged import Stage
+from dcgan_dist.data.sources.names import stem
+from dcgan_dist.data.sources.staged import staged_copies
 from dcgan_dist.data.system.storage import atomic_file
 from dcgan_dist.errors import UsageError, UserError
 
 INDEXED_TOGETHER = 16
-LISTED = 3  # tars without images
+EMPTY_LISTED = 3  # tars without images
 MOST_OPEN_FILES = 64
 ROW = "{:09}"  # key of a table's row
 
@@ -55,7 +54,7 @@ class Tar(NamedTuple):
     """A tar, or what is copied into one, by path or URL."""
 
     name: str
-    path: Path | None  # of the plain local file: its own, or a copy; None: it is not copied yet
+    path: Path | None = None  # of the plain local file: its own, or a copy; None: it is not copied yet
     rows: bool = False  # its keys are the numbers of a table's rows
     notes: Notes | None = None  # of that table; None: those of the tar
 
@@ -74,15 +73,15 @@ class TarSource(Source):
     tars: tuple[Tar, ...]
     classes: Mapping[int, str] = field(default_factory=dict[int, str])
     choice: MemberChoice = DEFAULT
-    said: tuple[str, ...] = ()
-    """Lines for people, of the manifests beside them."""
+    lines: tuple[str, ...] = ()
+    """For people, of the manifests beside them."""
 
     def prepared(self, folder: Path, report: Report) -> "TarSource":
         """The same with staged copies of what is compressed or remote."""
         packed = [tar.name for tar in self.tars if tar.path is None]
         if not packed:
             return self
-        copies = dict(zip(packed, Stage(folder, _unpack).copies(packed, report), strict=True))
+        copies = dict(zip(packed, staged_copies(packed, folder, _unpack, report), strict=True))
         return replace(self, tars=tuple(tar._replace(path=tar.path or copies[tar.name]) for tar in self.tars))
 
     def items(self) -> Items:
@@ -91,29 +90,30 @@ class TarSource(Source):
         notes: list[Notes] = []
 
         def names() -> Iterator[str]:
-            for number, index in enumerate(self._indexes()):
-                tar = self.tars[number]
+            for number, (tar, index) in enumerate(zip(self.tars, self._indexes(), strict=True)):
                 notes.append(tar.notes or index.notes)
                 labels.append((index.label.astype(np.int64), notes[-1].words))
                 yield from _names(number, index, f"{stem(tar.name)}-" if tar.rows else "")
 
-        first, images = self.tars[0].name, Images.of(names())
-        if not images:
+        first, images = self.tars[0].name, Images(names())
+        if not len(images):
             others = " and the others" * (len(self.tars) > 1)
             raise UsageError(f"{first}: {'; '.join([f'no images in it{others}', *merge_notes(notes).lines()])}")
-        lines = tuple(self._lines(notes))
-        numbers, classes = labels_in_common(labels, first)
-        classes = classes or self.classes
-        if not classes and (numbers == NO_LABEL).all():
-            numbers, classes, outside = folder_labels(images, first)
+        classes, lines = self.classes, tuple(self._lines(notes))
+        if any(note.words for note in notes):
+            tables, classes = common_numbering(labels, lambda texts: number_names(texts, first))
+            labels = [(relabel(own, table), ()) for (own, _), table in zip(labels, tables, strict=True)]
+        images.labels = np.concatenate([own for own, _ in labels])
+        if not classes and (images.labels == NO_LABEL).all():
+            images.labels, classes, outside = folder_labels(images, first)
             lines += outside
-        return Items(images.with_labels(numbers), {}, classes, lines)
+        return Items(images, {}, classes, lines)
 
     def _lines(self, notes: Sequence[Notes]) -> Iterator[str]:
-        yield from self.said
+        yield from self.lines
         empty = [tar.name for tar, note in zip(self.tars, notes, strict=True) if note.foreign and not note.images]
         if empty:
-            yield f"{len(empty):,} of {len(notes):,} tars hold no image: {', '.join(empty[:LISTED])}"
+            yield f"{len(empty):,} of {len(notes):,} tars hold no image: {', '.join(empty[:EMPTY_LISTED])}"
         if self.choice.for_tars and not any(note.foreign for note in notes):
             yield IGNORED
         yield from merge_notes(notes).lines()
@@ -142,15 +142,49 @@ class TarSource(Source):
                 data = opened(place.tar).read(place.offset - place.before, place.size)
             except UserError as error:
                 raise UserError(f"{self.where(item)}: {str(error).partition(': ')[2]}") from error
-            if len(data) < place.size:
-                raise UserError(f"{self.where(item)}: is cut")
-            if place.checksum is not None and xxhash.xxh3_64_intdigest(data) != place.checksum:
-                raise UserError(f"{self.where(item)}: {_damage(self.tars[place.tar])}")
-            if not place.length:
-                raise UserError(f"{self.where(item)}: {NO_IMAGE}")
+            if problem := place.problem(data, self.tars[place.tar]):
+                raise UserError(f"{self.where(item)}: {problem}")
             return data[place.before :][: place.length], item.label
 
         yield load
+
+
+class _Place(NamedTuple):
+    tar: int  # number
+    offset: int  # of the image
+    length: int
+    before: int  # bytes of its sample in front of it
+    size: int  # bytes of the sample; without a checksum the image's alone
+    checksum: int | None  # of the sample
+
+    def problem(self, data: bytes, tar: Tar) -> str:
+        """What is wrong with the bytes of the sample, or ''."""
+        if len(data) < self.size:
+            return "is cut"
+        if self.checksum is not None and xxhash.xxh3_64_intdigest(data) != self.checksum:
+            again = "copy the shard again" if str(tar.path) == tar.name else f"remove {tar.path}, its copy, and retry"
+            repair = "" if tar.rows else ", or dcgan-dist verify --repair"
+            return f"its bytes are not those that were written; {again}{repair}"
+        return "" if self.length else NO_IMAGE
+
+
+def _placed(item: Item) -> tuple[str, _Place]:
+    """Name in the tar, and where that is."""
+    name, _, text = item.name.rpartition("#")
+    tar, offset, length, *sample = text.split(",")
+    before, size, checksum = sample or (0, length, None)
+    number = None if checksum is None else int(checksum, 16)
+    return name, _Place(int(tar), int(offset), int(length), int(before), int(size), number)
+
+
+def _names(number: int, index: ShardIndex, prefix: str) -> Iterator[str]:
+    suffixes = [index.suffixes[suffix] for suffix in index.suffix.tolist()]
+    places = [f"#{number},{at},{size}" for at, size in zip(index.offset.tolist(), index.length.tolist(), strict=True)]
+    if index.checked:
+        before, sizes = (index.offset - index.start[:-1]).tolist(), np.diff(index.start).tolist()
+        samples = zip(places, before, sizes, index.checksum.tolist(), strict=True)
+        places = [f"{place},{first},{size},{checksum:x}" for place, first, size, checksum in samples]
+    return (f"{prefix}{key}.{suffix}{place}" for key, suffix, place in zip(index.keys, suffixes, places, strict=True))
 
 
 def _index(tar: Tar, choice: MemberChoice) -> ShardIndex:
@@ -166,46 +200,6 @@ def _index(tar: Tar, choice: MemberChoice) -> ShardIndex:
         raise UserError(str(error).replace(str(tar.file), tar.name)) from error
     except OSError as error:
         raise UserError(f"{tar.name}: cannot be read ({error.strerror})") from error
-
-
-def _damage(tar: Tar) -> str:
-    again = "copy the shard again" if str(tar.path) == tar.name else f"remove {tar.path}, its copy, and start again"
-    return f"its bytes are not those that were written; {again}{', or dcgan-dist verify --repair' * (not tar.rows)}"
-
-
-class _Place(NamedTuple):
-    tar: int  # number
-    offset: int  # of the image
-    length: int
-    before: int  # bytes of its sample in front of it
-    size: int  # bytes of the sample; without a checksum the image's alone
-    checksum: int | None  # of the sample
-
-
-def _names(number: int, index: ShardIndex, prefix: str) -> Iterator[str]:
-    suffixes = [index.suffixes[suffix] for suffix in index.suffix.tolist()]
-    places = [f"#{number},{at},{size}" for at, size in zip(index.offset.tolist(), index.length.tolist(), strict=True)]
-    if index.checked:
-        before, sizes = (index.offset - index.start[:-1]).tolist(), np.diff(index.start).tolist()
-        samples = zip(places, before, sizes, index.checksum.tolist(), strict=True)
-        places = [f"{place},{first},{size},{checksum:x}" for place, first, size, checksum in samples]
-    return (f"{prefix}{key}.{suffix}{place}" for key, suffix, place in zip(index.keys, suffixes, places, strict=True))
-
-
-def _placed(item: Item) -> tuple[str, _Place]:
-    """Name in the tar, and where that is."""
-    name, _, text = item.name.rpartition("#")
-    tar, offset, length, *sample = text.split(",")
-    before, whole, checksum = sample or (0, length, None)
-    number = None if checksum is None else int(checksum, 16)
-    return name, _Place(int(tar), int(offset), int(length), int(before), int(whole), number)
-
-
-def tar_source(names: Sequence[str], complete: Completeness) -> TarSource:
-    """The source of tars by path or URL; `complete`: what the manifests beside them say."""
-    plain = [ending(name) == ".tar" and not is_remote(name) for name in names]
-    tars = tuple(Tar(name, Path(name) if is_plain else None) for name, is_plain in zip(names, plain, strict=True))
-    return TarSource(tars, names_in(complete.manifest, names), said=complete.notes)
 
 
 def _unpack(source: remote.Source, wanted: Wanted, target: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dcgan_dist.config.values import SWITCH
 from dcgan_dist.data.shards.labels import is_number, label_text
-from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Source, renumbered
+from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Source, named_labels, renumbered
 from dcgan_dist.errors import UsageError, UserError
 
 TORCHVISION = "torchvision:"
@@ -35,9 +35,8 @@ class TorchvisionSource(Source):
         if not count:
             raise UsageError(f"{TORCHVISION}{self.name}: no images in it")
         width = len(str(count - 1))
-        images = Images.of(f"{number:0{width}}" for number in range(count))
-        names = _class_names(data_set)
-        return Items(images, {}, dict(sorted(zip(renumbered(names), names, strict=True))), _lines(data_set))
+        images = Images(f"{number:0{width}}" for number in range(count))
+        return Items(images, {}, named_labels(_class_names(data_set)), _lines(data_set))
 
     def where(self, item: Item) -> str:
         """The data set with its options, and the number in it."""
@@ -46,12 +45,11 @@ class TorchvisionSource(Source):
 
     def _opened(self, download: bool) -> Any:
         make = _data_set_class(self.name)
-        given = {"root": self.root, "download": download}
         known = inspect.signature(make).parameters
-        arguments = {name: value for name, value in given.items() if name in known}
+        arguments = {name: value for name, value in (("root", self.root), ("download", download)) if name in known}
         try:
             data_set = make(**arguments, **{name: _value(name, text, known) for name, text in self.options})
-            len(data_set)  # what is no data set says so only now
+            len(data_set)  # only now is an error raised by a class that is no data set
         except Exception as error:  # whatever its options and damaged files raise
             if download and isinstance(error, OSError):
                 problem = f"could not be downloaded to {self.root} ({error})"

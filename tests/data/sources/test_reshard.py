@@ -58,7 +58,7 @@ WHOLE = [(encoded(number, "ppm"), number % 5) for number in range(IMAGES)]
 @pytest.mark.parametrize("way", ["local", "packed", "remote"])
 @pytest.mark.parametrize("store", ["keep", "ppm"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_flipped_bit_is_not_carried_on(tmp_path, whole, way, store, place):
+def test_a_flipped_bit_is_not_copied(tmp_path, whole, way, store, place):
     content = flipped(whole, PLACES[place](members(whole)))
     with source_of(way, tmp_path, content) as source:
         with pytest.raises(UserError, match=f"{WRONG}[^\n]*; --skip_bad leaves such images out$"):
@@ -71,7 +71,7 @@ def test_a_flipped_bit_is_not_carried_on(tmp_path, whole, way, store, place):
 
 
 @pytest.mark.parametrize("way", ["local", "packed", "remote"])
-def test_whole_shards_give_the_same_shard_again(tmp_path, whole, way):
+def test_intact_shards_give_the_same_shard_again(tmp_path, whole, way):
     with source_of(way, tmp_path, whole) as source:
         pack(source, tmp_path / "out", store="keep")
     assert packed(tmp_path / "out") == WHOLE
@@ -87,13 +87,13 @@ def test_by_several_processes_and_among_duplicates(tmp_path, whole):
     assert packed(tmp_path / "out") == WHOLE[:5] + WHOLE[6:]
 
 
-def test_a_copy_that_is_damaged_is_made_anew_when_it_was_removed(tmp_path, whole):
+def test_a_copy_that_is_damaged_is_made_again_when_it_was_removed(tmp_path, whole):
     out = tmp_path / "out"
     with source_of("remote", tmp_path, whole) as source:
         source.prepared(out / ".partial" / "copies", print)
         (copy,) = out.glob(".partial/copies/*.tar")
         copy.write_bytes(flipped(whole, PLACES["pixels"](members(whole))))
-        wanted = f"{WRONG}remove {copy}, its copy, and start again, or dcgan-dist verify --repair; --skip_bad"
+        wanted = f"{WRONG}remove {copy}, its copy, and retry, or dcgan-dist verify --repair; --skip_bad"
         with pytest.raises(UserError, match=wanted):
             pack(source, out, store="keep")
         copy.unlink()

@@ -8,7 +8,8 @@ from hypothesis import given as some
 from hypothesis import strategies as st
 from support.sources import BY_NAME, PICTURES, given, make_folder
 
-from dcgan_dist.data.sources import Item, find_source
+from dcgan_dist.data.sources import find_source
+from dcgan_dist.data.sources.base import Item
 from dcgan_dist.errors import UsageError, UserError
 
 NAMES = sorted(PICTURES)
@@ -81,7 +82,7 @@ def test_labels(tmp_path, texts, labels, classes, ending):
     assert (list(images), found) == ([Item("a.png", label) for label in labels], classes)
 
 
-def test_whole_numbers_with_a_point(tmp_path):
+def test_integers_with_a_point(tmp_path):
     rows = '{"file": "a", "label": 4.0}\n{"file": "b", "label": "2.0"}\n{"file": "c"}\n'
     items = one(tmp_path, "a.jsonl", rows).items()
     assert [item.label for item in items.images] == [4, 2, None]
@@ -203,7 +204,7 @@ def test_a_list_that_cannot_be_read(tmp_path):
         ("a.jsonl", '{"path": "a.png", "labels": 1, "category": 2}\n{"note": 3, "path": "b.png", "labels": 2}\n'),
     ],
 )
-def test_columns_that_are_not_used_are_said(tmp_path, name, text):
+def test_columns_that_are_not_used_are_reported(tmp_path, name, text):
     images, _, _, lines = one(tmp_path, name, text).items()
     assert images.labels.tolist() == [1, 2]
     assert lines == ("columns not used: category, note (--image_column and --label_column choose others)",)
@@ -219,7 +220,7 @@ def test_a_plural_is_a_label_only_where_there_is_no_other(tmp_path):
         one(tmp_path, "a.jsonl", rows, label_column="labels").items()
 
 
-def test_columns_that_other_signs_part_are_no_paths(tmp_path):
+def test_columns_with_other_separators_are_no_paths(tmp_path):
     for line in "path;label", "file_name\tlabel", "id|path|label":
         with pytest.raises(UsageError, match="its columns are not separated by commas"):
             one(tmp_path, "a.csv", f"{line}\na.png;1\n").items()

@@ -61,9 +61,11 @@ def test_named_columns(tmp_path):
     source = find_source(str(tmp_path / "a.parquet"), image_column="large", label_column="fine")
     assert given(source, tmp_path / "copies") == BY_NAME
     assert given(find_source(str(tmp_path / "a.parquet")), tmp_path / "copies") == [(b"small", 9)] * 9
-    said: list[str] = []
-    source.prepared(tmp_path / "copies", said.append)
-    assert said == ["columns not used: image (binary), label (int64) (--image_column and --label_column choose others)"]
+    lines: list[str] = []
+    source.prepared(tmp_path / "copies", lines.append)
+    assert lines == [
+        "columns not used: image (binary), label (int64) (--image_column and --label_column choose others)"
+    ]
 
 
 def test_a_folder_in_hugging_faces_layout(tmp_path):
@@ -86,7 +88,7 @@ def test_class_names_of_a_column_of_another_name(tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b'{"info": {"features": {"label": {"names": 3}}}}', b"\xff"])
-def test_metadata_of_another_kind_says_nothing(tmp_path, text):
+def test_metadata_of_another_kind_are_ignored(tmp_path, text):
     table = hugging_face().replace_schema_metadata({"huggingface": text})
     source = ready(one(tmp_path / "a.parquet", table), tmp_path / "copies")
     assert (source.items().classes, source.items().images.labels.tolist()) == ({}, LABELS)
@@ -151,7 +153,7 @@ def test_columns_that_are_not_there(tmp_path, columns, options, message):
     assert "\n" not in str(refused.value)
 
 
-def test_whole_numbers_as_names_keep_their_number(tmp_path):
+def test_integers_as_names_keep_their_number(tmp_path):
     """Hugging Face's imagefolder numbers the folders 1, 10 and 2 so."""
     source = ready(one(tmp_path / "a.parquet", hugging_face(names=("1", "10", "2"))), tmp_path / "copies")
     assert source.items().classes == {1: "1", 2: "2", 10: "10"}

@@ -82,9 +82,9 @@ def test_what_a_killed_process_has_copied_is_kept(tmp_path, source):
     kept = contents(tmp_path / "copies")
     assert len(kept) == 2
     assert len(list((tmp_path / "copies").glob(".*.tmp"))) == 1
-    said = []
-    assert given(source.prepared(tmp_path / "copies", said.append), tmp_path) == WANTED
-    assert len(said) == COUNT - 2
+    lines = []
+    assert given(source.prepared(tmp_path / "copies", lines.append), tmp_path) == WANTED
+    assert len(lines) == COUNT - 2
     assert contents(tmp_path / "copies").items() >= kept.items()
     assert list((tmp_path / "copies").glob(".*")) == []
 
@@ -102,22 +102,22 @@ def test_what_a_killed_process_has_downloaded_is_removed(tmp_path):
     assert not part.exists()
 
 
-def copy_together(source, folder, begin, said):
+def copy_together(source, folder, begin, queue):
     begin.wait()
-    source.prepared(folder, said.put)
-    said.put(None)
+    source.prepared(folder, queue.put)
+    queue.put(None)
 
 
 @pytest.mark.dist
 def test_processes_share_the_work(tmp_path, source):
     context = multiprocessing.get_context("spawn")
-    begin, said = context.Barrier(2), context.Queue()
-    processes = start(*[(copy_together, source, tmp_path / "copies", begin, said)] * 2)
-    lines = list(iter(said.get, None)) + list(iter(said.get, None))
+    begin, queue = context.Barrier(2), context.Queue()
+    processes = start(*[(copy_together, source, tmp_path / "copies", begin, queue)] * 2)
+    lines = list(iter(queue.get, None)) + list(iter(queue.get, None))
     for process in processes:
         process.join()
-    said.close()
-    said.join_thread()
+    queue.close()
+    queue.join_thread()
     assert [process.exitcode for process in processes] == [0, 0]
     copied = Counter(line.split()[1] for line in lines if line.startswith("copied"))
     assert copied == Counter(f"{tmp_path}/{number}.tgz" for number in range(COUNT))
@@ -128,11 +128,11 @@ def test_the_copy_of_a_process_that_dies_while_others_wait(tmp_path, source):
     source.prepared(tmp_path / "copies", print)
     copies = sorted((tmp_path / "copies").glob("*.tar"))
     copies[3].unlink()
-    said = []
+    lines = []
     waits = threading.Event()
 
     def report(line):
-        said.append(line.split()[0])
+        lines.append(line.split()[0])
         waits.set()
 
     with copies[3].with_suffix(".lock").open("ab") as lock:  # as if another process were at it
@@ -143,7 +143,7 @@ def test_the_copy_of_a_process_that_dies_while_others_wait(tmp_path, source):
         assert not copies[3].exists()
     thread.join()
     assert copies[3].exists()
-    assert said == ["waiting"]
+    assert lines == ["waiting"]
     assert given(source, tmp_path / "copies") == WANTED
 
 
@@ -155,12 +155,12 @@ def test_one_file_under_two_names_is_copied_once(tmp_path, source):
     assert len(contents(tmp_path / "copies")) == 1
 
 
-def test_a_changed_file_is_copied_anew(tmp_path, source):
+def test_a_changed_file_is_copied_again(tmp_path, source):
     assert given(source, tmp_path / "copies") == WANTED
     (tmp_path / "0.tgz").write_bytes(gzip.compress(tar_bytes([("0.png", b"changed")])))
-    said = []
-    assert given(source.prepared(tmp_path / "copies", said.append), tmp_path)[0] == (b"changed", None)
-    assert said == [f"copied {tmp_path}/0.tgz (1 of 8)"]
+    lines = []
+    assert given(source.prepared(tmp_path / "copies", lines.append), tmp_path)[0] == (b"changed", None)
+    assert lines == [f"copied {tmp_path}/0.tgz (1 of 8)"]
     with HttpServer({"a.tar": tar_bytes([("a.png", b"1")])}) as server:
         remote = find_source(server.url("a.tar"))
         assert given(remote, tmp_path / "copies") == [(b"1", None)]

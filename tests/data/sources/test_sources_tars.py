@@ -248,7 +248,7 @@ def test_the_manifest_beside_shards_names_their_classes(shards, tmp_path):
         assert sum(name == "manifest.json" and bool(span) and span != "bytes=0-0" for name, span in log) == 1, log
 
 
-def test_a_manifest_that_says_nothing_of_the_classes(shards, tmp_path):
+def test_a_manifest_without_names_of_classes(shards, tmp_path):
     folder = shards[0].parent
     lines: list[str] = []
 

@@ -23,7 +23,8 @@ from webdataset.compat import WebDataset
 from webdataset.tariterators import base_plus_ext
 
 from dcgan_dist.data.shards.index import read_index
-from dcgan_dist.data.sources import FolderSource, Images, Items, TorchvisionSource, ZipSource, find_source
+from dcgan_dist.data.sources import FolderSource, TorchvisionSource, ZipSource, find_source
+from dcgan_dist.data.sources.base import Images, Items
 from dcgan_dist.data.writing.pack import key_digits, sample_key
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import Callbacks, write_shards
@@ -303,7 +304,7 @@ NAMES = st.text(CHARACTERS, min_size=1).filter(lambda name: name not in (".", ".
 
 
 def keys_of(names):
-    digits = key_digits(Images.of(names))
+    digits = key_digits(Images(names))
     return [sample_key(name, number, digits) for number, name in enumerate(names)]
 
 
