@@ -1,4 +1,4 @@
-"""`dcgan-dist verify SHARDS`: are the shards intact? What is wrong where, and a way to save what is good."""
+"""`dcgan-dist verify SHARDS`: checks shards, reports what is wrong where, and saves the intact samples."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
@@ -15,18 +15,17 @@ from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output
 from dcgan_dist.commands.progress import progress
 from dcgan_dist.config import Retries, Timeout, Workers
-from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard
-from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.system.pool import over_processes
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError
 from dcgan_dist.text import count_text, counted
 
-LISTED = 50  # problems; the .json file holds all
+PROBLEMS_LISTED = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +66,8 @@ def main(argv: list[str]) -> int:
     if options.json:
         check_output("--json", options.json, options.overwrite)
     remote = Remote(timeout=options.timeout, retries=options.retries)
-    todo = make_checklist(options.shards, options.manifest, remote, options.deep)
     choice = MemberChoice(image_key=options.image_key)
-    todo.jobs = [replace(job, choice=choice) for job in todo.jobs]
+    todo = make_checklist(options.shards, options.manifest, remote, options.deep, choice)
     _check_folder(options.repair, todo)
     began = time.monotonic()
     with progress("verify", "B") as show:
@@ -77,11 +75,12 @@ def main(argv: list[str]) -> int:
         reports = over_processes(check_shard, todo.jobs, options.processes, lambda done: show(done, todo.bytes))
     seconds = time.monotonic() - began
     problems = todo.problems + [problem for shard in reports for problem in shard.problems]
-    for line in _listed(problems):
-        print(line)
+    print(*problems[:PROBLEMS_LISTED], sep="\n", end="\n" * bool(problems))
+    if (more := len(problems) - PROBLEMS_LISTED) > 0:
+        print(f"and {more:,} more (--json FILE lists all)")
     saved = _repair(options.repair, todo, reports, options.processes) if options.repair else []
-    for line in (line for shard in saved for line in shard.lines()):
-        print(line)
+    for shard in saved:
+        print(*shard.lines(), sep="\n")
     print(_summary(reports, problems, seconds, options.deep))
     if options.json:
         write_atomically(options.json, _json(reports, problems, saved), new=not options.overwrite)
@@ -89,7 +88,7 @@ def main(argv: list[str]) -> int:
 
 
 def _check_folder(folder: Path | None, todo: Checklist) -> None:
-    """Nothing is ever replaced by what was saved."""
+    """Repaired shards never replace other files."""
     if folder is None:
         return
     if os.path.lexists(folder) and not folder.is_dir():
@@ -103,26 +102,22 @@ def _check_folder(folder: Path | None, todo: Checklist) -> None:
 
 
 def _repair(folder: Path, todo: Checklist, reports: Sequence[ShardReport], processes: int) -> list[Repaired]:
-    """Repairs those that have an index, but not those that are only others than the manifest's."""
+    """Repairs damaged shards that have an index, but not intact ones that differ from the manifest."""
     jobs, others = list[RepairJob](), list[Repaired]()
     shown = {job.shown: job for job in todo.jobs}
     for report in reports:
         kinds = {problem.kind for problem in report.problems} - {"manifest"}
         if not kinds or "unreadable" in kinds:
             continue
-        if report.checked or not report.samples:
+        if report.checked:
             job = shown[report.name]
-            jobs += [RepairJob(job=job, path=folder / base_name(job.name))] * report.checked
-            others += [Repaired(name=report.name)] * (not report.checked)
+            jobs.append(RepairJob(job, folder / base_name(job.name)))
+        elif not report.samples:
+            others.append(Repaired(name=report.name))
         else:
             save = f"dcgan-dist shard {shlex.quote(report.name)} OUT --store keep --skip_bad --allow_cut"
             others.append(Repaired(name=report.name, problem=f"it has no intact index; save its good images by {save}"))
     return over_processes(repair_shard, jobs, processes, lambda _done: None) + others
-
-
-def _listed(problems: Sequence[Problem]) -> list[str]:
-    more = len(problems) - LISTED
-    return [*map(str, problems[:LISTED]), *([f"and {more:,} more (--json FILE lists all)"] if more > 0 else [])]
 
 
 def _summary(reports: Sequence[ShardReport], problems: Sequence[Problem], seconds: float, deep: bool) -> str:
@@ -136,20 +131,13 @@ def _summary(reports: Sequence[ShardReport], problems: Sequence[Problem], second
     if plain:
         how = "headers and images were checked" if deep else "only headers were checked; --deep decodes the images"
         text += f"\nmade by other programs, without checksums: {counted(plain, 'shard')}; {how}"
-    passed = sum((Counter(report.passed) for report in reports), Counter[str]())
-    if passed:
+    if passed := sum((report.passed for report in reports), Counter[str]()):
         text += f"\nskipped: {count_text(passed, 'other member')}"
     if deep and not problems:
-        text += f"\n{_sizes(reports)}"
+        sizes = sum((report.sizes for report in reports), Counter[str]())
+        (most, count), *rest = sizes.most_common()
+        text += f"\n{len(sizes):,} image sizes; {count:,} images are {most}" if rest else f"\nall images are {most}"
     return text
-
-
-def _sizes(reports: Sequence[ShardReport]) -> str:
-    sizes = sum((Counter(report.sizes) for report in reports), Counter[str]())
-    (commonest, count), *rest = sizes.most_common()
-    return (
-        f"all images are {commonest}" if not rest else f"{len(sizes):,} image sizes; {count:,} images are {commonest}"
-    )
 
 
 def _json(reports: Sequence[ShardReport], problems: Sequence[Problem], saved: Sequence[Repaired]) -> bytes:
@@ -160,6 +148,6 @@ def _json(reports: Sequence[ShardReport], problems: Sequence[Problem], saved: Se
     tree = {
         "shards": shards,
         "problems": [asdict(problem) for problem in problems],
-        "repaired": [shard.as_dict() for shard in saved],
+        "repaired": [asdict(shard) for shard in saved],
     }
     return (json.dumps(tree, indent=1) + "\n").encode()

@@ -115,13 +115,13 @@ def test_says_that_other_programs_write_no_checksums(tmp_path, capsys):
 
 
 def test_of_very_many_problems_the_first_are_printed_and_all_written(tmp_path, capsys):
-    paths = [tmp_path / f"{number:02}.tar" for number in range(verify.LISTED + 7)]
+    paths = [tmp_path / f"{number:02}.tar" for number in range(verify.PROBLEMS_LISTED + 7)]
     for path in paths:
         path.write_bytes(b"")
     code, lines = run(capsys, tmp_path, "--json", tmp_path / "found.json")
     assert code == 1
-    assert lines[: verify.LISTED] == [f"{path}: is empty" for path in paths[: verify.LISTED]]
-    assert lines[verify.LISTED] == "and 7 more (--json FILE lists all)"
+    assert lines[: verify.PROBLEMS_LISTED] == [f"{path}: is empty" for path in paths[: verify.PROBLEMS_LISTED]]
+    assert lines[verify.PROBLEMS_LISTED] == "and 7 more (--json FILE lists all)"
     found = json.loads((tmp_path / "found.json").read_text())
     assert [problem["shard"] for problem in found["problems"]] == [str(path) for path in paths]
     assert found["problems"][0] == {

@@ -9,10 +9,9 @@ from pathlib import Path
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
 from dcgan_dist.commands.doctor.run_folder import free_bytes, lock_problem, probing
-from dcgan_dist.data.checking.access import Job
+from dcgan_dist.data.checking.access import ShardJob
 from dcgan_dist.data.checking.checklist import make_checklist
-from dcgan_dist.data.checking.spot import spot_check
-from dcgan_dist.data.checking.verify import Problem, check_shard
+from dcgan_dist.data.checking.verify import Problem, check_shard, spot_check
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.system.pool import over_processes
@@ -44,13 +43,13 @@ def check_shards(context: Context) -> Finding:
     return judge_shards(f"{found}, all opened", images, todo.problems + problems, deep=context.deep)
 
 
-def _all_images(jobs: Sequence[Job]) -> tuple[int, list[Problem]]:
+def _all_images(jobs: Sequence[ShardJob]) -> tuple[int, list[Problem]]:
     """How many there are, and what is wrong with them."""
     reports = over_processes(check_shard, jobs, 0, lambda _: None)
     return sum(report.samples for report in reports), [found for report in reports for found in report.problems]
 
 
-def _some_images(jobs: Sequence[Job]) -> tuple[int, list[Problem]]:
+def _some_images(jobs: Sequence[ShardJob]) -> tuple[int, list[Problem]]:
     """The same for some images of some shards."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         done = pool.map(lambda job: spot_check(job, SAMPLES), random.Random(0).sample(jobs, min(len(jobs), SHARDS)))

@@ -1,4 +1,4 @@
-"""The bytes of one shard for somebody who reads all of them, wherever it lies and however it is packed."""
+"""All bytes of one shard, local or remote, compressed or not."""
 
 import io
 import os
@@ -24,25 +24,25 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
 CHUNK = 4 * 2**20  # bytes read at a time
-PART = 2**20  # bytes of one request; those of one read are under way together
+PART = 2**20  # bytes of one request; the requests of one read run concurrently
 
 
 class UnreadableError(UserError):
-    """The bytes of a shard cannot be read, which says nothing about whether they are right."""
+    """The bytes of a shard cannot be read, so they cannot be checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A shard that is to be looked at."""
+class ShardJob:
+    """A shard to check."""
 
     name: str
     deep: bool = False
     """Decode every image."""
     entry: ShardEntry | None = None
-    """What the manifest says of it."""
+    """Its entry in the manifest."""
     remote: Remote = field(default_factory=Remote)
     stat: RemoteStat | None = None
-    """Of a remote one."""
+    """Of a remote shard."""
     choice: MemberChoice = field(default_factory=MemberChoice)
     """How tars of other programs are read."""
 
@@ -52,22 +52,15 @@ class Job:
         return str(Location(self.name))
 
 
-class Passage(io.RawIOBase):
-    """A file as something to be read from front to back, once, with the checksum of all that went by."""
+class HashingReader(io.RawIOBase):
+    """A file that is read mostly in order; computes the checksum of the complete file on the way."""
 
     def __init__(self, read: ReadAt, size: int, tick: Callable[[int], None]) -> None:
-        """`tick` is called with the bytes that are read for the first time."""
+        """`tick` is called with the number of bytes read for the first time."""
         self._read_at, self._size, self._tick = read, size, tick
-        self._at = self._passed = self.furthest = 0
+        self._at = self._hashed = self.furthest = 0
         self._checksum = xxhash.xxh3_128()
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
+        self.readable = self.seekable = lambda: True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """See io.RawIOBase."""
@@ -79,9 +72,9 @@ class Passage(io.RawIOBase):
         wanted = max(0, min(len(buffer), self._size - self._at))
         data = self._read_at(self._at, wanted) if wanted else b""
         buffer[: len(data)] = data
-        if self._at <= self._passed < self._at + len(data):
-            self._checksum.update(data[self._passed - self._at :])
-            self._passed = self._at + len(data)
+        if self._at <= self._hashed < self._at + len(data):
+            self._checksum.update(data[self._hashed - self._at :])
+            self._hashed = self._at + len(data)
         self._at += len(data)
         if data and self._at > self.furthest:
             self._tick(self._at - self.furthest)
@@ -89,16 +82,16 @@ class Passage(io.RawIOBase):
         return len(data)
 
     def checksum(self) -> str:
-        """xxh3-128 of the complete file, hexadecimal; reads what nobody has read yet."""
-        self.seek(self._passed)
+        """xxh3-128 of the complete file, hexadecimal; reads the rest of the file."""
+        self.seek(self._hashed)
         while self.readinto(bytearray(CHUNK)):
             pass
         return self._checksum.hexdigest()
 
 
 @contextmanager
-def opened(job: Job) -> Iterator[tuple[ReadAt, int]]:
-    """Access to the bytes of a shard, unpacked, and how many they are. Opening and reading raise UnreadableError."""
+def opened(job: ShardJob) -> Iterator[tuple[ReadAt, int]]:
+    """Access to the unpacked bytes of a shard, and their number. Opening and reading raise UnreadableError."""
     with _open_file(job) as file:
 
         def read(offset: int, length: int) -> bytes:
@@ -115,7 +108,7 @@ def opened(job: Job) -> Iterator[tuple[ReadAt, int]]:
 
 
 @contextmanager
-def _open_file(job: Job) -> Iterator[BinaryIO | RangedFile]:
+def _open_file(job: ShardJob) -> Iterator[BinaryIO | RangedFile]:
     kind = packing(base_name(job.name))
     if kind is None and job.stat is not None and job.stat.ranges:
         yield RangedFile(job.remote, job.stat)
@@ -131,7 +124,7 @@ def _open_file(job: Job) -> Iterator[BinaryIO | RangedFile]:
         raise _unreadable(job, error) from error
 
 
-def _unreadable(job: Job, error: OSError | UserError) -> UnreadableError:
+def _unreadable(job: ShardJob, error: OSError | UserError) -> UnreadableError:
     if isinstance(error, UserError):
         return UnreadableError(str(error))
     known = {ENOENT: "no such file", EISDIR: "is a folder; name the shards in it"}

@@ -1,4 +1,4 @@
-"""Shards that carry an index, sample by sample: is each what was written?"""
+"""Checks shards with an index, sample by sample."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,17 +24,17 @@ from dcgan_dist.data.shards.index import (
 )
 from dcgan_dist.errors import UserError
 
-SEARCHED = 2**16  # bytes at the end of a shard where its footer may have moved to
+SEARCHED = 2**16  # bytes at the end of a damaged shard in which its footer is searched
 
 
 def find_index(name: str, size: int, read: ReadAt) -> tuple[Footer, ShardIndex] | None:
-    """The footer and the index of a shard; None where there are none. Raises UserError when they are damaged."""
+    """The footer and the index of a shard; None if it has none. Raises UserError when they are damaged."""
     footer = read_footer(name, size, read)
     return None if footer is None else (footer, _consistent(name, footer, read))
 
 
 def find_moved_index(name: str, size: int, read: ReadAt) -> tuple[Footer, ShardIndex, int] | None:
-    """Footer and index of a shard that has lost or gained bytes, and by how many bytes they have moved; None: lost."""
+    """Footer and index of a shard that has lost or gained bytes, and by how many bytes they moved; or None."""
     begin = max(size - SEARCHED, 0)
     tail = read(begin, SEARCHED)
     place = tail.rfind(MAGIC)
@@ -67,10 +67,10 @@ def _consistent(name: str, footer: Footer, read: ReadAt) -> ShardIndex:
 
 
 class IndexedSample:
-    """A sample of a shard with an index, and what the index says of it."""
+    """A sample of a shard with an index, compared with the index."""
 
     def __init__(self, file: BinaryIO, index: ShardIndex, number: int, moved: int = 0) -> None:
-        """`moved`: how far the sample may have moved, because bytes before it are missing or were added."""
+        """`moved`: bytes by which the sample has moved, because bytes before it are missing or were added."""
         self._start = int(index.start[number])
         offset, length = int(index.offset[number]) - self._start, int(index.length[number])
         file.seek(max(self._start + moved, 0))
@@ -83,16 +83,16 @@ class IndexedSample:
         self._wanted = self._image + label
         checksum = int(index.checksum[number])
         self.intact = xxhash.xxh3_64_intdigest(self._bytes) == checksum
-        """All its bytes are as they were written."""
+        """All its bytes have their checksum."""
         self._data_at = len(self._image) - -(-length // BLOCK) * BLOCK
         self.agrees = self._wanted == self._bytes and self._data_at == offset
-        """Its tar headers and its label are what the index says."""
+        """Its tar headers and its label agree with the index."""
         self.image_intact = self.intact or xxhash.xxh3_64_intdigest(self._wanted) == checksum
-        """The image is as it was written, even where its tar headers or its label in the tar are not."""
+        """The image is intact; its tar headers or its label in the tar may not be."""
 
     @classmethod
     def all(cls, file: BinaryIO, index: ShardIndex, moved: int) -> "Iterator[IndexedSample]":
-        """Every sample, where it should be or where it has moved to."""
+        """Every sample, at its place or at the place it has moved to."""
         for number in range(len(index)):
             sample = cls(file, index, number)
             if moved and not sample.image_intact:
@@ -102,7 +102,7 @@ class IndexedSample:
 
     @cached_property
     def damaged_at(self) -> int:
-        """First byte in the shard that is known to be wrong, or the first of the image."""
+        """Offset in the shard of the first byte that is known to be wrong, or of the image."""
         length = min(len(self._bytes), len(self._wanted))
         found, wanted = (np.frombuffer(part, dtype=np.uint8, count=length) for part in (self._bytes, self._wanted))
         different = np.flatnonzero(found != wanted)
@@ -110,7 +110,7 @@ class IndexedSample:
 
     @property
     def damage(self) -> str:
-        """What is wrong, in words."""
+        """What is wrong."""
         if self._bytes == self._wanted:
             return f"the bytes of the .{self._suffix} are not those that were written (checksum)"
         in_image = self.damaged_at - self._start < len(self._image)

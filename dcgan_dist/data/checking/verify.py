@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from dcgan_dist.data.checking.access import CHUNK, Job, Passage, UnreadableError, opened
+from dcgan_dist.data.checking.access import CHUNK, HashingReader, ShardJob, UnreadableError, opened
 from dcgan_dist.data.checking.indexed import IndexedSample, find_index, find_moved_index, is_index_member
 from dcgan_dist.data.images.codecs import open_image, to_rgb_or_grey
 from dcgan_dist.data.shards.foreign import members
@@ -15,15 +15,17 @@ from dcgan_dist.data.shards.index import INDEX, Footer, ReadAt, ShardIndex
 from dcgan_dist.data.shards.tar_walker import FoundImage, TarWalker
 from dcgan_dist.data.shards.tarfiles import Header
 from dcgan_dist.errors import UserError
+from dcgan_dist.text import counted
 
 MOST_BYTES = 2**30  # of an image file that is decoded
+SPOT_BUFFER = 2**16  # bytes; so few, because a spot check skips most of the file
 AT_BYTE = re.compile(r" at byte (\d+)")
 NETPBM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong."""
+    """Something that is wrong with a shard."""
 
     shard: str
     """Path or URL."""
@@ -40,24 +42,24 @@ class Problem:
         return f"{self.shard}{f': {self.key}' if self.key else ''}{place}: {self.what}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ShardReport:
     """What was found in one shard."""
 
     name: str
-    bytes: int
-    samples: int
-    checked: bool
-    """Whether the shard carries checksums; tars made by other programs carry none."""
-    sizes: dict[str, int]
+    bytes: int = 0
+    samples: int = 0
+    checked: bool = False
+    """Whether the shard carries checksums; tars of other programs carry none."""
+    sizes: Counter[str] = field(default_factory=Counter)
     """Images of each "WIDTHxHEIGHT", where all were decoded."""
-    problems: tuple[Problem, ...]
-    passed: dict[str, int] = field(default_factory=dict)
-    """Members of a tar of another program that are not used, by their endings."""
+    problems: list[Problem] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
+    """Members of a tar of another program that are not used, by their extensions."""
 
 
-def check_shard(job: Job, tick: Callable[[int], None]) -> ShardReport:
-    """Everything that is wrong with one shard; read once, from front to back, a few megabytes at a time.
+def check_shard(job: ShardJob, tick: Callable[[int], None]) -> ShardReport:
+    """Finds everything that is wrong with one shard; reads it once, from front to back, a few megabytes at a time.
 
     `tick` is called with the number of bytes as they are read.
     """
@@ -66,66 +68,85 @@ def check_shard(job: Job, tick: Callable[[int], None]) -> ShardReport:
         with opened(job) as (read, size):
             check.run(read, size, tick)
     except UserError as error:
-        check.note("unreadable", str(error).removeprefix(f"{check.name}: "))
-    return ShardReport(
-        name=check.name,
-        bytes=check.size,
-        samples=check.samples,
-        checked=check.checked,
-        sizes=dict(check.sizes),
-        problems=tuple(check.problems),
-        passed=dict(check.passed),
-    )
+        check.refuse("unreadable", error)
+    return check.report
+
+
+def spot_check(job: ShardJob, count: int) -> tuple[int, list[Problem]]:
+    """Checks up to `count` samples: the first, the last and some between; how many, and what is wrong.
+
+    Takes a second, local or remote. Reads nothing of shards without an index, which carry no checksums.
+    """
+    check = _Check(job)
+    try:
+        with opened(job) as (read, size):
+            if (found := find_index(job.shown, size, read)) is None:
+                return 0, []
+            index = found[1]
+            count = min(count, len(index))
+            with io.BufferedReader(HashingReader(read, size, lambda _: None), SPOT_BUFFER) as file:
+                for place in range(count):
+                    number = round((len(index) - 1) * place / max(count - 1, 1))
+                    check.sample(IndexedSample(file, index, number), index.keys[number])
+            return count, check.report.problems
+    except UserError as error:
+        check.refuse("unreadable", error)
+        return 0, check.report.problems
 
 
 class _Check:
-    def __init__(self, job: Job) -> None:
-        self.job, self.name = job, job.shown
-        self.size = self.samples = 0
-        self.checked = False
-        self.sizes, self.passed = Counter[str](), Counter[str]()
-        self.problems: list[Problem] = []
+    def __init__(self, job: ShardJob) -> None:
+        self.job, self.report = job, ShardReport(name=job.shown)
 
     def note(self, kind: str, what: str, key: str | None = None, byte: int | None = None) -> None:
-        # names in tars may hold line breaks, and what is no text
+        # names in tars may hold line breaks, and bytes that are not UTF-8
         key = None if key is None else key.encode(errors="replace").decode().replace("\n", " ")
-        self.problems.append(Problem(shard=self.name, kind=kind, what=what, key=key, byte=byte))
+        self.report.problems.append(Problem(shard=self.job.shown, kind=kind, what=what, key=key, byte=byte))
+
+    def refuse(self, kind: str, error: UserError) -> None:
+        place = AT_BYTE.search(str(error)) if kind == "structure" else None
+        byte = int(place[1]) if place else None
+        self.note(kind, str(error).removeprefix(f"{self.job.shown}: "), byte=byte)
 
     def run(self, read: ReadAt, size: int, tick: Callable[[int], None]) -> None:
-        self.size, entry = size, self.job.entry
+        report, entry, name = self.report, self.job.entry, self.job.shown
+        report.bytes = size
         if entry and size != entry.bytes:
             self.note("manifest", f"{size:,} bytes, but {entry.bytes:,} in the manifest")
-        found = self._index(read)
-        placed = (*found, 0) if found else find_moved_index(self.name, size, read)
-        passage = Passage(read, size, tick)
-        with io.BufferedReader(passage, CHUNK) as file:
+        found = None
+        try:
+            found = find_index(name, size, read)
+        except UnreadableError:
+            raise
+        except UserError as error:
+            self.refuse("index", error)
+        placed = (*found, 0) if found else find_moved_index(name, size, read)
+        reader = HashingReader(read, size, tick)
+        with io.BufferedReader(reader, CHUNK) as file:
             if placed is None:
                 self._walked(file)
             else:
                 self._indexed(file, *placed)
-            if entry and self.samples != entry.samples:
-                self.note("manifest", f"{self.samples:,} samples, but {entry.samples:,} in the manifest")
-            if entry and not self.problems and passage.checksum() != entry.xxh128:
+            if entry and report.samples != entry.samples:
+                self.note("manifest", f"{report.samples:,} samples, but {entry.samples:,} in the manifest")
+            if entry and not report.problems and reader.checksum() != entry.xxh128:
                 self.note("manifest", "its bytes are not those of the manifest's checksum: another shard of this name")
-        if passage.furthest < size:  # behind damage
-            tick(size - passage.furthest)
+        if reader.furthest < size:  # nothing behind damage was read
+            tick(size - reader.furthest)
 
-    def _index(self, read: ReadAt) -> tuple[Footer, ShardIndex] | None:
-        try:
-            return find_index(self.name, self.size, read)
-        except UnreadableError:
-            raise
-        except UserError as error:
-            self.note("index", str(error).removeprefix(f"{self.name}: "))
-            return None
+    def sample(self, sample: IndexedSample, key: str) -> bool:
+        """Whether the bytes of a sample are intact."""
+        if not sample.intact:
+            self.note("checksum", sample.damage, key, sample.damaged_at)
+        return sample.intact
 
     def _indexed(self, file: BinaryIO, footer: Footer, index: ShardIndex, moved: int) -> None:
-        self.checked, self.samples = True, len(index)
+        self.report.checked, self.report.samples = True, len(index)
         samples = IndexedSample.all(file, index, moved)
         for number, (key, sample) in enumerate(zip(index.keys, samples, strict=True)):
-            if not sample.intact:
-                self.note("checksum", sample.damage, key, sample.damaged_at)
-            elif not sample.agrees:
+            if not self.sample(sample, key):
+                continue
+            if not sample.agrees:
                 self.note("structure", f"tar and index do not agree: {sample.damage}", key, sample.damaged_at)
             elif self.job.deep:
                 self._decode(sample.data, key, int(index.offset[number]))
@@ -140,7 +161,7 @@ class _Check:
             file.seek(info.offset_data)
             return file.read(info.size)
 
-        walk = TarWalker(self.name, self._members(file), load, self.job.choice)
+        walk = TarWalker(self.job.shown, self._members(file), load, self.job.choice)
         images: list[FoundImage] = []
         try:
             for image in walk.images():
@@ -150,15 +171,14 @@ class _Check:
         except UnreadableError:
             raise
         except UserError as error:
-            place = AT_BYTE.search(str(error))
-            self.note("structure", str(error).removeprefix(f"{self.name}: "), byte=int(place[1]) if place else None)
-        self.samples, self.passed = len(images), walk.passed
-        if not images and not self.problems:
+            self.refuse("structure", error)
+        self.report.samples, self.report.passed = len(images), walk.passed
+        if not images and not self.report.problems:
             self.note("structure", "holds no images")
 
     def _members(self, file: BinaryIO) -> Iterator[Header]:
-        for info in members(self.name, file, self.size):
-            if info.name == INDEX and not self.problems:
+        for info in members(self.job.shown, file, self.report.bytes):
+            if info.name == INDEX and not self.report.problems:
                 self.note("index", "its index is damaged, or of an older version of this program", None, info.offset)
             yield info
 
@@ -174,7 +194,7 @@ class _Check:
 
     def _decode(self, data: bytes, key: str, byte: int) -> None:
         try:
-            self.sizes[decoded_size(data)] += 1
+            self.report.sizes[decoded_size(data)] += 1
         except UserError as error:
             self.note("image", str(error), key, byte)
 
@@ -191,7 +211,6 @@ def decoded_size(data: bytes) -> str:
     if header:
         width, height, most = map(int, header.groups()[1:])
         pixels = width * height * (3 if header[1] == b"6" else 1) * (2 if most > 255 else 1)
-        behind = data[header.end() + pixels :].strip()
-        if behind:
-            raise UserError(f"{len(behind):,} bytes more than its header says")
+        if extra := data[header.end() + pixels :].strip():
+            raise UserError(f"{counted(len(extra), 'byte')} more than its header says")
     return f"{image.width}x{image.height}"

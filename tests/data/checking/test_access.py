@@ -10,7 +10,7 @@ from support.damages import DAMAGES, IMAGES, MAKERS, ours_jpg
 from support.http_server import HttpServer
 from support.waiting import LIMIT
 
-from dcgan_dist.data.checking.access import Job, base_name, opened
+from dcgan_dist.data.checking.access import ShardJob, base_name, opened
 from dcgan_dist.data.checking.repair import RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.remote.client import Remote
@@ -20,7 +20,7 @@ PACK = {"a.tar.gz": gzip.compress, "a.tgz": gzip.compress, "a.tar.zst": zstandar
 
 
 def check(name, **settings):
-    return check_shard(Job(name=str(name), deep=True, **settings), lambda _: None)
+    return check_shard(ShardJob(name=str(name), deep=True, **settings), lambda _: None)
 
 
 @pytest.fixture(params=[True, False], ids=["ranges", "no ranges"])
@@ -85,9 +85,9 @@ def test_a_tar_that_is_packed_though_its_name_does_not_say_so(tmp_path):
 def test_packed_shards_are_saved_unpacked(tmp_path):
     content = ours_jpg(tmp_path / "a.tar").read_bytes()
     (tmp_path / "b.tar.gz").write_bytes(gzip.compress(DAMAGES["flipped start of an image"](content)))
-    job = RepairJob(job=Job(name=str(tmp_path / "b.tar.gz")), path=tmp_path / "c.tar")
+    job = RepairJob(job=ShardJob(name=str(tmp_path / "b.tar.gz")), path=tmp_path / "c.tar")
     assert repair_shard(job, lambda _: None).lost == ("00005",)
-    assert check(tmp_path / "c.tar").problems == ()
+    assert check(tmp_path / "c.tar").problems == []
 
 
 def test_what_cannot_be_opened_is_one_line(tmp_path):
@@ -101,7 +101,10 @@ def test_what_cannot_be_opened_is_one_line(tmp_path):
         ("pipe.tar", "cannot be read .no regular file"),
         ("pipe.tar.gz", "cannot be read .no regular file"),
     ):
-        with pytest.raises(UserError, match=f"^{tmp_path}/{name}: {words}"), opened(Job(name=f"{tmp_path}/{name}")):
+        with (
+            pytest.raises(UserError, match=f"^{tmp_path}/{name}: {words}"),
+            opened(ShardJob(name=f"{tmp_path}/{name}")),
+        ):
             pass
 
 

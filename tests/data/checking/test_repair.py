@@ -13,7 +13,7 @@ from support.http_server import HttpServer
 from support.shards import by_index, encoded, write_ours
 from support.waiting import LIMIT
 
-from dcgan_dist.data.checking.access import Job
+from dcgan_dist.data.checking.access import ShardJob
 from dcgan_dist.data.checking.repair import RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.remote.client import Remote
@@ -29,7 +29,7 @@ from dcgan_dist.errors import UserError
 def repair(path, new, **settings):
     if Path(new).is_file():
         Path(new).unlink()
-    return repair_shard(RepairJob(job=Job(name=str(path), **settings), path=Path(new)), lambda _: None)
+    return repair_shard(RepairJob(job=ShardJob(name=str(path), **settings), path=Path(new)), lambda _: None)
 
 
 def rows_of(path):
@@ -39,8 +39,8 @@ def rows_of(path):
 
 def rows_of_new(path):
     """The same of a shard that was saved, which is intact and one of ours."""
-    report = check_shard(Job(name=str(path), deep=True), lambda _: None)
-    assert report.problems == ()
+    report = check_shard(ShardJob(name=str(path), deep=True), lambda _: None)
+    assert report.problems == []
     assert report.checked
     return rows_of(path)
 
@@ -66,7 +66,7 @@ def test_exactly_the_undamaged_samples_are_saved(tmp_path, make, damage):
     assert rows_of_new(new) == undamaged
     assert report.path == str(new)
     assert set(report.lost) == {row[0] for row in intact} - {row[0] for row in undamaged}
-    named = {problem.key for problem in check_shard(Job(name=str(path)), lambda _: None).problems}
+    named = {problem.key for problem in check_shard(ShardJob(name=str(path)), lambda _: None).problems}
     assert set(report.lost) <= named
 
 
@@ -227,7 +227,7 @@ def test_sparse_members_are_refused_by_name(tmp_path):
     os.truncate(tmp_path / "a.jpg", 2**22)
     command = ["tar", "cf", tmp_path / "a.tar", "--sparse", "-C", tmp_path, "a.jpg", "b.jpg"]
     subprocess.run(command, check=True)
-    (problem,) = check_shard(Job(name=str(tmp_path / "a.tar")), lambda _: None).problems
+    (problem,) = check_shard(ShardJob(name=str(tmp_path / "a.tar")), lambda _: None).problems
     assert problem.what.startswith("'a.jpg' at byte 0 is sparse; write this tar again without --sparse")
 
 
@@ -258,5 +258,5 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path):
         new.write_bytes(b"mine")
 
     with pytest.raises(UserError, match=rf"^{new}: cannot be written \(File exists\)$"):
-        repair_shard(RepairJob(job=Job(name=str(path)), path=new), tick)
+        repair_shard(RepairJob(job=ShardJob(name=str(path)), path=new), tick)
     assert new.read_bytes() == b"mine"

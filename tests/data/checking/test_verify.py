@@ -13,7 +13,7 @@ from support.damages import DAMAGES, IMAGES, MAKERS, NOTHING_LEFT, OF_THE_INDEX,
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.data.checking import verify
-from dcgan_dist.data.checking.access import Job
+from dcgan_dist.data.checking.access import ShardJob
 from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.shards.foreign import walk
 from dcgan_dist.data.shards.index import ShardWriter, member_bytes, read_index
@@ -23,7 +23,7 @@ from dcgan_dist.errors import UserError
 
 
 def check(path, deep=True, **settings):
-    return check_shard(Job(name=str(path), deep=deep, **settings), lambda _: None)
+    return check_shard(ShardJob(name=str(path), deep=deep, **settings), lambda _: None)
 
 
 def entry_of(path):
@@ -38,7 +38,7 @@ def entry_of(path):
 def test_a_whole_shard(tmp_path, make, deep):
     path = make(tmp_path / "a.tar")
     report = check(path, deep, entry=entry_of(path))
-    assert report.problems == ()
+    assert report.problems == []
     assert (report.name, report.bytes, report.samples) == (str(path), path.stat().st_size, IMAGES)
     assert report.checked == (make is not foreign)
     assert report.sizes == ({"32x32": IMAGES} if deep else {})
@@ -161,7 +161,7 @@ def test_deep_names_images_that_cannot_be_decoded(tmp_path):
             shard.add(str(number), "ppm" if number == 3 else "jpg", data)
     index = read_index(path)
     assert index is not None
-    assert check(path, deep=False).problems == ()
+    assert check(path, deep=False).problems == []
     problems = check(path).problems
     assert [(problem.kind, problem.key, problem.byte) for problem in problems] == [
         ("image", str(number), int(index.offset[number])) for number in (1, 2, 3)
@@ -188,7 +188,7 @@ def test_what_training_refuses_of_other_programs_is_named(tmp_path):
     own = write_tar(tmp_path / "own.tar", [("a.jpg", encoded(1, "jpg")), ("a.__key__", b"x")])
     assert "for its own use" in check(own).problems[0].what
     left_out = write_tar(tmp_path / "bad.tar", [("a.jpg", b"x"), ("a.__bad__", b"x"), ("b.jpg", encoded(1, "jpg"))])
-    assert (check(left_out).problems, check(left_out).samples) == ((), 1)
+    assert (check(left_out).problems, check(left_out).samples) == ([], 1)
     two = tmp_path / "two.tar"
     two.write_bytes(2 * foreign(tmp_path / "one.tar").read_bytes())
     (problem,) = check(two).problems
@@ -235,7 +235,7 @@ def test_all_kinds_of_tars(tmp_path, tar_format):
     name = "folder/" * 12 + "Ünï" if tar_format == tarfile.USTAR_FORMAT else "long" * 60 + "/" + "Ünï" * 40
     rows = [(f"{name}{number}.jpg", encoded(number, "jpg")) for number in range(5)]
     path = write_tar(tmp_path / "a.tar", rows, tar_format)
-    assert (check(path).problems, check(path).samples) == ((), 5)
+    assert (check(path).problems, check(path).samples) == ([], 5)
     path.write_bytes(path.read_bytes()[:-11_000])
     assert check(path).problems
 
@@ -243,7 +243,7 @@ def test_all_kinds_of_tars(tmp_path, tar_format):
 def test_what_the_manifest_says(tmp_path):
     path = ours_jpg(tmp_path / "a.tar")
     entry = entry_of(path)
-    assert check(path, entry=entry).problems == ()
+    assert check(path, entry=entry).problems == []
     size = path.stat().st_size
 
     def said(**other):
@@ -276,7 +276,7 @@ def test_memory_is_bounded(tmp_path):
     entry = replace(entry_of(path), samples=200)
     tracemalloc.start()
     try:
-        assert check(path, deep=False, entry=entry).problems == ()
+        assert check(path, deep=False, entry=entry).problems == []
         assert tracemalloc.get_traced_memory()[1] < 16e6
     finally:
         tracemalloc.stop()
@@ -286,7 +286,7 @@ def test_progress_comes_to_the_size(tmp_path):
     for make in MAKERS:
         path = make(tmp_path / "a.tar")
         steps = []
-        check_shard(Job(name=str(path)), steps.append)
+        check_shard(ShardJob(name=str(path)), steps.append)
         assert sum(steps) == path.stat().st_size
         assert min(steps) > 0
 
@@ -297,7 +297,7 @@ def test_several_processes_find_the_same(tmp_path):
         path = MAKERS[number % 3](tmp_path / f"{number}.tar")
         if number % 4:
             path.write_bytes((DAMAGES | NOTHING_LEFT)[damage](path.read_bytes()))
-        jobs.append(Job(name=str(path), deep=True))
+        jobs.append(ShardJob(name=str(path), deep=True))
     done = []
     together = over_processes(check_shard, jobs, 2, done.append)
     assert together == over_processes(check_shard, jobs, 1, lambda _: None)

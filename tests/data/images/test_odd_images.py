@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support.shards import by_index
 
-from dcgan_dist.data.checking.access import Job
+from dcgan_dist.data.checking.access import ShardJob
 from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.images.codecs import decode_into, open_image
 from dcgan_dist.data.shards.index import ShardWriter, read_index
@@ -149,7 +149,7 @@ def test_verify_takes_the_ones_and_names_the_others(tmp_path):
     with ShardWriter(tmp_path / "a.tar") as shard:
         for name, data in files.items():
             shard.add(name[:-4], name[-3:], data)
-    report = check_shard(Job(name=str(tmp_path / "a.tar"), deep=True), lambda _: None)
+    report = check_shard(ShardJob(name=str(tmp_path / "a.tar"), deep=True), lambda _: None)
     assert report.sizes == {f"{SIZE}x{SIZE}": 6, "1x1": 3}
     found = [(problem.key, problem.kind, problem.what) for problem in report.problems]
     assert found == [(name[:-4], "image", TOO_MANY) for name in REFUSED]
@@ -165,7 +165,7 @@ def test_shard_takes_the_ones_and_lists_the_others(tmp_path, store):
     summary = write_shards(find_source(str(tmp_path / "in")), tmp_path / "out", packing)
     assert sorted(summary.skipped) == sorted(f"{tmp_path}/in/{name}: {TOO_MANY}" for name in REFUSED)
     (path,) = (tmp_path / "out").glob("*.tar")
-    assert check_shard(Job(name=str(path), deep=True), lambda _: None).problems == ()
+    assert check_shard(ShardJob(name=str(path), deep=True), lambda _: None).problems == []
     index = read_index(path)
     assert index is not None
     assert sorted(index.keys) == sorted(name[:-4] for name in ANSWERS)
