@@ -1,4 +1,4 @@
-"""`dcgan-dist inspect SHARDS`: what is in them, in numbers and as one picture."""
+"""`dcgan-dist inspect SHARDS`: their contents, in numbers and as one picture."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output, picture_path, save_picture
 from dcgan_dist.config import DataConfig, Images, Range, Retries, Seed, Timeout
 from dcgan_dist.data.checking.checklist import shard_names
-from dcgan_dist.data.checking.corpus_statistics import CorpusStatistics, Looks, Picture, count, look, pictures, spread
+from dcgan_dist.data.checking.corpus_statistics import Counts, Decoded, Picture, count, decode, pictures, spread
 from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.images.codecs import to_rgb_or_grey
 from dcgan_dist.data.remote.client import Remote
@@ -29,9 +29,10 @@ from dcgan_dist.data.shards.manifest import Manifest
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run.grid import grid
+from dcgan_dist.text import counted
 
 SHEET = "contact.png"
-LISTED = 5  # sizes, kinds of pixels, bad images
+MOST_LISTED = 5  # sizes, modes, bad images
 SMALLEST, LARGEST = 64, 128  # pixels of a tile's longer side
 CAPTION = 12  # pixels
 
@@ -95,76 +96,70 @@ def main(argv: list[str]) -> int:
     complete = compare_with_manifests(options.shards, names, opener.remote)
     manifest = complete.manifest
     corpus = Corpus(open_shards(names, opener), opener)
-    statistics = count(corpus)
+    counts = count(corpus)
     samples = spread(corpus.size, corpus.size if options.all else options.sample, options.seed)
     with tqdm(desc="inspect", total=len(samples), unit="img", disable=not sys.stderr.isatty()) as bar:
-
-        def report(done: int) -> None:
-            bar.update(done - bar.n)
-
-        looks = look(corpus, samples, report)
-    print("\n".join(facts(statistics, looks, manifest)))
-    for line in complete.missing + complete.notes:
-        print(f"shards:   {line}")
-    for line in unused_lines([*corpus.shards, *corpus.without_images], opener.choice):
-        print(line)
+        decoded = decode(corpus, samples, lambda done: bar.update(done - bar.n))
+    lines = facts(counts, decoded, manifest)
+    lines += [f"shards:   {line}" for line in complete.missing + complete.notes]
+    print(*lines, *unused_lines([*corpus.shards, *corpus.without_images], opener.choice), sep="\n")
     if options.json:
-        found = json.dumps(as_dict(statistics, looks, manifest), indent=1) + "\n"
+        found = json.dumps(as_dict(counts, decoded, manifest), indent=1) + "\n"
         write_atomically(options.json, found.encode(), new=not options.overwrite)
     if options.count:
         drawn = spread(corpus.size, options.count, options.seed)
         sheet = contact_sheet(pictures(corpus, drawn), names_in(manifest, names) or corpus.classes)
         out = save_picture(sheet, options.out, SHEET, options.overwrite)
-        print(f"contact sheet: {len(drawn)} images in {out}")
+        print(f"contact sheet: {counted(len(drawn), 'image')} in {out}")
     return 0
 
 
-def facts(statistics: CorpusStatistics, looks: Looks, manifest: Manifest | None) -> list[str]:
-    """All that is known, for people."""
-    mean = statistics.image_bytes / statistics.images
-    suffixes = ", ".join(f"{images:,} .{suffix}" for suffix, images in statistics.suffixes.most_common())
-    others = statistics.shards - statistics.checked
-    made = f"{statistics.checked:,} with an index and checksums" if statistics.checked else ""
-    made += (", " if made and others else "") + (f"{others:,} made by other programs, no checksums" if others else "")
+def facts(counts: Counts, decoded: Decoded, manifest: Manifest | None) -> list[str]:
+    """Everything as lines of text."""
+    mean = counts.image_bytes / counts.images
+    suffixes = ", ".join(f"{images:,} .{suffix}" for suffix, images in counts.suffixes.most_common())
+    origins = {
+        "with an index and checksums": counts.checked,
+        "made by other programs, no checksums": counts.shards - counts.checked,
+    }
+    made = ", ".join(f"{shards:,} {origin}" for origin, shards in origins.items() if shards)
     lines = [
-        f"shards:   {statistics.shards:,} ({made}), {statistics.file_bytes / 1e6:,.1f} MB",
-        f"images:   {statistics.images:,} ({suffixes}), {mean:,.0f} bytes each",
-        f"epoch:    {statistics.image_bytes / 1e6:,.1f} MB of images to read",
-        f"labels:   {_labels(statistics.labels, _names(statistics, manifest))}",
+        f"shards:   {counts.shards:,} ({made}), {counts.file_bytes / 1e6:,.1f} MB",
+        f"images:   {counts.images:,} ({suffixes}), {mean:,.0f} bytes each",
+        f"epoch:    {counts.image_bytes / 1e6:,.1f} MB of images to read",
+        f"labels:   {_labels(counts.labels, _names(counts, manifest))}",
     ]
     if manifest is not None:
-        duplicates = (
-            "nobody looked for duplicates" if manifest.duplicates is None else f"{manifest.duplicates:,} duplicates"
-        )
-        lines.append(f"manifest: {duplicates}; {manifest.bad:,} images were left out because they could not be read")
-    which = "all" if looks.images + len(looks.bad) == statistics.images else f"{looks.images + len(looks.bad):,}"
-    lines.append(f"of {which} images, decoded:")
-    if looks.images:
-        lines += [f"  sizes:  {_sizes(looks.sizes)}", f"  pixels: {_most(looks.modes)}"]
-        lines += [f"  mean:   {_numbers(looks.pixels.mean())}", f"  std:    {_numbers(looks.pixels.std())}"]
-    if looks.bad:
-        lines.append(f"  cannot be decoded: {len(looks.bad):,} (`dcgan-dist verify --deep` finds all)")
-        lines += [f"    {line}" for line in looks.bad[:LISTED]]
+        searched = manifest.duplicates is not None
+        duplicates = f"{manifest.duplicates:,} duplicates" if searched else "duplicates were not searched for"
+        lines.append(f"manifest: {duplicates}; {counted(manifest.bad, 'unreadable image')} left out")
+    total = decoded.images + len(decoded.bad)
+    lines.append(f"of {'all' if total == counts.images else f'{total:,}'} images, decoded:")
+    if decoded.images:
+        lines += [f"  sizes:  {_sizes(decoded.sizes)}", f"  pixels: {_most(decoded.modes)}"]
+        lines += [f"  mean:   {_numbers(decoded.pixels.mean())}", f"  std:    {_numbers(decoded.pixels.std())}"]
+    if decoded.bad:
+        lines.append(f"  cannot be decoded: {len(decoded.bad):,} (`dcgan-dist verify --deep` finds all)")
+        lines += [f"    {line}" for line in decoded.bad[:MOST_LISTED]]
     return lines
 
 
-def _names(statistics: CorpusStatistics, manifest: Manifest | None) -> Mapping[int, str | None]:
-    return statistics.classes if manifest is None else {entry.label: entry.name for entry in manifest.classes}
+def _names(counts: Counts, manifest: Manifest | None) -> Mapping[int, str | None]:
+    return counts.classes if manifest is None else {entry.label: entry.name for entry in manifest.classes}
 
 
 def _labels(labels: Counter[int], names: Mapping[int, str | None]) -> str:
-    def named(label: int) -> str:
-        return f"{label} ({names[label]})" if names.get(label) else str(label)
+    def named(label: int, images: int) -> str:
+        return f"{label} ({names[label]}) with {images:,}" if names.get(label) else f"{label} with {images:,}"
 
-    without = labels[NO_LABEL]
     ranked = [(label, images) for label, images in labels.most_common() if label != NO_LABEL]
     if not ranked:
         return "none"
-    (most, many), (least, few) = ranked[0], ranked[-1]
-    text = f"{len(ranked):,} class{'es' * (len(ranked) != 1)}"
+    text = counted(len(ranked), "class", "classes")
     if len(ranked) > 1:
-        text += f", the largest {named(most)} with {many:,}, the smallest {named(least)} with {few:,} images"
-    return text + (f"; {without:,} images without a label" if without else "")
+        text += f", the largest {named(*ranked[0])}, the smallest {named(*ranked[-1])} images"
+    without = counted(labels[NO_LABEL], "image without a label", "images without a label")
+    return f"{text}; {without}" if labels[NO_LABEL] else text
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:
@@ -177,42 +172,42 @@ def _most(counts: Counter[str]) -> str:
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     if len(ranked) == 1:
         return f"all {ranked[0][0]}"
-    rest = ranked[LISTED:]
-    text = ", ".join(f"{name} ({images:,})" for name, images in ranked[:LISTED])
-    return text + (f" and {len(rest):,} others ({sum(images for _, images in rest):,})" if rest else "")
+    rest = ranked[MOST_LISTED:]
+    text = ", ".join(f"{name} ({images:,})" for name, images in ranked[:MOST_LISTED])
+    return text + (f" and {counted(len(rest), 'other')} ({sum(images for _, images in rest):,})" if rest else "")
 
 
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values) + " (0 to 1)"
 
 
-def as_dict(statistics: CorpusStatistics, looks: Looks, manifest: Manifest | None) -> dict[str, Any]:
-    """All that is known, for programs."""
-    names = {str(label): name for label, name in _names(statistics, manifest).items()}
-    labels = {str(label): images for label, images in sorted(statistics.labels.items()) if label != NO_LABEL}
+def as_dict(counts: Counts, decoded: Decoded, manifest: Manifest | None) -> dict[str, Any]:
+    """The same for JSON."""
+    names = {str(label): name for label, name in _names(counts, manifest).items()}
+    labels = {str(label): images for label, images in sorted(counts.labels.items()) if label != NO_LABEL}
     return {
-        "shards": statistics.shards,
-        "shards_with_checksums": statistics.checked,
-        "bytes": statistics.file_bytes,
-        "images": statistics.images,
-        "image_bytes": statistics.image_bytes,
-        "formats": dict(statistics.suffixes.most_common()),
+        "shards": counts.shards,
+        "shards_with_checksums": counts.checked,
+        "bytes": counts.file_bytes,
+        "images": counts.images,
+        "image_bytes": counts.image_bytes,
+        "formats": dict(counts.suffixes.most_common()),
         "labels": labels,
-        "unlabelled": statistics.labels[NO_LABEL],
-        "decoded": looks.images,
-        "sizes": {f"{width}x{height}": images for (width, height), images in looks.sizes.most_common()},
-        "modes": dict(looks.modes.most_common()),
-        "mean": looks.pixels.mean() if looks.images else None,
-        "std": looks.pixels.std() if looks.images else None,
-        "cannot_be_decoded": looks.bad,
-        "classes": None if manifest is None and not statistics.classes else names,
+        "unlabelled": counts.labels[NO_LABEL],
+        "decoded": decoded.images,
+        "sizes": {f"{width}x{height}": images for (width, height), images in decoded.sizes.most_common()},
+        "modes": dict(decoded.modes.most_common()),
+        "mean": decoded.pixels.mean() if decoded.images else None,
+        "std": decoded.pixels.std() if decoded.images else None,
+        "cannot_be_decoded": decoded.bad,
+        "classes": None if manifest is None and not counts.classes else names,
         "duplicates": None if manifest is None else manifest.duplicates,
         "left_out": None if manifest is None else manifest.bad,
     }
 
 
 def contact_sheet(drawn: Iterable[Picture], names: Mapping[int, str]) -> NDArray[np.uint8]:
-    """The pictures in a grid, each with the name of its class, its label, or its key where it has none; (H, W, 3)."""
+    """The pictures in a grid (H, W, 3), each with the name of its class, its label, or its key if it has none."""
     tiles = [(_tile(picture.image), _caption(picture, names)) for picture in drawn]
     width, height = (max(tile.size[side] for tile, _ in tiles) for side in (0, 1))
     framed = [np.asarray(_framed(tile, caption, width, height)) for tile, caption in tiles]
@@ -224,7 +219,7 @@ def _caption(picture: Picture, names: Mapping[int, str]) -> str:
 
 
 def _tile(image: Image.Image | UserError) -> Image.Image:
-    """A picture at a size that can be seen: small ones larger by a whole factor, large ones smaller."""
+    """A picture at the size of the sheet: small ones enlarged by an integer factor, large ones reduced."""
     if isinstance(image, UserError):
         return Image.new("RGB", (SMALLEST, SMALLEST), "red")
     image = to_rgb_or_grey(image, 3)
@@ -241,7 +236,7 @@ def _framed(tile: Image.Image, caption: str, width: int, height: int) -> Image.I
     canvas.paste(tile, ((width - tile.width) // 2, height - tile.height))
     draw = ImageDraw.Draw(canvas)
     text = "".join(letter if letter.isprintable() else "?" for letter in caption)
-    while len(text) > 1 and draw.textlength(text) > width:  # the end of a key tells more than its beginning
+    while len(text) > 1 and draw.textlength(text) > width:  # the end of a key is more specific than its beginning
         text = text[1:]
     draw.text((width // 2, height), text, fill="black", anchor="ma")
     return canvas

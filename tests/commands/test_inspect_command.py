@@ -46,7 +46,7 @@ def test_facts(folder, capsys):
         f"images:   80 (80 .ppm), {each:,} bytes each",
         f"epoch:    {80 * each / 1e6:.1f} MB of images to read",
         "labels:   2 classes, the largest 0 (cat) with 72, the smallest 1 (dog) with 8 images",
-        "manifest: nobody looked for duplicates; 0 images were left out because they could not be read",
+        "manifest: duplicates were not searched for; 0 unreadable images left out",
         "of all images, decoded:",
         "  sizes:  all 32x32",
         "  pixels: all RGB",
@@ -67,7 +67,7 @@ def test_facts_for_programs(capsys):
     assert len(facts["mean"]) == len(facts["std"]) == 3
 
 
-def test_a_sample_of_the_images_is_said_to_be_one(capsys):
+def test_a_sample_of_the_images_is_reported_as_one(capsys):
     assert "of 10 images, decoded:" in run(capsys, "set", "--sample", 10)
     assert "of all images, decoded:" in run(capsys, "set", "--sample", 10, "--all", "--overwrite")
 

@@ -1,4 +1,4 @@
-"""What a corpus holds: exact counts from the indexes of all shards, and what a sample of the images looks like."""
+"""Statistics of a corpus: exact counts from the indexes of all shards, sizes and pixels from some decoded images."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +17,13 @@ from dcgan_dist.data.shards.opener import Shard
 from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UserError
 
-READ_TOGETHER = 16  # indexes
-AT_ONCE = 16  # decoded images in memory, each of up to a quarter of a gigabyte
+READ_THREADS = 16
+AT_ONCE = 16  # decoded images in memory, each of up to 768 MiB
 
 
 @dataclass
-class CorpusStatistics:
-    """Facts of all shards."""
+class Counts:
+    """Counts of all shards."""
 
     shards: int = 0
     checked: int = 0
@@ -31,23 +31,23 @@ class CorpusStatistics:
     file_bytes: int = 0
     images: int = 0
     image_bytes: int = 0
-    """What an epoch decodes."""
+    """Read in an epoch."""
     suffixes: Counter[str] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
     """Images of each label; -1: without."""
     classes: dict[int, str] = field(default_factory=dict)
-    """Names of labels, where they are words in tars of other programs."""
+    """Class names, where labels are words in tars of other programs."""
 
 
 @dataclass
-class Looks:
-    """Facts of the images that were decoded."""
+class Decoded:
+    """Statistics of the decoded images."""
 
     images: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """By width and height."""
     modes: Counter[str] = field(default_factory=Counter)
-    """By Pillow's name of the kind of pixels: RGB, L (grey), RGBA, P (palette), CMYK .."""
+    """By Pillow's mode: RGB, L (grey), RGBA, P (palette), CMYK .."""
     bad: list[str] = field(default_factory=list)
     """One line for each image that cannot be decoded."""
     pixels: PixelCounts = field(default_factory=lambda: PixelCounts(3))
@@ -63,20 +63,20 @@ class Picture:
     image: Image.Image | UserError
 
 
-def count(corpus: Corpus) -> CorpusStatistics:
-    """Counts everything that indexes say. Raises UserError for a damaged one."""
-    statistics = CorpusStatistics(shards=len(corpus.shards), classes=corpus.classes)
-    with ThreadPoolExecutor(READ_TOGETHER) as pool:
+def count(corpus: Corpus) -> Counts:
+    """The counts in all indexes. Raises UserError for a damaged one."""
+    counts = Counts(shards=len(corpus.shards), classes=corpus.classes)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
         for index in pool.map(corpus.read_index, range(len(corpus.shards))):
-            statistics.checked += index.checked
-            statistics.images += len(index)
-            statistics.image_bytes += int(index.length.sum())
+            counts.checked += index.checked
+            counts.images += len(index)
+            counts.image_bytes += int(index.length.sum())
             for number, images in enumerate(np.bincount(index.suffix, minlength=len(index.suffixes)).tolist()):
-                statistics.suffixes[index.suffixes[number]] += images
+                counts.suffixes[index.suffixes[number]] += images
             labels, images = np.unique(index.label, return_counts=True)
-            statistics.labels.update(dict(zip(labels.tolist(), images.tolist(), strict=True)))
-    statistics.file_bytes = sum(map(_file_bytes, corpus.shards))
-    return statistics
+            counts.labels.update(dict(zip(labels.tolist(), images.tolist(), strict=True)))
+    counts.file_bytes = sum(map(_file_bytes, corpus.shards))
+    return counts
 
 
 def _file_bytes(shard: Shard) -> int:
@@ -85,10 +85,7 @@ def _file_bytes(shard: Shard) -> int:
 
 
 def spread(total: int, wanted: int, seed: int) -> list[int]:
-    """`wanted` numbers below `total`, rising: one from each of as many equal parts, so that no shard is passed over.
-
-    All numbers where there are not more than wanted.
-    """
+    """`wanted` increasing numbers below `total`: one from each of as many equal parts; all if `wanted` >= `total`."""
     if wanted >= total:
         return list(range(total))
     edges = [total * part // wanted for part in range(wanted + 1)]
@@ -97,8 +94,8 @@ def spread(total: int, wanted: int, seed: int) -> list[int]:
 
 
 def pictures(corpus: Corpus, samples: Sequence[int]) -> Iterator[Picture]:
-    """Decodes some images of a corpus, several at a time, in their order."""
-    with ThreadPoolExecutor(min(READ_TOGETHER, available_cores() + 1)) as pool:
+    """Decodes some images of a corpus in several threads, in their order."""
+    with ThreadPoolExecutor(min(READ_THREADS, available_cores() + 1)) as pool:
         for first in range(0, len(samples), AT_ONCE):
             yield from pool.map(lambda sample: _picture(corpus, sample), samples[first : first + AT_ONCE])
 
@@ -111,30 +108,30 @@ def _picture(corpus: Corpus, sample: int) -> Picture:
         file = corpus.opener.open(corpus.shards[number])
         image = open_image(file.read(int(index.offset[member]), int(index.length[member])), where)
     except UserError as error:
-        return Picture(key, label, error)
+        image = error
     except OSError as error:
-        return Picture(key, label, UserError(f"{where}: cannot be read ({error.strerror})"))
+        image = UserError(f"{where}: cannot be read ({error.strerror})")
     return Picture(key, label, image)
 
 
-def look(corpus: Corpus, samples: Sequence[int], report: Callable[[int], None]) -> Looks:
-    """Decodes images and gathers what they look like; `report` is told how many are done."""
-    looks = Looks()
+def decode(corpus: Corpus, samples: Sequence[int], report: Callable[[int], object]) -> Decoded:
+    """Decodes images and counts their sizes and pixels; `report` gets the number of images done."""
+    decoded = Decoded()
     grey = PixelCounts(1)
     for done, picture in enumerate(pictures(corpus, samples), start=1):
         report(done)
         if isinstance(picture.image, UserError):
-            looks.bad.append(str(picture.image))
+            decoded.bad.append(str(picture.image))
             continue
-        looks.images += 1
-        looks.sizes[picture.image.size] += 1
-        looks.modes[picture.image.mode] += 1
+        decoded.images += 1
+        decoded.sizes[picture.image.size] += 1
+        decoded.modes[picture.image.mode] += 1
         if picture.image.mode == "L":
             grey.add(picture.image)
         else:
-            looks.pixels.add(to_rgb_or_grey(picture.image, 3))
-    if set(looks.modes) == {"L"}:
-        looks.pixels = grey
+            decoded.pixels.add(to_rgb_or_grey(picture.image, 3))
+    if set(decoded.modes) == {"L"}:
+        decoded.pixels = grey
     else:
-        looks.pixels.merge(PixelCounts(3, np.repeat(grey.counts, 3, axis=0)))
-    return looks
+        decoded.pixels.merge(PixelCounts(3, np.repeat(grey.counts, 3, axis=0)))
+    return decoded

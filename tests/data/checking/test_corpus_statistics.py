@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.shards import by_webdataset, encoded, picture, write_ours, write_tar
 
-from dcgan_dist.data.checking.corpus_statistics import count, look, pictures, spread
+from dcgan_dist.data.checking.corpus_statistics import count, decode, pictures, spread
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.shards.index import ShardWriter
 
@@ -52,34 +52,34 @@ def test_counts(paths):
     assert statistics.image_bytes == sum(map(len, images))
 
 
-def test_looks(paths):
+def test_sizes_and_pixels(paths):
     corpus = corpus_of(paths)
     done = []
-    looks = look(corpus, range(corpus.size), done.append)
+    found = decode(corpus, range(corpus.size), done.append)
     assert done == list(range(1, 13))
-    assert (looks.images, looks.bad) == (12, [])
-    assert looks.sizes == {(32, 32): 9, (20, 30): 2, (31, 8): 1}
-    assert looks.modes == {"RGB": 11, "L": 1}
+    assert (found.images, found.bad) == (12, [])
+    assert found.sizes == {(32, 32): 9, (20, 30): 2, (31, 8): 1}
+    assert found.modes == {"RGB": 11, "L": 1}
     pixels = []
     for sample in by_webdataset(*paths):
         (suffix,) = set(sample) & {"jpg", "png", "webp", "ppm"}
         with Image.open(io.BytesIO(sample[suffix])) as image:
             pixels.append(np.asarray(image.convert("RGB")).reshape(-1, 3) / 255)
-    np.testing.assert_allclose(looks.pixels.mean(), np.concatenate(pixels).mean(axis=0), atol=1e-12)
-    np.testing.assert_allclose(looks.pixels.std(), np.concatenate(pixels).std(axis=0), atol=1e-12)
+    np.testing.assert_allclose(found.pixels.mean(), np.concatenate(pixels).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(found.pixels.std(), np.concatenate(pixels).std(axis=0), atol=1e-12)
 
 
 def test_a_part_of_the_images(paths):
-    looks = look(corpus_of(paths), [0, 5, 6], lambda _: None)
-    assert looks.sizes == {(32, 32): 1, (20, 30): 1, (31, 8): 1}
+    found = decode(corpus_of(paths), [0, 5, 6], lambda _: None)
+    assert found.sizes == {(32, 32): 1, (20, 30): 1, (31, 8): 1}
 
 
 def test_grey_images_have_one_channel(tmp_path):
     path = write_ours(tmp_path / "a.tar", 3, "pgm")
-    looks = look(corpus_of([path]), range(3), lambda _: None)
+    found = decode(corpus_of([path]), range(3), lambda _: None)
     values = [np.asarray(picture(number, channels=1)) / 255 for number in range(3)]
-    np.testing.assert_allclose(looks.pixels.mean(), [np.mean(values)], atol=1e-12)
-    np.testing.assert_allclose(looks.pixels.std(), [np.std(values)], atol=1e-12)
+    np.testing.assert_allclose(found.pixels.mean(), [np.mean(values)], atol=1e-12)
+    np.testing.assert_allclose(found.pixels.std(), [np.std(values)], atol=1e-12)
 
 
 def test_damaged_images_are_named_not_counted(tmp_path):
@@ -87,9 +87,9 @@ def test_damaged_images_are_named_not_counted(tmp_path):
     with ShardWriter(path) as shard:
         shard.add("good", "jpg", encoded(1, "jpg"))
         shard.add("bad", "jpg", b"no image")
-    looks = look(corpus_of([path]), range(2), lambda _: None)
-    assert looks.images == 1
-    (line,) = looks.bad
+    found = decode(corpus_of([path]), range(2), lambda _: None)
+    assert found.images == 1
+    (line,) = found.bad
     assert line.startswith(f"{path}: bad.jpg at byte ")
 
 
