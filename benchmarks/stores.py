@@ -39,9 +39,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as out:
                 begun = time.monotonic()
                 summary = write_shards(find_source(options.folder), Path(out), Packing(size=size, store=store))
-                rate = summary.images / (time.monotonic() - begun)
+                rate = summary.samples / (time.monotonic() - begun)
                 first, *later = epochs(out, size)
-                each = summary.bytes / summary.images
+                each = summary.bytes / summary.samples
             cells = (f"{each:,.0f}", f"{first:.1f}", f"{statistics.median(later):.1f}", f"{rate:,.0f}")
             rows.append((f"{store}, {size} px", *cells))
             print(rows[-1], flush=True)

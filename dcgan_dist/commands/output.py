@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcgan_dist.data.sources.names import ENDINGS, ending
+from dcgan_dist.data.sources.base import ENDINGS, ending
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run.checkpoint_manifest import is_checkpoint

@@ -1,6 +1,7 @@
 """`dcgan-dist shard SOURCE OUT --size 96`: images in, training shards out."""
 
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -15,7 +16,8 @@ from dcgan_dist.data.shards.manifest import BAD, DUPLICATES
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing, parse_part
-from dcgan_dist.data.writing.writer import Callbacks, Summary, merge_shards, write_shards
+from dcgan_dist.data.writing.publish import Summary
+from dcgan_dist.data.writing.writer import Callbacks, merge_shards, write_shards
 from dcgan_dist.errors import UsageError, to_stderr
 from dcgan_dist.text import count_text, counted
 
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     if any(bare(word) == "merge" for word in argv if word.startswith("--")):
         merge = cli.parse(MergeOptions, argv, "dcgan-dist shard")
-        print(_text(merge_shards(merge.out, merge.overwrite)))
+        print(_text(merge_shards(merge.out, merge.overwrite), 0))
         return 0
     options = cli.parse(ShardOptions, argv, "dcgan-dist shard")
     part = parse_part(options.part) if options.part else None
@@ -88,22 +90,23 @@ def main(argv: list[str]) -> int:
     source = find_source(options.source, options.root, options.download, **columns, choice=choice)
     for line in options.decisions():
         to_stderr(line)
+    began = time.monotonic()
     try:
         with progress("duplicates", "img") as hashed, progress("shard", "img") as packed:
             callbacks = Callbacks(packed=packed, hashed=hashed, say=to_stderr)
             summary = write_shards(source, options.out, options, callbacks, part)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; run it again to continue with what is complete") from None
-    print(f"part {part}: {_text(summary)}" if part else _text(summary))
+    print(f"part {part}: " * (part is not None) + _text(summary, time.monotonic() - began))
     return 0
 
 
-def _text(summary: Summary) -> str:
-    images, shards = counted(summary.images, "image"), counted(summary.shards, "shard")
+def _text(summary: Summary, seconds: float) -> str:
+    images, shards = counted(summary.samples, "image"), counted(len(summary.shards), "shard")
     lines = [f"{images} in {shards}, {summary.bytes / 1e6:,.1f} MB, in {summary.out}"]
     if summary.written:
-        rate, processes = summary.written / max(summary.seconds, 1e-9), f"process{'es' * (summary.processes != 1)}"
-        lines.append(f"{rate:,.0f} images/s ({summary.seconds:,.1f} s, {summary.processes} {processes})")
+        processes = counted(summary.processes, "process", "processes")
+        lines.append(f"{summary.written / max(seconds, 1e-9):,.0f} images/s ({seconds:,.1f} s, {processes})")
     if summary.plan.left_out:
         lines.append(f"left out: {count_text(summary.plan.left_out, 'other file')}")
     if summary.several:

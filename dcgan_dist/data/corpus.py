@@ -22,7 +22,6 @@ from dcgan_dist.data.shards.labels import LabelMap, common_numbering, relabel
 from dcgan_dist.data.shards.notes import merge_notes
 from dcgan_dist.data.shards.opener import Opener, Shard
 from dcgan_dist.data.shards.patterns import shards_of
-from dcgan_dist.data.sources.base import number_names
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
@@ -124,7 +123,7 @@ class Corpus:
             return None, {}
         with ThreadPoolExecutor(OPEN_THREADS) as pool:
             labels = [(index.label, index.notes.words) for index in pool.map(self.opener.index, self.shards)]
-        return common_numbering(labels, lambda names: number_names(names, "--data.shards"))
+        return common_numbering(labels, "--data.shards")
 
     @property
     def classes(self) -> dict[int, str]:

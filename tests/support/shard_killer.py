@@ -19,7 +19,8 @@ import xxhash
 
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing
-from dcgan_dist.data.writing.writer import Summary, write_shards
+from dcgan_dist.data.writing.publish import Summary
+from dcgan_dist.data.writing.writer import write_shards
 
 STEPS: tuple[tuple[object, str], ...] = (
     (os, "fsync"),

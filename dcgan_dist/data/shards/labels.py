@@ -3,20 +3,22 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.shards.index import NO_LABEL
+from dcgan_dist.errors import UsageError
 
 FIELDS = ("label", "labels", "class", "cls", "target", "fine_label")  # of JSON and of tables; the first one counts
 DIGITS = 18  # a label has 64 bits
 NUMBER = re.compile(r"[+-]?(\d+[.]?\d*|[.]\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 LONGEST = 200  # characters of a name; a longer text is a caption
-
-Names = Callable[[Iterable[str]], tuple[NDArray[np.int64], dict[int, str]]]
+ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it
 
 
 def read_label(data: bytes, suffix: str, fields: Sequence[str] = FIELDS) -> tuple[str, str]:
@@ -75,21 +77,59 @@ def number_labels(texts: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, .
     return np.array([place[text] for text in texts], dtype=np.int64), words
 
 
+def number_names(names: Iterable[str], source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """The label of every name, and the name of every label: see labels_of; names are numbered in sorted order.
+
+    Raises UsageError, which names `source`, when two names are the same number.
+    """
+    seen: dict[str, int] = {}
+    found = np.fromiter((seen.setdefault(name, len(seen)) for name in names), dtype=np.int64)
+    ranked = sorted(seen, key=lambda name: name.encode(*ENCODING))
+    classes: dict[int, str] = {}
+    for label, name in zip(labels_of(ranked), ranked, strict=True):
+        if (other := classes.setdefault(label, name)) != name:
+            raise UsageError(f"{source}: the classes '{other}' and '{name}' are the same number; rename one of them")
+    labels = {name: label for label, name in classes.items()}
+    return np.array([labels[name] for name in seen], dtype=np.int64)[found], dict(sorted(classes.items()))
+
+
+def labels_of(names: Sequence[str]) -> list[int]:
+    """Numbers keep their number; words, and 01 beside 1 and words, get those above the largest, or the first free."""
+    numbers = [int(name) if is_number(name) and len(name) <= DIGITS else None for name in names]
+    known = Counter(numbers)
+    if None in known:
+        numbers = [None if known[n] > 1 and str(n) != name else n for n, name in zip(numbers, names, strict=True)]
+    first = max((number for number in numbers if number is not None), default=-1) + 1
+    start = first if first + numbers.count(None) <= 10**DIGITS else 0
+    free = (number for number in count(start) if number not in known)
+    return [next(free) if number is None else number for number in numbers]
+
+
+def renumber(names: Sequence[str]) -> tuple[dict[int, int], dict[int, str]]:
+    """The labels that a data set's labels 0, 1, .., of which it gives the names, get by labels_of, and their names.
+
+    Where two names are the same number, all labels stay.
+    """
+    labels = labels_of(names)
+    labels = labels if len(set(labels)) == len(names) else list(range(len(names)))
+    return dict(enumerate(labels)), dict(sorted(zip(labels, names, strict=True)))
+
+
 LabelMap = tuple[NDArray[np.int64], NDArray[np.int64]]
 """The labels that occur in a file, rising, and the labels that they get."""
 
 
 def common_numbering(
-    files: Sequence[tuple[NDArray[np.int64], Sequence[str]]], names: Names
+    files: Sequence[tuple[NDArray[np.int64], Sequence[str]]], source: str
 ) -> tuple[list[LabelMap], dict[int, str]]:
-    """One numbering, by `names`, for the labels of several files, and the name of every label.
+    """One numbering, by number_names, for the labels of several files, and the name of every label.
 
     `files`: of each the labels, and the words whose places they are, where they are words.
     """
     occurring = [np.unique(labels[labels != NO_LABEL]) for labels, _ in files]
     tables = zip(occurring, (words for _, words in files), strict=True)
     texts = [str(words[label]) if words else str(label) for own, words in tables for label in own.tolist()]
-    found, classes = names(texts)
+    found, classes = number_names(texts, source)
     ends = np.cumsum([len(own) for own in occurring])
     return list(zip(occurring, np.split(found, ends[:-1]), strict=True)), classes
 

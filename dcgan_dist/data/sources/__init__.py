@@ -13,10 +13,9 @@ from dcgan_dist.data.shards.completeness import compare_with_manifests
 from dcgan_dist.data.shards.foreign import DEFAULT
 from dcgan_dist.data.shards.patterns import exists, spell_out
 from dcgan_dist.data.shards.samples import MemberChoice
-from dcgan_dist.data.sources.base import Source, is_hidden, is_image
+from dcgan_dist.data.sources.base import ENDINGS, Source, ending, is_hidden, is_image
 from dcgan_dist.data.sources.folder import FolderSource, ZipSource, files_below
 from dcgan_dist.data.sources.lists import ListSource
-from dcgan_dist.data.sources.names import ENDINGS, ending
 from dcgan_dist.data.sources.parquet import ParquetSource
 from dcgan_dist.data.sources.tars import Tar, TarSource
 from dcgan_dist.data.sources.torchvision import TORCHVISION, TorchvisionSource

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -20,19 +19,35 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcgan_dist.data.images.formats import ending_of, is_image_name
+from dcgan_dist.data.remote.client import base_name
+from dcgan_dist.data.remote.unpack import TAR_ENDINGS
 from dcgan_dist.data.shards.index import NO_LABEL
-from dcgan_dist.data.shards.labels import DIGITS
+from dcgan_dist.data.shards.labels import ENCODING, number_names
 from dcgan_dist.data.system.storage import open_regular
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.text import count_text
 
-ENCODING = ("utf-8", "surrogateescape")  # names of files that are not UTF-8 survive it
 COLUMNS_LISTED = 10
+ENDINGS = {
+    **dict.fromkeys(TAR_ENDINGS, "tar"),
+    **dict.fromkeys((".csv", ".tsv", ".jsonl"), "list"),
+    ".parquet": "Parquet",
+    ".zip": "zip",
+}
 NOT_PREPARED = "call prepared() first"
 NO_IMAGE = "holds no image (null, or no bytes)"
 LABEL_FILES = (".csv", ".tsv", ".jsonl", ".json", ".cls", ".txt", ".xml", ".mat")
 SPLITS = re.compile(r"(train|test|valid|validation|val|dev|trainval|unlabell?ed)[_-]?\d*", re.IGNORECASE)
-INTEGER = re.compile(rf"\d{{1,{DIGITS}}}", re.ASCII)
+
+
+def ending(name: str) -> str:
+    """Which of ENDINGS a path or URL has; '' for none."""
+    return next((known for known in ENDINGS if base_name(name).lower().endswith(known)), "")
+
+
+def stem(name: str) -> str:
+    """The file's name without ending."""
+    return base_name(name)[: -len(ending(name)) or None]
 
 
 class Item(NamedTuple):
@@ -208,48 +223,6 @@ def folder_labels(images: Images, source: str) -> tuple[NDArray[np.int64], dict[
             problem = "the classes are named as parts of a data set"
             lines.append(f"labels: {problem}; one part as the source has its own classes")
     return labels, classes, tuple(lines)
-
-
-def number_names(names: Iterable[str], source: str) -> tuple[NDArray[np.int64], dict[int, str]]:
-    """The label of every name, and the name of every label: see labels_of; names are numbered in sorted order.
-
-    Raises UsageError, which names `source`, when two names are the same number.
-    """
-    seen: dict[str, int] = {}
-    found = np.fromiter((seen.setdefault(name, len(seen)) for name in names), dtype=np.int64)
-    ranked = sorted(seen, key=lambda name: name.encode(*ENCODING))
-    classes: dict[int, str] = {}
-    label = np.empty(len(ranked), dtype=np.int64)
-    for number, name in zip(labels_of(ranked), ranked, strict=True):
-        if number in classes:
-            problem = f"the classes '{classes[number]}' and '{name}' are the same number; rename one of them"
-            raise UsageError(f"{source}: {problem}")
-        classes[number] = name
-        label[seen[name]] = number
-    return label[found], dict(sorted(classes.items()))
-
-
-def labels_of(names: Sequence[str]) -> list[int]:
-    """Numbers keep their number; words, and 01 beside 1 and words, get those above the largest, or the first free."""
-    numbers = [int(name) if INTEGER.fullmatch(name) else None for name in names]
-    known = Counter(numbers)
-    if None in known:
-        numbers = [None if known[n] > 1 and str(n) != name else n for n, name in zip(numbers, names, strict=True)]
-    first = max((number for number in numbers if number is not None), default=-1) + 1
-    start = first if first + numbers.count(None) <= 10**DIGITS else 0
-    free = (number for number in count(start) if number not in known)
-    return [next(free) if number is None else number for number in numbers]
-
-
-def renumbered(names: Sequence[str]) -> list[int]:
-    """The labels that a data set's labels 0, 1, .. get, of which it gives the names: see labels_of, or the same."""
-    labels = labels_of(names)
-    return labels if len(set(labels)) == len(names) else list(range(len(names)))
-
-
-def named_labels(names: Sequence[str]) -> dict[int, str]:
-    """The names of a data set's labels, after renumbered."""
-    return dict(sorted(zip(renumbered(names), names, strict=True)))
 
 
 def unused_columns(names: Iterable[str]) -> list[str]:

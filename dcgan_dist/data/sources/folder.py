@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_dist.data.sources.base import ENCODING, FilesSource, Item, Items, Load, Loaded, Source, images_among
+from dcgan_dist.data.shards.labels import ENCODING
+from dcgan_dist.data.sources.base import FilesSource, Item, Items, Load, Loaded, Source, images_among
 from dcgan_dist.errors import UsageError, UserError
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.shards.index import NO_LABEL
-from dcgan_dist.data.sources.base import ENCODING, FilesSource, Images, Items, number_names, unused_columns
+from dcgan_dist.data.shards.labels import ENCODING, number_names
+from dcgan_dist.data.sources.base import FilesSource, Images, Items, unused_columns
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 from dcgan_dist.text import count_text

@@ -18,9 +18,9 @@ from dcgan_dist.data.remote import fill
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.fill import Wanted
 from dcgan_dist.data.shards.index import ShardWriter
-from dcgan_dist.data.shards.labels import FIELDS, label_text
+from dcgan_dist.data.shards.labels import FIELDS, label_text, renumber
 from dcgan_dist.data.shards.notes import Notes, from_dict
-from dcgan_dist.data.sources.base import Report, Source, named_labels, renumbered, unused_columns
+from dcgan_dist.data.sources.base import Report, Source, unused_columns
 from dcgan_dist.data.sources.staged import staged_copies
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
 from dcgan_dist.data.system.storage import write_atomically
@@ -59,7 +59,7 @@ class ParquetSource(Source):
             report(line)
         files = zip(self.names, copies, about, strict=True)
         tars = (Tar(name, copy, rows=True, notes=from_dict(each["notes"])) for name, copy, each in files)
-        return TarSource(tuple(tars), named_labels(classes))
+        return TarSource(tuple(tars), renumber(classes)[1])
 
     def _convert(self, source: fill.Source, wanted: Wanted, target: Path) -> None:
         with _opened(source, wanted.shown, target.parent) as table:
@@ -81,7 +81,7 @@ class _Labels:
     """Of the rows of one file."""
 
     def __init__(self, schema: Any, column: str | None, classes: Sequence[str]) -> None:
-        self._renumbered = dict(enumerate(renumbered(classes)))
+        self._renumbered, _ = renumber(classes)
         self._are_words = column is not None and WORDS.fullmatch(str(schema.field(column).type))
         self._problem = _no_label_column(schema) if column is None else ""
         self._words: dict[str, int] = {}

@@ -37,9 +37,8 @@ from dcgan_dist.data.sources.base import (
     Report,
     Source,
     folder_labels,
-    number_names,
+    stem,
 )
-from dcgan_dist.data.sources.names import stem
 from dcgan_dist.data.sources.staged import staged_copies
 from dcgan_dist.data.system.storage import atomic_file
 from dcgan_dist.errors import UsageError, UserError
@@ -101,7 +100,7 @@ class TarSource(Source):
             raise UsageError(f"{first}: {'; '.join([f'no images in it{others}', *merge_notes(notes).lines()])}")
         classes, lines = self.classes, tuple(self._lines(notes))
         if any(note.words for note in notes):
-            tables, classes = common_numbering(labels, lambda texts: number_names(texts, first))
+            tables, classes = common_numbering(labels, first)
             labels = [(relabel(own, table), ()) for (own, _), table in zip(labels, tables, strict=True)]
         images.labels = np.concatenate([own for own, _ in labels])
         if not classes and (images.labels == NO_LABEL).all():

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from dcgan_dist.config.values import SWITCH
-from dcgan_dist.data.shards.labels import is_number, label_text
-from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Source, named_labels, renumbered
+from dcgan_dist.data.shards.labels import is_number, label_text, renumber
+from dcgan_dist.data.sources.base import Images, Item, Items, Load, Loaded, Source
 from dcgan_dist.errors import UsageError, UserError
 
 TORCHVISION = "torchvision:"
@@ -36,7 +36,8 @@ class TorchvisionSource(Source):
             raise UsageError(f"{TORCHVISION}{self.name}: no images in it")
         width = len(str(count - 1))
         images = Images(f"{number:0{width}}" for number in range(count))
-        return Items(images, {}, named_labels(_class_names(data_set)), _lines(data_set))
+        _, classes = renumber(_class_names(data_set))
+        return Items(images, {}, classes, _lines(data_set))
 
     def where(self, item: Item) -> str:
         """The data set with its options, and the number in it."""
@@ -65,7 +66,7 @@ class TorchvisionSource(Source):
     def open(self) -> Iterator[Load]:
         """A function that asks the data set for one image."""
         data_set = self._opened(download=False)  # items has downloaded; processes must not unpack over one another
-        labels = dict(enumerate(renumbered(_class_names(data_set))))
+        labels, _ = renumber(_class_names(data_set))
 
         def load(item: Item) -> Loaded:
             try:

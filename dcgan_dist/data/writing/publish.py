@@ -3,7 +3,6 @@
 import filecmp
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,20 +22,22 @@ SHARD = re.compile(r"shard-\d{5,}\.tar", re.ASCII)  # see numbered_shard_names
 MISSING_LISTED = 5
 
 
-@dataclass
-class Totals:
-    """What some shards hold together."""
+@dataclass(kw_only=True)
+class Summary(Receipt):
+    """What shards hold together, and how many of their images this call has written."""
 
-    pixels: PixelCounts
+    out: Path
+    plan: Plan
     shards: dict[int, Receipt] = field(default_factory=dict)
-    """Of the shards that hold images, by their numbers in the plan; without the names of the files."""
-    samples: int = 0
-    bytes: int = 0
-    several: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    stored_sizes: Counter[str] = field(default_factory=Counter)
-    source_sizes: Counter[str] = field(default_factory=Counter)
-    bad: list[tuple[int, str]] = field(default_factory=list)
+    """Those that hold images, by their numbers in the plan; without the names of the files."""
+    duplicates: int | None = None
+    """None: not known, or not yet."""
+    published: bool = False
+    """Otherwise there are other parts to come."""
+    others: int = 0
+    """.tar files in OUT that are not among these shards."""
+    written: int = 0
+    processes: int = 1
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -57,18 +58,20 @@ class Totals:
             self.pixels.merge(receipt.pixels)
 
 
-def add_up(staging: Staging, plan: Plan, shards: Iterable[int]) -> Totals:
+def add_up(staging: Staging, plan: Plan, shards: Iterable[int]) -> Summary:
     """What some shards hold. Raises UserError when one of them is not complete."""
-    totals, missing = Totals(PixelCounts(plan.options["channels"])), list[int]()
+    summary, missing = Summary(out=staging.out, plan=plan, pixels=PixelCounts(plan.options["channels"])), list[int]()
     for number in shards:
         receipt = staging.receipt(number)
         if receipt is None:
             missing.append(number)
         else:
-            totals.add(number, receipt)
+            summary.add(number, receipt)
     if missing:
         raise UserError(f"{staging.out}: {_missing(plan, missing)} again, then merge")
-    return totals
+    if plan.options["duplicates"] == "drop":
+        summary.duplicates = plan.dropped
+    return summary
 
 
 def _missing(plan: Plan, missing: list[int]) -> str:
@@ -127,26 +130,27 @@ def taken_places(staging: Staging) -> list[Path]:
     return [*staging.published.values(), *(staging.out / name for name in names)]
 
 
-def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, Totals]:
+def publish(staging: Staging, plan: Plan, overwrite: bool) -> Summary:
     """Moves all shards to OUT and removes the staging folder; with `overwrite`, the files of an earlier set go first.
 
     Nothing else that is in OUT is removed or replaced. Whenever it is interrupted, calling it again completes it.
     Raises UserError when a shard is missing, when there is no image at all, or when a place is taken by another file.
     """
-    out, totals = staging.out, add_up(staging, plan, range(plan.shards))
-    if not totals.shards:
+    out, summary = staging.out, add_up(staging, plan, range(plan.shards))
+    if not summary.shards:
         staging.remove()
-        raise UserError(f"none of the {plan.images:,} images can be read; the first: {totals.skipped[0]}")
-    manifest, files = _describe(staging, plan, totals)
+        raise UserError(f"none of the {plan.images:,} images can be read; the first: {summary.skipped[0]}")
+    files = _describe(staging, plan, summary)
     for name, data in files.items():
         write_atomically(staging.folder / name, data)
-    shards = {out / entry.name: staging.shard(n) for n, entry in zip(totals.shards, manifest.shards, strict=True)}
+    names = manifest_file.numbered_shard_names(len(summary.shards))
+    shards = {out / name: staging.shard(number) for number, name in zip(summary.shards, names, strict=True)}
     if not staging.published:
         earlier = earlier_files(out) if overwrite else []
         for path in (*shards, *(out / name for name in files)):
             if path.name not in earlier and os.path.lexists(path):
                 raise _is_taken(path)
-        staging.begin_publishing(list(totals.shards), earlier)
+        staging.begin_publishing(list(summary.shards), earlier)
     _remove_earlier(staging)
     for path, staged in shards.items():
         _take_place(staged, path)
@@ -158,7 +162,8 @@ def publish(staging: Staging, plan: Plan, overwrite: bool) -> tuple[Manifest, To
     sync_folder(out)
     staging.remove()
     remove_copies(out)
-    return manifest, totals
+    summary.published, summary.others = True, len(list(out.glob("*.tar"))) - len(shards)
+    return summary
 
 
 def _remove_earlier(staging: Staging) -> None:
@@ -191,25 +196,26 @@ def _is_taken(path: Path) -> UserError:
     return UserError(f"{path}: {problem}; move it away, and run the same command again to continue")
 
 
-def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest, and all files that lie beside the shards."""
-    duplicates, repeated = _duplicates(staging, plan, totals)
-    labels = sorted(plan.classes.keys() | {int(label) for label in totals.labels})
+def _describe(staging: Staging, plan: Plan, summary: Summary) -> dict[str, bytes]:
+    """The files beside the shards, the manifest last. Sets the number of duplicates."""
+    repeated = _duplicates(staging, plan, summary)
+    labels = sorted(plan.classes.keys() | {int(label) for label in summary.labels})
     manifest = Manifest(
-        samples=totals.samples,
-        bytes=totals.bytes,
-        fingerprint=corpus_fingerprint(receipt.fingerprint for receipt in totals.shards.values()),
+        samples=summary.samples,
+        bytes=summary.bytes,
+        fingerprint=corpus_fingerprint(receipt.fingerprint for receipt in summary.shards.values()),
         **{name: plan.options[name] for name in ("size", "channels", "store")},
-        mean=tuple(totals.pixels.mean()),
-        std=tuple(totals.pixels.std()),
-        stored_sizes=manifest_file.commonest(totals.stored_sizes),
-        source_sizes=manifest_file.commonest(totals.source_sizes),
+        mean=tuple(summary.pixels.mean()),
+        std=tuple(summary.pixels.std()),
+        stored_sizes=manifest_file.commonest(summary.stored_sizes),
+        source_sizes=manifest_file.commonest(summary.source_sizes),
         classes=tuple(
-            manifest_file.ClassEntry(label=n, name=plan.classes.get(n), samples=totals.labels[str(n)]) for n in labels
+            manifest_file.ClassEntry(label=label, name=plan.classes.get(label), samples=summary.labels[str(label)])
+            for label in labels
         ),
-        unlabelled=totals.samples - totals.labels.total(),
-        duplicates=duplicates,
-        bad=len(totals.bad),
+        unlabelled=summary.samples - summary.labels.total(),
+        duplicates=summary.duplicates,
+        bad=len(summary.bad),
         options=plan.options,
         shards=tuple(
             ShardEntry(
@@ -220,31 +226,32 @@ def _describe(staging: Staging, plan: Plan, totals: Totals) -> tuple[Manifest, d
                 fingerprint=f"{receipt.fingerprint:016x}",
             )
             for name, receipt in zip(
-                manifest_file.numbered_shard_names(len(totals.shards)), totals.shards.values(), strict=True
+                manifest_file.numbered_shard_names(len(summary.shards)), summary.shards.values(), strict=True
             )
         ),
     )
-    lists = {BAD: totals.skipped, DUPLICATES: repeated}
+    lists = {BAD: summary.skipped, DUPLICATES: repeated}
     texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in lists.items() if lines}
-    return manifest, {name: text.encode(errors="backslashreplace") for name, text in texts.items()} | {
+    return {name: text.encode(errors="backslashreplace") for name, text in texts.items()} | {
         SIZES: manifest_file.sizes_json(manifest),
         INFO: manifest_file.info_json(manifest),
         manifest_file.NAME: manifest_file.manifest_json(manifest),
     }
 
 
-def _duplicates(staging: Staging, plan: Plan, totals: Totals) -> tuple[int | None, list[str]]:
-    """How many duplicates there are (None: not known), and the lines of duplicates.txt."""
+def _duplicates(staging: Staging, plan: Plan, summary: Summary) -> list[str]:
+    """The lines of duplicates.txt; sets the number of duplicates."""
     if plan.options["duplicates"] == "keep":
-        return None, []
+        return []
     if plan.options["duplicates"] == "drop":
-        return plan.dropped, staging.dropped.read_text(encoding="utf-8").splitlines()
-    shards = totals.shards.values()
+        return staging.dropped.read_text(encoding="utf-8").splitlines()
+    shards = summary.shards.values()
     found = find_duplicates(np.concatenate([s.digests for s in shards]), np.concatenate([s.numbers for s in shards]))
+    summary.duplicates = len(found.later)
     wanted, names = {*found.later.tolist(), *found.first.tolist()}, dict[int, str]()
-    for number, receipt in totals.shards.items():
+    for number, receipt in summary.shards.items():
         if not wanted.isdisjoint(receipt.numbers.tolist()):
             again = read_receipt(staging.shard(number))
             assert again is not None  # it was read a moment ago
             names |= {n: name for n, name in zip(again.numbers.tolist(), again.names, strict=True) if n in wanted}
-    return len(found.later), list(describe(found, names.__getitem__))
+    return list(describe(found, names.__getitem__))

@@ -232,23 +232,20 @@ def _locked(folder: Path, shared: bool, problem: str) -> Iterator[int]:
     descriptor = None
     while descriptor is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # the process that had the lock has removed the folder since
-            descriptor = _lock(folder / LOCK, shared, problem)
+        try:
+            descriptor = lock(folder / LOCK, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except FileNotFoundError:  # the process that had the lock has removed the folder since
+            continue
+        except BlockingIOError as error:
+            raise UserError(problem) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            descriptor = os.open(folder / LOCK, os.O_RDONLY)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _lock(path: Path, shared: bool, problem: str) -> int:
-    try:
-        return lock(path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(problem) from error
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return os.open(path, os.O_RDONLY)
 
 
 def stagings(out: Path) -> list[Staging]:
@@ -269,24 +266,17 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterat
     if any(other.published for other in others):
         problem = "another set of shards was being completed there"
         raise UserError(f"{out}: {problem}; complete it by dcgan-dist shard --merge {out} --overwrite")
+    busy = (
+        f"{out}: shards of other images or options are being written there; stop that command, or choose another folder"
+    )
     with _locked(staging.folder, shared=True, problem=f"{out}: another command removes what is there; try again"):
         for path in (out / PARTIAL).iterdir():
             if path.name != identity and OWN.fullmatch(path.name):
-                _remove_other(out, path)
+                with _locked(path, shared=False, problem=busy):
+                    shutil.rmtree(path, ignore_errors=True)
         if others:
             say(f"{out}: holds unfinished shards of other images, options or versions; they are removed")
         yield staging
-
-
-def _remove_other(out: Path, folder: Path) -> None:
-    """Removes the folder of another plan. Raises UserError while a part of it is being written."""
-    try:
-        what = "shards of other images or options are being written there"
-        held = _lock(folder / LOCK, shared=False, problem=f"{out}: {what}; stop that command, or choose another folder")
-    except FileNotFoundError:  # another part has removed it
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(held)
 
 
 def remove_copies(out: Path) -> None:

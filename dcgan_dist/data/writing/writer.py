@@ -6,7 +6,6 @@ again: what is complete is kept.
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from dcgan_dist import keyed
 from dcgan_dist.data.shards.classes import classes_text, numbering
-from dcgan_dist.data.sources.base import ENCODING, Images, Source
+from dcgan_dist.data.shards.labels import ENCODING
+from dcgan_dist.data.sources.base import Images, Source
 from dcgan_dist.data.sources.tars import TarSource
 from dcgan_dist.data.system.pool import run_jobs
 from dcgan_dist.data.system.storage import write_atomically
@@ -28,7 +28,7 @@ from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicates
 from dcgan_dist.data.writing.pack import HashJob, PackJob, key_digits, one_line, opened_worker
 from dcgan_dist.data.writing.packing import Packing, Part
-from dcgan_dist.data.writing.publish import add_up, earlier_files, publish, refuse_others, taken_places
+from dcgan_dist.data.writing.publish import Summary, add_up, earlier_files, publish, refuse_others, taken_places
 from dcgan_dist.data.writing.staging import (
     COPIES,
     PARTIAL,
@@ -43,9 +43,6 @@ from dcgan_dist.errors import UsageError, UserError
 
 HASHED_TOGETHER = 4_096  # files whose checksums are kept in one file
 
-Progress = Callable[[int, int], None]
-"""Images done and images in all; first called with what was done before."""
-
 
 def _ignore(*_: object) -> None:
     pass
@@ -55,28 +52,11 @@ def _ignore(*_: object) -> None:
 class Callbacks:
     """Functions that are called during the work."""
 
-    packed: Progress = _ignore
-    hashed: Progress = _ignore
+    packed: Callable[[int, int], None] = _ignore
+    """Gets the images done and in all; first called with what was done before."""
+    hashed: Callable[[int, int], None] = _ignore
+    """The same for the checksums."""
     say: Callable[[str], None] = _ignore
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What write_shards or merge_shards has done."""
-
-    out: Path
-    plan: Plan
-    images: int
-    shards: int
-    bytes: int
-    written: int  # of the images, in this call; the others were there
-    skipped: tuple[str, ...]  # one message for each image that could not be read
-    several: int  # images made of files that hold several pictures
-    duplicates: int | None  # None: not known, or not yet
-    published: bool  # otherwise there are other parts to come
-    others: int  # .tar files in OUT that are not among these shards
-    processes: int
-    seconds: float
 
 
 def write_shards(
@@ -90,7 +70,7 @@ def write_shards(
     an image cannot be read (without packing.skip_bad) or a shard cannot be written; both leave OUT's files as they
     were. What is complete by then stays in OUT/.partial, from where the same call continues.
     """
-    started, callbacks = time.monotonic(), callbacks or Callbacks()
+    callbacks = callbacks or Callbacks()
     refuse_others(out, packing.overwrite, chain.from_iterable(map(taken_places, stagings(out))))
     with _errors_of(out), locked_out(out, shared=part is not None):
         source = source.prepared(out / PARTIAL / COPIES, callbacks.say)
@@ -115,8 +95,10 @@ def write_shards(
                 )
                 staging.write_plan(plan)
                 shards = [number for number in range(plan.shards) if part is None or part.owns(number)]
-                done = work.pack(work.order(dropped), shards)
-                return _summary(staging, plan, packing.overwrite, shards if part else None, (*done, started))
+                written, processes = work.pack(work.order(dropped), shards)
+                summary = add_up(staging, plan, shards) if part else publish(staging, plan, packing.overwrite)
+                summary.written, summary.processes = written, processes
+                return summary
             finally:
                 if part is None and not staging.is_worth_keeping():
                     staging.remove()
@@ -128,41 +110,13 @@ def merge_shards(out: Path, overwrite: bool) -> Summary:
     Raises UsageError when there is nothing to publish or OUT holds shards already, UserError when a part is missing,
     which the message names.
     """
-    started = time.monotonic()
     with _errors_of(out), locked_out(out, shared=False):
         found = stagings(out)
         if len(found) != 1:
             what = "parts of different commands" if found else "no unfinished shards; run --part 1/N, 2/N, .. first"
             raise UsageError(f"{out}: holds {what}")
         refuse_others(out, overwrite, taken_places(found[0]))
-        return _summary(found[0], found[0].read_plan(), overwrite, None, (0, 1, started))
-
-
-def _summary(
-    staging: Staging, plan: Plan, overwrite: bool, shards: list[int] | None, done: tuple[int, int, float]
-) -> Summary:
-    """Publishes, or adds up the shards of a part. `done`: images and processes of this call, and when it began."""
-    if shards is None:
-        manifest, totals = publish(staging, plan, overwrite)
-        duplicates = manifest.duplicates
-    else:
-        totals = add_up(staging, plan, shards)
-        duplicates = plan.dropped if plan.options["duplicates"] == "drop" else None
-    return Summary(
-        out=staging.out,
-        plan=plan,
-        images=totals.samples,
-        shards=len(totals.shards),
-        bytes=totals.bytes,
-        written=done[0],
-        skipped=totals.skipped,
-        several=totals.several,
-        duplicates=duplicates,
-        published=shards is None,
-        others=len(list(staging.out.glob("*.tar"))) - len(totals.shards) if shards is None else 0,
-        processes=done[1],
-        seconds=time.monotonic() - done[2],
-    )
+        return publish(found[0], found[0].read_plan(), overwrite)
 
 
 def _refuse_source(out: Path, source: Source) -> None:

@@ -115,7 +115,7 @@ def test_a_damaged_index_loses_no_sample(tmp_path, suffix, damage):
         assert damage not in ("flipped in the end mark", "cut in the end mark", "half an end mark")
         source = find_source(str(path), choice=MemberChoice(allow_cut=True, skip_bad=True))
         packing = Packing(store="keep", skip_bad=True, shuffle=False, processes=1)
-        assert write_shards(source, tmp_path / "out", packing).images == IMAGES
+        assert write_shards(source, tmp_path / "out", packing).samples == IMAGES
         assert [row[2:] for row in rows_of_new(tmp_path / "out" / "shard-00000.tar")] == [row[2:] for row in intact]
     else:
         assert (report.kept, report.lost) == (IMAGES, ())

@@ -26,10 +26,9 @@ from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
 from dcgan_dist.data.shards.classes import classes_text, find_labels
 from dcgan_dist.data.shards.index import ShardWriter
-from dcgan_dist.data.shards.labels import label_text
+from dcgan_dist.data.shards.labels import label_text, number_names, renumber
 from dcgan_dist.data.shards.manifest import load_manifest
 from dcgan_dist.data.sources import find_source
-from dcgan_dist.data.sources.base import number_names, renumbered
 from dcgan_dist.errors import UsageError
 
 SIZE = 32
@@ -267,8 +266,8 @@ def test_labels_that_come_with_names(tmp_path):
     assert source.items().classes == {number: str(number) for number in range(12)}
     with source.open() as load:
         assert [load(item)[1] for item in source.items().images] == [0, 1, 10, 11, *range(2, 10)]
-    assert renumbered(["dog", "cat"]) == [0, 1]
-    assert renumbered(["1", "01"]) == [0, 1]
+    assert renumber(["dog", "cat"]) == ({0: 0, 1: 1}, {0: "dog", 1: "cat"})
+    assert renumber(["1", "01"]) == ({0: 0, 1: 1}, {0: "1", 1: "01"})
 
 
 @pytest.mark.parametrize(

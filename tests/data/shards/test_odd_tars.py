@@ -36,7 +36,7 @@ def shard(path, out, choice):
     lines: list[str] = []
     packing = Packing(size=16, processes=1, skip_bad=choice.skip_bad, shuffle=False)
     summary = write_shards(find_source(str(path), choice=choice), out, packing, Callbacks(say=lines.append))
-    return summary.images, lines
+    return summary.samples, lines
 
 
 @pytest.fixture

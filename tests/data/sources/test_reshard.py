@@ -65,7 +65,7 @@ def test_a_flipped_bit_is_not_copied(tmp_path, whole, way, store, place):
             pack(source, tmp_path / "none", store=store)
         assert list((tmp_path / "none").glob("*.tar")) == []
         summary = pack(source, tmp_path / "out", store=store, skip_bad=True)
-    assert (summary.images, len(summary.skipped)) == (IMAGES - 1, 1)
+    assert (summary.samples, len(summary.skipped)) == (IMAGES - 1, 1)
     assert re.search(WRONG, (tmp_path / "out" / "bad.txt").read_text())
     assert packed(tmp_path / "out") == WHOLE[:5] + WHOLE[6:]
 
@@ -83,7 +83,7 @@ def test_by_several_processes_and_among_duplicates(tmp_path, whole):
     write_ours(tmp_path / "b.tar", 3, "ppm")  # the first three of the other again
     options = {"store": "keep", "skip_bad": True, "duplicates": "drop", "shard_size": 4, "processes": 2}
     summary = pack(find_source(f"{tmp_path}/?.tar"), tmp_path / "out", **options)
-    assert (summary.processes, summary.images, summary.duplicates, len(summary.skipped)) == (2, IMAGES - 1, 3, 1)
+    assert (summary.processes, summary.samples, summary.duplicates, len(summary.skipped)) == (2, IMAGES - 1, 3, 1)
     assert packed(tmp_path / "out") == WHOLE[:5] + WHOLE[6:]
 
 

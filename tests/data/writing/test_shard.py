@@ -96,7 +96,7 @@ def samples(folder: Path, decoder: str | None = "pil") -> list[dict[str, Any]]:
 def test_the_same_bytes_from_a_folder_a_zip_and_any_number_of_processes(tmp_path):
     folder, archive = make_folder(tmp_path / "in"), make_zip(tmp_path / "in.zip")
     summary = pack(folder, tmp_path / "one")
-    assert (summary.images, summary.shards, summary.processes, summary.skipped) == (21, 5, 1, ())
+    assert (summary.samples, len(summary.shards), summary.processes, summary.skipped) == (21, 5, 1, ())
     assert summary.bytes == sum(map(len, tars(tmp_path / "one").values()))
     seen = []
     assert pack(folder, tmp_path / "two", lambda *numbers: seen.append(numbers), processes=2).processes == 2
@@ -353,7 +353,7 @@ def test_a_name_of_two_lines_is_one_line(tmp_path):
 
 def test_skip_bad_leaves_bad_images_out_and_lists_them(tmp_path):
     summary = pack(make_folder(tmp_path / "in", FILES | BAD), tmp_path / "out", skip_bad=True, store="png")
-    assert (summary.images, len(summary.skipped)) == (21, 2)
+    assert (summary.samples, len(summary.skipped)) == (21, 2)
     assert all(any(name in message for message in summary.skipped) for name in BAD)
     assert len(samples(tmp_path / "out")) == 21
 

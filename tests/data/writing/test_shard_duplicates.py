@@ -58,7 +58,7 @@ def test_listed_dropped_or_left_alone(pictures, tmp_path, duplicates):
     everything = [path.relative_to(pictures).as_posix() for path in pictures.rglob("*.*")]
     wanted = everything if duplicates != "drop" else [name for name in everything if name not in COPIES]
     assert keys(tmp_path / "out") == sorted(map(key, wanted))
-    assert summary.images == len(wanted)
+    assert summary.samples == len(wanted)
     found = None if duplicates == "keep" else 3
     assert summary.duplicates == load_manifest(tmp_path / "out/manifest.json").duplicates == found
     text = contents(tmp_path / "out").get("duplicates.txt", b"").decode()
@@ -75,7 +75,7 @@ def test_without_duplicates_nothing_is_listed(tmp_path):
     folder = make_pictures(tmp_path / "in", 12)
     for duplicates in ("report", "drop"):
         summary = pack(folder, tmp_path / duplicates, duplicates)
-        assert (summary.images, summary.duplicates) == (12, 0)
+        assert (summary.samples, summary.duplicates) == (12, 0)
         assert not (tmp_path / duplicates / "duplicates.txt").exists()
 
 
@@ -110,7 +110,7 @@ def test_files_that_cannot_be_read_are_not_each_others_equals(pictures, tmp_path
     summary = pack(pictures, tmp_path / "out", "drop", skip_bad=True, shuffle=False)
     bad = [message.partition(": ")[0] for message in summary.skipped]
     assert bad == [f"{pictures}/{name}.png" for name in ("gone1", "gone2", "htmlgone1")]
-    assert (summary.images, summary.duplicates) == (12, 4)
+    assert (summary.samples, summary.duplicates) == (12, 4)
 
 
 def test_pictures_without_files_are_compared_by_pixels():

@@ -275,7 +275,7 @@ def test_shards_that_replace_their_own_source_are_not_lost(pictures, tmp_path, m
             pack(out, out, size=None, store="keep", shard_size=5, overwrite=True)
     with pytest.raises(UserError, match=r"complete it by dcgan-dist shard --merge .*out --overwrite"):
         pack(out, out, size=None, store="keep", shard_size=5, overwrite=True)
-    assert merge_shards(out, overwrite=True).images == 18
+    assert merge_shards(out, overwrite=True).samples == 18
     again = {sample["__key__"]: sample["png"] for sample in by_webdataset(*sorted(out.glob("*.tar")))}
     assert len(list(out.glob("*.tar"))) == 4
     assert again == images
