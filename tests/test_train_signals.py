@@ -29,7 +29,19 @@ MOMENTS = {  # options, and the beginning of the line that tells that it is here
         "--data.shards 'pipe:sleep 0.2; cat {shard}' --data.reader stream --data.allow_pipe --data.prefetch 1",
         "0.0 %",
     ),
+    "it trains from a user's pipeline with workers": (
+        "--data.shards {shard} --data.reader stream --data.pipeline mine:make",
+        "0.0 %",
+    ),
 }
+PIPELINE = """
+import numpy as np
+import webdataset as wds
+
+def make(shards, *, image_size, **_):
+    dataset = wds.WebDataset(shards, shardshuffle=False, empty_check=False).decode("rgb8").to_tuple("ppm;jpg;png")
+    return wds.WebLoader(dataset.map(lambda sample: (np.array(sample[0]), 0)), batch_size=None, num_workers=2)
+"""
 
 
 @pytest.fixture
@@ -46,7 +58,7 @@ def start(tmp_path) -> Iterator:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | folders | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                env=os.environ | folders | {"PYTHONPATH": os.pathsep.join([*sys.path, str(tmp_path)])},
                 start_new_session=True,
             )
         )
@@ -73,11 +85,14 @@ def drawn(cache: Path) -> list[Path]:
         ("two processes that decode are started", signal.SIGTERM),
         ("it trains", signal.SIGINT),
         ("it trains from a pipe", signal.SIGTERM),
+        ("it trains from a user's pipeline with workers", signal.SIGINT),
+        ("it trains from a user's pipeline with workers", signal.SIGTERM),
     ],
 )
 def test_it_stops_in_order_while(moment, number, start, tmp_path):
     options, sign = MOMENTS[moment]
     shard = None if "draw" in moment else drawn(tmp_path / "cache")[0]
+    (tmp_path / "mine.py").write_text(PIPELINE)
     process = start(options.format(shard=shard))
     printed = []
     while not (printed and printed[-1].startswith(sign)):

@@ -155,6 +155,7 @@ class Config(OptionGroup):
         twice = {name for name in self.augment if self.augment.count(name) > 1}
         check(not twice, f"--augment {' '.join(self.augment)}: names {', '.join(sorted(twice))} twice")
         check(not data.classes or data.reader == "indexed", "--data.classes needs --data.reader indexed")
+        _check_pipeline(data)
         for pipe in (url for url in data.shards if url.startswith("pipe:")):
             check(data.reader == "stream", f"--data.shards {pipe}: a pipe cannot be indexed; add --data.reader stream")
             check(data.allow_pipe, f"--data.shards {pipe}: would run a shell command; --data.allow_pipe allows it")
@@ -174,6 +175,16 @@ class Config(OptionGroup):
             f"x --accumulate {self.accumulate}; the nearest that does is {nearest}",
         )
         return self.batch_size // parts
+
+
+def _check_pipeline(data: DataConfig) -> None:
+    if data.reader == "indexed":
+        check(not data.resampled, "--data.resampled needs --data.reader stream; indexed permutes every epoch")
+        check(data.pipeline is None, f"--data.pipeline {data.pipeline} needs --data.reader stream")
+    if data.pipeline is not None:
+        module, _, function = data.pipeline.partition(":")
+        check(bool(module and function), f"--data.pipeline {data.pipeline}: write MODULE:FUNCTION, as in my_data:make")
+        check(not data.resampled, f"--data.resampled with --data.pipeline {data.pipeline}: resample in the pipeline")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

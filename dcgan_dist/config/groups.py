@@ -132,6 +132,10 @@ class DataConfig(OptionGroup):
     (s3:// gs:// https:// hf://). Default: the embedded cartoon faces."""
     reader: ReaderName = "indexed"
     """indexed: exact order and exact resume. stream: webdataset's pipeline, also reads pipes; resume is not exact."""
+    resampled: bool = False
+    """Let the stream reader draw shards with replacement (webdataset's resampled): an epoch is no permutation then."""
+    pipeline: str | None = None
+    """Your own pipeline for the stream reader, MODULE:FUNCTION; it gives (uint8 image, label). See docs/data.md."""
     classes: tuple[str, ...] = ()
     """Classes to train on, by label or name, such as 3,7 or cat,dog. Default: all images, labelled or not."""
     image_key: str | None = None

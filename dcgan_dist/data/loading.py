@@ -10,7 +10,8 @@ from dcgan_dist.data.faces import dataset as faces
 from dcgan_dist.data.reading.autotune import choose_decode_plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
-from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, is_plain
+from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, TarPipeline, is_plain
+from dcgan_dist.data.reading.user_pipeline import UserPipeline
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.shards.classes import classes_text, find_labels, names_in, numbering
@@ -37,26 +38,15 @@ def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None)
     Raises UserError for any bad shard.
     """
     patterns = config.data.shards
+    if config.data.pipeline is not None:
+        return _open_pipeline(config, say)
     if not patterns:
         say(f"data: no --data.shards given, so the embedded set of {config.data.faces:,} cartoon faces, drawn by code")
         paths = _embedded_set(config, say, poll)
         patterns = tuple(str(path) for path in paths)
     opener = make_opener(config.data)
     if config.data.reader == "stream":
-        names = _expand_shards(patterns, Opener(), say)
-        _compare_with_manifests(patterns, names, Remote(), say)
-        if files := list(filter(is_plain, names)):
-            shards = open_shards(files, opener)
-            for line in unused_lines(shards, opener.choice):
-                say(f"data: {line}")
-            _treat_empty_images(shards, config.data.damaged, say, "left out")
-        says = "a resumed run starts the stream again; only labels that are numbers and beside their image are used"
-        if config.data.damaged == "substitute":
-            says += (
-                "; an image that cannot be decoded ends the run (--data.damaged substitute needs the indexed reader)"
-            )
-        say(f"data: {len(names)} source{'s' * (len(names) != 1)} streamed by webdataset; {says}")
-        return StreamUrls(names)
+        return _open_stream(config.data, patterns, opener, say)
     names = _expand_shards(patterns, opener, say)
     manifest = _compare_with_manifests(patterns, names, opener.remote, say)
     corpus = Corpus(open_shards(names, opener), opener)
@@ -78,6 +68,43 @@ def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None)
     elif classes:
         say(f"data: classes {classes_text(classes)}{'' if named else numbering(classes)}")
     return corpus
+
+
+def _open_stream(data: DataConfig, patterns: Sequence[str], opener: Opener, say: Say) -> StreamUrls:
+    names = _expand_shards(patterns, Opener(), say)
+    _compare_with_manifests(patterns, names, Remote(), say)
+    if files := list(filter(is_plain, names)):
+        shards = open_shards(files, opener)
+        for line in unused_lines(shards, opener.choice):
+            say(f"data: {line}")
+        _treat_empty_images(shards, data.damaged, say, "left out")
+    says = "a resumed run starts the stream again; only labels that are numbers and beside their image are used"
+    if data.resampled:
+        says += "; shards are drawn with replacement, so an epoch is no permutation: some images repeat, others wait"
+    if data.damaged == "substitute":
+        says += "; an image that cannot be decoded ends the run (--data.damaged substitute needs the indexed reader)"
+    say(f"data: {len(names)} source{'s' * (len(names) != 1)} streamed by webdataset; {says}")
+    _say_unused(data, "decode", "workers", say=say)
+    return StreamUrls(names)
+
+
+def _open_pipeline(config: Config, say: Say) -> StreamUrls:
+    """The shards for a user's pipeline. Raises UsageError when it cannot be imported."""
+    data = config.data
+    names = _expand_shards(data.shards, Opener(), say) if data.shards else []
+    assert data.pipeline is not None
+    UserPipeline(data.pipeline, names, (config.model.image_size, config.model.channels))
+    given = f"{len(names)} shard{'s' * (len(names) != 1)}, whose content it checks itself" if names else "no shards"
+    says = "a resumed run starts it again: its position counts images, but their order is the pipeline's own"
+    say(f"data: samples of --data.pipeline {data.pipeline}, which is given {given}; {says}")
+    _say_unused(data, "decode", "workers", "damaged", "image_key", "label_key", "allow_cut", say=say)
+    return StreamUrls(names)
+
+
+def _say_unused(data: DataConfig, *names: str, say: Say) -> None:
+    unused = [f"--data.{name}" for name in names if getattr(data, name) != getattr(DataConfig, name)]
+    if unused:
+        say(f"data: not used by --data.{'pipeline' if data.pipeline else 'reader stream'}: {', '.join(unused)}")
 
 
 def _expand_shards(patterns: Sequence[str], opener: Opener, say: Say) -> list[str]:
@@ -232,9 +259,11 @@ def make_reader(
     """
     shape, options = (config.model.image_size, config.model.channels), config.data
     if not isinstance(data, Corpus):
-        return StreamReader(
-            data, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned, choice=choice_of(options)
-        )
+        if options.pipeline is None:
+            pipeline = TarPipeline(data, choice_of(options), resampled=options.resampled)
+        else:
+            pipeline = UserPipeline(options.pipeline, data, shape)
+        return StreamReader(pipeline, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned)
     fetcher = Fetcher(data, shape, options.damaged, options.most_damaged)
     plan = choose_decode_plan(config, data, local_ranks=local_ranks, on_gpu=pinned, say=say)
     return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan, say=to_stderr if first else _ignore)

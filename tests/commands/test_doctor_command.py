@@ -436,6 +436,15 @@ def test_pipes_are_not_opened(doctor, folder):
     assert not made.exists()
 
 
+def test_a_users_pipeline_is_imported_and_not_run(doctor, folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    (folder / "mine_for_doctor.py").write_text("def make(shards, **_): raise SystemExit\n")
+    for name, mark in ("make", "warn"), ("mak", "FAIL"):
+        options = ["--data.reader", "stream", "--data.pipeline", f"mine_for_doctor:{name}"]
+        found = one(doctor, "shards", *options)
+        assert (found[0], f"--data.pipeline mine_for_doctor:{name}" in found[1]) == (mark, True)
+
+
 def test_remote_shards_and_their_cache(doctor, folder):
     content = (folder / "shards/0.tar").read_bytes()
     with HttpServer({"0.tar": content}) as server:

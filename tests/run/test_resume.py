@@ -218,7 +218,8 @@ def test_what_decides_the_training_is_not_free():
     learnt = ("model", "loss", "optimizer", "ema")
     assert changed >= {name for name in flat if name.partition(".")[0] in learnt}
     assert {name for name in changed if name.startswith("data.")} == {
-        "data.reader", "data.classes", "data.hflip", "data.faces", "data.image_key", "data.label_key"
+        "data.reader", "data.classes", "data.hflip", "data.faces", "data.image_key", "data.label_key", "data.resampled",
+        "data.pipeline",
     }  # fmt: skip
     assert {name.partition(".")[0] for name in changed if "." in name} == {*learnt, "data"}
 

@@ -58,6 +58,7 @@ class Context:
     @cached_property
     def _opened(self) -> Corpus | StreamUrls | UserError | None:
         try:
-            return open_data(self.config, lambda _: None) if self.config.data.shards else None
+            given = self.config.data.shards or self.config.data.pipeline
+            return open_data(self.config, lambda _: None) if given else None
         except UserError as error:
             return error

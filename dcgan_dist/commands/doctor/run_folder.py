@@ -122,7 +122,8 @@ def check_run_dir(context: Context) -> Finding:
     except UserError:
         data = StreamUrls()  # see the line shards
     found = resume.find(config, folder, data, said.append)
-    if found is not None and not (config.data.shards or "data.shards" in config.resume.allow_changes):
+    given = config.data.shards or config.data.pipeline
+    if found is not None and not (given or "data.shards" in config.resume.allow_changes):
         trained = checkpoint.load_state(found)
         if trained["config"].get("data.shards"):
             raise resume.other_data(found, trained, config.data.faces)

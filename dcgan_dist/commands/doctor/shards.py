@@ -35,6 +35,8 @@ def check_shards(context: Context) -> Finding:
     found = counted(len(names), "shard" if isinstance(data, Corpus) else "source")
     if isinstance(data, Corpus):
         found = f"{counted(data.size, 'image')} in {found}"
+    if config.pipeline:
+        return warn(f"--data.pipeline {config.pipeline}, given {found}", "its samples are checked while training")
     if any(name.startswith("pipe:") for name in names):
         return warn(f"{found} to be streamed", "the output of a pipe cannot be checked; one that fails ends the run")
     patterns = names if isinstance(data, list) else list(config.shards)

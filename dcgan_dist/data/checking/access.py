@@ -14,7 +14,7 @@ import xxhash
 
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.remote.fill import fill, wanted_of
-from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.remote.unpack import packing, packing_of
 from dcgan_dist.data.shards.files import RangedFile
 from dcgan_dist.data.shards.index import ReadAt
 from dcgan_dist.data.shards.manifest import ShardEntry
@@ -109,7 +109,7 @@ def opened(job: ShardJob) -> Iterator[tuple[ReadAt, int]]:
 
 @contextmanager
 def _open_file(job: ShardJob) -> Iterator[BinaryIO | RangedFile]:
-    kind = packing(base_name(job.name))
+    kind = packing(base_name(job.name)) if job.stat else packing_of(job.name)
     if kind is None and job.stat is not None and job.stat.ranges:
         yield RangedFile(job.remote, job.stat)
         return

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.shared_batch import FAVOURED, STEP, BatchArrays, batch_arrays
+from dcgan_dist.data.system.workers import signals_blocked
 
 JOIN_TIMEOUT = (
     10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
@@ -91,7 +92,8 @@ def prefetch_batches(fill: Callable[[Batch], None], slots: list[Batch]) -> Gener
             ready.put(slot)
 
     thread = Thread(target=produce, name="reader", daemon=True)
-    thread.start()
+    with signals_blocked():  # also in the processes that a user's pipeline starts from it
+        thread.start()
     try:
         while True:
             result = ready.get()

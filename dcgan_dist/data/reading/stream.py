@@ -1,9 +1,11 @@
-"""The stream reader: webdataset's samples and shuffle, for sources that cannot be indexed (pipes).
+"""The stream reader: a pipeline of (image, label) samples into batches, for sources that cannot be indexed (pipes).
 
-Same batches in shape and type as the indexed reader, and as many; but what a rank sees depends on the number of ranks,
-an epoch is a pass over a rank's shards, and a resumed run starts the stream again.
+The pipeline is webdataset's own, with stages that read tars as strictly as the indexed reader does, or the user's
+(`user_pipeline`). Batches have the shape, the type and the number of the indexed reader's; but what a rank sees depends
+on the number of ranks, an epoch is a pass over a rank's shards, and a resumed run starts the stream again.
 """
 
+import atexit
 import hashlib
 import re
 import signal
@@ -12,16 +14,19 @@ import sys
 import tarfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import chain, count, islice
-from operator import setitem
+from itertools import count, islice
 from pathlib import Path
 from random import Random
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, Protocol
 
-from webdataset.filters import shuffle
+import numpy as np
+from numpy.typing import NDArray
+from webdataset import filters
+from webdataset.pipeline import DataPipeline
+from webdataset.shardlists import ResampledShards, SimpleShardList
 from webdataset.utils import enforce_security  # pyright: ignore[reportAttributeAccessIssue]
 
 from dcgan_dist.data.images.codecs import decode_into
@@ -29,7 +34,8 @@ from dcgan_dist.data.order import flips
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, prefetch_batches
 from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.data.remote.unpack import TAR_ENDINGS, packing
+from dcgan_dist.data.remote.client import base_name, is_remote
+from dcgan_dist.data.remote.unpack import TAR_ENDINGS, packing_of
 from dcgan_dist.data.shards.foreign import DEFAULT
 from dcgan_dist.data.shards.index import NO_LABEL, SKIPPED, read_index
 from dcgan_dist.data.shards.labels import is_number
@@ -42,19 +48,44 @@ from dcgan_dist.errors import UsageError, UserError, to_stderr
 from dcgan_dist.location import Location
 
 SHUFFLE_BUFFER = 2_000  # samples
+RESAMPLED_PASS = 100  # times the number of shards, after which a resampled pass ends
 ENDINGS = "|".join(re.escape(ending) for ending in TAR_ENDINGS if ending.count(".") == 1)
 TAR = re.compile(rf"[\w.%+-]+({ENDINGS})\b")  # in a command; of a.tar.gz it is a.tar
-SUCCESS_CODES = (
-    0,
-    -signal.SIGPIPE,
-    128 + signal.SIGPIPE,
-)  # exit codes of a command whose output was read to the end mark
+SUCCESS_CODES = (0, -signal.SIGPIPE, 128 + signal.SIGPIPE)  # of a command whose output was read to the end mark
 
-Sample = tuple[str, bytes, int, str]  # suffix, bytes and label of an image, and what it is called in messages
+
+class EncodedImage(NamedTuple):
+    """A sample as a file, which is decoded straight into the batch."""
+
+    suffix: str
+    data: bytes
+    label: int  # -1: none
+    where: str  # what it is called in messages
+
+
+class DecodedImage(NamedTuple):
+    """A sample that is only copied."""
+
+    image: NDArray[np.uint8]  # (H, W, C)
+    label: int  # -1: none
+
+
+Sample = EncodedImage | DecodedImage
+
+
+class Pipeline(Protocol):
+    """Where samples come from."""
+
+    name: str
+    """The option that names it, for messages."""
+
+    def samples(self, seed: int, rank: int, world_size: int) -> Iterable[Sample]:
+        """Those of one pass for one rank, or without end; `seed` differs between passes, and not between ranks."""
+        ...
 
 
 class StreamUrls(list[str]):
-    """Tars to be streamed, by their paths and `pipe:` commands."""
+    """Tars to be streamed, by their paths, URLs and `pipe:` commands."""
 
     def __init__(self, urls: Iterable[str] = ()) -> None:
         super().__init__(urls)
@@ -65,39 +96,21 @@ class StreamUrls(list[str]):
 def _known_by(url: str) -> str:
     if url.startswith("pipe:"):
         return " ".join(sorted({"pipe:", *(tar[0] for tar in TAR.finditer(Location(url).reveal()))}))
+    if is_remote(url):
+        return base_name(url)
     return f"{Path(url).name} {Path(url).stat().st_size if Path(url).exists() else None}"
 
 
 class StreamReader:
-    """Reads tars from the first byte to the last with webdataset, shards and samples shuffled by the seed."""
+    """Reads the samples of a pipeline, pass after pass."""
 
     exact = False
 
-    def __init__(
-        self,
-        urls: list[str],
-        *,
-        shape: tuple[int, int],
-        seed: int,
-        prefetch: int,
-        pinned: bool,
-        choice: MemberChoice = DEFAULT,
-    ) -> None:
-        """`shape`: height (and width), channels. Raises UsageError for a URL, UserError for a missing file."""
-        for url in urls:
-            if url.startswith("pipe:"):
-                if enforce_security:
-                    raise UsageError(f"--data.shards {url}: WDS_SECURE forbids commands; unset it")
-                continue
-            if "://" in url:
-                problem = "not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe"
-                raise UsageError(f"--data.shards {url}: {problem}")
-            if not Path(url).exists():
-                raise UserError(f"{url}: no such file")
+    def __init__(self, pipeline: Pipeline, *, shape: tuple[int, int], seed: int, prefetch: int, pinned: bool) -> None:
+        """`shape`: height (and width), channels."""
         self.counters = Counters()
         self.damages: dict[int, str] = {}  # an image that cannot be read ends the run
-        self._urls, self._seed, self._choice = urls, seed, choice
-        self._shape = shape
+        self._pipeline, self._shape, self._seed = pipeline, shape, seed
         self._prefetch, self._pinned = prefetch, pinned
 
     def batches(self, position: int, split: Split) -> Generator[Batch, None, None]:
@@ -110,52 +123,118 @@ class StreamReader:
         def fill(batch: Batch) -> None:
             pixels, batch.read = batch.pixels, Counters(images=count)
             batch.rows.flips[:] = flips(self._seed, next(positions) + split.rank * count, count)
-            for row, (suffix, data, label, where) in enumerate(islice(samples, count)):
-                decode_into(data, suffix, pixels[row], where)
-                batch.rows.labels[row] = label
-                batch.read.bytes += len(data)
+            for row, sample in enumerate(islice(samples, count)):
+                batch.rows.labels[row] = sample.label
+                if isinstance(sample, EncodedImage):
+                    decode_into(sample.data, sample.suffix, pixels[row], sample.where)
+                    batch.read.bytes += len(sample.data)
+                else:
+                    pixels[row] = sample.image
+                    batch.read.bytes += sample.image.nbytes
 
-        with closing(prefetch_batches(fill, slots)) as batches:
-            try:
-                for batch in batches:
-                    self.counters.add(batch.read)
-                    yield batch
-            finally:
-                end_programs()  # or the thread would wait for what a command has yet to write
+        batches = prefetch_batches(fill, slots)
 
-    def _samples(self, position: int, split: Split) -> Iterator[Sample]:
-        """This rank's images, epoch after epoch."""
-        divided = len(self._urls) >= split.world_size
-        notes: dict[str, Notes] = {}  # of pipes and packed files, as the first pass found them
-        for epoch in count():
-            random = Random(f"{self._seed}/{position}/{epoch}")
-            urls = random.sample(self._urls, len(self._urls))
-            if divided:
-                urls = urls[split.rank :: split.world_size]
-            images = chain.from_iterable(tar_images(url, self._choice, partial(setitem, notes, url)) for url in urls)
-            # nothing leaves the buffer before it is full, so a set that fits into it is shuffled uniformly
-            images = shuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER, rng=random)(images)
-            # with fewer shards than ranks every rank reads all of them and keeps its share
-            mine = images if divided else islice(images, split.rank, None, split.world_size)
-            first = next(mine, None)
+        def close() -> None:
+            end_programs()  # or the thread would wait for what a command has yet to write
+            batches.close()
+            with suppress(ValueError):  # the thread hangs in it
+                samples.close()
+
+        atexit.register(close)  # processes of a user's pipeline, which nothing else may end
+        try:
+            for batch in batches:
+                self.counters.add(batch.read)
+                yield batch
+        finally:
+            atexit.unregister(close)
+            close()
+
+    def _samples(self, position: int, split: Split) -> Generator[Sample, None, None]:
+        """This rank's samples, pass after pass."""
+        for number in count():
+            seed = Random(f"{self._seed}/{position}/{number}").getrandbits(31)
+            samples = iter(self._pipeline.samples(seed, split.rank, split.world_size))
+            first = next(samples, None)
             if first is None:
-                raise UserError(f"--data.shards {', '.join(urls[:3])}: no image for rank {split.rank}")
+                advice = "every rank needs some: give more shards, or fewer ranks"
+                raise UserError(f"{self._pipeline.name}: no image for rank {split.rank}; {advice}")
             yield first
-            yield from mine
-            found = merge_notes(note for url, note in notes.items() if not is_plain(url))
-            if not epoch and (divided or not split.rank):
-                for line in found.lines():
-                    to_stderr(f"data: {line} (pipes and packed files)")
+            yield from samples
+
+
+class TarPipeline:
+    """webdataset's pipeline: shards and samples shuffled by the seed, or shards drawn with replacement."""
+
+    def __init__(self, urls: Sequence[str], choice: MemberChoice = DEFAULT, *, resampled: bool = False) -> None:
+        """Raises UsageError for a URL, UserError for a missing file."""
+        for url in urls:
+            _check_source(url)
+        self.name = f"--data.shards {', '.join(urls[:3])}"
+        self._urls, self._choice, self._resampled = list(urls), choice, resampled
+        self._notes: dict[str, Notes] = {}
+        self._read = 0
+
+    def samples(self, seed: int, rank: int, world_size: int) -> DataPipeline:
+        """See Pipeline."""
+        urls, divided = self._urls, len(self._urls) >= world_size and not self._resampled
+        mine = filters.slice(rank, None, world_size)  # as split_by_node, which takes the rank from the environment
+        wanted = len(urls[rank::world_size]) if divided else len(urls)
+        if self._resampled:
+            drawn = RESAMPLED_PASS * len(urls)
+            source = ResampledShards(urls, drawn, seed, worker_seed=lambda: rank, deterministic=True)
+        else:
+            source = SimpleShardList(urls, seed=seed)
+        return DataPipeline(
+            source,
+            mine if divided else None,
+            partial(read_tars, choice=self._choice, on_notes=partial(self._note, wanted, divided or rank == 0)),
+            # nothing leaves the buffer before it is full, so a set that fits into it is shuffled uniformly
+            filters.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=Random(seed)),
+            # with fewer shards than ranks every rank reads all of them and keeps its share
+            None if divided or self._resampled else mine,
+        )
+
+    def _note(self, wanted: int, reports: bool, url: str, notes: Notes) -> None:
+        """What is not used of pipes and packed files is reported once, after as many shards as a pass has."""
+        self._notes[url] = notes
+        self._read += 1
+        if reports and self._read == wanted:
+            for line in merge_notes(notes for url, notes in self._notes.items() if not is_plain(url)).lines():
+                to_stderr(f"data: {line} (pipes and packed files)")
+
+
+def _check_source(url: str) -> None:
+    if url.startswith("pipe:"):
+        if enforce_security:
+            raise UsageError(f"--data.shards {url}: WDS_SECURE forbids commands; unset it")
+    elif "://" in url:
+        problem = "not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe"
+        raise UsageError(f"--data.shards {url}: {problem}")
+    elif not Path(url).exists():
+        raise UserError(f"{url}: no such file")
 
 
 def is_plain(url: str) -> bool:
     """Whether a source is a file whose headers can be walked before it is streamed."""
-    return url.endswith(".tar") and "://" not in url and not url.startswith("pipe:")
+    return url.endswith(".tar") and "://" not in url and not url.startswith("pipe:") and packing_of(url) is None
+
+
+def read_tars(
+    shards: Iterable[dict[str, Any]],
+    choice: MemberChoice = DEFAULT,
+    on_notes: Callable[[str, Notes], None] = lambda *_: None,
+) -> Iterator[EncodedImage]:
+    """A stage of a webdataset pipeline: from {"url": ..} to the images of these tars.
+
+    `on_notes` gets of each tar what is not used. Raises UserError for a tar that cannot be read.
+    """
+    for shard in shards:
+        yield from tar_images(shard["url"], choice, partial(on_notes, shard["url"]))
 
 
 def tar_images(
     url: str, choice: MemberChoice = DEFAULT, on_notes: Callable[[Notes], None] = lambda _: None
-) -> Iterator[Sample]:
+) -> Iterator[EncodedImage]:
     """The images of one tar; `on_notes` gets what of it is not used. Raises UserError when it cannot be read."""
     try:
         if url.startswith("pipe:"):
@@ -163,30 +242,30 @@ def tar_images(
             shell = Location(url).reveal().removeprefix("pipe:")
             with shielded_program(shell, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
                 assert command.stdout is not None
-                says = threading.Thread(target=_pass_on, args=(command.stderr, Location(url)), daemon=True)
-                says.start()
+                errors = threading.Thread(target=_pass_on, args=(command.stderr, Location(url)), daemon=True)
+                errors.start()
                 with command.stdout as stream:
                     yield from _in_tar(url, stream, choice, on_notes)
                 code = command.wait()
-                says.join(1)  # its last words come before ours
+                errors.join(1)  # its last lines come before ours
                 if code not in SUCCESS_CODES:
                     raise UserError(f"{url}: cannot be read (the command failed)")
         else:
-            ours = packing(url) is None and read_index(Path(url)) is not None
+            ours = packing_of(url) is None and read_index(Path(url)) is not None
             with Path(url).open("rb") as file:
                 yield from _in_tar(url, file, DEFAULT if ours else choice, on_notes)
     except OSError as error:
         raise UserError(f"{url}: cannot be read ({error.strerror})") from error
 
 
-def _pass_on(said: IO[bytes], place: Location) -> None:
-    """What the command says on standard error, where its shell may quote it."""
-    with said:
-        for line in said:
+def _pass_on(errors: IO[bytes], place: Location) -> None:
+    """The command's standard error, where its shell may quote it."""
+    with errors:
+        for line in errors:
             sys.stderr.write(place.hide_in(line.decode(errors="replace")))
 
 
-def _in_tar(url: str, stream: Any, choice: MemberChoice, on_notes: Callable[[Notes], None]) -> Iterator[Sample]:
+def _in_tar(url: str, stream: Any, choice: MemberChoice, on_notes: Callable[[Notes], None]) -> Iterator[EncodedImage]:
     """Labels that are words have no numbers here, where not all of them are known."""
     walk = TarWalker(url, _members(stream), lambda info: info.data, choice)
     images = labelled = 0
@@ -197,7 +276,7 @@ def _in_tar(url: str, stream: Any, choice: MemberChoice, on_notes: Callable[[Not
         label = int(text) if is_number(text) else NO_LABEL
         walk.unlabelled["a word, which a stream cannot number"] += text not in ("", NONE) and label == NO_LABEL
         images, labelled = images + 1, labelled + (label != NO_LABEL)
-        yield suffix, data, label, f"{url}: {escape_newlines(name)}.{suffix}"
+        yield EncodedImage(suffix, data, label, f"{url}: {escape_newlines(name)}.{suffix}")
     apart = min(len(walk.separate_labels), images - labelled - walk.unlabelled.total())
     walk.unlabelled += Counter({"apart from its image": apart})  # which drops what is 0
     on_notes(walk.notes(images, labelled))
@@ -213,5 +292,5 @@ def _members(stream: Any) -> Iterator[Header]:
             except tarfile.ReadError as error:
                 if str(error) != CUT:
                     raise
-                info.cut = True  # the last one, as tar_members will say
+                info.cut = True  # the last one, as tar_members will report
         yield info

@@ -9,7 +9,7 @@ import xxhash
 
 from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.data.remote.stores import RemoteStat
-from dcgan_dist.data.remote.unpack import Unpacker, packing, unpacked_name
+from dcgan_dist.data.remote.unpack import Unpacker, packing, packing_of, unpacked_name
 from dcgan_dist.data.system.storage import Output, open_regular
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
@@ -52,10 +52,11 @@ def wanted_of(source: Source) -> Wanted:
         except OSError as error:
             raise UserError(f"{source}: cannot be read ({error.strerror})") from error
         shown, address, version, size = str(source), str(source.resolve()), str(about.st_mtime_ns), about.st_size
+    kind = packing(base_name(shown)) if isinstance(source, RemoteStat) else packing_of(source)
     own = base_name(shown)
     text = re.sub(r"[^A-Za-z0-9._-]+", "_", unpacked_name(own))[-READABLE:]
     identity = xxhash.xxh3_128_hexdigest(f"{address}\n{version}\n{size}".encode(errors="surrogateescape"))
-    return Wanted(identity, f"{identity}-{text}", shown, size, packing(own))
+    return Wanted(identity, f"{identity}-{text}", shown, size, kind)
 
 
 def fill(source: Source, wanted: Wanted, remote: Remote, to: Output) -> None:

@@ -5,7 +5,9 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.system.storage import Output
@@ -22,6 +24,8 @@ CODECS: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
     "bz2": (bz2.BZ2Decompressor, OSError),
     "xz": (lzma.LZMADecompressor, lzma.LZMAError),
 }
+MAGICS = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst"}  # first bytes
+BLOCK, MAGIC_AT = 512, 257  # of a tar
 _PACKED = re.compile(r"(\.tar)?\.(gz|bz2|xz|zst)$|\.(tgz|tbz2?|txz|tzst)$")
 
 
@@ -29,6 +33,20 @@ def packing(name: str) -> str | None:
     """'gz', 'bz2', 'xz' or 'zst' by the end of a file name (.tar.gz, .tgz and so on); None for a tar."""
     match = _PACKED.search(name.lower())
     return None if match is None else KINDS[match[0].rpartition(".")[2]]
+
+
+def packing_of(path: str | Path) -> str | None:
+    """The same of a local file, by its first bytes; by its name where they show neither a packed file nor a tar.
+
+    webdataset's ShardWriter writes packed files named .tar (compress=True), and plain ones named .tar.gz.
+    """
+    head = b""
+    with suppress(OSError):  # whoever opens it reports that
+        if Path(path).is_file():
+            with Path(path).open("rb") as file:
+                head = file.read(BLOCK)
+    by_name = None if head[MAGIC_AT:].startswith(b"ustar") else packing(str(path))
+    return next((kind for magic, kind in MAGICS.items() if head.startswith(magic)), by_name)
 
 
 def unpacked_name(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from dcgan_dist.data.remote.cache import CachedShard, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.data.remote.fill import Source
-from dcgan_dist.data.remote.unpack import packing
+from dcgan_dist.data.remote.unpack import packing, packing_of
 from dcgan_dist.data.shards.files import LocalFile, RangedFile, ShardFile
 from dcgan_dist.data.shards.foreign import foreign_index, load_cached_index, save_cached_index, walk
 from dcgan_dist.data.shards.index import Footer, ShardIndex, load_index, read_footer, read_index
@@ -97,7 +97,7 @@ class Opener:
                 raise UserError(f"{path}: is a folder; name the shards in it, as in '{path}/*.tar'")
             if not path.is_file():
                 raise UserError(f"{path}: {NO_FILE if path.exists() else 'no such file'}")
-            if packing(name) is not None:
+            if packing_of(path) is not None:
                 return self._describe_cached(name, path)
             with path.open("rb") as file:
                 about = os.fstat(file.fileno())

@@ -23,7 +23,8 @@ from dcgan_dist.data.reading import stream as stream_module
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
-from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, tar_images
+from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, TarPipeline, tar_images
+from dcgan_dist.data.shards.foreign import DEFAULT
 from dcgan_dist.data.shards.notes import Notes
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.errors import UsageError, UserError
@@ -32,13 +33,9 @@ SIZE, SEED = 32, 9
 ALONE = Split(batch=8, micro_batches=1, rank=0, world_size=1)
 
 
-def make_reader(urls, channels=3):
-    return StreamReader([str(url) for url in urls], shape=(SIZE, channels), seed=SEED, prefetch=2, pinned=False)
-
-
-def chosen(urls, choice):
-    paths = [str(url) for url in urls]
-    return StreamReader(paths, shape=(SIZE, 3), seed=SEED, prefetch=2, pinned=False, choice=choice)
+def make_reader(urls, channels=3, choice=DEFAULT, **options):
+    pipeline = TarPipeline([str(url) for url in urls], choice, **options)
+    return StreamReader(pipeline, shape=(SIZE, channels), seed=SEED, prefetch=2, pinned=False)
 
 
 def contents(reader, batches, split=ALONE, position=0):
@@ -144,7 +141,7 @@ def test_a_small_set_is_shuffled_uniformly(tmp_path):
     path = write_ours(tmp_path / "sorted.tar", 389, "pgm", label=lambda number: number * 10 // 389)
     samples, epochs = make_reader([path], 1)._samples(0, ALONE), []
     for _ in range(30):
-        labels = np.array([label for _, _, label, _ in itertools.islice(samples, 389)])
+        labels = np.array([sample.label for sample in itertools.islice(samples, 389)])
         assert np.bincount(labels).tolist() == [39, 39, 39, 39, 39, 39, 39, 39, 39, 38]
         epochs.append([len(set(batch)) for batch in labels[:384].reshape(-1, 16).tolist()])
     uniform = 10 * (1 - 0.9**16)
@@ -267,7 +264,7 @@ def test_what_is_not_used_of_pipes_is_counted_in_the_first_pass(tmp_path, capsys
         f"pipe:cat {whole}",
         tmp_path / "cut.tar",
     ]
-    contents(chosen(urls, MemberChoice(allow_cut=True)), 12)
+    contents(make_reader(urls, choice=MemberChoice(allow_cut=True)), 12)
     assert capsys.readouterr().err.splitlines() == [
         "data: tars without an end mark, perhaps cut: 2; what is there is used (allow_cut) (pipes and packed files)",
         "data: skipped: 24 other members (24 .txt) (pipes and packed files)",
@@ -322,10 +319,49 @@ def test_plain_files_are_looked_into_before_they_are_streamed(tmp_path):
     assert open_data(Config(data=DataConfig(**options, damaged="substitute")), lines.append) == [f"{tmp_path}/x.tar"]
     assert any("b.png" in line and line.endswith("is an empty file; left out") for line in lines)
     assert "--data.damaged substitute needs the indexed reader" in lines[-1]
-    reader = chosen([tmp_path / "x.tar"], MemberChoice(skip_bad=True))
+    reader = make_reader([tmp_path / "x.tar"], choice=MemberChoice(skip_bad=True))
     assert len({pixels for batch in contents(reader, 2) for pixels, _ in batch}) == 1
 
 
 def test_keys_are_not_used_for_shards_of_ours(shards):
     ours = [path for path in shards if "theirs" not in path.name]
-    assert contents(chosen(ours, MemberChoice(image_key="input.jpg")), 4) == contents(make_reader(ours), 4)
+    assert contents(make_reader(ours, choice=MemberChoice(image_key="input.jpg")), 4) == contents(make_reader(ours), 4)
+
+
+def test_resampled_shards_are_drawn_with_replacement(tmp_path):
+    """By the seed, and otherwise on every rank and after a resume; no rank runs out of images."""
+    paths = [write_ours(tmp_path / f"{n}.tar", 1, first=n, label=lambda number: number) for n in range(40)]
+
+    def drawn(rank=0, position=0):
+        split = Split(batch=80, micro_batches=1, rank=rank, world_size=2)
+        batches = contents(make_reader(paths, resampled=True), 2, split, position)
+        return [label for batch in batches for _, label in batch]
+
+    first = drawn()
+    assert len(first) == 80
+    assert set(first) < set(range(40))  # of 80 draws from 40 about 5 are never drawn
+    assert first == drawn()
+    assert len({tuple(labels) for labels in (first, drawn(rank=1), drawn(position=80))}) == 3
+    many = joined(
+        contents(make_reader(paths, resampled=True), 50, Split(batch=80, micro_batches=1, rank=0, world_size=1))
+    )
+    counts = np.array(list(many.values()))
+    assert len(counts) == 40
+    assert 0.4 < counts.var() / 100 < 2  # binomial: about 100, and 0 for permutations
+
+
+def test_a_resampled_stream_passes_over_shards_without_images_and_reports_what_it_does_not_use(tmp_path, capsys):
+    path = write_tar(tmp_path / "x.tar", [("a.png", encoded(0, "png")), ("a.txt", b"-")])
+    texts = write_tar(tmp_path / "texts.tar", [("a.txt", b"text")])
+    assert len(contents(make_reader([f"pipe:cat {path}", texts, texts], resampled=True), 3)) == 3
+    assert "data: skipped: 1 other member (1 .txt)" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no image for rank 0"):
+        contents(make_reader([texts], resampled=True), 1)
+
+
+def test_resampling_is_announced(shards):
+    lines: list[str] = []
+    data = DataConfig(shards=tuple(map(str, shards)), reader="stream", resampled=True, workers=3)
+    open_data(Config(data=data), lines.append)
+    assert "; shards are drawn with replacement, so an epoch is no permutation: some images repeat" in lines[-2]
+    assert lines[-1] == "data: not used by --data.reader stream: --data.workers"

@@ -18,7 +18,7 @@ from dcgan_dist.config import Config, DataConfig
 from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.data.reading.stream import StreamReader
+from dcgan_dist.data.reading.stream import StreamReader, TarPipeline
 from dcgan_dist.data.shards.classes import find_labels, numbering
 from dcgan_dist.errors import UsageError
 
@@ -150,7 +150,7 @@ def test_training_on_the_tars_themselves_has_them_too(folder, form):
 
 def test_a_stream_which_knows_no_words_has_the_same_numbers(folder):
     tars = [str(as_cls(folder) / name) for name in ("1.tar", "2.tar")]
-    reader = StreamReader(tars, shape=(32, 3), seed=0, prefetch=1, pinned=False)
+    reader = StreamReader(TarPipeline(tars), shape=(32, 3), seed=0, prefetch=1, pinned=False)
     stream = reader.batches(0, Split(batch=26, micro_batches=1, rank=0, world_size=1))
     batch = next(stream)
     stream.close()
