@@ -79,7 +79,7 @@ def test_a_tar_that_is_packed_though_its_name_does_not_say_so(tmp_path):
     path = ours_jpg(tmp_path / "a.tar")
     path.write_bytes(gzip.compress(path.read_bytes()))
     report = check(path)
-    assert (report.problems, report.samples) == ((), IMAGES)
+    assert (report.problems, report.samples) == ([], IMAGES)
 
 
 def test_packed_shards_are_saved_unpacked(tmp_path):

@@ -71,9 +71,10 @@ def file_sample(number):
 
 def write(folder: Path, sample: Any, **options: Any) -> None:
     pattern = str(folder / options.pop("pattern", "x-%03d.tar"))
+    settings: dict[str, Any] = {"verbose": 0, "maxcount": 4} | options
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # it does not close what `opener` gives it
-        with ShardWriter(pattern, **{"verbose": 0, "maxcount": 4} | options) as writer:
+        with ShardWriter(pattern, **settings) as writer:
             for number in range(COUNT):
                 writer.write({"__key__": f"folder/s{number}", **sample(number)})
 
