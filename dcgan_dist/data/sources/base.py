@@ -35,7 +35,6 @@ ENDINGS = {
     ".zip": "zip",
 }
 NOT_PREPARED = "call prepared() first"
-NO_IMAGE = "holds no image (null, or no bytes)"
 LABEL_FILES = (".csv", ".tsv", ".jsonl", ".json", ".cls", ".txt", ".xml", ".mat")
 SPLITS = re.compile(r"(train|test|valid|validation|val|dev|trainval|unlabell?ed)[_-]?\d*", re.IGNORECASE)
 

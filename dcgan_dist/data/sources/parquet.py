@@ -20,7 +20,7 @@ from dcgan_dist.data.remote.fill import Wanted
 from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.shards.labels import FIELDS, label_text, renumber
 from dcgan_dist.data.shards.notes import Notes, from_dict
-from dcgan_dist.data.sources.base import Report, Source, unused_columns
+from dcgan_dist.data.sources.base import Report, Source, stem, unused_columns
 from dcgan_dist.data.sources.staged import staged_copies
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
 from dcgan_dist.data.system.storage import write_atomically
@@ -58,7 +58,7 @@ class ParquetSource(Source):
         for line in unused_columns(dict.fromkeys(text for each in about for text in each["others"])):
             report(line)
         files = zip(self.names, copies, about, strict=True)
-        tars = (Tar(name, copy, rows=True, notes=from_dict(each["notes"])) for name, copy, each in files)
+        tars = (Tar(name, copy, f"{stem(name)}-", notes=from_dict(each["notes"])) for name, copy, each in files)
         return TarSource(tuple(tars), renumber(classes)[1])
 
     def _convert(self, source: fill.Source, wanted: Wanted, target: Path) -> None:

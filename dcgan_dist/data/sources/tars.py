@@ -7,7 +7,7 @@ xxh3-64. They are checked when the image is loaded, for a damaged one must not g
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,19 +26,7 @@ from dcgan_dist.data.shards.index import NO_LABEL, ShardIndex, read_index
 from dcgan_dist.data.shards.labels import common_numbering, relabel
 from dcgan_dist.data.shards.notes import Notes, merge_notes
 from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
-from dcgan_dist.data.sources.base import (
-    NO_IMAGE,
-    NOT_PREPARED,
-    Images,
-    Item,
-    Items,
-    Load,
-    Loaded,
-    Report,
-    Source,
-    folder_labels,
-    stem,
-)
+from dcgan_dist.data.sources.base import NOT_PREPARED, Images, Item, Items, Load, Loaded, Report, Source, folder_labels
 from dcgan_dist.data.sources.staged import staged_copies
 from dcgan_dist.data.system.storage import atomic_file
 from dcgan_dist.errors import UsageError, UserError
@@ -46,6 +34,7 @@ from dcgan_dist.errors import UsageError, UserError
 INDEXED_TOGETHER = 16
 EMPTY_LISTED = 3  # tars without images
 MOST_OPEN_FILES = 64
+NO_IMAGE = "holds no image (null, or no bytes)"
 ROW = "{:09}"  # key of a table's row
 
 
@@ -54,7 +43,7 @@ class Tar(NamedTuple):
 
     name: str
     path: Path | None = None  # of the plain local file: its own, or a copy; None: it is not copied yet
-    rows: bool = False  # its keys are the numbers of a table's rows
+    prefix: str = ""  # of the names of a table's rows, whose keys are their numbers
     notes: Notes | None = None  # of that table; None: those of the tar
 
     @property
@@ -92,7 +81,7 @@ class TarSource(Source):
             for number, (tar, index) in enumerate(zip(self.tars, self._indexes(), strict=True)):
                 notes.append(tar.notes or index.notes)
                 labels.append((index.label.astype(np.int64), notes[-1].words))
-                yield from _names(number, index, f"{stem(tar.name)}-" if tar.rows else "")
+                yield from _names(number, index, tar.prefix)
 
         first, images = self.tars[0].name, Images(names())
         if not len(images):
@@ -128,7 +117,7 @@ class TarSource(Source):
         name, place = _placed(item)
         tar = self.tars[place.tar]
         row = name.rpartition(".")[0][-len(ROW.format(0)) :]
-        return f"{tar.name}: row {int(row)}" if tar.rows else f"{tar.name}: {name} at byte {place.offset}"
+        return f"{tar.name}: row {int(row)}" if tar.prefix else f"{tar.name}: {name} at byte {place.offset}"
 
     @contextmanager
     def open(self) -> Iterator[Load]:
@@ -162,7 +151,7 @@ class _Place(NamedTuple):
             return "is cut"
         if self.checksum is not None and xxhash.xxh3_64_intdigest(data) != self.checksum:
             again = "copy the shard again" if str(tar.path) == tar.name else f"remove {tar.path}, its copy, and retry"
-            repair = "" if tar.rows else ", or dcgan-dist verify --repair"
+            repair = "" if tar.prefix else ", or dcgan-dist verify --repair"
             return f"its bytes are not those that were written; {again}{repair}"
         return "" if self.length else NO_IMAGE
 
@@ -188,12 +177,9 @@ def _names(number: int, index: ShardIndex, prefix: str) -> Iterator[str]:
 
 def _index(tar: Tar, choice: MemberChoice) -> ShardIndex:
     try:
-        try:
+        index = None
+        with suppress(UserError) if choice.skip_bad else nullcontext():  # images before it may be intact
             index = read_index(tar.file)
-        except UserError:  # a damaged index; the images before it may be intact
-            if not choice.skip_bad:
-                raise
-            index = None
         return foreign_index(tar.file, choice) if index is None else index
     except UserError as error:
         raise UserError(str(error).replace(str(tar.file), tar.name)) from error

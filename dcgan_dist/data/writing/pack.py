@@ -1,5 +1,6 @@
 """The work of packing, in each of the processes: images become a shard and its receipt, or checksums of files."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -20,12 +21,11 @@ from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.sources.base import Images, Item, Load, Source
 from dcgan_dist.data.system.pool import Tick
 from dcgan_dist.data.system.storage import write_atomically
-from dcgan_dist.data.writing.duplicates import UNREADABLE, as_array, digest
-from dcgan_dist.data.writing.packing import Packing
-from dcgan_dist.data.writing.staging import Receipt, write_receipt
+from dcgan_dist.data.writing.duplicates import UNREADABLE, digest
+from dcgan_dist.data.writing.packing import LOSSY, Packing
+from dcgan_dist.data.writing.staging import Receipt, receipt_path
 from dcgan_dist.errors import UsageError, UserError
 
-LOSSY = ("jpg", "webp")
 KEY_LENGTH = 80  # characters; with number and suffix it fits into the name field of a tar header
 
 
@@ -68,12 +68,11 @@ class _Packer:
     def pack(self, job: PackJob, tick: Tick) -> None:
         """Writes a shard, then its receipt. Raises UserError for a bad image, unless such are to be left out."""
         job.shard.parent.mkdir(exist_ok=True)
-        receipt = Receipt(pixels=PixelCounts(self.packing.channels))
-        digests, numbers = bytearray(), []
+        receipt, pixels = Receipt(), PixelCounts(self.packing.channels)
         with ShardWriter(job.shard) as shard:
             for number, item in zip(job.numbers.tolist(), job.images, strict=True):
                 try:
-                    file_digest = self._add(shard, receipt, item, sample_key(item.name, number, job.digits))
+                    loaded, stored = self._add(shard, receipt, item, sample_key(item.name, number, job.digits))
                 except UsageError:
                     raise
                 except UserError as error:
@@ -81,17 +80,18 @@ class _Packer:
                         raise UserError(f"{one_line(str(error))}; --skip_bad leaves such images out") from error
                     receipt.bad.append((number, one_line(str(error))))
                 else:
+                    pixels.add(stored)
                     if self.packing.duplicates == "report":
-                        digests += file_digest
-                        numbers.append(number)
-                        receipt.names.append(one_line(self.source.where(item)))
+                        receipt.files.append((number, digest(loaded).hex(), one_line(self.source.where(item))))
                 tick(1)
-        receipt.bytes, receipt.checksum, receipt.fingerprint = shard.size, shard.checksum, shard.fingerprint
-        receipt.numbers, receipt.digests = np.array(numbers, dtype=np.int64), as_array(bytes(digests))
-        write_receipt(job.shard, receipt)
+        receipt.bytes, receipt.xxh128, receipt.fingerprint = shard.size, shard.checksum, f"{shard.fingerprint:016x}"
+        receipt.pixels = pixels.counts.tolist()
+        write_atomically(receipt_path(job.shard), json.dumps(vars(receipt)).encode())
 
-    def _add(self, shard: ShardWriter, receipt: Receipt, item: Item, key: str) -> bytes:
-        """Packs and counts one image; the checksum of the original file. Raises UserError for a bad one."""
+    def _add(
+        self, shard: ShardWriter, receipt: Receipt, item: Item, key: str
+    ) -> tuple[bytes | Image.Image, Image.Image]:
+        """Packs and counts one image; what was loaded, and the stored pixels. Raises UserError for a bad one."""
         packing, where = self.packing, self.source.where(item)
         loaded, label = self.load(item)
         image = loaded if isinstance(loaded, Image.Image) else open_image(loaded, where)
@@ -110,10 +110,9 @@ class _Packer:
         receipt.several += bool(getattr(image, "is_animated", False))
         receipt.source_sizes[f"{plain.width}x{plain.height}"] += 1
         receipt.stored_sizes[f"{stored.width}x{stored.height}"] += 1
-        receipt.pixels.add(stored)
         if label is not None:
             receipt.labels[str(label)] += 1
-        return digest(loaded)
+        return loaded, stored
 
 
 def _hash(job: HashJob, load: Load, tick: Tick) -> None:

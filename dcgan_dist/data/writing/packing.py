@@ -10,13 +10,9 @@ from dcgan_dist.data.images.codecs import Colour, Filter, Resize, StoreFormat
 from dcgan_dist.errors import UsageError
 
 AUTO_PPM = 48 * 1024  # bytes of pixels up to which --store auto takes ppm
+LOSSY = ("jpg", "webp")
 LARGEST = 8_192  # pixels a side; with many more, an image is taken for a decompression bomb wherever it is read
 HOW_NOT_WHAT = ("skip_bad", "overwrite", "processes")  # options that change no byte of a finished shard
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise UsageError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +53,10 @@ class Packing(OptionGroup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        keep, sized = self.store == "keep", self.size is not None
-        _require(keep or sized, "--size is missing: height and width of the images in pixels, as in --size 64")
-        _require(not (keep and sized), "--size with --store keep: kept files keep their size; give only one of the two")
+        if self.size is None and self.store != "keep":
+            raise UsageError("--size is missing: height and width of the images in pixels, as in --size 64")
+        if self.size is not None and self.store == "keep":
+            raise UsageError("--size with --store keep: kept files keep their size; give only one of the two")
         self.colour()
 
     def colour(self) -> Colour:
@@ -85,21 +82,15 @@ class Packing(OptionGroup):
 
     def decisions(self) -> list[str]:
         """What was chosen automatically, with the reason, and what is not used, a line each."""
-        lossy, keep = self.encoding in ("jpg", "webp"), self.store == "keep"
-        idle = [name for name in ["quality"] * (not lossy) + ["resize", "filter"] * keep if self._given(name)]
-        lines = [f"not used with --store {self.store}: {', '.join(f'--{name}' for name in idle)}"] if idle else []
-        return lines + self._choice()
-
-    def _given(self, name: str) -> bool:
-        return getattr(self, name) != Packing.__dataclass_fields__[name].default
-
-    def _choice(self) -> list[str]:
-        if self.store != "auto":
-            return []
-        kib, most = self._pixel_bytes / 1024, AUTO_PPM // 1024
-        if self.encoding == "ppm":
-            return [f"store: ppm, for {kib:,.1f} KiB of pixels an image (at most {most}) are read faster than decoded"]
-        return [f"store: jpg, for {kib:,.1f} KiB of pixels an image (more than {most}) take much disk and bandwidth"]
+        idle = ["quality"] * (self.encoding not in LOSSY) + ["resize", "filter"] * (self.store == "keep")
+        idle = [f"--{name}" for name in idle if getattr(self, name) != getattr(Packing, name)]
+        lines = [f"not used with --store {self.store}: {', '.join(idle)}"] if idle else []
+        if self.store == "auto":
+            kib, most = self._pixel_bytes / 1024, AUTO_PPM // 1024
+            reason = f"(at most {most}) are read faster than decoded"
+            reason = reason if self.encoding == "ppm" else f"(more than {most}) take much disk and bandwidth"
+            lines.append(f"store: {self.encoding}, for {kib:,.1f} KiB of pixels an image {reason}")
+        return lines
 
     def content(self) -> dict[str, Any]:
         """The options that decide what the shards hold, with auto decided."""
@@ -124,6 +115,6 @@ class Part(NamedTuple):
 def parse_part(text: str) -> Part:
     """The part that 'K/N' means. Raises UsageError for anything else."""
     number, _, count = text.partition("/")
-    whole = number.isdecimal() and count.isdecimal()
-    _require(whole and 1 <= int(number) <= int(count), f"--part {text}: write K/N with K from 1 to N, as in --part 2/8")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--part {text}: write K/N with K from 1 to N, as in --part 2/8")
     return Part(int(number), int(count))

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.shards import manifest as manifest_file
 from dcgan_dist.data.shards.index import corpus_fingerprint
 from dcgan_dist.data.shards.manifest import BAD, DUPLICATES, INFO, SIDE_FILES, SIZES, Manifest, ShardEntry
 from dcgan_dist.data.system.storage import move_to_free, sync_folder, write_atomically
-from dcgan_dist.data.writing.duplicates import describe, find_duplicates
+from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicates
 from dcgan_dist.data.writing.staging import Plan, Receipt, Staging, read_receipt, remove_copies
 from dcgan_dist.errors import UsageError, UserError
 
@@ -28,8 +29,14 @@ class Summary(Receipt):
 
     out: Path
     plan: Plan
+    levels: PixelCounts
+    """Of the stored images."""
     shards: dict[int, Receipt] = field(default_factory=dict)
-    """Those that hold images, by their numbers in the plan; without the names of the files."""
+    """Those that hold images, by their numbers in the plan; without the files."""
+    numbers: list[NDArray[np.int64]] = field(default_factory=list)
+    """Those of the files, of each shard."""
+    digests: list[NDArray[np.uint64]] = field(default_factory=list)
+    """(n, 2): their checksums."""
     duplicates: int | None = None
     """None: not known, or not yet."""
     published: bool = False
@@ -48,19 +55,21 @@ class Summary(Receipt):
         """Counts one shard."""
         self.bad += receipt.bad
         if receipt.samples:  # a shard without any image has no use
-            self.shards[number] = replace(receipt, names=[])
+            self.shards[number] = replace(receipt, files=[], pixels=[])
             self.samples += receipt.samples
             self.bytes += receipt.bytes
             self.several += receipt.several
             self.labels.update(receipt.labels)
             self.stored_sizes.update(receipt.stored_sizes)
             self.source_sizes.update(receipt.source_sizes)
-            self.pixels.merge(receipt.pixels)
+            self.levels.counts += np.array(receipt.pixels)
+            self.numbers.append(np.array([number for number, _, _ in receipt.files], dtype=np.int64))
+            self.digests.append(as_array(bytes.fromhex("".join(digest for _, digest, _ in receipt.files))))
 
 
 def add_up(staging: Staging, plan: Plan, shards: Iterable[int]) -> Summary:
     """What some shards hold. Raises UserError when one of them is not complete."""
-    summary, missing = Summary(out=staging.out, plan=plan, pixels=PixelCounts(plan.options["channels"])), list[int]()
+    summary, missing = Summary(out=staging.out, plan=plan, levels=PixelCounts(plan.options["channels"])), list[int]()
     for number in shards:
         receipt = staging.receipt(number)
         if receipt is None:
@@ -90,38 +99,28 @@ def refuse_others(out: Path, overwrite: bool, ours: Iterable[Path]) -> None:
     there = (*out.glob("*.tar"), *(out / name for name in SIDE_FILES if os.path.lexists(out / name)))
     others = sorted(path.name for path in set(there) - set(ours))
     if overwrite:
-        known = set(earlier_files(out))
-        taken = [name for name in others if name not in known and (name in SIDE_FILES or SHARD.fullmatch(name))]
+        known, problem = earlier_files(out)
+        taken = [name for name in set(others) - set(known) if name in SIDE_FILES or SHARD.fullmatch(name)]
+        if manifest_file.NAME in taken:
+            what = f"{manifest_file.NAME}, which does not say what may be replaced ({problem})"
+            raise UsageError(f"{out}: holds {what}; move it and the shards beside it away, or choose another folder")
         if taken:
-            raise UsageError(f"{out}: holds {_not_replaced(out, taken)}, or choose another folder")
+            what = f"{min(taken)}, which no manifest.json of earlier shards names, so that it is not replaced"
+            raise UsageError(f"{out}: holds {what}; move it away, or choose another folder")
     elif others:
         tars = sum(name.endswith(".tar") for name in others)
         what = f"{tars} .tar files" if tars else others[0]
         raise UsageError(f"{out}: holds {what} already; choose another folder or add --overwrite")
 
 
-def _not_replaced(out: Path, taken: list[str]) -> str:
-    """What no earlier manifest names, why, and what to do."""
-    if manifest_file.NAME not in taken:
-        which = f"{taken[0]}, which no manifest.json of earlier shards names, so that it is not replaced"
-        return f"{which}; move it away"
-    try:
-        manifest_file.load_manifest(out / manifest_file.NAME)
-        problem = "it has changed meanwhile"
-    except UserError as error:
-        problem = str(error)
-    which = f"{manifest_file.NAME}, which does not say what may be replaced ({problem})"
-    return f"{which}; move it and the shards beside it away"
-
-
-def earlier_files(out: Path) -> list[str]:
-    """The names of the files of an earlier set of shards in OUT, by its manifest, which comes first."""
+def earlier_files(out: Path) -> tuple[list[str], str]:
+    """The names of the files of an earlier set of shards in OUT, by its manifest, which comes first; or why none."""
     try:
         manifest = manifest_file.load_manifest(out / manifest_file.NAME)
-    except UserError:  # there is none, or it is another program's
-        return []
+    except UserError as error:  # there is none, or it is another program's
+        return [], str(error)
     lists = [name for name, count in ((BAD, manifest.bad), (DUPLICATES, manifest.duplicates)) if count]
-    return [manifest_file.NAME, SIZES, INFO, *lists, *(shard.name for shard in manifest.shards)]
+    return [manifest_file.NAME, SIZES, INFO, *lists, *(shard.name for shard in manifest.shards)], ""
 
 
 def taken_places(staging: Staging) -> list[Path]:
@@ -144,25 +143,23 @@ def publish(staging: Staging, plan: Plan, overwrite: bool) -> Summary:
     for name, data in files.items():
         write_atomically(staging.folder / name, data)
     names = manifest_file.numbered_shard_names(len(summary.shards))
-    shards = {out / name: staging.shard(number) for number, name in zip(summary.shards, names, strict=True)}
+    places = {out / name: staging.shard(number) for number, name in zip(summary.shards, names, strict=True)}
+    places |= {out / name: staging.folder / name for name in files}
     if not staging.published:
-        earlier = earlier_files(out) if overwrite else []
-        for path in (*shards, *(out / name for name in files)):
+        earlier = earlier_files(out)[0] if overwrite else []
+        for path in places:
             if path.name not in earlier and os.path.lexists(path):
                 raise _is_taken(path)
         staging.begin_publishing(list(summary.shards), earlier)
     _remove_earlier(staging)
-    for path, staged in shards.items():
-        _take_place(staged, path)
-    for name in SIDE_FILES:
-        if name == manifest_file.NAME:
+    for path, staged in places.items():
+        if path.name == manifest_file.NAME:
             sync_folder(out)  # all else survives a power cut that comes after the manifest
-        if name in files:
-            _take_place(staging.folder / name, out / name)
+        _take_place(staged, path)
     sync_folder(out)
     staging.remove()
     remove_copies(out)
-    summary.published, summary.others = True, len(list(out.glob("*.tar"))) - len(shards)
+    summary.published, summary.others = True, len(list(out.glob("*.tar"))) - len(names)
     return summary
 
 
@@ -199,14 +196,19 @@ def _is_taken(path: Path) -> UserError:
 def _describe(staging: Staging, plan: Plan, summary: Summary) -> dict[str, bytes]:
     """The files beside the shards, the manifest last. Sets the number of duplicates."""
     repeated = _duplicates(staging, plan, summary)
+    names = manifest_file.numbered_shard_names(len(summary.shards))
+    shards = tuple(
+        ShardEntry(name=name, bytes=r.bytes, samples=r.samples, xxh128=r.xxh128, fingerprint=r.fingerprint)
+        for name, r in zip(names, summary.shards.values(), strict=True)
+    )
     labels = sorted(plan.classes.keys() | {int(label) for label in summary.labels})
     manifest = Manifest(
         samples=summary.samples,
         bytes=summary.bytes,
-        fingerprint=corpus_fingerprint(receipt.fingerprint for receipt in summary.shards.values()),
+        fingerprint=corpus_fingerprint(int(shard.fingerprint, 16) for shard in shards),
         **{name: plan.options[name] for name in ("size", "channels", "store")},
-        mean=tuple(summary.pixels.mean()),
-        std=tuple(summary.pixels.std()),
+        mean=tuple(summary.levels.mean()),
+        std=tuple(summary.levels.std()),
         stored_sizes=manifest_file.commonest(summary.stored_sizes),
         source_sizes=manifest_file.commonest(summary.source_sizes),
         classes=tuple(
@@ -217,18 +219,7 @@ def _describe(staging: Staging, plan: Plan, summary: Summary) -> dict[str, bytes
         duplicates=summary.duplicates,
         bad=len(summary.bad),
         options=plan.options,
-        shards=tuple(
-            ShardEntry(
-                name=name,
-                bytes=receipt.bytes,
-                samples=receipt.samples,
-                xxh128=receipt.checksum,
-                fingerprint=f"{receipt.fingerprint:016x}",
-            )
-            for name, receipt in zip(
-                manifest_file.numbered_shard_names(len(summary.shards)), summary.shards.values(), strict=True
-            )
-        ),
+        shards=shards,
     )
     lists = {BAD: summary.skipped, DUPLICATES: repeated}
     texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in lists.items() if lines}
@@ -245,13 +236,12 @@ def _duplicates(staging: Staging, plan: Plan, summary: Summary) -> list[str]:
         return []
     if plan.options["duplicates"] == "drop":
         return staging.dropped.read_text(encoding="utf-8").splitlines()
-    shards = summary.shards.values()
-    found = find_duplicates(np.concatenate([s.digests for s in shards]), np.concatenate([s.numbers for s in shards]))
+    found = find_duplicates(np.concatenate(summary.digests), np.concatenate(summary.numbers))
     summary.duplicates = len(found.later)
     wanted, names = {*found.later.tolist(), *found.first.tolist()}, dict[int, str]()
-    for number, receipt in summary.shards.items():
-        if not wanted.isdisjoint(receipt.numbers.tolist()):
-            again = read_receipt(staging.shard(number))
-            assert again is not None  # it was read a moment ago
-            names |= {n: name for n, name in zip(again.numbers.tolist(), again.names, strict=True) if n in wanted}
+    for shard, numbers in zip(summary.shards, summary.numbers, strict=True):
+        if not wanted.isdisjoint(numbers.tolist()):
+            receipt = read_receipt(staging.shard(shard))
+            assert receipt is not None  # it was read a moment ago
+            names |= {number: name for number, _, name in receipt.files if number in wanted}
     return list(describe(found, names.__getitem__))

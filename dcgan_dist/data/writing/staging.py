@@ -26,15 +26,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.shards.index import read_index
 from dcgan_dist.data.shards.manifest import numbered_shard_names
 from dcgan_dist.data.system.locks import is_at, lock
 from dcgan_dist.data.system.storage import write_atomically
-from dcgan_dist.data.writing.duplicates import as_array
 from dcgan_dist.errors import UserError
 
 PARTIAL, COPIES, LOCK = ".partial", "copies", "lock"
@@ -42,7 +37,7 @@ PLAN, PUBLISHING = "plan.json", "publishing.json"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what network disks without locks answer
 SHARDS_TOGETHER = 1_000
 OWN = re.compile(r"\.?[0-9a-f]{32}")  # plans, and copies of a source; all else in OUT/.partial is the user's
-STAGING_VERSION = 3  # of all these files, and of what a plan makes of the same images
+VERSION = 3  # of all these files, and of what a plan makes of the same images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +68,10 @@ class Receipt:
 
     bytes: int = 0
     """Size of the shard's file."""
-    checksum: str = ""
-    """xxh3-128 of the shard's file, hexadecimal."""
-    fingerprint: int = 0
-    """That of the shard's index."""
+    xxh128: str = ""
+    """Of the shard's file, hexadecimal."""
+    fingerprint: str = ""
+    """That of the shard's index, 16 hexadecimal digits."""
     samples: int = 0
     several: int = 0
     """Images made of files that hold several pictures, of which the first is used."""
@@ -86,16 +81,12 @@ class Receipt:
     """Stored images of each 'WIDTHxHEIGHT'."""
     source_sizes: Counter[str] = field(default_factory=Counter)
     """The same for the images that they were made of."""
-    pixels: PixelCounts
-    """Levels of the stored images."""
+    pixels: list[list[int]] = field(default_factory=list)
+    """The `counts` of PixelCounts of the stored images."""
     bad: list[tuple[int, str]] = field(default_factory=list)
     """Number and message of every image that could not be read and was left out."""
-    numbers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """(samples,): of each sample; empty unless duplicates are reported."""
-    digests: NDArray[np.uint64] = field(default_factory=lambda: as_array(b""))
-    """(samples, 2): xxh3-128 of each original file; empty like `numbers`."""
-    names: list[str] = field(default_factory=list)
-    """Where each original file lies; empty like `numbers`."""
+    files: list[tuple[int, str, str]] = field(default_factory=list)
+    """Number, xxh3-128 and place of each original file; empty unless duplicates are reported."""
 
 
 def receipt_path(shard: Path) -> Path:
@@ -103,25 +94,12 @@ def receipt_path(shard: Path) -> Path:
     return shard.with_suffix(".receipt")
 
 
-def write_receipt(shard: Path, receipt: Receipt) -> None:
-    """Writes the receipt of a shard that is on disk."""
-    arrays = {"pixels": receipt.pixels.counts.tolist(), "numbers": receipt.numbers.tolist()}
-    tree = vars(receipt) | arrays | {"digests": receipt.digests.tobytes().hex()}
-    write_atomically(receipt_path(shard), json.dumps(tree).encode())
-
-
 def read_receipt(shard: Path) -> Receipt | None:
     """The receipt beside a shard; None when there is none, or it is damaged."""
     try:
         tree = json.loads(receipt_path(shard).read_bytes())
         counters = {name: Counter(tree[name]) for name in ("labels", "stored_sizes", "source_sizes")}
-        pixels = np.array(tree["pixels"], dtype=np.int64)
-        arrays = {
-            "pixels": PixelCounts(len(pixels), pixels),
-            "numbers": np.array(tree["numbers"], dtype=np.int64),
-            "digests": as_array(bytes.fromhex(tree["digests"])),
-        }
-        return Receipt(**tree | counters | arrays)
+        return Receipt(**tree | counters)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -179,7 +157,7 @@ class Staging:
             size, index = shard.stat().st_size, read_index(shard)
             if receipt is not None and index is not None:
                 wanted = (receipt.bytes, receipt.samples, receipt.fingerprint)
-                return receipt if (size, len(index), index.fingerprint) == wanted else None
+                return receipt if (size, len(index), f"{index.fingerprint:016x}") == wanted else None
         return None
 
     def is_worth_keeping(self) -> bool:

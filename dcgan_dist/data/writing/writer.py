@@ -29,16 +29,7 @@ from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicat
 from dcgan_dist.data.writing.pack import HashJob, PackJob, key_digits, one_line, opened_worker
 from dcgan_dist.data.writing.packing import Packing, Part
 from dcgan_dist.data.writing.publish import Summary, add_up, earlier_files, publish, refuse_others, taken_places
-from dcgan_dist.data.writing.staging import (
-    COPIES,
-    PARTIAL,
-    STAGING_VERSION,
-    Plan,
-    Staging,
-    locked_out,
-    open_staging,
-    stagings,
-)
+from dcgan_dist.data.writing.staging import COPIES, PARTIAL, VERSION, Plan, Staging, locked_out, open_staging, stagings
 from dcgan_dist.errors import UsageError, UserError
 
 HASHED_TOGETHER = 4_096  # files whose checksums are kept in one file
@@ -121,7 +112,7 @@ def merge_shards(out: Path, overwrite: bool) -> Summary:
 
 def _refuse_source(out: Path, source: Source) -> None:
     """Raises UsageError when the source is among the shards in OUT that are replaced, and its images with them."""
-    replaced = {(out / name).resolve() for name in earlier_files(out)}
+    replaced = {(out / name).resolve() for name in earlier_files(out)[0]}
     for tar in source.tars if isinstance(source, TarSource) else ():
         if tar.file.resolve() in replaced:
             raise UsageError(
@@ -145,7 +136,7 @@ def _errors_of(out: Path) -> Iterator[None]:
 
 def _identity(source: Source, images: Images, packing: Packing) -> str:
     """A fingerprint of all that decides the bytes of the shards, but the content of the files."""
-    about = {"version": STAGING_VERSION, "options": packing.content(), "first": source.where(images[0])}
+    about = {"version": VERSION, "options": packing.content(), "first": source.where(images[0])}
     hasher = xxhash.xxh3_128(json.dumps(about, sort_keys=True).encode())
     for name in images.names():
         hasher.update(f"{name}\n".encode(*ENCODING))

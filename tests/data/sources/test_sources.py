@@ -221,7 +221,7 @@ def test_the_types_of_sources(tmp_path):
     write_ours(tmp_path / "a.tar", 1)
     assert isinstance(find_source(str(tmp_path / "a.tar")), TarSource)
     url = f"http://host/a.tar?{'signature' * 100}"
-    assert find_source(url) == TarSource((Tar(url, None),))
+    assert find_source(url) == TarSource((Tar(url),))
     expected = ParquetSource(("s3://bucket/a.parquet",), "photo", "kind")
     assert find_source("s3://bucket/a.parquet", image_column="photo", label_column="kind") == expected
 
