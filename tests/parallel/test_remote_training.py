@@ -66,7 +66,7 @@ def told_without_room(given, world_size):
         tried.set()
         raise UserError("the disk is full")
 
-    with mock.patch.object(ShardCache, "try_acquire", refuse), redirect_stderr(io.StringIO()) as told:
+    with mock.patch.object(ShardCache, "acquire", refuse), redirect_stderr(io.StringIO()) as told:
         session = begin(given, world_size)
         batches = session.reader.batches(0, session.split)
         next(batches)

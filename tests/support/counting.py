@@ -3,11 +3,11 @@
 import os
 import threading
 
-from dcgan_dist.data.remote.cache import ShardCache
+from dcgan_dist.data.remote.cache import ANY, ShardCache
 
 
 class CountedCache(ShardCache):
-    """Hits and misses are of `get` and `acquire`; `made` is the bytes of the entries that were made."""
+    """Hits and misses are of `get` and of `acquire` that waits; `made` is the bytes of the entries that were made."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -21,9 +21,13 @@ class CountedCache(ShardCache):
             self.misses += shard is None
         return shard
 
-    def _make(self, source, wanted, reservation, request):
-        shard = super()._make(source, wanted, reservation, request)
+    def acquire(self, source, request=ANY):
+        shard = self.get(source) if request.wait else None
+        return super().acquire(source, request) if shard is None else shard
+
+    def _make(self, source, wanted, made, request):
+        shard = super()._make(source, wanted, made, request)
         if shard is not None:
             with self._counting:
-                self.made += os.fstat(shard.descriptor).st_size
+                self.made += os.fstat(shard.fileno()).st_size
         return shard

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
-from dcgan_dist.data.remote.fill import fill, wanted_of
+from dcgan_dist.data.remote.source import contents, wanted_of
 from dcgan_dist.data.remote.unpack import packing, packing_of
 from dcgan_dist.data.shards.files import RangedFile
 from dcgan_dist.data.shards.index import ReadAt
@@ -117,7 +117,7 @@ def _open_file(job: ShardJob) -> Iterator[BinaryIO | RangedFile]:
         with TemporaryFile() if kind or job.stat else open_regular(Path(job.name)) as file:
             if kind or job.stat:
                 source = job.stat or Path(job.name)
-                fill(source, wanted_of(source), job.remote, file)
+                file.writelines(contents(source, wanted_of(source), job.remote))
                 file.flush()
             yield file
     except OSError as error:

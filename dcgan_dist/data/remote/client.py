@@ -35,7 +35,6 @@ from dcgan_dist.data.remote.stores import (
     Web,
     protocol_of,
 )
-from dcgan_dist.data.system.storage import Output
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
@@ -177,10 +176,9 @@ class Remote:
             for future in futures:
                 future.cancel()
 
-    def download(self, stat: RemoteStat, file: Output) -> None:
-        """Writes exactly this version of a complete file, part after part. What `file` raises is let through."""
-        for part in self._parts(stat):
-            file.write(part)
+    def download(self, stat: RemoteStat) -> Iterator[bytes]:
+        """The bytes of exactly this version of a complete file, part after part."""
+        yield from self._parts(stat)
         now = self.stat(stat.url)
         if (now.size, now.version) != (stat.size, stat.version):
             raise self._retry(stat.url).failure(FileChangedError())

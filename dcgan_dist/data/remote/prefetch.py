@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dcgan_dist.data.remote.cache import BeingMadeError, EntryRequest, ShardCache, entry_name
-from dcgan_dist.data.remote.fill import Source
+from dcgan_dist.data.remote.source import FileSource
 from dcgan_dist.errors import UserError
 
 THREADS = 4  # shards that are downloaded at the same time
@@ -30,12 +30,12 @@ class Prefetcher:
     def __init__(
         self,
         cache: ShardCache,
-        sources: Sequence[Source | None],
+        sources: Sequence[FileSource | None],
         first_uses: FirstUses,
         *,
         say: Callable[[str], None],
         position: int = 0,
-        check: Callable[[Path], object] | None = None,
+        check: Callable[[Path], object] = lambda _: None,
     ) -> None:
         """Starts the threads.
 
@@ -52,7 +52,7 @@ class Prefetcher:
         self._position = position
         self._looking = threading.Lock()
         self._plan: Sequence[tuple[int, int]] = []
-        self._uses: dict[str, int] = {}
+        self._uses: dict[str | None, int] = {}
         self._missing: deque[int] = deque()
         self._due = 0.0  # when the folder is looked at next, unless the plan changes before
         self._full = False
@@ -60,7 +60,7 @@ class Prefetcher:
         self._reported = False
         self._failed: Exception | None = None
         self._closed = threading.Event()
-        self._request = EntryRequest(next_use=lambda name: self._uses.get(name), check=check, stop=self._closed)
+        self._request = EntryRequest(next_use=self._next_use, check=check, stop=self._closed, wait=False)
         self.threads = [threading.Thread(target=self._work, name="prefetch", daemon=True) for _ in range(THREADS)]
         for thread in self.threads:
             thread.start()
@@ -76,6 +76,9 @@ class Prefetcher:
         self._closed.set()
         for thread in self.threads:
             thread.join(SHUTDOWN)
+
+    def _next_use(self, name: str) -> int | None:
+        return self._uses.get(name)
 
     def _work(self) -> None:
         try:
@@ -96,7 +99,7 @@ class Prefetcher:
             source = None if number is None else self._sources[number]
             if source is None:
                 return False
-            shard = self._cache.try_acquire(source, self._request)
+            shard = self._cache.acquire(source, self._request)
         except BeingMadeError:
             return True
         except UserError as error:
@@ -113,24 +116,17 @@ class Prefetcher:
 
     def _find_missing(self) -> deque[int]:
         """The missing shards, the soonest needed first, looked up once for all threads."""
-        plan = self._first_uses(self._position)
+        plan, now = self._first_uses(self._position), time.monotonic()
         if plan != self._plan:
-            named = ((self._names[number], use) for number, use in plan)
-            self._uses = {name: use for name, use in named if name is not None}
+            self._uses = {self._names[number]: use for number, use in plan}
             self._plan, self._due = plan, 0.0
-        if time.monotonic() >= self._due:
-            self._look()
+        if now >= self._due:
+            self._due = now + RESCAN  # also if this fails
+            there = {None, *self._cache.names()}
+            missing = [number for number, _ in plan if self._names[number] not in there]
+            self._due = now + (RESCAN if missing else RESCAN_COMPLETE)
+            self._missing = deque(number for number in missing if self._not_before.get(number, 0.0) <= now)
         return self._missing
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        self._due = now + RESCAN  # also if this fails
-        there = self._cache.names()
-        names = ((number, self._names[number]) for number, _ in self._plan)
-        missing = [number for number, name in names if name is not None and name not in there]
-        if not missing:
-            self._due = now + RESCAN_COMPLETE
-        self._missing = deque(number for number in missing if self._not_before.get(number, 0.0) <= now)
 
     def _postpone(self, number: int | None, error: UserError) -> None:
         with self._looking:

@@ -4,17 +4,16 @@ import bz2
 import lzma
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.data.system.storage import Output
 from dcgan_dist.errors import UsageError, UserError
 
-PIECE = 2**20  # bytes that gzip unpacks at once
-GZIP_STEP, STEP = 2**16, 2**10  # packed bytes taken at once; Zstandard makes up to 128 KiB of 4 bytes
+GZIP_STEP, STEP = 2**14, 2**10  # packed bytes taken at once; gzip makes 1 KiB of one, Zstandard 128 KiB of 4
+LARGEST = 2**20  # bytes that bzip2 and xz give at once
 KINDS = {"gz": "gz", "tgz": "gz", "bz2": "bz2", "tbz2": "bz2", "tbz": "bz2", "xz": "xz", "txz": "xz"}
 KINDS |= {"zst": "zst", "tzst": "zst"}  # by the end of a file name
 TAR_ENDINGS = (".tar", *(f".{end}" if end.startswith("t") else f".tar.{end}" for end in KINDS))
@@ -55,52 +54,34 @@ def unpacked_name(name: str) -> str:
     return name if match is None else name[: match.start()] + ".tar"
 
 
-class Unpacker:
-    """Takes packed bytes in order and writes unpacked ones; files made of several streams are read on."""
+def unpacked(packed: Iterable[bytes], kind: str, name: str) -> Iterator[bytes]:
+    """Unpacks bytes as they arrive, also those of a file that consists of several streams.
 
-    def __init__(self, kind: str, name: str, to: Output) -> None:
-        """`kind` as of packing(); `name` for messages."""
-        self._limit = () if kind == "zst" else (PIECE,)
-        self._step = GZIP_STEP if kind == "gz" else STEP
-        self._new, self._error = _zstd(name) if kind == "zst" else CODECS[kind]
-        self._name, self._to = name, to
-        self._stream: Any = None
-        self._begun = False
-
-    def write(self, data: bytes, /) -> None:
-        """Raises UserError when the bytes are damaged, or no packed file at all."""
-        view, at = memoryview(data), 0
-        while at < len(view):
-            piece = bytes(view[at : at + self._step])
-            at += len(piece)
-            if self._stream is None:
-                piece = piece.lstrip(b"\0") if self._begun else piece  # some tools fill up with zeros
-                if not piece:
-                    continue
-                self._stream, self._begun = self._new(), True
-            at -= self._unpack(self._stream, piece)
-
-    def _unpack(self, stream: Any, piece: bytes) -> int:
-        """Returns how many bytes at the end of `piece` are not of this stream."""
-        more = True
-        while more and not stream.eof:  # at its end, zlib may give what follows as unconsumed too
+    `kind`: as of packing(). `name`: for messages. Raises UserError when they are damaged, cut, or not packed so.
+    """
+    new, damage = _zstd(name) if kind == "zst" else CODECS[kind]
+    step, stream, padding = GZIP_STEP if kind == "gz" else STEP, None, b""
+    for piece in (part[at : at + step] for part in packed for at in range(0, len(part), step)):
+        while piece := piece.lstrip(padding) if stream is None else piece:
+            if stream is None:
+                stream, padding = new(), b"\0"  # with which some tools fill up the file
             try:
-                data = stream.decompress(piece, *self._limit)
-            except self._error as error:
+                yield from _decompressed(stream, piece)
+            except damage as error:
                 problem = "is damaged, or not packed as its name says"
-                raise UserError(f"{self._name}: {problem} ({error}); copy it again") from error
-            self._to.write(data)
-            piece = getattr(stream, "unconsumed_tail", b"")  # bzip2 and xz keep it to themselves
-            more = bool(piece) or not getattr(stream, "needs_input", True)
-        if not stream.eof:
-            return 0
-        self._stream = None
-        return len(stream.unused_data)
+                raise UserError(f"{name}: {problem} ({error}); copy it again") from error
+            piece, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
+    if stream is not None or not padding:
+        raise UserError(f"{name}: the packed file is cut or empty; copy it again")
 
-    def finish(self) -> None:
-        """Raises UserError when the last stream is cut, or there was none."""
-        if self._stream is not None or not self._begun:
-            raise UserError(f"{self._name}: the packed file is cut or empty; copy it again")
+
+def _decompressed(stream: Any, piece: bytes) -> Iterator[bytes]:
+    if not hasattr(stream, "needs_input"):  # gzip and Zstandard
+        yield stream.decompress(piece)
+        return
+    yield stream.decompress(piece, LARGEST)
+    while not (stream.needs_input or stream.eof):
+        yield stream.decompress(b"", LARGEST)
 
 
 def _zstd(name: str) -> tuple[Callable[[], Any], type[Exception]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dcgan_dist.data.remote.cache import CachedShard, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
-from dcgan_dist.data.remote.fill import Source
+from dcgan_dist.data.remote.source import FileSource
 from dcgan_dist.data.remote.unpack import packing, packing_of
 from dcgan_dist.data.shards.files import LocalFile, RangedFile, ShardFile
 from dcgan_dist.data.shards.foreign import foreign_index, load_cached_index, save_cached_index, walk
@@ -38,7 +38,7 @@ class Shard:
     """What the first image without bytes is called, and how many there are; none in shards of ours."""
     footer: Footer | None = None
     """Where its own index lies; None in a tar made by another program."""
-    source: Source | None = None
+    source: FileSource | None = None
     """What the cache is asked for: the remote file, or the compressed one; None: a plain local tar."""
     identity: str = ""
     """Of the file, where no footer tells another from it: a local tar of another program, or a compressed one."""
@@ -121,13 +121,13 @@ class Opener:
         facts = {"count": footer.count, "fingerprint": footer.fingerprint, "checked": True}
         return Shard(name=name, footer=footer, source=stat, **facts)
 
-    def _describe_cached(self, name: str, source: Source) -> Shard:
+    def _describe_cached(self, name: str, source: FileSource) -> Shard:
         identity = entry_name(source)
         index = self._cached_index(name, source, identity)
         unpacked_size = int((index.offset + index.length).max()) if len(index) else 0
         return Shard(name=name, source=source, identity=identity, unpacked_size=unpacked_size, **_facts(index))
 
-    def _cached_index(self, name: str, source: Source, identity: str) -> ShardIndex:
+    def _cached_index(self, name: str, source: FileSource, identity: str) -> ShardIndex:
         """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
         kept = f"{identity}\n{self.choice}"
         index = load_cached_index(kept, name)
@@ -141,7 +141,7 @@ class Opener:
             save_cached_index(kept, index)
         return replace(index, name=name)
 
-    def _download(self, name: str, source: Source, request: EntryRequest | None = None) -> CachedShard:
+    def _download(self, name: str, source: FileSource, request: EntryRequest | None = None) -> CachedShard:
         if self.cache is None:
             problem = "compressed or without index, so that it is read from a cache, which --data.cache_bytes 0 forbids"
             raise UserError(f"{name}: {problem}; allow one, or make shards of it by dcgan-dist shard")
@@ -183,13 +183,13 @@ class Opener:
             cached = self._download(shard.name, shard.source, now)
         with cached:
             # the lock that keeps the entry there belongs to the open file, not to the number of its descriptor
-            return LocalFile(cached.path, os.dup(cached.descriptor))
+            return LocalFile(cached.path, os.dup(cached.fileno()))
 
     def discard(self, shard: Shard, file: ShardFile) -> None:
         """Removes a shard from the cache if it is still this file, whose bytes were damaged."""
         cached = self.cache.get(shard.source) if self.cache is not None and shard.source is not None else None
         if cached is not None and self.cache is not None and isinstance(file, LocalFile):
-            self.cache.discard(cached, (file.about.st_dev, file.about.st_ino))
+            self.cache.discard(cached, file.about)
 
 
 def _facts(index: ShardIndex) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from dcgan_dist.data.remote import fill
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.remote.fill import Wanted
+from dcgan_dist.data.remote.source import FileSource, Wanted
 from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.shards.labels import FIELDS, label_text, renumber
 from dcgan_dist.data.shards.notes import Notes, from_dict
@@ -61,7 +60,7 @@ class ParquetSource(Source):
         tars = (Tar(name, copy, f"{stem(name)}-", notes=from_dict(each["notes"])) for name, copy, each in files)
         return TarSource(tuple(tars), renumber(classes)[1])
 
-    def _convert(self, source: fill.Source, wanted: Wanted, target: Path) -> None:
+    def _convert(self, source: FileSource, wanted: Wanted, target: Path) -> None:
         with _opened(source, wanted.shown, target.parent) as table:
             schema = table.schema_arrow
             image = _image_column(schema, self.image_column, wanted.shown)
@@ -119,13 +118,13 @@ def _pyarrow() -> Any:
 
 
 @contextmanager
-def _opened(source: fill.Source, name: str, folder: Path) -> Iterator[Any]:
+def _opened(source: FileSource, name: str, folder: Path) -> Iterator[Any]:
     """A file by path, or a remote one, which is downloaded to the folder and removed afterwards."""
     with ExitStack() as stack:
         file: Any = source
         if not isinstance(source, Path):
             file = stack.enter_context(TemporaryFile(dir=folder))
-            Remote().download(source, file)
+            file.writelines(Remote().download(source))
             file.seek(0)
         with _reading(name):
             options = {"buffer_size": BUFFER, "pre_buffer": False, "page_checksum_verification": True}

@@ -11,7 +11,7 @@ from pathlib import Path
 import xxhash
 
 from dcgan_dist.data.remote.client import Remote, is_remote
-from dcgan_dist.data.remote.fill import Source, Wanted, wanted_of
+from dcgan_dist.data.remote.source import FileSource, Wanted, wanted_of
 from dcgan_dist.data.sources.base import Report
 from dcgan_dist.data.system.locks import locked
 from dcgan_dist.data.system.storage import remove_abandoned
@@ -19,7 +19,7 @@ from dcgan_dist.errors import UserError
 
 THREADS = 4  # copies at a time
 
-Convert = Callable[[Source, Wanted, Path], None]
+Convert = Callable[[FileSource, Wanted, Path], None]
 """Makes the copy of a file at the path: complete or not at all."""
 
 

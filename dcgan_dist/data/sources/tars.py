@@ -17,9 +17,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dcgan_dist.data.remote import fill as remote
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.remote.fill import Wanted, fill
+from dcgan_dist.data.remote.source import FileSource, Wanted, contents
 from dcgan_dist.data.shards.files import LocalFile
 from dcgan_dist.data.shards.foreign import DEFAULT, foreign_index
 from dcgan_dist.data.shards.index import NO_LABEL, ShardIndex, read_index
@@ -187,6 +186,6 @@ def _index(tar: Tar, choice: MemberChoice) -> ShardIndex:
         raise UserError(f"{tar.name}: cannot be read ({error.strerror})") from error
 
 
-def _unpack(source: remote.Source, wanted: Wanted, target: Path) -> None:
+def _unpack(source: FileSource, wanted: Wanted, target: Path) -> None:
     with atomic_file(target) as plain:
-        fill(source, wanted, Remote(), plain)
+        plain.writelines(contents(source, wanted, Remote()))

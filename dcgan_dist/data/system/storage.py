@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO
 
 import psutil
 
@@ -146,11 +146,3 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
         sync_folder(path.parent)
-
-
-class Output(Protocol):
-    """What takes bytes in order: a file, or something that unpacks or counts them on the way to one."""
-
-    def write(self, data: bytes, /) -> Any:
-        """Appends."""
-        ...

@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import io
 import lzma
 import multiprocessing
 import os
@@ -22,7 +21,7 @@ from support.waiting import LIMIT
 
 from dcgan_dist.data.remote.cache import ANY, EntryRequest, ShardCache, default_limit, entry_name
 from dcgan_dist.data.remote.client import Remote, RemoteStat
-from dcgan_dist.data.remote.fill import fill, wanted_of
+from dcgan_dist.data.remote.source import contents, wanted_of
 from dcgan_dist.errors import UserError
 
 ENTRY = f"{0:032x}-entry.tar"
@@ -42,7 +41,7 @@ def stats(server, names=tuple(DATA)):
 
 def content(shard):
     with shard:
-        return os.pread(shard.descriptor, 10**7, 0)
+        return os.pread(shard.fileno(), 10**7, 0)
 
 
 def bring(cache, source, wish=ANY):
@@ -127,8 +126,7 @@ def test_what_a_killed_downloader_leaves_goes_and_the_next_succeeds(server, tmp_
 @pytest.mark.parametrize("limit", [999, 10_000])
 def test_what_a_killed_downloader_left_goes_also_where_there_is_no_room(server, tmp_path, limit):
     (source, *_) = stats(server)
-    for suffix in ("lock", "tmp"):
-        (tmp_path / f".{entry_name(source)}.{suffix}").write_bytes(b"1000")
+    (tmp_path / f".{entry_name(source)}.tmp").write_bytes(b"1000")
     ShardCache(tmp_path, limit, REMOTE).acquire(source)
     assert left_over(tmp_path) == []
 
@@ -340,15 +338,16 @@ def test_what_was_brought_in_the_place_of_a_damaged_entry_stays(server, tmp_path
     (source, *_) = stats(server)
     damaged, second = bring(cache, source), bring(cache, source)
     with bring(cache, source) as found:
-        identity = found.identity
+        about = os.fstat(found.fileno())
         assert cache.discard(damaged)
         assert not cache.discard(second), "it is gone already"
         with bring(cache, source) as new:
-            good = new.identity
+            good = os.fstat(new.fileno())
         downloaded = cache.made
-        assert not cache.discard(bring(cache, source), identity), "not the file that was damaged"
+        assert not cache.discard(bring(cache, source), about), "not the file that was damaged"
         with bring(cache, source) as kept:
-            assert (kept.identity, cache.made) == (good, downloaded)
+            assert os.path.samestat(os.fstat(kept.fileno()), good)
+            assert cache.made == downloaded
     assert cache.discard(bring(cache, source), good)
     assert entry_name(source) not in cache.names()
 
@@ -466,20 +465,13 @@ def test_unpacking_takes_little_memory(tmp_path, kind):
     pack = COMPRESSORS[kind]()
     path = tmp_path / f"a.tar.{kind}"
     path.write_bytes(b"".join([pack.compress(bytes(2**20)) for _ in range(size >> 20)]) + pack.flush())
-    counted = []
-
-    class Counting(io.BytesIO):
-        def write(self, data, /):
-            counted.append(len(data))
-            return len(data)
-
     tracemalloc.start()
     try:
-        fill(path, wanted_of(path), REMOTE, Counting())
+        unpacked = sum(map(len, contents(path, wanted_of(path), REMOTE)))
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
-    assert sum(counted) == size
+    assert unpacked == size
 
 
 def test_the_usual_bound_is_most_of_the_disk_and_does_not_shrink_by_what_is_cached(tmp_path, monkeypatch):
@@ -489,7 +481,7 @@ def test_the_usual_bound_is_most_of_the_disk_and_does_not_shrink_by_what_is_cach
     (tmp_path / ENTRY).write_bytes(bytes(400_000))
     free -= 400_000
     (tmp_path / "another's").write_bytes(bytes(9))
-    (tmp_path / ENTRY[::-1]).symlink_to("nowhere")  # as a file that is listed, and removed before it is looked at
+    (tmp_path / f"{1:032x}-gone.tar").symlink_to("nowhere")  # as if it was removed after it was listed
     assert default_limit(tmp_path) == 800_000
 
 

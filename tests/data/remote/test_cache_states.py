@@ -20,12 +20,12 @@ LIMIT = 1200
 class FromMemory(Remote):
     """Gives the bytes of DATA, and fails where the test says so."""
 
-    def download(self, stat, file):
+    def download(self, stat):
         number, fails = stat.version.split()
-        file.write(DATA[int(number)][:100])
+        yield DATA[int(number)][:100]
         if fails == "True":
             raise KeyboardInterrupt
-        file.write(DATA[int(number)][100:])
+        yield DATA[int(number)][100:]
 
 
 def source(number, fails=False):
@@ -65,7 +65,7 @@ class Caches(RuleBasedStateMachine):
         assert (shard is not None) == (there or fixed + len(DATA[number]) <= LIMIT)
         assert all(self.size(other) for other in sooner - {number}), "what is needed sooner stays"
         if shard is not None:
-            assert os.pread(shard.descriptor, 10_000, 0) == DATA[number]
+            assert os.pread(shard.fileno(), 10_000, 0) == DATA[number]
             if keep:
                 self.held.append((number, shard))
             else:

@@ -58,7 +58,7 @@ def unsaid(line):
 
 def content(cache, source):
     with cache.get(source) as shard:
-        return os.pread(shard.descriptor, 10**6, 0)
+        return os.pread(shard.fileno(), 10**6, 0)
 
 
 def test_shards_come_in_the_order_of_their_use_as_far_as_is_looked(server, tmp_path, one_thread):
@@ -170,9 +170,9 @@ class Watched(ShardCache):
         self.looks += 1
         return super().names()
 
-    def try_acquire(self, source, request=ANY):
+    def acquire(self, source, request=ANY):
         self.tries += 1
-        return super().try_acquire(source, request)
+        return super().acquire(source, request)
 
 
 @pytest.mark.parametrize(("room", "tries"), [(8000, 0), (7500, 4)])

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 from collections import Counter
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +20,7 @@ from dcgan_dist.data.sources import find_source, staged, tars
 from dcgan_dist.errors import UserError
 
 COUNT = 8
+PART = 2**17  # bytes, more than a file buffers
 WANTED = [(b"%d" % number, None) for number in range(COUNT)]
 
 
@@ -38,18 +38,17 @@ def contents(folder):
 
 def killed_at_the_third(source, folder):
     """Ends in the middle of a copy, as by the machine."""
-    fill, count = tars.fill, 0
+    contents, count = tars.contents, 0
 
-    def fill_two(source, wanted, remote, to: Any):
+    def two(source, wanted, remote):
         nonlocal count
         count += 1
         if count == 3:
-            to.write(b"part")
-            to.flush()
+            yield bytes(PART)
             os.kill(os.getpid(), signal.SIGKILL)
-        fill(source, wanted, remote, to)
+        yield from contents(source, wanted, remote)
 
-    tars.fill, staged.THREADS = fill_two, 1
+    tars.contents, staged.THREADS = two, 1
     source.prepared(folder, print)
 
 
@@ -57,9 +56,8 @@ def killed_in_a_download(source, folder):
     """Ends before all bytes are there."""
 
     class Cut(tars.Remote):
-        def download(self, stat, file: Any):
-            file.write(b"part")
-            file.flush()
+        def download(self, stat):
+            yield bytes(PART)
             os.kill(os.getpid(), signal.SIGKILL)
 
     tars.Remote = Cut
@@ -97,7 +95,7 @@ def test_what_a_killed_process_has_downloaded_is_removed(tmp_path):
         process.join()
         assert process.exitcode == -signal.SIGKILL
         (part,) = (tmp_path / "copies").glob(".*")
-        assert part.read_bytes() == b"part"
+        assert part.read_bytes() == bytes(PART)
         assert given(source, tmp_path / "copies") == [(b"1", None)]
     assert not part.exists()
 

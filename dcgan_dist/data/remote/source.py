@@ -1,16 +1,17 @@
-"""The source of a cache entry: a remote file, or a packed one, remote or local; and how it is written to a disk."""
+"""The source of a cache entry: a remote file, or a packed one, remote or local."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import xxhash
 
 from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.data.remote.stores import RemoteStat
-from dcgan_dist.data.remote.unpack import Unpacker, packing, packing_of, unpacked_name
-from dcgan_dist.data.system.storage import Output, open_regular
+from dcgan_dist.data.remote.unpack import packing, packing_of, unpacked, unpacked_name
+from dcgan_dist.data.system.storage import open_regular
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
@@ -20,7 +21,7 @@ PIECE = 2**20
 # an ETag that covers every byte, or a generation; not a date, a length or a weak ETag
 _RELIABLE = re.compile(r'"[^"]+"|\w+')
 
-Source = RemoteStat | Path
+FileSource = RemoteStat | Path
 """A remote file, or a local packed one."""
 
 
@@ -40,7 +41,7 @@ class Wanted:
     """As of packing()."""
 
 
-def wanted_of(source: Source) -> Wanted:
+def wanted_of(source: FileSource) -> Wanted:
     """Raises UserError when a local file cannot be read."""
     if isinstance(source, RemoteStat):
         shown, version, size = Location(source.url), source.version, source.size
@@ -59,24 +60,17 @@ def wanted_of(source: Source) -> Wanted:
     return Wanted(identity, f"{identity}-{text}", shown, size, kind)
 
 
-def fill(source: Source, wanted: Wanted, remote: Remote, to: Output) -> None:
-    """Writes what the entry of a source holds. Raises UserError when it cannot be read or unpacked."""
-    unpacker = Unpacker(wanted.packed, wanted.shown, to) if wanted.packed else None
-    if isinstance(source, RemoteStat):
-        remote.download(source, unpacker or to)
-    else:
-        for piece in _pieces(source):
-            (unpacker or to).write(piece)
-        if wanted_of(source) != wanted:
-            raise UserError(f"{source}: changed while it was being read; start the run again when the file is complete")
-    if unpacker:
-        unpacker.finish()
+def contents(source: FileSource, wanted: Wanted, remote: Remote) -> Iterator[bytes]:
+    """The bytes of a source, unpacked. Raises UserError when it cannot be read or unpacked, or is `wanted` no more."""
+    pieces = remote.download(source) if isinstance(source, RemoteStat) else _pieces(source, wanted)
+    return unpacked(pieces, wanted.packed, wanted.shown) if wanted.packed else pieces
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _pieces(path: Path, wanted: Wanted) -> Iterator[bytes]:
     try:
         with open_regular(path) as file:
-            while piece := file.read(PIECE):
-                yield piece
+            yield from iter(partial(file.read, PIECE), b"")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if wanted_of(path) != wanted:
+        raise UserError(f"{path}: changed while it was being read; start the run again when the file is complete")
