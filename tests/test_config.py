@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import dcgan_dist
 from dcgan_dist.config import (
     Config,
-    ConfigError,
     DataConfig,
     DivergenceConfig,
     LossConfig,
@@ -24,7 +23,7 @@ from dcgan_dist.config import (
     ResumeConfig,
     flatten,
 )
-from dcgan_dist.config.checks import ranges
+from dcgan_dist.config.checks import ConfigError, ranges
 
 # names of an option that its dictionary leaves to something else
 ELSEWHERE = {"PRECISIONS": {"auto"}, "FRAME": {"none"}, "LENS": {"none"}}

@@ -17,7 +17,8 @@ from support.recording import options, record_training
 from support.shards import write_ours
 
 from dcgan_dist.cli import load
-from dcgan_dist.config import Config, ConfigError
+from dcgan_dist.config import Config
+from dcgan_dist.config.checks import ConfigError
 from dcgan_dist.config.settings import PARTS, PREFIXES, SETTINGS, apply_settings, requested_threads, started_by_launcher
 from dcgan_dist.parallel.accelerator import accelerator_for
 from dcgan_dist.train import main

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from dcgan_dist import cli
 from dcgan_dist.config import values
 from dcgan_dist.config.settings import SETTINGS
+from dcgan_dist.config.values import counted
 from dcgan_dist.errors import UsageError
 from dcgan_dist.parallel.launcher import KEPT_FROM_RANKS, Job, free_port, run
 from dcgan_dist.parallel.variables import LARGEST_PORT
@@ -93,7 +94,7 @@ def main(argv: list[str]) -> int:
         alone = _check(options, job.size)
         options = [*options, f"--world_size={job.size}"]
     if own.multi_gpu and (gpus := gpus_here()) < job.here:
-        found = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+        found = counted(gpus, "GPU") if gpus else "no GPU"
         raise UsageError(f"torch finds {found} here, for {job.here} to be launched; --cpu --num_processes N needs none")
     command = [sys.executable, "-m", module, *options]
     if (

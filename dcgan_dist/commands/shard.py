@@ -10,7 +10,7 @@ import tyro
 
 from dcgan_dist import cli
 from dcgan_dist.commands.progress import progress
-from dcgan_dist.config import ImageSize
+from dcgan_dist.config.groups import ImageSize
 from dcgan_dist.config.option_names import bare
 from dcgan_dist.data.shards.manifest import BAD, DUPLICATES
 from dcgan_dist.data.shards.samples import MemberChoice

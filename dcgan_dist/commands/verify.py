@@ -14,7 +14,9 @@ import tyro
 from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output
 from dcgan_dist.commands.progress import progress
-from dcgan_dist.config import Retries, Timeout, Workers
+from dcgan_dist.config.groups import Retries, Timeout, Workers
+from dcgan_dist.config.values import counted
+from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard

@@ -9,87 +9,29 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from dcgan_dist.config.checks import ConfigError, OptionGroup, Range, check
+from dcgan_dist.config.checks import OptionGroup, Range, check
 from dcgan_dist.config.groups import (
     Augmentation,
-    Channels,
     CheckpointConfig,
     CollapseConfig,
-    CollapsePolicy,
     Count,
-    Damaged,
     DataConfig,
-    Decay,
-    Decode,
     DivergenceConfig,
-    DivergencePolicy,
-    DNorm,
     EmaConfig,
     Images,
-    ImageSize,
-    Latent,
     LogConfig,
     LossConfig,
-    LossName,
     ModelConfig,
     OptimizerConfig,
-    Output,
     Precision,
-    ReaderName,
     ResumeConfig,
-    Retries,
     Seed,
     StopConfig,
     SyncBatchNorm,
-    Timeout,
     WandbConfig,
-    WandbMode,
     WatchdogConfig,
-    Workers,
 )
-
-__all__ = [
-    "Augmentation",
-    "Channels",
-    "CheckpointConfig",
-    "CollapseConfig",
-    "CollapsePolicy",
-    "Config",
-    "ConfigError",
-    "Count",
-    "DNorm",
-    "Damaged",
-    "DataConfig",
-    "Decay",
-    "Decode",
-    "DivergenceConfig",
-    "DivergencePolicy",
-    "EmaConfig",
-    "ImageSize",
-    "Images",
-    "Latent",
-    "LogConfig",
-    "LossConfig",
-    "LossName",
-    "ModelConfig",
-    "OptimizerConfig",
-    "OptionGroup",
-    "Output",
-    "Precision",
-    "Range",
-    "ReaderName",
-    "ResumeConfig",
-    "Retries",
-    "Seed",
-    "StopConfig",
-    "SyncBatchNorm",
-    "Timeout",
-    "WandbConfig",
-    "WandbMode",
-    "WatchdogConfig",
-    "Workers",
-    "flatten",
-]
+from dcgan_dist.config.values import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +113,7 @@ class Config(OptionGroup):
         nearest = max(parts, round(self.batch_size / parts) * parts)
         check(
             self.batch_size % parts == 0,
-            f"--batch_size {self.batch_size} does not divide evenly over {world_size} rank{'s' * (world_size > 1)} "
+            f"--batch_size {self.batch_size} does not divide evenly over {counted(world_size, 'rank')} "
             f"x --accumulate {self.accumulate}; the nearest that does is {nearest}",
         )
         return self.batch_size // parts

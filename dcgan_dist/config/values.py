@@ -1,4 +1,4 @@
-"""What people type for a value, and what it means. Each function raises ValueError, which says what is wrong."""
+"""What people type for a value, and what it means; most functions raise ValueError, which says what is wrong."""
 
 import re
 from decimal import Decimal, InvalidOperation
@@ -69,3 +69,8 @@ def path(text: str) -> Path:
 def quoted(text: str) -> str:
     """As in a message: nothing shows as ''."""
     return text if text.strip() and text.isprintable() else repr(text)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things in a message: `1 shard`, `1,024 shards`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dcgan_dist.config import Output
+from dcgan_dist.config.groups import Output
 
 # lowest value and width of the range of G's output
 RANGES: dict[Output, tuple[float, float]] = {"tanh": (-1.0, 2.0), "sigmoid": (0.0, 1.0)}

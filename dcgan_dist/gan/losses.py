@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from dcgan_dist.config import LossName
+from dcgan_dist.config.groups import LossName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import torch
 
 from dcgan_dist.config import Config
+from dcgan_dist.config.values import counted
 from dcgan_dist.gan.networks import NetD, NetG, layer_table
 
 
@@ -27,7 +28,7 @@ def split_text(config: Config, world_size: int) -> str:
     micro = f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""
     iterations = -(-config.images // config.batch_size)
     return (
-        f"{world_size} rank{'s' * (world_size > 1)}: global batch {config.batch_size}{micro}, {per_rank} images per "
+        f"{counted(world_size, 'rank')}: global batch {config.batch_size}{micro}, {per_rank} images per "
         f"rank{' and micro-batch' if micro else ''}; {config.images:,} images are {iterations:,} iterations"
     )
 

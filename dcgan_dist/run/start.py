@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.config import Config
+from dcgan_dist.config.values import counted
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.reader import Split
@@ -119,7 +120,7 @@ class _Start:
         per_rank = config.per_rank(world.size)
         world.from_main(self.folder.check)
         world.from_main(self.lease.take)  # before anything is looked for that another job may be writing
-        ranks = f"{world.size} rank{'s' * (world.size > 1)} on {world.device.type}, {per_rank} images each"
+        ranks = f"{counted(world.size, 'rank')} on {world.device.type}, {counted(per_rank, 'image')} each"
         say(f"{ranks}; {chosen.name}: {chosen.reason}")
         require_memory(config, chosen, world, say)
         threads = set_cpu_threads(world)
@@ -205,7 +206,7 @@ def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[
     kept = before["images"] if before["images"] >= end else reported
     dropped = metrics.cut_after(kept)
     if dropped:
-        lines = f"{dropped:,} line{'s' * (dropped > 1)} after {kept:,} images"
+        lines = f"{counted(dropped, 'line')} after {kept:,} images"
         say(f"{metrics.path}: {lines} dropped, for these reports come again")
     if metrics.last < reported and "last_report" in before:
         ends = f"ends at {metrics.last:,} images" if metrics.last >= 0 else "holds no report"

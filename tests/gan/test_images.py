@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 import torch
 
-from dcgan_dist.config import Output
+from dcgan_dist.config.groups import Output
 from dcgan_dist.gan.images import RANGES, to_pixels, to_range
 
 ALL = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)

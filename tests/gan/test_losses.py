@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy
 
-from dcgan_dist.config import LossName
+from dcgan_dist.config.groups import LossName
 from dcgan_dist.gan.losses import LOSSES
 
 LOGITS = torch.linspace(-8, 8, 33, dtype=torch.float64)

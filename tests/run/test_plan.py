@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from dcgan_dist.config import Config, ConfigError, ModelConfig
+from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.config.checks import ConfigError
 from dcgan_dist.run.plan import layers_text, split_text
 
 
