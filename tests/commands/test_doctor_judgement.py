@@ -13,7 +13,7 @@ GB = 1e9
 devices = partial(machine.judge_devices, names=["H100"] * 4, errors=[""] * 4, why_none="", ranks=4, cores=64)
 disk = partial(run_folder.judge_disk, free=10 * GB, needed=4.5 * GB, checkpoint=GB, rate=128e6)
 cache = partial(shards.judge_cache, folder=run_folder.Path("cache"), shards=8 * GB, limit=10 * GB, free=12 * GB)
-looked = partial(shards.judge_shards, found="9 images", images=20, problems=(), deep=False)
+looked = partial(shards.judge_shards, found="9 images", images=20, problems=())
 memory = partial(
     machine.judge_memory, available=100 * GB, each=2 * GB, once=2 * GB, ranks=4, surely=True, gpu=(70 * GB, 10 * GB)
 )
@@ -67,7 +67,7 @@ CASES = {
         "0.tar: 00007 at byte 512: the bytes are others | 0.tar", "--repair",
     ),
     "shards of another program": (
-        looked(images=0), "warn", "the images have no checksums", "--deep",
+        looked(images=0), "warn", "the images have no checksums", "verify --deep",
     ),
     "a cache": (cache(), "ok", "8.0 GB of shards; cache may use 10.0 GB and has 12.0 GB", ""),
     "a cache for a part": (

@@ -21,7 +21,6 @@ from dcgan_dist.parallel.world import World, launch, set_cpu_threads
 from dcgan_dist.run.folder import environment
 
 SECONDS = 60.0  # after which a check counts as failed
-A_DAY = 86_400.0  # seconds
 MARGIN = 30.0  # seconds that one rank may be later than another
 GROUP_TIMEOUT = 180  # seconds: more than a check may take, for NCCL ends the process when it is over
 
@@ -35,7 +34,7 @@ def run(own: DoctorOptions, config: Config, several: bool) -> int:
     _check_options(own)
     world = _join(config) if several else None
     config.per_rank(world.size if world is not None else config.world_size or 1)
-    context = Context(config=config, deep=own.deep, world=world)
+    context = Context(config=config, world=world)
     only, skip = _names(own.only) or CHECKS, _names(own.skip)
     names = [name for name in CHECKS if name in only and name not in skip]
     began = time.monotonic()
@@ -99,8 +98,8 @@ def _on_all_ranks(context: Context, names: Sequence[str], world: World) -> list[
     """
     alone, together = ([name for name in names if (name in TOGETHER) == both] for both in (False, True))
     lines = [examine(name, context) for name in alone] if os.environ.get("LOCAL_RANK", "0") == "0" else []
-    limit = MARGIN + (A_DAY if context.deep else len(alone) * SECONDS)
-    found = sorted(ranks.gather(world, "nodes", lines, limit), key=lambda line: list(CHECKS).index(line.check))
+    found = ranks.gather(world, "nodes", lines, MARGIN + len(alone) * SECONDS)
+    found = sorted(found, key=lambda line: list(CHECKS).index(line.check))
     _print(found if world.main else [])
     if any(line.check in TOGETHER for line in found):
         return found  # a rank is missing
@@ -128,13 +127,12 @@ def _print(lines: Sequence[Line]) -> None:
 def examine(name: str, context: Context) -> Line:
     """What one check finds, whatever happens in it."""
     box: list[Finding] = []
-    limit = A_DAY if context.deep and name == "shards" else SECONDS
     thread = threading.Thread(target=lambda: box.append(_finding(name, context)), name=name, daemon=True)
     began = time.monotonic()
     thread.start()
-    thread.join(limit)
+    thread.join(SECONDS)
     advice = f"perhaps a file server or a network does not answer; --skip {name} leaves this check out"
-    hung = fail(f"no answer within {limit:g} s", ranks.NETWORK if name in TOGETHER else advice)
+    hung = fail(f"no answer within {SECONDS:g} s", ranks.NETWORK if name in TOGETHER else advice)
     rank = f"rank {context.world.rank} on " if name in TOGETHER and context.world else ""
     return _line(name, box[0] if box else hung, time.monotonic() - began, rank, hung=not box)
 

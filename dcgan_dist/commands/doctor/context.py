@@ -20,8 +20,6 @@ class Context:
     """A configuration on this machine."""
 
     config: Config
-    deep: bool = False
-    """Read and decode all shards."""
     world: World | None = None
     """The ranks that were launched; None: this process is alone."""
 

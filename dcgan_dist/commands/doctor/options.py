@@ -18,8 +18,6 @@ class DoctorOptions(OptionGroup):
     """Names of checks, as in --only disk,ranks; absent: all."""
     skip: tuple[str, ...] = ()
     """Checks to leave out."""
-    deep: bool = False
-    """Read the shards to their ends, and decode every image."""
     json: Path | None = None
     """File for all that was found."""
     overwrite: bool = False

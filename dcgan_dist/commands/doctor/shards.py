@@ -12,10 +12,10 @@ from dcgan_dist.commands.doctor.run_folder import free_bytes, lock_problem, prob
 from dcgan_dist.config.values import counted
 from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.checklist import make_checklist
-from dcgan_dist.data.checking.verify import Problem, check_shard, spot_check
+from dcgan_dist.data.checking.spot import spot_check
+from dcgan_dist.data.checking.verify import Problem
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.remote.client import Remote, RemoteStat
-from dcgan_dist.data.system.pool import over_processes
 from dcgan_dist.data.system.storage import cache_folder
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.console import human_bytes as size
@@ -27,7 +27,7 @@ SHOWN = 3  # problems
 
 
 def check_shards(context: Context) -> Finding:
-    """Opens all shards, and checks some images of each by their checksums; with --deep, all images of all shards."""
+    """Opens all shards, and checks the checksums of some images of each."""
     data, config = context.data, context.config.data
     if data is None:
         folder = cache_folder() / "faces"
@@ -41,26 +41,20 @@ def check_shards(context: Context) -> Finding:
     if any(name.startswith("pipe:") for name in names):
         return warn(f"{found} to be streamed", "the output of a pipe cannot be checked; one that fails ends the run")
     patterns = names if isinstance(data, list) else list(config.shards)
-    todo = make_checklist(patterns, None, Remote(timeout=config.timeout, retries=config.retries), context.deep)
-    images, problems = (_all_images if context.deep else _some_images)(todo.jobs)
-    return judge_shards(f"{found}, all opened", images, todo.problems + problems, deep=context.deep)
+    todo = make_checklist(patterns, None, Remote(timeout=config.timeout, retries=config.retries), deep=False)
+    images, problems = _spot_checks(todo.jobs)
+    return judge_shards(f"{found}, all opened", images, todo.problems + problems)
 
 
-def _all_images(jobs: Sequence[ShardJob]) -> tuple[int, list[Problem]]:
-    """How many there are, and what is wrong with them."""
-    reports = over_processes(check_shard, jobs, 0, lambda _: None)
-    return sum(report.samples for report in reports), [found for report in reports for found in report.problems]
-
-
-def _some_images(jobs: Sequence[ShardJob]) -> tuple[int, list[Problem]]:
-    """The same for some images of some shards."""
+def _spot_checks(jobs: Sequence[Job]) -> tuple[int, list[Problem]]:
+    """The number of images that were checked, and what is wrong with them."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         done = pool.map(lambda job: spot_check(job, SAMPLES), random.Random(0).sample(jobs, min(len(jobs), SHARDS)))
     counts, problems = zip(*done, strict=True) if jobs else ((), ())
     return sum(counts), [problem for found in problems for problem in found]
 
 
-def judge_shards(found: str, images: int, problems: Sequence[Problem], *, deep: bool) -> Finding:
+def judge_shards(found: str, images: int, problems: Sequence[Problem]) -> Finding:
     """`found`: what all shards hold; `images`: that were checked."""
     bad = None
     if problems:
@@ -69,10 +63,9 @@ def judge_shards(found: str, images: int, problems: Sequence[Problem], *, deep: 
         bad = fail(" | ".join(map(str, problems[:SHOWN])) + more, advice)
     unchecked = warn(
         "the images have no checksums, because another program wrote the shards",
-        "--deep decodes all images; dcgan-dist shard writes shards with checksums",
+        "dcgan-dist verify --deep decodes all of them; dcgan-dist shard writes shards with checksums",
     )
-    how = "checked and decoded" if deep else "checked"
-    return conclude(f"{found}; {counted(images, 'image')} {how}", bad, None if images or problems else unchecked)
+    return conclude(f"{found}; {counted(images, 'image')} checked", bad, None if images or problems else unchecked)
 
 
 def check_cache(context: Context) -> Finding:
