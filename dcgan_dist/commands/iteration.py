@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from dcgan_dist.config import Config
-from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.gan.step import Objective, Scalars, micro_batches, training_step
 from dcgan_dist.parallel.engine import create
-from dcgan_dist.parallel.noise import NoiseSource
+from dcgan_dist.parallel.noise import NoiseSource, split_of
 from dcgan_dist.parallel.precision import arithmetic
 from dcgan_dist.parallel.world import World
 
@@ -22,8 +21,7 @@ class Iteration:
         self.state, self._engine = create(config, world, chosen)
         self._config, self._weights, self._batches = config, chosen.weights, batches
         self._objective = Objective.of(config)
-        split = Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size)
-        self._noise = NoiseSource(config, split, world.device, chosen.weights)
+        self._noise = NoiseSource(config, split_of(config, world), world.device, chosen.weights)
 
     def run(self) -> Scalars:
         """One iteration; returns its scalars, as `training_step` does."""

@@ -17,6 +17,7 @@ from dcgan_dist.config.groups import Latent
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.gan.augment import UNIFORMS
 from dcgan_dist.gan.step import Noise
+from dcgan_dist.parallel.world import World
 
 Draw = Callable[[NDArray[np.uint64], int, int], NDArray[np.float64]]
 
@@ -26,6 +27,11 @@ def _symmetric_uniform(key: NDArray[np.uint64], start: int, count: int) -> NDArr
 
 
 LATENTS: dict[Latent, Draw] = {"gaussian": keyed.normal, "uniform": _symmetric_uniform}
+
+
+def split_of(config: Config, world: World) -> Split:
+    """This rank's part of every global batch."""
+    return Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size)
 
 
 class NoiseSource:

@@ -1,4 +1,4 @@
-"""A watch over the game, at every report: is D too sure, does G still make different pictures, who learns?"""
+"""Signs of mode collapse, at every report: is D too sure, do G's images differ, do both networks learn?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ FOR_VARIETY = "lower --optimizer.g_lr, or try another --seed or --augment color 
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """One way to see that the game is lost."""
+    """One sign of collapse."""
 
     value: str
-    """The scalar it is seen by."""
+    """Name of the scalar."""
     shows: Callable[[float, CollapseConfig], bool]
     meaning: str
     remedy: str
@@ -58,7 +58,7 @@ SIGNS = (
 
 
 class CollapseWatch:
-    """Measures, counts the reports in a row that show a sign, and warns once an episode."""
+    """Measures, counts the consecutive reports that show a sign, and warns once per episode."""
 
     def __init__(
         self, config: Config, world: World, state: TrainState, engine: Engine, say: Callable[[str], None]
@@ -78,7 +78,7 @@ class CollapseWatch:
         return measured
 
     def counted(self) -> dict[str, int]:
-        """The values whose signs count now, and the images seen before each began to show."""
+        """The scalars whose signs count now, and the images seen when each began to show."""
         least = self._config.collapse.reports
         return {value: since for value, (reports, since) in self._state.signs.items() if reports >= least}
 
@@ -95,7 +95,7 @@ class CollapseWatch:
             trackers.alert("The training may have collapsed", text)
 
     def _diversity(self) -> dict[str, float]:
-        """How different G's pictures of fixed latents are. In evaluation mode, in which G changes nothing."""
+        """How much G's images of fixed latents differ. In evaluation mode, which changes nothing in G."""
         config, netg = self._config, self._state.netg
         z = sample_latents(config.model, config.seed, 0, PICTURES, next(netg.parameters()))
         netg.eval()

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.stream import StreamReader, StreamUrls
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels
@@ -18,11 +19,12 @@ from dcgan_dist.gan.state import TrainState
 from dcgan_dist.gan.step import Engine, Noise, Objective, micro_batches
 from dcgan_dist.parallel.agreement import Agreement, Requests
 from dcgan_dist.parallel.feed import on_device
-from dcgan_dist.parallel.noise import NoiseSource, sample_latents
+from dcgan_dist.parallel.noise import NoiseSource, sample_latents, split_of
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import resume
 from dcgan_dist.run.clock import Clock
+from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.console import Console, human_time
 from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.folder import RunFolder
@@ -46,30 +48,40 @@ class Session:
     arithmetic: Arithmetic
     state: TrainState
     engine: Engine
-    objective: Objective
     data: Corpus | StreamUrls
     reader: IndexedReader | StreamReader
-    split: Split
     folder: RunFolder
     console: Console
     lease: Lease
-    saver: Saver
     stats: Stats
-    clock: Clock
     requests: RequestMonitor
-    agreement: Agreement
     metrics: MetricsFile
     trackers: Trackers
-    reading: ReadingReport
-    stragglers: Stragglers
-    recovery: Recovery
-    first: int = 0
-    """Images seen where this attempt began."""
-    end: int = 0
-    """Images seen where it will be complete: the last batch is a full one."""
-    earlier: float = 0.0
-    """Seconds that the run took in the attempts before this one, up to the checkpoint that it goes on from."""
-    last_report: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
+    earlier: float
+    """Seconds that the run took in earlier attempts, up to the checkpoint that this one resumes from."""
+
+    def __post_init__(self) -> None:
+        config, world, say = self.config, self.world, self.console.say
+        self.first = self.end = 0  # images seen where this attempt began, and where it will be complete
+        self.last_report = (time.monotonic(), 0)
+        self.objective, self.split = Objective.of(config), split_of(config, world)
+        self.clock, self.agreement = Clock(world.device, world.activity), Agreement(world)
+        self.engine = replace(self.engine, section=partial(self.clock.section, on_device=True))
+        self.saver = Saver(self.folder, config.checkpoint, self.lease, say, world.device)
+        self.reading = ReadingReport(self.reader, world, self.console)
+        self.stragglers = Stragglers(world, self.console, config.watchdog.slow_factor)
+        self.recovery = Recovery(
+            config=config,
+            world=world,
+            state=self.state,
+            stats=self.stats,
+            folder=self.folder,
+            metrics=self.metrics,
+            saver=self.saver,
+            collapse=CollapseWatch(config, world, self.state, self.engine, say),
+            trackers=self.trackers,
+            say=say,
+        )
 
     def begin(self) -> None:
         """Training goes on from the images that the state has seen."""
@@ -83,7 +95,6 @@ class Session:
 
     @property
     def _epoch_size(self) -> int | None:
-        """Images of the data set; None: not known of a stream."""
         return self.data.size if isinstance(self.data, Corpus) else None
 
     # ---- the loop's questions

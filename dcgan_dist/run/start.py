@@ -2,40 +2,27 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dcgan_dist.config import Config
 from dcgan_dist.config.values import counted
-from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.reading.reader import Split
-from dcgan_dist.data.reading.stream import StreamUrls
 from dcgan_dist.errors import UserError
-from dcgan_dist.gan.state import TrainState
-from dcgan_dist.gan.step import Engine, Objective
-from dcgan_dist.parallel.agreement import Agreement
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.watchdog import watch
 from dcgan_dist.parallel.world import World, set_cpu_threads
 from dcgan_dist.run import checkpoint, resume, signals
-from dcgan_dist.run.clock import Clock
-from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.console import Console
-from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.memory import require_memory
-from dcgan_dist.run.reading import ReadingReport
-from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.stats import Stats
-from dcgan_dist.run.stragglers import Stragglers
-from dcgan_dist.run.trackers import Trackers, open_trackers
+from dcgan_dist.run.trackers import Start, Trackers, open_trackers
 
 
 def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
@@ -82,8 +69,24 @@ class _Start:
         requests.watch(self.folder.stop, self.folder.save if world.main else None, config.stop.after_minutes)
         metrics, say = MetricsFile(self.folder.metrics), self.console.say
         world.from_main(lambda: _cut(metrics, before if own else {"images": -1}, config.images, say))
-        session = self._session(data, state, engine, stats, metrics, requests)
-        session.earlier = before.get("run_seconds", 0.0)  # older versions did not count them
+        pinned, local = world.device.type == "cuda", world.local_main
+        session = Session(
+            config=config,
+            world=world,
+            arithmetic=self.arithmetic,
+            state=state,
+            engine=engine,
+            data=data,
+            trackers=self._trackers(state.images, requests),
+            reader=make_reader(config, data, local_ranks=world.local_size, pinned=pinned, say=say, first=local),
+            folder=self.folder,
+            console=self.console,
+            lease=self.lease,
+            stats=stats,
+            requests=requests,
+            metrics=metrics,
+            earlier=before.get("run_seconds", 0.0),  # older versions did not count them
+        )
         session.begin()
         self.console.estimate(config.log.samples_every)
         if session.recovery.goes_back and not own:
@@ -141,60 +144,8 @@ class _Start:
         if not self.world.main:
             return Trackers(self.console.say)
         stop = partial(_stop_for_good, requests, self.folder)
-        return open_trackers(self.config, images, self.console.say, stop, self.facts)
-
-    def _session(
-        self,
-        data: Corpus | StreamUrls,
-        state: TrainState,
-        engine: Engine,
-        stats: Stats,
-        metrics: MetricsFile,
-        requests: signals.RequestMonitor,
-    ) -> Session:
-        config, world, console, folder = self.config, self.world, self.console, self.folder
-        trackers = self._trackers(state.images, requests)
-        pinned, ranks = world.device.type == "cuda", world.local_size
-        reader = make_reader(config, data, local_ranks=ranks, pinned=pinned, say=console.say, first=world.local_main)
-        clock = Clock(world.device, world.activity)
-        saver = Saver(folder, config.checkpoint, self.lease, console.say, world.device)
-        recovery = Recovery(
-            config=config,
-            world=world,
-            state=state,
-            stats=stats,
-            folder=folder,
-            metrics=metrics,
-            saver=saver,
-            collapse=CollapseWatch(config, world, state, engine, console.say),
-            trackers=trackers,
-            say=console.say,
-        )
-        split = Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size)
-        return Session(
-            config=config,
-            world=world,
-            arithmetic=self.arithmetic,
-            state=state,
-            engine=replace(engine, section=partial(clock.section, on_device=True)),
-            objective=Objective.of(config),
-            data=data,
-            reader=reader,
-            split=split,
-            folder=folder,
-            console=console,
-            lease=self.lease,
-            saver=saver,
-            stats=stats,
-            clock=clock,
-            requests=requests,
-            agreement=Agreement(world),
-            metrics=metrics,
-            trackers=trackers,
-            reading=ReadingReport(reader, world, console),
-            stragglers=Stragglers(world, console, config.watchdog.slow_factor),
-            recovery=recovery,
-        )
+        start = Start(config=self.config, images=images, say=self.console.say, on_stop=stop, environment=self.facts)
+        return open_trackers(start)
 
 
 def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[str], None]) -> None:

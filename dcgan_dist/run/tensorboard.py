@@ -31,21 +31,18 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
-        """The distribution of the finite ones among `values`, of any shape."""
+        """The distribution of the finite `values`, of any shape."""
         finite = values[np.isfinite(values)]
         if finite.size:
             self._writer.add_histogram(name, finite, images)
 
-    def alert(self, title: str, text: str) -> None:
-        """TensorBoard has no alerts; the console shows it."""
-
     def close(self, exit_code: int = 0) -> None:  # noqa: ARG002
-        """Writes what is left; TensorBoard knows no exit code."""
+        """Writes what is left."""
         self._writer.close()
 
 
 def open_tensorboard(config: Config, images: int, say: Callable[[str], None]) -> TensorBoardTracker | None:
-    """TensorBoard, unless it is switched off or not installed; what happens is said in one line."""
+    """TensorBoard, unless it is off or not installed; prints one line."""
     if not config.log.tensorboard:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Where scalars and pictures go besides the run's own files; none of these may ever stop or slow the training."""
+"""Where scalars and pictures go besides the run's own files; no tracker can stop or slow the training."""
 
 import contextlib
 import traceback
@@ -14,13 +14,13 @@ from dcgan_dist.run.tensorboard import open_tensorboard
 from dcgan_dist.run.wandb import open_wandb
 
 Say = Callable[[str], None]
-MOST_WORDS = 500  # characters of an error in the line that says that a tracker failed
+LONGEST_ERROR = 500  # characters of an error in the line that says that a tracker failed
 
 
 class Tracker(Protocol):
     """Something that shows a run; `images`, the real images seen, is its x axis. Used on the main rank only.
 
-    `alert` may be missing.
+    It may also have `alert(title: str, text: str)`: a warning that a person should see.
     """
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
@@ -35,10 +35,6 @@ class Tracker(Protocol):
         """The distribution of numbers of any shape; those that are not finite are left out."""
         ...
 
-    def alert(self, title: str, text: str) -> None:
-        """A warning that a person should see."""
-        ...
-
     def close(self, exit_code: int = 0) -> None:
         """The end of this attempt, with the process's exit code."""
         ...
@@ -48,7 +44,6 @@ class Trackers:
     """Several trackers as one. One that raises is switched off, with one line, and the training goes on."""
 
     def __init__(self, say: Say) -> None:
-        """`say` prints a line."""
         self._say = say
         self._trackers: list[tuple[str, Tracker]] = []
 
@@ -63,7 +58,7 @@ class Trackers:
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
         """See Tracker."""
-        self._each(lambda tracker: tracker.scalars(images, dict(values)))  # what one changes is its own
+        self._each(lambda tracker: tracker.scalars(images, dict(values)))  # a copy: a tracker may change it
 
     def picture(self, images: int, name: str, array: NDArray[np.uint8]) -> None:
         """See Tracker."""
@@ -75,7 +70,7 @@ class Trackers:
 
     def alert(self, title: str, text: str) -> None:
         """See Tracker."""
-        self._each(lambda tracker: getattr(tracker, "alert", _no_alert)(title, text))
+        self._each(lambda tracker: getattr(tracker, "alert", lambda *_: None)(title, text))
 
     def close(self, exit_code: int = 0) -> None:
         """See Tracker."""
@@ -93,14 +88,9 @@ class Trackers:
                     tracker.close(exit_code=1)
 
     def _switched_off(self, name: str, error: Exception) -> None:
-        # whatever the error is, also one that has no text, or fails in making it
-        what = " ".join("".join(traceback.format_exception_only(type(error), error)).split())[:MOST_WORDS]
+        # also of an error that has no text, or cannot be printed
+        what = " ".join("".join(traceback.format_exception_only(type(error), error)).split())[:LONGEST_ERROR]
         self._say(f"{name} is switched off, the training goes on: {what}")
-
-
-def _no_alert(title: str, text: str) -> None:
-    """Of a tracker that cannot warn anybody; the console has said it."""
-    del title, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,28 +103,21 @@ class Start:
     say: Say
     """Prints a line."""
     on_stop: Callable[[], None]
-    """To be called, from any thread, when somebody stops the run from outside."""
+    """Called, in any thread, when someone stops the run from outside."""
     environment: Mapping[str, Any]
-    """Versions and devices, to be shown beside the options."""
+    """Versions and devices, shown with the options."""
 
 
 TRACKERS: dict[str, Callable[[Start], Tracker | None]] = {
     "TensorBoard": lambda start: open_tensorboard(start.config, start.images, start.say),
     "W&B": lambda start: open_wandb(start.config, start.say, start.on_stop, start.environment),
 }
-"""By the names that are said. None: the options do not ask for it."""
+"""By the names that are printed. None: the options do not ask for it."""
 
 
-def open_trackers(
-    config: Config, images: int, say: Say, on_stop: Callable[[], None], environment: Mapping[str, Any]
-) -> Trackers:
-    """All trackers that the options ask for, on the main rank.
-
-    `images`: real images seen where this attempt begins; `say` prints a line; `on_stop` is called, in another
-    thread, when somebody stops the run from outside; `environment`, versions and devices, is shown beside the options.
-    """
-    start = Start(config=config, images=images, say=say, on_stop=on_stop, environment=environment)
-    trackers = Trackers(say)
+def open_trackers(start: Start) -> Trackers:
+    """All trackers that the options ask for, on the main rank."""
+    trackers = Trackers(start.say)
     for name, make in TRACKERS.items():
         trackers.start(name, lambda make=make: make(start))
     return trackers

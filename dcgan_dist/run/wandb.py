@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 # seconds that a missing server may cost; both fit into the grace time of a job that is stopped
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 20.0
-NOTE, PLACE = "wandb_folder.json", ("entity", "project")  # and what is noted there of the place on the server
+NOTE, PLACE = "wandb_folder.json", ("entity", "project")  # the run's place on the server, which the file records
 STOPPED_ON_REQUEST = 75  # the exit code of a run that will go on later
 
 
 def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str]:
-    """What W&B will do, and why, in words that follow a colon."""
+    """W&B's mode, and the reason."""
     asked = asked_mode(env)
     if config.mode != "auto":
         instead = f", not {asked[1]}" if asked and asked[0] != config.mode else ""
@@ -46,17 +46,16 @@ def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str
 
 
 def _run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[str, Any]]:
-    """The folder's W&B run, whether it is a new one, and what was noted of it.
+    """The folder's W&B run, whether it is new, and what `wandb_folder.json` records of it.
 
-    Raises wandb.Error for a WANDB_RUN_ID that is no id. A copy of the folder (neither path nor inode are those that
-    were noted) is a run of its own. A folder that was moved to another disk looks the same; the line says how it keeps
-    its run.
+    Raises wandb.Error for a WANDB_RUN_ID that is no id. A copy of the folder (neither path nor inode are those in the
+    file) gets its own run. A folder that was moved to another disk looks the same; the line says how it keeps its run.
     """
     import wandb
 
     path, note = run_dir / "wandb_id", run_dir / NOTE
     here = {"path": str(run_dir.resolve()), "inode": run_dir.stat().st_ino}
-    before: dict[str, Any] = {}  # older versions did not note it
+    before: dict[str, Any] = {}
     with contextlib.suppress(OSError, TypeError, ValueError):
         before = dict(json.loads(note.read_bytes()))
     known = path.read_text(encoding="utf-8").strip() if path.exists() else ""
@@ -74,16 +73,6 @@ def _run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[
     if noted != before:
         write_atomically(note, json.dumps(noted).encode())
     return made, made != known, noted
-
-
-def _noted_place(noted: Mapping[str, Any], options: WandbConfig) -> dict[str, Any]:
-    """Entity and project of the folder's run until now, as far as they are known.
-
-    Versions that did not note them took a default for "not given", also in config.yaml, and obeyed the variables.
-    """
-    found, default = variables(os.environ), WandbConfig()
-    obeyed = [name for name in PLACE if getattr(options, name) == getattr(default, name)]
-    return {name: noted.get(name, found.get(f"WANDB_{name.upper()}") if name in obeyed else None) for name in PLACE}
 
 
 def _path(place: Mapping[str, Any]) -> str:
@@ -121,8 +110,8 @@ def _end_service() -> None:
 class WandbTracker:
     """The run on the W&B server, or in files under RUN/wandb that `wandb sync` sends later. On the main rank only.
 
-    A server that does not answer at the start turns `online` into `offline`, with one line. One that goes away later
-    costs nothing until `close`, which waits a bounded time and says how to send the rest.
+    Without an answer of the server at the start, `online` becomes `offline`, with one line. A later outage costs
+    nothing until `close`, which waits a bounded time and prints how to send the rest.
     """
 
     def __init__(
@@ -134,11 +123,7 @@ class WandbTracker:
         on_stop: Callable[[], None],
         environment: Mapping[str, Any],
     ) -> None:
-        """Opens the run.
-
-        `say` prints a line; `on_stop` is called, in another thread, when somebody presses W&B's stop button;
-        `environment`, versions and devices, is shown beside the configuration.
-        """
+        """Opens the run. The arguments are those of `trackers.Start`."""
         self._say = say
         self._run_dir = config.run_dir.absolute()
         self._settings = _settings(on_stop)
@@ -160,7 +145,7 @@ class WandbTracker:
         for line in lines:
             say(f"W&B: {line}")
         self._run = self._online(arguments) if mode == "online" else self._offline(arguments)
-        if self._note_place(noted, config.wandb, new):
+        if self._note_place(noted, new):
             for name, value in (names | {"notes": os.environ.get("WANDB_NOTES", "")}).items():
                 setattr(self._run, name, value)
         self._run.define_metric("images")
@@ -169,10 +154,10 @@ class WandbTracker:
         # at the last of them may have been lost, and twice the same does no harm
         self._sent = int(self._run.summary.get("images", -1)) if self._run.resumed else -1
 
-    def _note_place(self, noted: dict[str, Any], options: WandbConfig, new: bool) -> bool:
-        """Notes where the run is; whether it is an old one that begins there, which is said."""
+    def _note_place(self, noted: dict[str, Any], new: bool) -> bool:
+        """Records the run's entity and project; whether an old run begins there, which is printed."""
         here = {name: getattr(self._run, name) for name in PLACE}  # online with the entity of the key
-        before = _noted_place(noted, options)
+        before = {name: noted.get(name) for name in PLACE}
         moved = any(before[name] and here[name] and before[name] != here[name] for name in PLACE)
         begins = not new and not self._run.resumed and (moved or not self._run.offline)
         if begins:
@@ -224,7 +209,7 @@ class WandbTracker:
             self._run.log({"images": images, name: wandb.Image(array)})
 
     def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
-        """The distribution of the finite ones among `values`, of any shape."""
+        """The distribution of the finite `values`, of any shape."""
         import wandb
 
         finite = values[np.isfinite(values)]
@@ -232,7 +217,7 @@ class WandbTracker:
             self._run.log({"images": images, name: wandb.Histogram(np_histogram=np.histogram(finite, bins=64))})
 
     def alert(self, title: str, text: str) -> None:
-        """An alert, which W&B sends by mail or Slack as the person has set it up. `title`: less than 64 characters."""
+        """An alert, which W&B sends by mail or Slack. `title`: less than 64 characters."""
         self._run.alert(title, text, level="WARN")
 
     def close(self, exit_code: int = 0) -> None:
@@ -251,7 +236,7 @@ class WandbTracker:
 def open_wandb(
     config: Config, say: Callable[[str], None], on_stop: Callable[[], None], environment: Mapping[str, Any]
 ) -> WandbTracker | None:
-    """W&B as the options and the environment variables want it, said in one line; None: it is off."""
+    """W&B as the options and environment variables ask for it, with one line; None: it is off."""
     mode, reason = resolve_mode(config.wandb, os.environ)
     for line in unreadable(os.environ):
         say(f"W&B: {line}")

@@ -1,4 +1,4 @@
-"""The key for the W&B server: where it stands, and whether the server takes it. The key itself is never shown."""
+"""The key for the W&B server: where it is found, and whether the server accepts it. The key is never shown."""
 
 import base64
 import http.client
@@ -24,23 +24,21 @@ class Credentials:
     """What W&B will log in with."""
 
     where: str
-    """In words, for people."""
     key: str | None = field(repr=False)
-    """None: a token in a file, that W&B exchanges for one."""
+    """None: a token in a file, which W&B exchanges for one."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a question to the server."""
+    """The server's answer, and what to print of it."""
 
-    reached: bool
-    accepted: bool
     what: str
-    """In words."""
+    reached: bool = False
+    accepted: bool = False
 
 
 def credentials(env: Mapping[str, str]) -> Credentials | None:
-    """Those that W&B finds; None: there are none."""
+    """Those that W&B finds, if any."""
     for name, is_key in (("WANDB_API_KEY", True), ("WANDB_IDENTITY_TOKEN_FILE", False)):
         if env.get(name):
             return Credentials(f"{name} is set", env[name] if is_key else None)
@@ -59,19 +57,19 @@ def credentials(env: Mapping[str, str]) -> Credentials | None:
 
 
 def ask_server(timeout: float) -> Answer:
-    """Asks the server whose the key is. `timeout`: seconds that each wait for it may take."""
+    """Asks the server who owns the key. `timeout`: seconds for each wait."""
     env = variables(os.environ)
     found = credentials(env)
     base = Location(env.get("WANDB_BASE_URL") or DEFAULT_URL)
     url, host = base.reveal(), urlsplit(base).netloc
     if found is None:
-        return Answer(reached=False, accepted=False, what="there is no API key")
+        return Answer("there is no API key")
     if not url.startswith(("https://", "http://")):
-        return Answer(reached=False, accepted=False, what="WANDB_BASE_URL is no http(s) address")
+        return Answer("WANDB_BASE_URL is no http(s) address")
     question = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{url.rstrip('/')}/graphql", data=question, headers=headers)
-    if found.key is not None:  # for this server alone, not for one that it may point to
+    if found.key is not None:  # not passed on where the server redirects
         login = base64.b64encode(f"api:{found.key}".encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {login}")
     try:
@@ -79,15 +77,15 @@ def ask_server(timeout: float) -> Answer:
             viewer = (json.load(reply).get("data") or {}).get("viewer")
     except urllib.error.HTTPError as error:
         error.close()
-        denied = error.code in (401, 403)
-        what = f"{host} refuses the key" if denied else f"{host} answers with error {error.code}"
-        return Answer(reached=denied, accepted=False, what=what)
+        if error.code in (401, 403):
+            return Answer(f"{host} refuses the key", reached=True)
+        return Answer(f"{host} answers with error {error.code}")
     except TimeoutError:
-        return Answer(reached=False, accepted=False, what=f"{host} does not answer within {timeout:g} s")
+        return Answer(f"{host} does not answer within {timeout:g} s")
     except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
         reason = base.hide_in(str(getattr(error, "reason", None) or error))
-        return Answer(reached=False, accepted=False, what=f"{host} cannot be reached ({reason})")
+        return Answer(f"{host} cannot be reached ({reason})")
     if found.key is None:
-        return Answer(reached=True, accepted=True, what=f"{host} answers; the token was not tried")
-    what = f"{host} takes the key" if viewer else f"{host} does not know the key"
-    return Answer(reached=True, accepted=viewer is not None, what=what)
+        return Answer(f"{host} answers; the token was not tried", reached=True, accepted=True)
+    what = f"{host} accepts the key" if viewer else f"{host} does not know the key"
+    return Answer(what, reached=True, accepted=viewer is not None)

@@ -531,7 +531,7 @@ def server(monkeypatch):
 
 def test_wandb_answers_and_takes_the_key(server, doctor):
     mark, found, _ = one(doctor, "wandb")
-    assert (mark, found) == ("ok", f"online: {server.url.removeprefix('http://')} takes the key")
+    assert (mark, found) == ("ok", f"online: {server.url.removeprefix('http://')} accepts the key")
     assert server.operations == ["Viewer"]
 
 

@@ -93,14 +93,14 @@ CASES = {
     "too little on the GPU": (
         memory(gpu=(9 * GB, 10 * GB)), "FAIL", "not enough GPU memory", "--accumulate",
     ),
-    "W&B": (machine.judge_wandb(Answer(True, True, "host takes the key"), True), "ok", "online: host takes", ""),
+    "W&B": (machine.judge_wandb(Answer("host accepts the key", True, True), True), "ok", "online: host accepts", ""),
     "a wrong key": (
-        machine.judge_wandb(Answer(True, False, "host refuses the key"), True), "FAIL", "logged offline", "wandb login",
+        machine.judge_wandb(Answer("host refuses the key", True), True), "FAIL", "logged offline", "wandb login",
     ),
     "no W&B, though asked for": (
-        machine.judge_wandb(Answer(False, False, "no answer"), True), "FAIL", "no answer", "--wandb.mode offline",
+        machine.judge_wandb(Answer("no answer"), True), "FAIL", "no answer", "--wandb.mode offline",
     ),
-    "no W&B": (machine.judge_wandb(Answer(False, False, "no answer"), False), "warn", "no answer", "wandb sync"),
+    "no W&B": (machine.judge_wandb(Answer("no answer"), False), "warn", "no answer", "wandb sync"),
     "alone": (launcher(), "ok", "one process, without a launcher", ""),
     "launched": (
         launcher(launched=4, env=JOB), "ok",

@@ -11,7 +11,7 @@ from support.training import TINY
 from dcgan_dist import train
 from dcgan_dist.config import Config, WandbConfig
 from dcgan_dist.run import trackers
-from dcgan_dist.run.trackers import TRACKERS, Trackers, open_trackers
+from dcgan_dist.run.trackers import TRACKERS, Start, Trackers, open_trackers
 
 PICTURE = np.zeros((2, 2, 3), dtype=np.uint8)
 
@@ -99,7 +99,7 @@ def test_a_tracker_that_cannot_start_is_left_out():
 def test_the_options_decide(tmp_path):
     said = []
     config = Config(run_dir=tmp_path, wandb=WandbConfig(mode="disabled"))
-    trackers = open_trackers(config, 0, said.append, lambda: None, {})
+    trackers = open_trackers(Start(config=config, images=0, say=said.append, on_stop=lambda: None, environment={}))
     trackers.scalars(0, {"loss/d": 1.0})
     trackers.close()
     assert said == [

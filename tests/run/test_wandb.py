@@ -483,22 +483,6 @@ def test_a_move_that_failed_is_said_when_it_succeeds(config, server, said, monke
     assert len(begun(said)) == 1
 
 
-@pytest.mark.parametrize("mode", ["online", "offline"])
-def test_a_run_of_an_older_version_does_not_move_in_silence(mode, config, server, said, monkeypatch):
-    """Its config.yaml gives the default, over which WANDB_PROJECT won; where it was is not noted."""
-    monkeypatch.setenv("WANDB_PROJECT", "mine")
-    server.runs["abc"] = Run("tester", "mine", "abc")
-    (config.run_dir / "wandb_id").write_text("abc\n")
-    here = {"path": str(config.run_dir), "inode": config.run_dir.stat().st_ino}
-    (config.run_dir / "wandb_folder.json").write_text(json.dumps(here))
-    start(placed(config, mode=mode, project="mine"), said).close()
-    assert begun(said) == []
-    (config.run_dir / "wandb_folder.json").write_text(json.dumps(here))
-    start(placed(config, mode=mode, project="dcgan_dist"), said).close()
-    (line,) = begun(said)
-    assert line.startswith("W&B: until now this folder's run abc was in mine; in ")
-
-
 @pytest.mark.parametrize("noted", [None, "", "[]", "7", '{"path": ["x"], "inode": "y"}'])
 def test_what_older_versions_and_accidents_left_is_taken_over(config, known, noted):
     (config.run_dir / "wandb_id").write_text("abc\n")

@@ -21,10 +21,10 @@ from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, Line, conclude, fail, warn
 from dcgan_dist.commands.iteration import Iteration
 from dcgan_dist.config import Config, SyncBatchNorm
-from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.system.workers import shielded_program
 from dcgan_dist.errors import UserError
 from dcgan_dist.parallel.launcher import Job
+from dcgan_dist.parallel.noise import split_of
 from dcgan_dist.parallel.store import ask, connect, host
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.console import human_bytes as size
@@ -198,7 +198,7 @@ def deviate(config: Config, world: World) -> tuple[float, str]:
 
 def _trained(config: Config, world: World) -> dict[str, Tensor]:
     """What becomes of random images, of which each rank takes its part, and half are mirrored."""
-    split = Split(batch=config.batch_size, micro_batches=config.accumulate, rank=world.rank, world_size=world.size)
+    split = split_of(config, world)
     places = torch.cat([torch.arange(start, start + split.per_rank_micro) for start in split.slices(0)])
     shape = (ITERATIONS, config.batch_size, config.model.channels, config.model.image_size, config.model.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(config.seed))
