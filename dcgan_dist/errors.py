@@ -7,8 +7,8 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import dropwhile
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +59,15 @@ def debug_last(arguments: Sequence[str]) -> list[str]:
 def tracebacks_wanted() -> bool:
     """Whether --debug was given."""
     return _tracebacks
+
+
+@contextmanager
+def os_error_as_user_error(where: object, problem: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    """An OSError inside becomes a `kind`: "`where`: `problem` (the reason)"; `where`: "" is the file of the error."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{where or error.filename or 'a file'}: {problem} ({error.strerror or error})") from error
 
 
 def to_stderr(line: str) -> None:

@@ -44,7 +44,7 @@ def test_fewer_images_than_were_seen_are_refused(start, run_dir, dry):
     code, _, err = start(40, *dry)
     path = run_dir / "checkpoints" / "000000048"
     assert code == 2
-    assert err.startswith(f"error: --images 40: {path} has seen 48 images already, which count, so none is left; ")
+    assert err.startswith(f"error: --images 40: {path} has already seen 48 images, so none is left; ")
     assert not (run_dir / "DONE").exists()
 
 

@@ -7,8 +7,8 @@
         manifest.json               size and sha256 of every file, and its own; written last
     checkpoints/latest              the newest one's name, replaced atomically
     checkpoints/best                if it is there, the checkpoint that it names is never removed
-    checkpoints/000012800-kept-1    holds a file of somebody else, and had to make room; no attempt goes on from it
-    checkpoints/000012800-left      the best one, when the run was taken back to before it; no attempt goes on from it
+    checkpoints/000012800-kept-1    an old one that is not removed, because it holds a file of another program
+    checkpoints/000012800-left      the best one, after a rollback to a checkpoint before it; no attempt resumes from it
 
 A save writes into `.tmp-ATTEMPT-NAME`, syncs every file and the folder to disk, and renames it; only then are old ones
 removed. A load takes the newest folder whose manifest verifies and warns about any newer one that does not.
@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,17 @@ Tensors = dict[str, dict[str, Tensor]]
 
 
 class SaveError(UserError):
-    """The disk did not take a checkpoint; older ones are as they were."""
+    """A checkpoint could not be written; older ones are unchanged."""
 
 
 def save(
     folder: Path, images: int, tensors: Tensors, state: dict[str, Any], keep: int, lease: Lease | None = None
 ) -> Path:
-    """Writes a checkpoint, then removes all but the newest `keep`. Older ones stay if it cannot.
+    """Writes a checkpoint, then removes all but the newest `keep`.
 
-    Raises SaveError when the disk refuses, and UserError when a newer attempt has taken it over.
+    Raises SaveError when the disk refuses, and UserError when a newer attempt owns the run; older ones stay then.
     """
-    lease = lease or Lease(folder)  # of nobody: anyone may publish
+    lease = lease or Lease(folder)  # without an owner: always allowed
     target = folder / f"{images:09d}"
     temporary = folder / f".tmp-{lease.attempt}-{target.name}"
     damaged = _away(target, lease.attempt)
@@ -60,7 +60,7 @@ def save(
         temporary.mkdir()
         _write_files(temporary, images, tensors, state)
         lease.check()
-        if target.exists():  # an earlier attempt went on from an older one, because this one is damaged
+        if target.exists():  # a damaged one, so that the run resumed from an older one
             _put_away(target, lease)
         temporary.rename(target)
         sync_folder(folder)
@@ -78,7 +78,7 @@ def save(
     finally:
         for leftover in (temporary, damaged):
             shutil.rmtree(leftover, ignore_errors=True)
-    with suppress(OSError):  # a disk that does not answer for a moment: the next save tries again
+    with suppress(OSError):  # the next save tries again
         _prune(folder, images, keep, lease)
     return target
 
@@ -97,12 +97,12 @@ def _write_files(folder: Path, images: int, tensors: Tensors, state: dict[str, A
 
 
 def _away(path: Path, attempt: int) -> Path:
-    """Where a checkpoint goes before its files do, so that no half removed one is ever seen."""
+    """The name under which a checkpoint is removed, so that no partly removed one is ever read."""
     return path.with_name(f".tmp-{attempt}-old-{path.name}")
 
 
 def _remove_leftovers(folder: Path, attempt: int) -> None:
-    """Of attempts that were killed in the middle of this. What a newer attempt is writing is none."""
+    """Removes what killed attempts left, but not what a newer attempt is writing."""
     for leftover in folder.glob(".tmp-*"):
         number = re.match(r"\.tmp-(\d+)-", leftover.name)
         if number is None or int(number[1]) <= attempt:
@@ -113,35 +113,35 @@ def _remove_leftovers(folder: Path, attempt: int) -> None:
 
 
 def _prune(folder: Path, images: int, keep: int, lease: Lease) -> None:
-    # a damaged checkpoint may be newer than the one that this attempt began from: it must not push that one out
+    # damaged checkpoints may be newer than the one that this attempt resumed from, and do not count
     upto = [path for path in all_checkpoints(folder) if int(path.name) <= images]
     kept, old = upto[-keep:], upto[:-keep]
-    # files may have rotted since they were written: besides the new one, another intact one stays
+    # files may be damaged after they were written: besides the new checkpoint, another intact one stays
     while old and not any(verify(path) is None for path in reversed(kept[:-1])):
         kept.insert(0, old.pop())
     best = best_name(folder)
     left = [path for path in folder.glob(f"*{LEFT}") if NAME.fullmatch(path.name.removesuffix(LEFT))]
     for path in (*old, *left):
-        with suppress(OSError):  # the others are removed all the same
+        with suppress(OSError):
             if path.name == best:
                 continue
             if other := _of_others(path):
                 lease.say_once(
-                    f"WARNING: {path} is not removed, for it holds {other}, which training did not write; move that "
-                    "away, or the folder"
+                    f"WARNING: {path} is not removed, because it holds {other}, which training did not write; move it "
+                    "elsewhere"
                 )
             else:
                 remove(path, lease)
 
 
 def _of_others(path: Path) -> str:
-    """The name of a file that somebody else has put into a checkpoint's folder; empty if there is none."""
+    """The name of a file in a checkpoint's folder that training did not write; empty if there is none."""
     names = (file.name for file in path.iterdir() if file.suffix not in (SUFFIX, ".json") and file.name[0] != ".")
     return min(names, default="")
 
 
 def best_name(folder: Path) -> str:
-    """The name of the best checkpoint; empty where none is named. Raises OSError when the disk does not answer."""
+    """The name of the best checkpoint; empty if none is named. Raises OSError."""
     try:
         name = (folder / "best").read_text(errors="replace").strip()
     except FileNotFoundError:
@@ -156,46 +156,42 @@ def best_name(folder: Path) -> str:
 
 
 def leave_behind(path: Path, lease: Lease) -> None:
-    """Removes a checkpoint that no later attempt is to go on from; the best one is kept under another name.
+    """Removes a checkpoint from which no later attempt may resume; the best one is renamed.
 
-    Raises UserError when a newer attempt has taken it over, and OSError when the best one cannot be kept.
+    Raises UserError when a newer attempt owns the run, and OSError when the best one cannot be renamed.
     """
     if path.name != best_name(path.parent):
-        remove(path, lease)
+        with suppress(OSError):  # the next save tries again
+            remove(path, lease)
         return
     lease.check()
     aside = path.with_name(path.name + LEFT)
     if aside.exists():
-        _remove(aside, lease)  # of an earlier time that the run was here, and no longer the best
+        remove(aside, lease)  # from an earlier rollback, and no longer the best
     write_atomically(path.with_name("best"), aside.name.encode())
     path.rename(aside)
     sync_folder(path.parent)
 
 
 def remove(path: Path, lease: Lease) -> None:
-    """Removes a checkpoint, or leaves it intact. Raises UserError when a newer attempt has taken it over."""
-    with suppress(OSError):  # the next save tries again
-        _remove(path, lease)
-
-
-def _remove(path: Path, lease: Lease) -> None:
+    """Removes a checkpoint, or leaves it intact. Raises OSError, and UserError when a newer attempt owns the run."""
     lease.check()
     if removable := _put_away(path, lease):
         shutil.rmtree(removable)
 
 
 def _put_away(path: Path, lease: Lease) -> Path | None:
-    """Renames a checkpoint to where it is removed, or, with a file of somebody else in it, to where it stays (None)."""
+    """Renames a checkpoint to a name under which it is removed; one with foreign files stays as NAME-kept-N (None)."""
     if not (other := _of_others(path)):
         return path.rename(_away(path, lease.attempt))
     names = (path.with_name(f"{path.name}-kept-{number}") for number in itertools.count(1))
     kept = path.rename(next(name for name in names if not os.path.lexists(name)))
-    lease.say_once(f"WARNING: {path} is now {kept.name}, for it holds {other}, which training did not write")
+    lease.say_once(f"WARNING: {path} is now {kept.name}, because it holds {other}, which training did not write")
     return None
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first, checked or not. Raises OSError when the disk does not answer."""
+    """The checkpoints of a folder, oldest first, not verified. Raises OSError."""
     try:
         found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -204,7 +200,7 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 
 def find_newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that verifies; None when there are none at all. Raises UserError when all are bad."""
+    """The newest checkpoint that verifies; None if there is none. Raises UserError when all are damaged."""
     found = all_checkpoints(folder)
     for path in reversed(found):
         problem = verify(path)
@@ -228,32 +224,23 @@ def verify(path: Path) -> str | None:
     return None
 
 
-def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and state of a checkpoint. Raises UserError when it is not intact."""
-    files = contents(path)
-    state = _state(path, files.pop(STATE))
+def load(path: Path, wanted: Collection[str] | None = None) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors (of the `wanted` files; None: all) and state of a checkpoint. Raises UserError when it is not intact."""
+    files = contents(path, None if wanted is None else {STATE, *(name + SUFFIX for name in wanted)})
+    try:
+        state = json.loads(files.pop(STATE))
+        state |= {"images": int(state["images"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / STATE}: is not the state of a run, although the manifest names it") from error
+    missing = [name for name in wanted or () if name + SUFFIX not in files]
+    if missing:
+        raise UserError(f"{path}: has no {missing[0]}{SUFFIX}")
     return {name.removesuffix(SUFFIX): _tensors(path / name, data) for name, data in files.items()}, state
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """A checkpoint's state alone. Raises UserError when the checkpoint is not intact."""
-    return _state(path, contents(path, wanted=(STATE,))[STATE])
-
-
-def load_network(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One network's tensors, and the checkpoint's state. Raises UserError when the checkpoint is not intact."""
-    files = contents(path, wanted=(name + SUFFIX, STATE))
-    if name + SUFFIX not in files:
-        raise UserError(f"{path}: has no {name}{SUFFIX}")
-    return _tensors(path / (name + SUFFIX), files[name + SUFFIX]), _state(path, files[STATE])
-
-
-def _state(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        state = json.loads(data)
-        return state | {"images": int(state["images"])}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path / STATE}: is not the state of a run, although the manifest names it") from error
+    return load(path, ())[1]
 
 
 def _bytes(values: dict[str, Tensor]) -> bytes:

@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: size and sha256 of every file, and its own; what it does not confirm is not read."""
+"""A checkpoint's manifest: size and sha256 of every file, and its own. Only files that match are read."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from dcgan_dist.errors import UserError
 FORMAT = 2
 MANIFEST, STATE = "manifest.json", "state.json"
 LEFT = "-left"
-NAME = re.compile(r"\d{9,}", re.ASCII)  # of a checkpoint; what has another name is not ours
+NAME = re.compile(r"\d{9,}", re.ASCII)  # of a checkpoint's folder
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -21,15 +21,15 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def sealed(about: dict[str, Any]) -> bytes:
-    """The manifest's text: what it says, with a checksum of that."""
+    """The manifest's text: `about`, and its checksum."""
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     return json.dumps(about | {"sha256": digest}, indent=2).encode()
 
 
 def contents(path: Path, wanted: Container[str] | None = None) -> dict[str, bytes]:
-    """The `wanted` files (None: all) of those that the manifest names; all are compared with it.
+    """The `wanted` files (None: all) of the manifest; all files are compared with it.
 
-    Raises UserError for the first that is not as it says.
+    Raises UserError for the first that differs.
     """
     files: dict[str, bytes] = {}
     try:
@@ -55,12 +55,12 @@ def contents(path: Path, wanted: Container[str] | None = None) -> dict[str, byte
 
 
 def _confirmed(path: Path, about: dict[str, Any], wanted: bool) -> bytes | None:
-    """A file's content where it is wanted. Raises UserError when it is not as the manifest says."""
+    """A file's content if it is wanted. Raises UserError when it differs from the manifest."""
     data = None
     if wanted:
         data = path.read_bytes()
         size, digest = len(data), hashlib.sha256(data)
-    else:  # in pieces: the training beside it may need the memory
+    else:  # in pieces, to save memory
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, hashlib.sha256)
             size = file.tell()

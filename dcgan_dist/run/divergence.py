@@ -1,8 +1,8 @@
 """What happens when training diverges or collapses: the run ends with a message, or goes back to a checkpoint.
 
-Nothing waits for the device in an iteration: numbers are looked at before every report and every checkpoint, by all
-ranks together, and until then the optimisers leave alone what a bad gradient would spoil (gan/nonfinite.py). So neither
-the average of G nor a checkpoint ever takes in an inf or NaN.
+No iteration waits for the device: all ranks check the numbers together before every report and every checkpoint. Until
+then the optimisers skip updates with a bad gradient (gan/nonfinite.py), so neither the average of G nor a checkpoint
+ever holds an inf or NaN.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.system.storage import write_atomically
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 from dcgan_dist.gan.nonfinite import first_not_finite, not_finite
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.parallel.world import World
@@ -26,13 +26,13 @@ from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.trackers import Trackers
 
-SCALE_FLOOR = 1e-4  # fp16: overflows that bring the loss scale below it, some thirty in a row, are no passing matter
+SCALE_FLOOR = 1e-4  # fp16: a loss scale below it, after some thirty overflows in a row, counts as divergence
 D_LOSS, D_GRADIENT, G_LOSS, G_GRADIENT, AFTERWARDS = range(5)  # places in an iteration
 
 
 @dataclass(kw_only=True)
 class Recovery:
-    """Looks for numbers that are not finite and for counted signs of collapse, and takes the state back."""
+    """Checks for numbers that are not finite and for signs of collapse, and rolls the state back."""
 
     config: Config
     world: World
@@ -47,7 +47,7 @@ class Recovery:
 
     @property
     def goes_back(self) -> bool:
-        """Whether any policy is a rollback, which needs a checkpoint from the very beginning."""
+        """Whether any policy is a rollback, which needs a checkpoint at 0 images."""
         return "rollback" in (self.config.divergence.policy, self.config.collapse.policy)
 
     def wanted(self) -> bool:
@@ -55,9 +55,9 @@ class Recovery:
         return self.config.collapse.policy == "rollback" and bool(self.collapse.counted())
 
     def look(self, report: Callable[[], None]) -> bool:
-        """Whether the state was taken back, on all ranks. Raises UserError on all of them when training has to end.
+        """Whether the state was rolled back; the same on all ranks. Raises UserError on all when training must end.
 
-        `report` is called before that, so that the bad numbers can be seen.
+        `report` is called before that, to show the bad numbers.
         """
         fault = self._fault()
         if fault is not None:
@@ -83,51 +83,46 @@ class Recovery:
         if allowed:
             remedies = f"{remedies}, or use --divergence.lr_factor 0.5; rollbacks so far: {self.state.rollbacks}"
         else:
-            remedies += ", or let it go back by itself with --divergence.policy rollback"
+            remedies += ", or let the run go back by itself with --divergence.policy rollback"
         error = UserError(f"{reason}; {kept}: {remedies}")
         error.on_all_ranks = True
         return error
 
     def _names(self) -> list[str]:
-        """The checkpoints, with the one that is still being written."""
-        with suppress(UserError):  # a save that failed is none of them
+        """The checkpoints, once the save that is in progress has ended."""
+        with suppress(UserError):
             self.saver.wait()
-        with suppress(OSError):  # the disk is not what ends the run
+        with suppress(OSError):
             return [path.name for path in checkpoint.all_checkpoints(self.folder.checkpoints)]
         return []
 
     def _go_back(self, reason: str, before: int) -> None:
-        """To the newest checkpoint of at most `before` images; if there is none any more, to the oldest."""
+        """Rolls back to the newest checkpoint of at most `before` images; if there is none, to the oldest."""
         since, count = self.state.images, self.state.rollbacks + 1
-        path = self.world.from_main(lambda: self._target(before))
+        path = self.world.from_main(lambda: self._prepare_target(before))
         resume.restore(path, self.state, self.stats, self.world)
         self.state.rollbacks, self.state.signs = count, {}
         images = self.state.images
-        self.world.from_main(lambda: self._tell(path, reason, since))
+        self.world.from_main(lambda: self._report(path, reason, since))
         self.trackers.scalars(images, {"health/rollbacks": float(count)})
-        self.trackers.alert("Training was taken back to a checkpoint", reason)
+        self.trackers.alert("Training was rolled back to a checkpoint", reason)
 
-    def _target(self, before: int) -> Path:
-        try:
-            return self._prepared(before)
-        except OSError as error:
-            raise UserError(f"{self.folder.checkpoints}: cannot go back there ({error.strerror})") from error
-
-    def _prepared(self, before: int) -> Path:
-        """The checkpoint to go back to, which then is the newest."""
-        self.saver.wait()  # or what it writes would come after what is removed here
-        self.saver.lease.check()
+    def _prepare_target(self, before: int) -> Path:
+        """The checkpoint to go back to, which then is the newest. Raises UserError."""
+        self.saver.wait()  # a save must not end after newer checkpoints were removed here
         folder = self.folder.checkpoints
-        whole = [path for path in checkpoint.all_checkpoints(folder) if checkpoint.verify(path) is None]
-        if not whole:
-            raise UserError(f"{folder}: there is no intact checkpoint to go back to; lower --optimizer.g_lr and d_lr")
-        target = [path for path in whole if int(path.name) <= before or path == whole[0]][-1]
-        write_atomically(folder / "latest", target.name.encode())
-        for path in whole[whole.index(target) + 1 :]:  # a later attempt must not go on from them
-            checkpoint.leave_behind(path, self.saver.lease)
+        with os_error_as_user_error(folder, "cannot go back there"):
+            self.saver.lease.check()
+            intact = [path for path in checkpoint.all_checkpoints(folder) if checkpoint.verify(path) is None]
+            if not intact:
+                raise UserError(f"{folder}: there is no intact checkpoint; lower --optimizer.g_lr and d_lr")
+            target = [path for path in intact if int(path.name) <= before or path == intact[0]][-1]
+            write_atomically(folder / "latest", target.name.encode())
+            for path in intact[intact.index(target) + 1 :]:  # a later attempt must not resume from them
+                checkpoint.leave_behind(path, self.saver.lease)
         return target
 
-    def _tell(self, path: Path, reason: str, since: int) -> None:
+    def _report(self, path: Path, reason: str, since: int) -> None:
         state, options = self.state, self.config.divergence
         slower = f" and learning rates times {options.lr_factor**state.rollbacks:g}" if options.lr_factor < 1 else ""
         self.say(
@@ -136,11 +131,11 @@ class Recovery:
         )
         self.metrics.cut_after(state.images)
         about = {"health/rollbacks": state.rollbacks, "rollback_from": since, "rollback_reason": reason}
-        with suppress(UserError):  # a full disk: the line waits until there is room
+        with suppress(UserError):  # a full disk: the line is written later
             self.metrics.append({"images": state.images, **about})
 
     def _fault(self) -> str | None:
-        """The first number that is not finite on any rank, in words, the same on all; waits for the device."""
+        """Describes the first number that is not finite on any rank; the same on all. Waits for the device."""
         ours = self._own_fault()
         if self.world.maximum(int(ours is not None)) == (0,):
             return None
@@ -159,7 +154,7 @@ class Recovery:
         return f"in iteration {iteration:,}, images {images:,} to {images + batch:,}, found at {self.state.images:,}"
 
     def _own_fault(self) -> tuple[int, int, str] | None:
-        """This rank's first: images, place in the iteration, words."""
+        """This rank's first: images, place in the iteration, description."""
         state, found = self.state, []
         for loss, name, watch, scaler in (
             (D_LOSS, "D", state.detector_d, state.scaler_d),
@@ -177,5 +172,5 @@ class Recovery:
 
 
 def _passing(scaler: GradScaler) -> bool:
-    """Whether an overflow is the loss scale's daily work."""
+    """Whether an overflow is one that the loss scaler handles."""
     return scaler.is_enabled() and scaler.get_scale() >= SCALE_FLOOR

@@ -1,4 +1,4 @@
-"""A trained generator: found in a run's folder, loaded from a checkpoint, and what it draws."""
+"""A trained generator: loads it from a checkpoint, and draws pictures with it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from dcgan_dist.config import ModelConfig
-from dcgan_dist.errors import UsageError, UserError, to_stderr
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error, to_stderr
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.networks import NetG
 from dcgan_dist.parallel.noise import sample_latents
@@ -19,27 +19,23 @@ AT_ONCE = 64  # images in one forward pass; they do not depend on each other
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The checkpoint that a run's or a checkpoint's folder stands for. Raises UsageError when it is neither."""
-    try:
+    """The checkpoint of a run's or a checkpoint's folder. Raises UsageError when it is neither."""
+    with os_error_as_user_error("", "cannot be read"):
         found = resume.resolve(source, to_stderr)
-    except OSError as error:
-        raise UserError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
     if found is None:
         raise UsageError(f"{source}: neither a run's folder with a checkpoint in it nor a checkpoint's folder")
     return found
 
 
 def load_generator(path: Path, network: str, device: str) -> tuple[NetG, ModelConfig, int]:
-    """G as it stands in the checkpoint at `path`, in evaluation mode; its configuration; the images it was trained on.
+    """G of a checkpoint, in evaluation mode; its configuration; the images that it was trained on.
 
-    Args:
-        path: of the checkpoint.
-        network: netg or netg_ema.
-        device: auto, or one of torch's names.
+    `network`: netg or netg_ema; `device`: auto, or one of torch's names.
 
     Raises UserError for a checkpoint that is damaged or of another version, UsageError for a device that torch lacks.
     """
-    weights, state = checkpoint.load_network(path, network)
+    tensors, state = checkpoint.load(path, (network,))
+    weights = tensors[network]
     model = model_config(path, state)
     netg = NetG(model).to(device=_device(device), dtype=weights["layers.0.weight"].dtype).eval()
     netg.load_state_dict(weights)
@@ -47,12 +43,10 @@ def load_generator(path: Path, network: str, device: str) -> tuple[NetG, ModelCo
 
 
 def model_config(path: Path, state: dict[str, Any]) -> ModelConfig:
-    """The networks that the state of the checkpoint at `path` describes. Raises UserError when it describes none."""
+    """The options of the networks in a checkpoint's state. Raises UserError when this version cannot read them."""
     try:
-        options = {
-            name.removeprefix("model."): value for name, value in state["config"].items() if name.startswith("model.")
-        }
-        return ModelConfig(**options)
+        options = {name.partition(".")[::2]: value for name, value in state["config"].items()}
+        return ModelConfig(**{name: value for (group, name), value in options.items() if group == "model"})
     except (AttributeError, KeyError, TypeError) as error:
         problem = f"describes no networks that this version knows ({' '.join(str(error).split())})"
         raise UserError(f"{path / checkpoint.STATE}: {problem}; use the version that wrote it") from error

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, for people's own tools and for the report."""
+"""`metrics.jsonl`: one JSON object per line."""
 
 import json
 import math
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.system.storage import sync_folder, write_atomically
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import os_error_as_user_error
 
 
 class MetricsFile:
-    """An append-only file of records; each has `images`, the real images seen when it was written."""
+    """An append-only file of records, each with `images`, the number of real images seen."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -21,7 +21,7 @@ class MetricsFile:
         self._waiting = b""
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a line, which is in the file when this returns. Raises UserError when it cannot be written: see flush.
+        """Writes a line. Raises UserError when it cannot be written: see flush.
 
         JSON has no NaN and no infinity: they are written as the strings "NaN", "Infinity" and "-Infinity".
         """
@@ -31,37 +31,31 @@ class MetricsFile:
         self.flush()
 
     def flush(self) -> None:
-        """Writes the lines that could not be written before. Raises UserError when they still cannot, and they wait."""
-        try:
-            if self._waiting:
-                _append_whole(self.path, self._waiting)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        """Writes the lines that are not in the file yet. Raises UserError when it cannot; they are kept."""
+        if self._waiting:
+            with os_error_as_user_error(self.path, "cannot be written"):
+                _append_all(self.path, self._waiting)
         self._waiting = b""
 
     def sync(self) -> None:
-        """The same, and all lines outlast a power cut."""
+        """The same, and syncs the file to disk."""
         self.flush()
-        try:
+        with os_error_as_user_error(self.path, "cannot be written"):
             with self.path.open("ab") as file:
                 os.fsync(file.fileno())
             sync_folder(self.path.parent)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def cut_after(self, images: int) -> int:
-        """Drops what a resumed run will write again: records of more than `images` images, and torn or foreign lines.
+        """Drops what a resumed run writes again: records of more than `images` images, and incomplete or foreign lines.
 
-        -1 drops every record. Returns the number of lines dropped. Raises UserError when the file cannot be used.
+        -1 drops every record. Returns the number of dropped lines. Raises UserError when the file cannot be used.
         """
         lines: list[bytes] = []
-        try:
+        with os_error_as_user_error(self.path, "cannot be read and written"):
             if self.path.exists():
-                with self.path.open("a+b") as file:  # it will be written, too
+                with self.path.open("a+b") as file:  # fails now if it is not writable
                     file.seek(0)
                     lines = file.readlines()
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read and written ({error.strerror})") from error
         kept = [line for line in lines if line.endswith(b"\n") and _images(line) <= images]
         self.last = int(_images(kept[-1])) if kept else -1
         if len(kept) < len(lines):
@@ -69,7 +63,7 @@ class MetricsFile:
         return len(lines) - len(kept)
 
 
-def _append_whole(path: Path, data: bytes) -> None:
+def _append_all(path: Path, data: bytes) -> None:
     """All of it or nothing."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:

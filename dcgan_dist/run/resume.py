@@ -1,4 +1,4 @@
-"""Going on: which checkpoint, whether it belongs to this configuration, and its state on every rank."""
+"""Resuming: finds the checkpoint, checks it against configuration and data, and loads it on every rank."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dcgan_dist.config import Config, flatten
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.reading.stream import StreamUrls
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint
@@ -19,7 +19,7 @@ from dcgan_dist.run.stats import Stats
 
 Say = Callable[[str], None]
 
-# options that may change between two attempts of a run without changing what is learnt
+# options that may change between two attempts of a run, because they do not change training
 FREE = (
     "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
     "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
@@ -27,7 +27,7 @@ FREE = (
     "divergence.policy", "divergence.lr_factor", "divergence.most_rollbacks", "collapse",
     "watchdog", "wandb", "resume", "stop",
 )  # fmt: skip
-# options that may differ between the nodes of a job: paths, what each reads by itself, what only the main rank does
+# options that may differ between the nodes of a job: paths, how each reads, what only the main rank does
 OWN = (
     "run_dir", "debug", "data.shards", "data.decode", "data.workers", "data.prefetch", "data.cache", "data.cache_bytes",
     "data.timeout", "data.retries", "data.allow_pipe", "wandb", "resume", "stop",
@@ -35,7 +35,7 @@ OWN = (
 
 
 def check_agreement(config: Config, world: World) -> None:
-    """Raises UsageError on all ranks when some were given other options, by a file or a variable of their node."""
+    """Raises UsageError on all ranks when their options differ, through a file or a variable of their node."""
     given = world.gather(_options(config))
     for rank, other in enumerate(given):
         for name in changed_options(given[0], other, OWN):
@@ -60,18 +60,12 @@ def describe(config: Config, data: Corpus | StreamUrls, state: TrainState) -> di
     }
 
 
+@os_error_as_user_error("", "cannot be read")
 def find(config: Config, folder: RunFolder, data: Corpus | StreamUrls, say: Say) -> Path | None:
-    """The checkpoint to go on from, checked against configuration and data; None to start at 0. For the main rank.
+    """The checkpoint to resume from, checked against configuration and data; None to start at 0. For the main rank.
 
-    Raises UsageError when they do not fit, and UserError when there is no intact one, or the disk does not answer.
+    Raises UsageError when they do not fit, and UserError when none is intact or a file cannot be read.
     """
-    try:
-        return _find(config, folder, data, say)
-    except OSError as error:
-        raise UserError(f"{error.filename or folder.checkpoints}: cannot be read ({error.strerror})") from error
-
-
-def _find(config: Config, folder: RunFolder, data: Corpus | StreamUrls, say: Say) -> Path | None:
     source, own = config.resume.source, None
     if source in ("auto", "never"):
         path = checkpoint.find_newest(folder.checkpoints, say)
@@ -91,14 +85,12 @@ def _find(config: Config, folder: RunFolder, data: Corpus | StreamUrls, say: Say
         _refuse_lost(path, folder)
     if path is None:
         return None
-    state = _described(path)
-    newer = [
-        found.name for found in checkpoint.all_checkpoints(folder.checkpoints) if int(found.name) > state["images"]
-    ]
+    state = _load_state(path)
+    newer = [one.name for one in checkpoint.all_checkpoints(folder.checkpoints) if int(one.name) > state["images"]]
     if newer and own is None and source != "auto":
         raise UsageError(
-            f"--resume {path}: --run_dir {folder.root} holds newer checkpoints ({', '.join(newer)}), which the next "
-            "attempt would go on from; move them away or name a new --run_dir"
+            f"--resume {path}: --run_dir {folder.root} holds newer checkpoints ({', '.join(newer)}), from which the "
+            "next attempt would resume; move them elsewhere, or name a new --run_dir"
         )
     own_run = is_own(path, folder)
     _refuse_changes(path, config, data, state, _way_out(own_run))
@@ -108,10 +100,10 @@ def _find(config: Config, folder: RunFolder, data: Corpus | StreamUrls, say: Say
 
 
 def resolve(source: Path, say: Say) -> Path | None:
-    """The checkpoint that a path means; None when it means none. Raises UserError when none of a run's is intact.
+    """The checkpoint of a path: of RUN, RUN/checkpoints and RUN/checkpoints/latest the newest that verifies, of
+    RUN/checkpoints/best the one that it names, or a checkpoint's own folder. None for any other path.
 
-    Of RUN, RUN/checkpoints and RUN/checkpoints/latest it is the newest that verifies, of RUN/checkpoints/best the one
-    that is named there, and a checkpoint's folder is itself.
+    Raises UserError when none of a run's checkpoints is intact.
     """
     if source.name == "latest" and source.is_file():
         return checkpoint.find_newest(source.parent, say)
@@ -125,55 +117,53 @@ def resolve(source: Path, say: Say) -> Path | None:
 
 
 def _own(folder: RunFolder, source: str, say: Say) -> Path | None:
-    """The newest checkpoint of this run, if an earlier attempt of this very command, with this --resume, wrote it."""
+    """The newest checkpoint of this run, if an earlier attempt with the same --resume wrote it."""
     path = checkpoint.find_newest(folder.checkpoints, say)
-    same = path is not None and _described(path)["config"].get("resume.source") == source
+    same = path is not None and _load_state(path)["config"].get("resume.source") == source
     return path if same else None
 
 
 def is_own(path: Path, folder: RunFolder) -> bool:
-    """Whether a checkpoint lies in the run's own folder, itself or as a link to where it was moved."""
+    """Whether a checkpoint is in the run's own folder, or a link to where it was moved is."""
     return folder.checkpoints.resolve() in (path.parent.resolve(), path.resolve().parent)
 
 
 def _refuse_lost(path: Path | None, folder: RunFolder) -> None:
-    """Raises UserError where the run would go on from none of its own checkpoints, because they are gone."""
+    """Raises UserError if the run's own checkpoints are gone, so that it would resume from none of them."""
     if (path is not None and is_own(path, folder)) or checkpoint.all_checkpoints(folder.checkpoints):
         return
-    shown = folder.had_checkpoint()
-    if shown:
+    if folder.first_checkpoint.exists():
         raise UserError(
-            f"--run_dir {folder.root}: training has saved checkpoints here ({shown}), but {folder.checkpoints} holds "
-            "none (is its disk mounted?); put them back, or name a new --run_dir; --resume never begins at 0 here, "
-            f"and keeps the earlier reports and samples in {folder.earlier}"
+            f"{folder.option}: training has saved checkpoints here ({folder.first_checkpoint.name}), but "
+            f"{folder.checkpoints} holds none (is its disk mounted?); put them back, or name a new --run_dir; --resume "
+            f"never begins at 0 here, and keeps the earlier reports and samples in {folder.earlier}"
         )
 
 
 def _refuse_fewer(path: Path, own: bool, config: Config, state: dict[str, Any]) -> None:
-    """Raises UsageError where no image is left to train on, unless it was this very run that ended there."""
+    """Raises UsageError if no image is left to train on, unless this run itself ended there."""
     seen, before = state["images"], state["config"].get("images")
     ended = own and (before == config.images or seen - config.batch_size < config.images)
     if seen >= config.images and not ended:
         raise UsageError(
-            f"--images {config.images:,}: {path} has seen {seen:,} images already, which count, so none is left; give "
-            f"more, or {_way_out(own)}"
+            f"--images {config.images:,}: {path} has already seen {seen:,} images, so none is left; give more, or "
+            f"{_way_out(own)}"
         )
 
 
 def _way_out(own: bool) -> str:
-    """How to train without the checkpoint. `own`: it is this run's; that of another run is used in any folder."""
+    """How to train without the checkpoint. `own`: it is this run's."""
     return "name a new --run_dir" if own else "leave --resume out, to begin at 0 images"
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """A checkpoint's state, which holds what `describe` gave. Raises UserError when it does not."""
+def _load_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's state, with what `describe` returns. Raises UserError if that is missing."""
     state = checkpoint.load_state(path)
-    if not (
-        isinstance(state.get("config"), dict) and state.keys() >= {"data_fingerprint", "data_images", "order_version"}
-    ):
+    complete = state.keys() >= {"data_fingerprint", "data_images", "order_version"}
+    if not complete or not isinstance(state.get("config"), dict):
         raise UserError(
-            f"{path / checkpoint.STATE}: does not say how the run was trained; name another checkpoint, or start again "
-            "in another --run_dir"
+            f"{path / checkpoint.STATE}: does not record how the run was trained; name another checkpoint, or start "
+            "again in another --run_dir"
         )
     return state
 
@@ -193,8 +183,8 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | StreamUrls, state
     if isinstance(data, Corpus) and state["order_version"] != order.VERSION:
         raise UsageError(
             f"{path} was trained in version {state['order_version']} of the order of images, and this is version "
-            f"{order.VERSION}: images would be repeated and left out; go on with the release of dcgan_dist that wrote "
-            f"it, or {way_out}"
+            f"{order.VERSION}: images would be repeated and left out; use the release of dcgan_dist that wrote it, or "
+            f"{way_out}"
         )
     if "data.shards" in allowed:
         return
@@ -210,17 +200,16 @@ def _refuse_changes(path: Path, config: Config, data: Corpus | StreamUrls, state
 def other_data(path: Path, state: dict[str, Any], images: int, way_out: str = "name a new --run_dir") -> UsageError:
     """The refusal of a checkpoint that was trained on other data than these `images`."""
     return UsageError(
-        f"{path} was trained on another data set ({state['data_images']:,} images, now {images:,}, or other "
-        "ones or in another order of shards), or by a version that numbered labels otherwise; "
-        "go back to it, allow it by --resume.allow_changes data.shards, or "
+        f"{path} was trained on another data set ({state['data_images']:,} images, now {images:,}, or other images, "
+        "labels or order of shards); go back to it, allow it by --resume.allow_changes data.shards, or "
         f"{way_out}"
     )
 
 
 def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> dict[str, Any]:
-    """Loads a checkpoint on the main rank and gives it to all. Only the main rank's files are read.
+    """Loads a checkpoint on the main rank, which alone reads it, and broadcasts it.
 
-    Returns what it says of the run until then; nothing without a checkpoint.
+    Returns its `state.json`; empty without a checkpoint.
     """
     if path is None:
         return {}
@@ -246,7 +235,7 @@ def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any
 
     files, numbers = world.from_main(read)
     flat = {f"{file}:{name}": value for file, values in loaded.items() for name, value in values.items()}
-    tensors: checkpoint.Tensors = {file: {} for file in files}  # an optimiser that never stepped has none
+    tensors: checkpoint.Tensors = {file: {} for file in files}  # an optimiser without a step has no tensors
     for full_name, value in world.broadcast_tensors(flat).items():
         file, name = full_name.split(":", 1)
         tensors[file][name] = value
@@ -254,7 +243,7 @@ def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any
 
 
 def changed_options(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:
-    """Names that differ between two flat configurations, without those in `free`, which may name whole groups."""
+    """Options that differ between two flat configurations, except those in `free`, which may name groups."""
 
     def covered(name: str) -> bool:
         return any(name == one or name.startswith(f"{one}.") for one in free)
@@ -263,5 +252,5 @@ def changed_options(old: dict[str, Any], new: dict[str, Any], free: tuple[str, .
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """All options by their dotted names, as JSON gives them back."""
+    """All options by their dotted names, as JSON returns them."""
     return json.loads(json.dumps(flatten(config), default=str))

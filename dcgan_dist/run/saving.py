@@ -1,4 +1,4 @@
-"""Saves beside the training: the loop copies the state where it lies, and a thread writes the copy to disk."""
+"""Asynchronous saves: the loop copies the state in memory, and a thread writes the copy to disk."""
 
 import time
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from dcgan_dist.run.lease import Lease
 class Saver:
     """The saves of one attempt, on the main rank. One at a time: the next waits for the one before.
 
-    A failed save is reported by the next call of any method but `close`. What the disk refused is a warning until
-    `most_failures` saves in a row were; anything else (numbers that are not finite, a newer attempt) is raised.
+    A failed save is reported by the next call of any method but `close`. A disk error is a warning, up to
+    `most_failures` of them in a row; anything else (numbers that are not finite, a newer attempt) is raised.
     """
 
     def __init__(
@@ -32,7 +32,6 @@ class Saver:
         say: Callable[[str], None],
         device: torch.device | str = "cpu",
     ) -> None:
-        """`say` prints a line; `device` is where the networks lie."""
         self._folder, self._options, self.lease, self._say = folder, options, lease, say
         self._device = torch.device(device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
@@ -47,9 +46,9 @@ class Saver:
         state: dict[str, Any],
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begins a save; the tensors may change when this returns. Raises UserError, see above.
+        """Starts a save; the tensors may change when this returns. Raises UserError, see above.
 
-        `prepare` writes what must be on disk before; a UserError that it raises is a save that failed.
+        `prepare` writes what must be on disk before; a UserError that it raises counts as a failed save.
         """
         begun = time.perf_counter()
         self._collect()
@@ -74,31 +73,31 @@ class Saver:
             self._collect()
 
     def wait(self) -> bool:
-        """Waits for the newest save; whether it is on disk. Raises UserError, see above."""
+        """Waits for the newest save; returns whether it is on disk. Raises UserError, see above."""
         self._collect()
         return not self._failed
 
     def check(self) -> None:
-        """Raises UserError if the newest save has failed by now, see above. Never waits."""
+        """Raises UserError if the newest save has failed, see above. Never waits."""
         if self._running is not None and self._running.done():
             self._collect()
 
     def seconds(self) -> dict[str, float]:
-        """Of the saves since the last call, if there were any: what the loop spent, and the newest took to write."""
+        """Of the saves since the last call: seconds that the loop spent, and that the newest took to write."""
         seconds, self._seconds = self._seconds, {}
         return seconds
 
     def finish(self) -> None:
-        """Waits until all is on disk. Raises UserError when the newest save isn't, or a newer attempt has the run."""
+        """Waits until all is on disk. Raises UserError when the newest save failed or a newer attempt owns the run."""
         self._collect()
         if self._failed:
             raise _final(self._failed[-1])
-        with suppress(OSError):  # the save itself has looked, when the disk did answer
+        with suppress(OSError):  # the save itself has checked
             self.lease.check()
         self.close()
 
     def close(self) -> None:
-        """Waits for the thread, whatever becomes of its save: one inside torch would abort a Python that ends."""
+        """Waits for the thread: one that is inside torch would abort Python at its exit."""
         self._thread.shutdown()
 
     def _collect(self) -> None:
@@ -119,15 +118,15 @@ class Saver:
         self._say(f"WARNING: {error}; the run goes on and tries again at the next save (failure {count} of {most})")
 
     def _write(self, images: int, tensors: Tensors, state: dict[str, Any], ready: torch.cuda.Event | None) -> float:
-        """In the thread. `ready`: what the tensors hold is there only then."""
+        """In the thread. `ready`: the event after which the tensors hold their values."""
         begun = time.perf_counter()
-        # a stream of its own: the loop has queued its next iterations in the other
+        # its own stream: the loop has queued its next iterations in the other
         with torch.cuda.stream(torch.cuda.Stream(self._device) if ready else None):
             if ready:
                 ready.wait()
             bad = first_not_finite({file: part for file, part in tensors.items() if file != "stats"})
             if bad is not None:
-                raise UserError(f"{bad[0]} is not finite; nothing was saved, the last checkpoint is from before")
+                raise UserError(f"{bad[0]} is not finite; nothing was saved, the last checkpoint is an older one")
             checkpoint.save(self._folder.checkpoints, images, tensors, state, self._options.keep, self.lease)
             self._folder.note_checkpoint(images)
         return time.perf_counter() - begun

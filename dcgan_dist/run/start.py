@@ -9,7 +9,7 @@ from typing import Any
 from dcgan_dist.config import Config
 from dcgan_dist.config.values import counted
 from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import os_error_as_user_error
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.watchdog import watch
@@ -107,12 +107,9 @@ class _Start:
         folder = self.folder
         self.lease.take(new=True)  # the next job may have a new run's folder by now
         self.lease.check()
-        try:
+        with os_error_as_user_error("", "cannot be read"):
             found = [int(path.name) for path in checkpoint.all_checkpoints(folder.checkpoints)]
-            # without a checkpoint the last stop's number stays: it may show that there was one
-            images = max(found, default=folder.stopped_at())
-        except OSError as error:
-            raise UserError(f"{error.filename or folder.root}: cannot be read ({error.strerror})") from error
+            images = max(found, default=0)
         folder.mark(folder.preempted, f"{images}\n{reason}")
         return images
 

@@ -496,7 +496,7 @@ def test_a_save_holds_the_state_of_its_moment(tmp_path, device):
         value += 1
     saver.finish()
     for number, path in enumerate(checkpoint.all_checkpoints(tmp_path / "checkpoints")):
-        saved = checkpoint.load_network(path, "netg")[0]["weight"]
+        saved = checkpoint.load(path, ["netg"])[0]["netg"]["weight"]
         assert torch.equal(saved, torch.full((1000, 1000), 100.0 * (number + 1)))
 
 

@@ -68,14 +68,15 @@ def test_what_is_saved_is_loaded(folder):
         for name, value in part.items():
             assert torch.equal(loaded[file][name], value)
             assert loaded[file][name].dtype == value.dtype
-    assert checkpoint.load_network(path, "netg")[1] == state
-    assert checkpoint.load_network(path, "netg")[0].keys() == expected["netg"].keys()
+    (network, same) = checkpoint.load(path, ["netg"])
+    assert same == state
+    assert {file: values.keys() for file, values in network.items()} == {"netg": expected["netg"].keys()}
 
 
 def test_a_network_that_is_not_there_is_named(folder):
     path = save(folder, 1)
     with pytest.raises(UserError, match=r"000000001: has no netd\.safetensors$"):
-        checkpoint.load_network(path, "netd")
+        checkpoint.load(path, ["netd"])
 
 
 def test_the_manifest_has_sizes_and_checksums_of_every_other_file(folder):
@@ -178,7 +179,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(folder, damage):
     path = save(folder, 100)
     expected = damage(path)
     assert checkpoint.verify(path) == expected
-    for act in (checkpoint.load, lambda path: checkpoint.load_network(path, "netg")):
+    for act in (checkpoint.load, lambda path: checkpoint.load(path, ["netg"])):
         with pytest.raises(UserError) as error:
             act(path)
         assert (str(error.value), error.value.exit_code) == (expected, 1)
@@ -271,8 +272,8 @@ def test_a_file_that_somebody_put_into_a_checkpoint_keeps_it(folder, said):
         checkpoint.save(folder, images, tensors(), {"images": images}, 1, lease)
     assert names(folder) == ["000000100", "000000500", "000000600", "latest"]
     assert said == [
-        f"WARNING: {folder}/000000100 is not removed, for it holds notes.txt, which training did not write; move that "
-        "away, or the folder"
+        f"WARNING: {folder}/000000100 is not removed, because it holds notes.txt, which training did not write; move "
+        "it elsewhere"
     ]
     (folder / "000000100" / "notes.txt").unlink()
     checkpoint.save(folder, 700, tensors(), {"images": 700}, 1, lease)
@@ -297,7 +298,7 @@ def test_a_file_that_somebody_put_into_a_checkpoint_outlives_it(folder, said, wa
         assert not (folder / "000000200").exists()
     kept = folder / f"{path.name}-kept-1"
     assert (kept / "notes.txt").read_text() == "mine"
-    assert said == [f"WARNING: {path} is now {kept.name}, for it holds notes.txt, which training did not write"]
+    assert said == [f"WARNING: {path} is now {kept.name}, because it holds notes.txt, which training did not write"]
     save(folder, 300)
     assert kept.exists()
 

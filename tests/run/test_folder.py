@@ -50,7 +50,7 @@ def test_a_new_run_is_not_begun_in_the_mount_point_of_a_disk_that_is_not_there(p
     with table.open("a") as file:
         file.write(f"UUID=3 / ext4\nUUID=4 {tmp_path}/other ext4\n")
     places = ["/", f"{tmp_path}/other", *([str(point)] if mounted else [])]
-    monkeypatch.setattr(run_folder, "MEANT", table)
+    monkeypatch.setattr(run_folder, "FSTAB", table)
     mounts = [SimpleNamespace(mountpoint=each) for each in places]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)  # noqa: A006
     if place == "none" or mounted:
@@ -70,7 +70,7 @@ def test_the_table_of_another_system_says_nothing(mounted, tmp_path, monkeypatch
     """In a container or chroot: none of its mount points is mounted here, perhaps not even /."""
     table = tmp_path / "fstab"
     table.write_text(f"UUID=1 / ext4\nUUID=2 {tmp_path} ext4\nUUID=3 /elsewhere ext4\n")
-    monkeypatch.setattr(run_folder, "MEANT", table)
+    monkeypatch.setattr(run_folder, "FSTAB", table)
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: [SimpleNamespace(mountpoint=each) for each in mounted])  # noqa: A006
     assert prepared(tmp_path / "runs" / "x").config.exists()
 
@@ -78,7 +78,7 @@ def test_the_table_of_another_system_says_nothing(mounted, tmp_path, monkeypatch
 def test_the_root_is_no_mount_point_that_is_missing(tmp_path, monkeypatch):
     table = tmp_path / "fstab"
     table.write_text("UUID=1 / ext4\nproc /proc proc\n")
-    monkeypatch.setattr(run_folder, "MEANT", table)
+    monkeypatch.setattr(run_folder, "FSTAB", table)
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: [SimpleNamespace(mountpoint="/proc")])  # noqa: A006
     assert prepared(tmp_path / "runs" / "x").config.exists()
 

@@ -136,7 +136,7 @@ def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_one_line(confi
     """Its manifest fits: somebody wrote both anew."""
     path = checkpoint.save(RunFolder(config.run_dir).checkpoints, 100, {}, {"images": 100} | about, keep=9)
     resumed = {"auto": "auto", "somewhere": str(config.run_dir.parent / "x"), "the same": str(path)}[source]
-    with pytest.raises(UserError, match=rf"^{path}/state.json: does not say how the run was trained; name another"):
+    with pytest.raises(UserError, match=rf"^{path}/state.json: does not record how the run was trained; name another"):
         find(replace(config, resume=ResumeConfig(source=resumed)), data, [])
 
 
@@ -232,8 +232,8 @@ def test_another_data_set_is_refused(config, data, said):
     path = save(config, data)
     fewer = replace(config, data=DataConfig(shards=config.data.shards[:1]))
     message = refusal(fewer, open_corpus(fewer.data.shards))
-    assert message.startswith(f"{path} was trained on another data set (6 images, now 3, or other ones")
-    assert "or by a version that numbered labels otherwise; go back to it" in message
+    assert message.startswith(f"{path} was trained on another data set (6 images, now 3, or other images, ")
+    assert "labels or order of shards); go back to it" in message
     assert "--resume.allow_changes data.shards" in message
     turned = replace(config, data=DataConfig(shards=config.data.shards[::-1]))
     assert "in another order of shards" in refusal(turned, open_corpus(turned.data.shards))
@@ -292,8 +292,8 @@ def test_a_run_of_another_version_of_the_order_is_refused(config, data, monkeypa
     for now in (config, allowed):
         assert refusal(now, data) == (
             f"{path} was trained in version {order.VERSION - 1} of the order of images, and this is version "
-            f"{order.VERSION}: images would be repeated and left out; go on with the release of dcgan_dist that wrote "
-            "it, or name a new --run_dir"
+            f"{order.VERSION}: images would be repeated and left out; use the release of dcgan_dist that wrote it, or "
+            "name a new --run_dir"
         )
 
 
