@@ -110,7 +110,7 @@ def run_and_report(
         return 128 + signal.SIGINT
     except Exception as failure:
         if isinstance(failure, BrokenPipeError) and _is_unread(sys.stdout):  # and no connection
-            _discard()
+            discard(sys.stdout)
             return 128 + signal.SIGPIPE
         error = failure if isinstance(failure, UserError) else from_system_error(failure)
         if _tracebacks or error is None:
@@ -178,15 +178,18 @@ def _flush(output_counts: bool) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _discard()
+        discard(sys.stdout)
         problem = f"standard output cannot be written ({error.strerror})"
         if output_counts:
             raise UserError(problem) from error
         sys.stderr.write(f"WARNING: {problem}; the run's folder has everything\n")
 
 
-def _discard() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard(stream: TextIO) -> None:
+    """Sends the rest of an output to nowhere; Python flushes it once more at its exit. Raises OSError, ValueError."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _is_unread(stream: TextIO) -> bool:

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: lines that are said once, and one line of progress that tells the truth."""
+"""The console: lines, and one line of progress."""
 
 import contextlib
 import os
@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from dcgan_dist.errors import discard
 from dcgan_dist.location import redacted
 
 RATE_WINDOW = 60.0  # seconds over which images/s is measured
@@ -45,7 +46,7 @@ def human_time(seconds: float) -> str:
 
 
 def progress_line(images: int, total: int, rate: float | None, values: Mapping[str, float]) -> str:
-    """One line; what is not known is left out. `rate` is in images/s; `total` is where training ends.
+    """The line of progress, without what is unknown. `rate`: images/s; `total`: images at which training ends.
 
     D(x) and D(G(z)) are the mean probabilities of being real, before/after D's update.
     """
@@ -68,14 +69,14 @@ def progress_line(images: int, total: int, rate: float | None, values: Mapping[s
 class Console:
     """Standard output of the main rank.
 
-    On a terminal the progress is one line, redrawn in place; elsewhere each report is a line of its own. A reader that
-    goes away (`| head`) ends the output, and a full disk behind a redirection loses lines; neither ends the training.
+    On a terminal the progress is one line, redrawn in place; elsewhere each report is a line. A closed pipe (`| head`)
+    ends the output, and a full disk loses lines; neither ends the training.
     """
 
     def __init__(
         self, enabled: bool = True, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`enabled`: false on all ranks but the main one; `stream`: absent: standard output; `clock`: seconds."""
+        """`enabled`: only on the main rank; `stream`: default: standard output; `clock`: seconds."""
         self._stream = stream or sys.stdout
         self._enabled = enabled
         self._live = self._enabled and self._stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -89,14 +90,14 @@ class Console:
         self._warm: tuple[float, int] | None = None  # seconds and images after the first iteration
 
     def say(self, text: str) -> None:
-        """Prints complete lines without secrets, above the progress line if there is one."""
+        """Prints lines, without secrets, above the progress line if there is one."""
         line = self._line
         self._draw("", end="\r")
         self._write(f"{redacted(text)}\n")
         self._draw(line)
 
     def begin(self, images: int, total: int, epoch_size: int | None = None) -> None:
-        """Training starts at `images` of `total`; speed counts from here. `epoch_size`: images of the data set."""
+        """Training starts at `images` of `total`. `epoch_size`: images of the data set."""
         self._total, self._epoch_size = total, epoch_size or 0
         self._marks = deque([(self._clock(), images)])
 
@@ -108,10 +109,10 @@ class Console:
         self._pictures_every = pictures_every
 
     def progress(self, images: int, values: Mapping[str, float] | None = None) -> None:
-        """Shows where the run is.
+        """Shows the progress.
 
-        With `values`, the scalars of a report, always; without, between reports, only on a terminal and at most twice a
-        second, so that it may be called after every iteration.
+        With `values`, the scalars of a report, always; without them only on a terminal and at most twice a second, so
+        that it may be called after every iteration.
         """
         now = self._clock()
         if self._pictures_every is not None:
@@ -128,7 +129,7 @@ class Console:
             self._write(f"{line}\n")
 
     def close(self) -> None:
-        """Leaves the progress line where it is; what follows begins on a new line."""
+        """Ends the progress line."""
         if self._line:
             self._write("\n")
             self._line = ""
@@ -173,13 +174,7 @@ class Console:
             self._stream.flush()
         except (BrokenPipeError, ValueError):  # a closed pipe or file
             self._enabled = self._live = False
-            self._discard()
-        except OSError:  # a full disk, a reader that does not keep up: later lines may be taken again
+            with contextlib.suppress(OSError, ValueError):
+                discard(self._stream)
+        except OSError:  # a full disk, or a slow reader: later lines may succeed
             pass
-
-    def _discard(self) -> None:
-        """Python flushes standard output once more when it ends, and would complain of what could not be written."""
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)

@@ -3,9 +3,9 @@
     RUN/owner.json      the job that has the run, or had it last; its time of change is the owner's heartbeat
     RUN/.owner.lock     locked by the owner; the lock ends with its process, however it ends
 
-Locks do not reach other hosts on every file system, so an owner on another host is watched for its heartbeat. No
-clocks are compared: whether the sign changes is all that counts. An owner that was taken for dead, a node that was cut
-off for example, may come back: before it publishes anything it looks whose run it is (`check`).
+Locks do not reach other hosts on every file system, so an owner on another host is watched for its heartbeat: whether
+the time of change changes, without comparing clocks. An owner that was taken for dead, such as a node that was cut off,
+may come back: before it publishes anything it checks that it still owns the run (`check`).
 """
 
 import json
@@ -21,11 +21,11 @@ from pathlib import Path
 
 from dcgan_dist.data.system.locks import is_at, lock_for_process, open_shared
 from dcgan_dist.data.system.storage import make_folder, process_exists, write_atomically
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
 
 BEAT = 5.0  # seconds between two heartbeats
 HEARTBEAT_TIMEOUT = 30.0  # seconds without one after which an owner on another host is taken for dead
-GRACE = 3.0  # seconds for a process that is just ending to let go of its lock
+GRACE = 3.0  # seconds in which a process that is ending releases its lock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Owner:
     since: str
     """UTC, ISO 8601."""
     ended: bool = False
-    """It left in order."""
+    """The attempt ended, and was not killed."""
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
@@ -55,7 +55,6 @@ class Lease:
     def __init__(
         self, root: Path, say: Callable[[str], None] = print, *, beat: float = BEAT, patience: float = HEARTBEAT_TIMEOUT
     ) -> None:
-        """`beat`, `patience`: seconds, see above."""
         self.owner: Owner | None = None
         """This attempt, once it has the run."""
         self._root, self._file, self._say = root, root / "owner.json", say
@@ -70,11 +69,6 @@ class Lease:
         """Number of this attempt; 0 without a lease."""
         return self.owner.attempt if self.owner else 0
 
-    @property
-    def way_out(self) -> str:
-        """What to do when another job has the run."""
-        return f"wait for its end, stop it by `touch {self._root / 'STOP'}`, or name another --run_dir"
-
     def say_once(self, line: str) -> None:
         """Prints a line, unless this attempt has."""
         if line not in self._said:
@@ -84,26 +78,23 @@ class Lease:
     def take(self, *, new: bool = False) -> None:
         """Takes the run, unless this attempt has it. Raises UsageError when another job has it.
 
-        Without a folder nothing happens, until the run is known to be a `new` one: then the folder is made.
+        `new`: there was no run; the folder is made. Without it and without a folder, nothing happens.
         """
-        if self.owner is not None or not (new or self._root.is_dir()):
-            return
-        try:
-            make_folder(self._root)
-            self._take(new)
-        except OSError as error:
-            raise UsageError(f"--run_dir {self._root}: cannot be written ({error.strerror})") from error
+        if self.owner is None and (new or self._root.is_dir()):
+            with os_error_as_user_error(f"--run_dir {self._root}", "cannot be written", UsageError):
+                make_folder(self._root)
+                self._take(new)
 
     def _take(self, new: bool) -> None:
         path, locked = self._root / ".owner.lock", None
-        # the folder may be removed, and a new run begin in it, before the lock: that of a removed file keeps nobody out
+        # the folder may be replaced before the lock is taken, and the lock of a removed file excludes no other job
         while not (self._descriptors and is_at(path, self._descriptors[-1])):
             self._close()
             self._descriptors.append(open_shared(path))
             locked = lock_for_process(self._descriptors[-1], GRACE)
         before = self._read()
         me = _successor(before)
-        # somebody may have begun a run, and ended it, since this job found that there was none
+        # another job may have begun a run since this one found that there was none
         if (new and before) or self._taken(before, me, locked):
             self.release()
             raise self._refusal(before or "it has just begun")
@@ -114,9 +105,9 @@ class Lease:
         self._beating.start()
 
     def _taken(self, before: Owner | None, me: Owner, locked: bool | None) -> bool:
-        """Whether a live job has the run. `locked`: whether the lock was free; None: there are no locks here."""
+        """Whether a running job has the run. `locked`: whether the lock was free; None: there are no locks here."""
         if before and me.slurm_job and before.slurm_job == me.slurm_job and before.slurm_restart != me.slurm_restart:
-            return False  # SLURM has ended the attempt before; a part of it that comes back looks before it saves
+            return False  # SLURM has ended that attempt
         if locked is False:
             return True
         if before is None or before.ended:
@@ -124,43 +115,37 @@ class Lease:
         if before.host == me.host and (locked or not process_exists(before.pid)):
             return False
         self._say(
-            f"the run's last owner ({before}) did not say that it ended; waiting up to {self._patience:.0f} s for a "
+            f"the run's last owner ({before}) has not recorded its end; waiting up to {self._patience:.0f} s for a "
             "heartbeat"
         )
         return self._is_beating()
 
-    def other(self) -> Owner | None:
-        """The job that trains here now, if there seems to be one. Takes nothing; may wait for its heartbeat.
+    def refuse_other(self) -> None:
+        """Raises UsageError when another job has the run, as `take` would, or the folder cannot be read.
 
-        Raises UsageError when the folder cannot be read.
+        Takes nothing; may wait for a heartbeat.
         """
-        try:
+        with os_error_as_user_error(f"--run_dir {self._root}", "cannot be read", UsageError):
             before = self._read()
-        except OSError as error:
-            raise UsageError(f"--run_dir {self._root}: cannot be read ({error.strerror})") from error
         if before is None or before.ended:
-            return None
+            return
         locked = None
         with suppress(OSError):
             lock = os.open(self._root / ".owner.lock", os.O_RDONLY)
             try:
-                # shared, and for a moment: a job that begins just now tries for longer than that
+                # shared, and for a moment: a job that is starting tries for longer than that
                 locked = lock_for_process(lock, shared=True)
             finally:
                 os.close(lock)
-        return before if self._taken(before, _successor(before), locked) else None
-
-    def refuse_other(self) -> None:
-        """Raises UsageError when another job seems to train here, as `take` would; takes nothing."""
-        owner = self.other()
-        if owner is not None:
-            raise self._refusal(owner)
+        if self._taken(before, _successor(before), locked):
+            raise self._refusal(before)
 
     def _refusal(self, who: Owner | str) -> UsageError:
-        return UsageError(f"--run_dir {self._root}: another job is training here ({who}); {self.way_out}")
+        advice = f"wait for its end, stop it by `touch {self._root / 'STOP'}`, or name another --run_dir"
+        return UsageError(f"--run_dir {self._root}: another job is training here ({who}); {advice}")
 
     def check(self) -> None:
-        """Raises UserError when a newer attempt has the run: what this one would publish is no longer wanted."""
+        """Raises UserError when a newer attempt owns the run, so that this one may publish nothing."""
         found = self._read()
         if self.owner is not None and found not in (None, self.owner):
             raise UserError(
@@ -169,11 +154,11 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Lets the next job in at once. Harmless where nothing is held."""
+        """Gives the run up, if this attempt has it."""
         self._released.set()
         if self._beating is not None:
             self._beating.join()
-        with suppress(OSError, UserError):  # a full disk, or none any more: the lock says it too
+        with suppress(OSError, UserError):  # the disk is full or gone: the lock ends, too
             if self.owner is not None and self._read() == self.owner:
                 write_atomically(self._file, json.dumps(asdict(replace(self.owner, ended=True)), indent=2).encode())
         self._close()
@@ -184,13 +169,13 @@ class Lease:
             os.close(self._descriptors.pop())
 
     def _read(self) -> Owner | None:
-        """None: there is no owner, or the file is nothing that this program wrote."""
+        """None: there is no owner, or this program did not write the file."""
         with suppress(FileNotFoundError, ValueError, TypeError):
             return Owner(**json.loads(self._file.read_bytes()))
         return None
 
     def _beat(self, descriptor: int) -> None:
-        """By the open file, so that an attempt that lost the run gives no sign in the name of the next owner."""
+        """Through the open file, so that an attempt that lost the run does not touch the next owner's."""
         while not self._released.wait(self._beat_every):
             with suppress(OSError):
                 os.utime(descriptor)

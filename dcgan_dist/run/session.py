@@ -213,7 +213,7 @@ class Session:
         described["last_report"] = self.metrics.last
         # an attempt that goes on from here will not write the lines again that should be in the file by now
         self.saver.save(self.state.images, tensors, described, self.metrics.sync)
-        if not self.requests.save_noted:
+        if self.requests.save_noted is None:
             return
         if self.saver.wait():
             self.requests.saved()

@@ -1,6 +1,6 @@
-"""What a run is asked for from outside: to stop, by a signal, a file, a time budget; to save, by a file.
+"""Requests to a run: to stop, by a signal, a file or a time budget; to save, by a file.
 
-Standard library only: it is imported, and listens, before torch is, which takes seconds.
+Standard library only: it is imported and listens before torch is imported, which takes seconds.
 """
 
 import os
@@ -26,51 +26,51 @@ NOT_BEGUN = b"\nalready stopping: as soon as the preparations are over (Ctrl-\\ 
 
 
 class StoppedError(UserError):
-    """A stop was asked for while the run was prepared."""
+    """A stop was requested while the run was prepared."""
 
 
 def launched() -> bool:
-    """Whether torchrun or accelerate launch started this process, which take every exit code but 0 for a crash."""
+    """Whether torchrun or accelerate launch started this process; they treat every exit code but 0 as a crash."""
     from dcgan_dist.config import settings  # its import takes a moment, in which a signal would end the process
 
     return settings.started_by_launcher(os.environ) and MARK not in os.environ
 
 
 def asks_to_stop(file: Path) -> bool:
-    """Whether the file is there, and not from slurm/train.sh for another attempt of the run, whose time was over."""
-    try:
-        return not _for_another_attempt(file.read_text(errors="replace"))
-    except (PermissionError, IsADirectoryError):
-        with suppress(OSError):
-            file.stat()
-            return True  # somebody else's, or a folder
-        return False
-    except OSError:
-        return False  # it is not there, or the disk does not answer for a moment
+    """Whether the file exists, and is not for another attempt."""
+    text = _text(file)
+    return text is not None and not _for_another_attempt(text)
 
 
 def is_for_another_attempt(file: Path) -> bool:
-    """Whether the file is there, and from slurm/train.sh for another attempt of the run, whose time was over."""
+    """Whether slurm/train.sh wrote the file for another attempt of the run, which had reached its time limit."""
+    return _for_another_attempt(_text(file) or "")
+
+
+def _text(file: Path) -> str | None:
+    """None: the file does not exist, or the disk does not answer; "": a folder, or another user's file."""
     with suppress(OSError):
-        return _for_another_attempt(file.read_text(errors="replace"))
-    return False
+        try:
+            return file.read_text(errors="replace")
+        except (PermissionError, IsADirectoryError):
+            return "" if file.stat() else None
+    return None
 
 
 def _for_another_attempt(text: str) -> bool:
-    attempt = re.match(r"SLURM job (\d+), (?:restart|life) (\d+)", text)
+    attempt = re.match(r"SLURM job (\d+), restart (\d+)", text)
     env = os.environ
     return attempt is not None and attempt.groups() != (env.get("SLURM_JOB_ID"), env.get("SLURM_RESTART_COUNT", "0"))
 
 
 class RequestMonitor:
-    """Only notes what is asked for; the train loop acts at the end of an iteration, on all ranks together.
+    """Records requests; the train loop acts at the end of an iteration, on all ranks together.
 
-    A second signal changes nothing. Files serve where no signal arrives: early in the start, or from a shell. A rank
-    whose launcher was killed stops, too: signals that were meant for the rank will not reach it any more.
+    A second signal changes nothing. A rank whose launcher was killed stops, too, because later signals would not reach
+    it.
     """
 
     def __init__(self) -> None:
-        """This attempt begins here."""
         parent = os.getppid()
         self.reason = ""
         self._began = time.monotonic()
@@ -79,10 +79,11 @@ class RequestMonitor:
         self._answered = os.environ.get("RANK", "0") != "0"  # one rank is enough to answer
         self._stop: Path | None = None
         self._save: Path | None = None
-        self._save_noted: int | None = None
+        self.save_noted: int | None = None
+        """Time of change of the file that asked for a checkpoint, when it was last looked for; None: no file."""
         self._save_failed: int | None = None
         self._minutes = 0.0
-        # nohup ignores the end of the terminal, and is to be obeyed
+        # nohup ignores SIGHUP
         noted = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._note) for number in noted}
         self._left_behind = launched()  # by accelerate launch, which does not wait at Ctrl-C
@@ -98,18 +99,18 @@ class RequestMonitor:
         self.ask(signal.Signals(number).name)
 
     def restore_handlers(self) -> None:
-        """Handles signals as before, and those that were noted meanwhile: for a command that has nothing to save."""
+        """Restores earlier handlers, and raises a recorded signal again: for a command that has nothing to save."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self._first_signal:
             signal.raise_signal(self._first_signal)
 
     def watch(self, stop: Path, save: Path | None, minutes: float) -> None:
-        """From now on also heeds a file that asks for a stop, one that asks for a checkpoint, and a budget; 0: none."""
+        """Also watches a file that asks for a stop, one that asks for a checkpoint, and a time budget; 0: none."""
         self._stop, self._save, self._minutes = stop, save, minutes
 
     def ask(self, reason: str) -> None:
-        """A stop asked for by another part of the program."""
+        """Requests a stop."""
         self.reason = self.reason or reason
 
     def seconds(self) -> float:
@@ -117,7 +118,7 @@ class RequestMonitor:
         return time.monotonic() - self._began
 
     def stop_wanted(self) -> bool:
-        """Whether a stop was asked for on this rank."""
+        """Whether a stop was requested on this rank."""
         if self._stop is not None and asks_to_stop(self._stop):
             self.ask(f"{self._stop} exists")
         elif self._minutes and self.seconds() >= 60 * self._minutes:
@@ -127,36 +128,28 @@ class RequestMonitor:
         return bool(self.reason)
 
     def raise_if_stopped(self) -> None:
-        """For long preparations to call now and then: raises StoppedError when a stop was asked for on this rank."""
+        """Raises StoppedError when a stop was requested on this rank; long preparations call it."""
         if self.stop_wanted():
             raise StoppedError(self.reason)
 
     def save_wanted(self) -> bool:
-        """Whether a checkpoint was asked for on this rank."""
-        age = self._age_of_save()
-        self._save_noted = None if age == self._save_failed else age
-        return self._save_noted is not None
-
-    @property
-    def save_noted(self) -> bool:
-        """Whether a checkpoint was asked for when that was looked at last."""
-        return self._save_noted is not None
+        """Whether a checkpoint was requested on this rank."""
+        time_of_change = self._time_of_save()
+        self.save_noted = None if time_of_change == self._save_failed else time_of_change
+        return self.save_noted is not None
 
     def saved(self) -> None:
-        """The checkpoint that was asked for is on disk: removes the file that asked for it.
-
-        A file that was touched again meanwhile stays, for the checkpoint does not hold what came since.
-        """
-        noted, self._save_noted = self._save_noted, None
-        if self._save is not None and noted is not None and noted == self._age_of_save():
+        """The requested checkpoint is on disk: removes the file, unless it was touched again meanwhile."""
+        noted, self.save_noted = self.save_noted, None
+        if self._save is not None and noted is not None and noted == self._time_of_save():
             with suppress(OSError):
                 self._save.unlink()
 
     def save_failed(self) -> None:
-        """The checkpoint that was asked for could not be written: it is not tried again until it is asked for again."""
-        self._save_failed, self._save_noted = self._save_noted, None
+        """The requested checkpoint could not be written: it is not tried again until the file is touched again."""
+        self._save_failed, self.save_noted = self.save_noted, None
 
-    def _age_of_save(self) -> int | None:
+    def _time_of_save(self) -> int | None:
         try:
             return self._save.stat().st_mtime_ns if self._save is not None else None
         except OSError:
@@ -167,21 +160,21 @@ _early: list[RequestMonitor] = []
 
 
 def listen() -> None:
-    """Begins this process's attempt, and notes signals from here on."""
+    """Starts this process's attempt: records signals from here on."""
     _early.append(RequestMonitor())
     unblock()
 
 
 def unblock() -> None:
-    """Lets those signals through that our launcher held back from this process until it could handle them."""
+    """Unblocks the signals that our launcher blocked until this process could handle them."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextmanager
 def preparing(training: bool) -> Iterator[None]:
-    """While a command is imported by a process that is there for nothing else.
+    """While a command is imported: training listens from here on; any other command ends at Ctrl-C with one line.
 
-    A training listens from here on. Ctrl-C ends any other at once, by a line: imports lose such an exception at times.
+    Imports sometimes lose a KeyboardInterrupt.
     """
     if training:
         listen()
@@ -202,10 +195,10 @@ def preparing(training: bool) -> Iterator[None]:
 
 
 def asked() -> bool:
-    """Whether a stop was asked for since `listen`."""
+    """Whether a stop was requested since `listen`."""
     return any(requests.stop_wanted() for requests in _early)
 
 
 def take() -> RequestMonitor:
-    """What has been asked for since `listen`, or since now."""
+    """The requests since `listen`, or since now."""
     return _early.pop() if _early else RequestMonitor()

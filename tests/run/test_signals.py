@@ -30,7 +30,9 @@ def test_every_signal_that_asks_for_a_stop_is_only_noted(requests, number):
     assert requests.reason == signal.Signals(number).name
 
 
-@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.write_bytes(b"\xff SLURM job 7, life 0")])
+@pytest.mark.parametrize(
+    "make", [Path.touch, Path.mkdir, lambda path: path.write_bytes(b"\xff SLURM job 7, restart 0")]
+)
 def test_anything_of_that_name_asks_for_a_stop(requests, tmp_path, make):
     make(tmp_path / "STOP")
     assert requests.stop_wanted()

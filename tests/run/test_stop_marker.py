@@ -108,7 +108,7 @@ def test_the_end_of_the_time_of_a_slurm_job_s_life_ends_no_other_life(folder, mo
         else:
             monkeypatch.setenv(name, value)
     folder.prepare("images: 1\n", {})
-    folder.stop.write_text("SLURM job 7, life 2\n")
+    folder.stop.write_text("SLURM job 7, restart 2\n")
     folder.prepare("images: 1\n", {})
     assert folder.stop.exists() == stays
 
@@ -122,9 +122,9 @@ def test_a_running_life_hears_its_own_warning_and_that_of_no_other_job(folder, m
     requests.restore_handlers()
     requests.watch(folder.stop, None, 0.0)
     assert not requests.stop_wanted()
-    folder.stop.write_text("SLURM job 8, life 0\n")
+    folder.stop.write_text("SLURM job 8, restart 0\n")
     assert not requests.stop_wanted()
-    folder.stop.write_text("SLURM job 7, life 0\n")
+    folder.stop.write_text("SLURM job 7, restart 0\n")
     assert requests.stop_wanted()
 
 
@@ -132,6 +132,6 @@ def test_the_first_life_of_a_slurm_job_is_number_0(folder, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     folder.prepare("images: 1\n", {})
-    folder.stop.write_text("SLURM job 7, life 0\n")
+    folder.stop.write_text("SLURM job 7, restart 0\n")
     folder.prepare("images: 1\n", {})
     assert folder.stop.exists()

@@ -22,7 +22,7 @@ from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.lease import Lease
 
 PROBED = 64e6  # bytes that are written, at most
-PATIENCE = 20.0  # seconds that a checkpoint may take; a launcher that is stopped kills its ranks after 30
+SLOW_SAVE = 20.0  # seconds; a launcher kills its ranks 30 s after a signal
 
 
 def nearest(path: Path) -> Path:
@@ -81,7 +81,7 @@ def judge_disk(free: float, needed: float, checkpoint: float, rate: float) -> Fi
         found,
         fail("not enough disk space", advice) if free < needed else None,
         warn("disk space is tight", advice) if needed <= free < 2 * needed else None,
-        warn(late, "use a faster disk, or stop the run with `touch RUN/STOP`") if seconds > PATIENCE else None,
+        warn(late, "use a faster disk, or stop the run with `touch RUN/STOP`") if seconds > SLOW_SAVE else None,
     )
 
 
@@ -108,13 +108,10 @@ def lock_problem(folder: Path, lock: Callable[[TextIO, int], None], option: str)
 
 
 def check_run_dir(context: Context) -> Finding:
-    """Looks as an attempt does that begins, and changes nothing. Raises UserError where the attempt would."""
+    """The checks with which training starts; changes nothing. Raises UserError where training would."""
     folder = RunFolder(context.config.run_dir)
     folder.check()
-    lease = Lease(folder.root, lambda _: None)
-    owner = lease.other()
-    if owner is not None:
-        return fail(f"{folder.root}: another job is training here ({owner})", lease.way_out)
+    Lease(folder.root, lambda _: None).refuse_other()
     said: list[str] = []
     config = replace(context.config, precision=context.arithmetic.name)
     try:
