@@ -133,7 +133,9 @@ def test_a_dry_run_fails_where_the_run_cannot_write(start, tmp_path, where):
 
 def test_a_dry_run_fails_where_another_job_trains(start, run_dir, monkeypatch):
     assert start(8)[0] == 0
-    monkeypatch.setattr(Lease, "other", lambda _: "host elsewhere, pid 7")
+    owner = run_dir / "owner.json"
+    owner.write_text(owner.read_text().replace('"ended": true', '"ended": false'))
+    monkeypatch.setattr(Lease, "_taken", lambda *_: True)
     code, _, err = start(16, "--dry_run")
     assert (code, f"error: --run_dir {run_dir}: another job is training here (" in err) == (2, True)
 
