@@ -65,7 +65,7 @@ def test_a_complete_run_reports_that_nothing_was_left(start, run_dir, images):
     assert start(44)[0] == 0
     code, out, _ = start(images)
     assert code == 0
-    assert out.endswith("nothing was left to do: 48 images had been seen before; a larger --images gives more\n")
+    assert out.endswith("nothing was left to do: 48 images had been seen before; --images can be larger\n")
     assert (run_dir / "DONE").read_text() == "48\n"
 
 
@@ -154,7 +154,7 @@ def test_a_run_that_is_made_longer_reports_as_if_it_had_not_ended(start, run_dir
     """Its last report stands until the window that it belongs to is reported as one."""
     assert start(24)[0] == 0
     assert [row["images"] for row in rows(run_dir)] == [16, 24]
-    assert "1 line after 16 images dropped, for these reports come again\n" in start(40)[1]
+    assert "1 line after 16 images dropped, because these reports are written again\n" in start(40)[1]
     assert start(40, "--run_dir", tmp_path / "straight")[0] == 0
     longer, straight = (
         [

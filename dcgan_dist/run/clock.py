@@ -1,4 +1,4 @@
-"""Where the time of an iteration goes."""
+"""The time of the sections of an iteration."""
 
 import time
 from collections import defaultdict
@@ -11,10 +11,10 @@ from dcgan_dist.parallel.activity import Activity
 
 
 class Clock:
-    """Adds up the seconds spent in named sections; on a GPU by events, without waiting for it between two readings."""
+    """Adds up the seconds spent in named sections; on a GPU by events, without synchronisation between readings."""
 
     def __init__(self, device: torch.device, activity: Activity | None = None) -> None:
-        """`activity` gets the sections and iterations."""
+        """`activity` is informed of sections and iterations."""
         self._activity = activity or Activity()
         self._cuda = device.type == "cuda"
         self._host: dict[str, float] = defaultdict(float)
@@ -24,7 +24,7 @@ class Clock:
 
     @contextmanager
     def section(self, name: str, *, on_device: bool = False) -> Iterator[None]:
-        """`on_device`: the work is only queued here, and done by the GPU later."""
+        """`on_device`: the work is queued here, and the GPU does it later."""
         self._activity.enter(name)
         if self._cuda and on_device:
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

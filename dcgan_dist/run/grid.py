@@ -15,7 +15,7 @@ WHITE = 255
 def grid(tiles: NDArray[np.uint8], columns: int | None = None, pad: int = 2) -> NDArray[np.uint8]:
     """Lays out (n, c, h, w) uint8 pictures, c = 1 or 3, as one (H, W, 3) picture.
 
-    Row by row on white with `pad` white pixels around each; as many `columns` as make it nearly square, if not given.
+    Row by row, with `pad` white pixels around each. Default of `columns`: nearly square.
     """
     if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or not len(tiles):
         raise ValueError(f"a grid needs uint8 images of shape (n, 1 or 3, h, w), not {tiles.dtype} {tiles.shape}")

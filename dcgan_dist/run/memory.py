@@ -1,4 +1,4 @@
-"""How much memory a run takes, before it takes any, and how much there is."""
+"""How much memory a run will need, and how much there is."""
 
 import math
 import resource
@@ -17,35 +17,35 @@ from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.console import human_bytes
 
-PROCESS = {"cpu": 0.7e9, "cuda": 3.0e9}  # bytes of a rank that has done nothing yet
+PROCESS = {"cpu": 0.7e9, "cuda": 3.0e9}  # bytes of a rank at its start
 GPU_CONTEXT = 1.0e9  # bytes
 BOTH_WAYS = 2  # a layer's output, and its gradient
-LEAST = 0.25  # of that, which autograd keeps in any case: measured 0.3 to 0.4 on CPUs
+LEAST = 0.25  # of that, which autograd keeps at least; measured: 0.3 to 0.4 on CPUs
 DECODER = 40e6  # bytes of a decoding process
-COPIES = 4  # of the grid of samples: pictures, canvas, and what is written
-NAMED = 0.2  # part of all from which on something is named
+COPIES = 4  # of the sample grid
+NAMED = 0.2  # fraction of all from which on a part is named
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """Bytes that a run takes: at least, by what takes them and the options that decide it; and roughly."""
+    """Bytes that a run needs. The minima are given by what needs them, with the options that decide it."""
 
     computing: dict[str, float]
-    """At least, of each rank, where it computes."""
+    """Minimum for each rank, where it computes."""
     reading: dict[str, float]
-    """At least, of each rank, in the machine's memory."""
+    """Minimum for each rank, in the machine's memory."""
     showing: dict[str, float]
-    """At least, of the main rank, in the machine's memory."""
+    """Minimum for the main rank, in the machine's memory."""
     host: float
-    """Roughly, of each rank, in the machine's memory."""
+    """Estimate for each rank, in the machine's memory."""
     host_once: float
-    """Roughly, of the main rank besides."""
+    """Estimate of what the main rank needs besides."""
     gpu: float
-    """Roughly, of the main rank, on its GPU."""
+    """Estimate for the main rank, on its GPU."""
 
 
 def estimate(config: Config, chosen: Arithmetic, ranks: int, on_gpu: bool) -> Need:
-    """What a run of so many ranks takes, counted without making it. `on_gpu`: they compute on GPUs."""
+    """What a run on that many ranks needs. `on_gpu`: they compute on GPUs."""
     model, data, networks = config.model, config.data, measure_networks(config, chosen.weights)
     images = -(-config.batch_size // ranks)
     ahead = (data.prefetch + 2) * bytes_of_batch(images, model.image_size, model.channels)
@@ -71,8 +71,8 @@ def estimate(config: Config, chosen: Arithmetic, ranks: int, on_gpu: bool) -> Ne
 def require_memory(config: Config, chosen: Arithmetic, world: World, say: Callable[[str], None]) -> None:
     """Raises UsageError when a run needs more than there is, and warns when it may need more than is free.
 
-    All ranks call it together. A dry run on one process is for `config.world_size` ranks, of which the others may be
-    on other machines: only those that were started here are added up.
+    All ranks call it together. A dry run counts only the ranks that were started here: others of the
+    `config.world_size` ranks may be on other machines.
     """
     on_gpu, ranks = world.device.type == "cuda", config.world_size or world.size
     here = min(world.local_size, ranks)
@@ -105,23 +105,23 @@ def _refuse(parts: dict[str, float], there: float, who: str) -> None:
 
 
 def total_memory() -> float:
-    """Bytes that all ranks here can have together, when nothing else runs: of the machine, and by the job's limits."""
+    """Bytes that all processes of the job can have on this machine: its memory, and the job's limits."""
     machine = psutil.virtual_memory().total + psutil.swap_memory().total
     return min([machine, *(limit for limit, _ in memory_limits())])
 
 
 def process_limit() -> float:
-    """Bytes that each process can have, by the limits of the shell (ulimit -v, -d)."""
+    """Bytes that each process can have, by ulimit -v and -d."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     return min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=math.inf)
 
 
 def available_memory() -> float:
-    """Bytes that the system and the job's limits leave to all processes."""
+    """Bytes that are free, also within the job's limits."""
     return min([psutil.virtual_memory().available, *(left for _, left in memory_limits())])
 
 
 def process_available() -> float:
-    """Bytes of address space that the limit of the shell leaves to this process."""
+    """Bytes of address space that are free for this process by ulimit -v."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return math.inf if limit == resource.RLIM_INFINITY else limit - psutil.Process().memory_info().vms

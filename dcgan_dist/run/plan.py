@@ -1,4 +1,4 @@
-"""What a run is going to do, in text: for `--dry_run`."""
+"""The text of `--dry_run`."""
 
 import torch
 
@@ -10,8 +10,8 @@ from dcgan_dist.gan.networks import NetD, NetG, layer_table
 def layers_text(config: Config) -> str:
     """Both networks, layer by layer: output shape, number of parameters, kind."""
     model = config.model
-    lines: list[str] = []
-    with torch.device("meta"):  # which holds no numbers, for a plan must not need a run's memory
+    lines = []
+    with torch.device("meta"):  # needs no memory
         z = torch.zeros(1, model.nz, 1, 1)
         x = torch.zeros(1, model.channels, model.image_size, model.image_size)
         networks = (("NetG", NetG(model), z), ("NetD", NetD(model), x))
@@ -23,7 +23,7 @@ def layers_text(config: Config) -> str:
 
 
 def split_text(config: Config, world_size: int) -> str:
-    """How the global batch is shared out."""
+    """How the global batch is divided among the ranks."""
     per_rank = config.per_rank(world_size)
     micro = f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""
     iterations = -(-config.images // config.batch_size)

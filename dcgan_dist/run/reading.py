@@ -1,4 +1,4 @@
-"""What the readers of all ranks did, for the reports, and the damaged images that they found."""
+"""Counters of the readers of all ranks, for the reports, and the damaged images that they found."""
 
 import torch
 
@@ -17,7 +17,7 @@ class ReadingReport:
         self._reported: set[int] = set()  # numbers of the damaged images that were reported
 
     def values(self) -> dict[str, float]:
-        """What all ranks' readers did since the last report, and this attempt's count of substituted positions."""
+        """Of all ranks' readers since the last report, and this attempt's number of substituted positions."""
         self.report_damages()
         now = vars(self._reader.counters)
         counts = torch.tensor(list(now.values()), dtype=torch.float64, device=self._world.device)
@@ -31,12 +31,12 @@ class ReadingReport:
         return values | ({"data/cache_percent": 100 * new["from_cache"] / remote} if remote else {})
 
     def report_damages(self) -> None:
-        """One line for each damaged image, whichever ranks found it."""
-        known = dict(self._reader.damages)  # at once: the reader goes on
+        """Prints one line for each damaged image that any rank found."""
+        known = dict(self._reader.damages)  # a copy: the reader continues
         new = {sample: problem for sample, problem in known.items() if sample not in self._reported}
         if self._world.maximum(len(new)) == (0,):
             return
         found = {sample: problem for each in self._world.gather(new) for sample, problem in each.items()}
         for sample in sorted(found.keys() - self._reported):
-            self._console.say(f"data: image {sample:,} is damaged, another takes its place: {found[sample]}")
+            self._console.say(f"data: image {sample:,} is damaged, and another is used: {found[sample]}")
         self._reported |= found.keys()

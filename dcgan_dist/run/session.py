@@ -1,4 +1,4 @@
-"""One attempt of a run: what the train loop asks, and what it does every so often."""
+"""One attempt of a run: what the train loop asks for, and its periodic work."""
 
 import time
 from collections.abc import Iterator
@@ -84,7 +84,7 @@ class Session:
         )
 
     def begin(self) -> None:
-        """Training goes on from the images that the state has seen."""
+        """Training continues from the images that the state has seen."""
         seen, batch = self.state.images, self.config.batch_size
         self.first, self.last_report = seen, (time.monotonic(), seen)
         self.end = seen + -(-max(self.config.images - seen, 0) // batch) * batch
@@ -97,43 +97,43 @@ class Session:
     def _epoch_size(self) -> int | None:
         return self.data.size if isinstance(self.data, Corpus) else None
 
-    # ---- the loop's questions
+    # ---- decisions
 
     def due(self, every: int) -> bool:
-        """Whether the iteration that just ended reached or passed a multiple of `every` images."""
+        """Whether the last iteration reached or passed a multiple of `every` images."""
         seen = self.state.images
         return seen > self.first and seen // every > (seen - self.config.batch_size) // every
 
     def finished(self) -> bool:
-        """Whether the configured number of images has been shown."""
+        """Whether the configured number of images was shown."""
         return self.state.images >= self.config.images
 
     def agreed(self) -> Requests:
-        """What was asked for on any rank; the same answer on all of them."""
+        """The requests on any rank; the same on all."""
         return self.agreement.ask(self._asked_for)
 
     def _asked_for(self) -> Requests:
-        # a checkpoint of nothing new can wait for the next question
+        # a checkpoint without a new image can wait
         save = self.state.images > self.first and self.requests.save_wanted()
         return Requests(stop=self.requests.stop_wanted(), save=save)
 
     def seconds(self) -> float:
-        """Wall time of the run so far, over all its attempts."""
+        """Wall time of the run so far, over all attempts."""
         return self.earlier + self.requests.seconds()
 
     def check_health(self, asked: bool) -> None:
-        """Before anything is reported or kept: takes the state back to a checkpoint, or raises UserError, if training
-        has diverged or collapsed; all ranks alike. `asked`: for a stop or a checkpoint, here.
+        """Before a report or a save: rolls back to a checkpoint, or raises UserError, if training has diverged or
+        collapsed; the same on all ranks. `asked`: a stop or a checkpoint was requested.
         """
         config, recovery = self.config, self.recovery
         due = self.due(config.log.every) or self.due(config.checkpoint.every)
         if (due or asked or self.finished() or recovery.wanted()) and recovery.look(self.report):
             self.begin()
 
-    # ---- what an iteration needs
+    # ---- inputs of an iteration
 
     def inputs(self) -> Iterator[tuple[list[Tensor], list[Noise]]]:
-        """Real images and noise of one iteration after the other, as micro-batches on the device."""
+        """Real images and noise of each iteration, as micro-batches on the device."""
         config, weights = self.config, self.arithmetic.weights
         while True:
             rollbacks = self.state.rollbacks
@@ -144,10 +144,10 @@ class Session:
                     if self.state.rollbacks != rollbacks:
                         break
 
-    # ---- what is done every so often; all ranks call these together
+    # ---- periodic work; all ranks call these together
 
     def report(self) -> None:
-        """One line of numbers, everywhere."""
+        """Reports the scalars since the last report."""
         images = self.state.images
         values = self.stats.reduce(self.world.sum_)
         values |= self.clock.read() | self._speed(images) | self.reading.values()
@@ -171,16 +171,16 @@ class Session:
         try:
             self.metrics.append({"images": images, **values})
         except UserError as error:
-            self.console.say(f"WARNING: {error}; the run goes on, and the line is written when there is room")
+            self.console.say(f"WARNING: {error}; the run goes on, and the line is written when there is space")
         self.saver.check()
 
     def _still_ours(self) -> None:
-        """Raises UserError when a newer attempt has the run. Whether the disk answers is for the next save to judge."""
+        """Raises UserError when a newer attempt owns the run. Disk errors are left to the next save."""
         with suppress(OSError):
             self.lease.check()
 
     def sample(self) -> None:
-        """The grid of the fixed latents by the average of G, in evaluation mode: no picture depends on the others."""
+        """Saves the grid of G's moving average for the fixed latents, in evaluation mode."""
         self.world.from_main(self._write_samples)
 
     def _write_samples(self) -> None:
@@ -201,9 +201,9 @@ class Session:
         self.trackers.histogram(images, "samples/pixels", pixels.cpu().numpy())
 
     def save(self, anyway: bool = False) -> None:
-        """A checkpoint of everything, written beside the training; a failure is every rank's, at its next report."""
+        """Starts to save a checkpoint; all ranks raise its failure at the next report."""
         if self.state.images == self.first and not anyway:
-            return  # this very state is already there, or follows from the seed
+            return  # this state is already saved, or follows from the seed
         self.stats.fold(self.world.sum_, self.world.main)
         self.world.from_main(self._begin_save)
 
@@ -211,7 +211,7 @@ class Session:
         tensors = self.state.tensors() | {"stats": self.stats.state_dict()}
         described = resume.describe(self.config, self.data, self.state) | {"run_seconds": self.seconds()}
         described["last_report"] = self.metrics.last
-        # an attempt that goes on from here will not write the lines again that should be in the file by now
+        # an attempt that resumes from here does not write the earlier lines again
         self.saver.save(self.state.images, tensors, described, self.metrics.sync)
         if self.requests.save_noted is None:
             return
@@ -220,14 +220,13 @@ class Session:
             self.console.say(f"saved at {self.state.images:,} images, as {self.folder.save} asked")
         else:
             self.requests.save_failed()
-            self.console.say(f"not saved, although {self.folder.save} asked; touch it again when there is room")
+            self.console.say(f"not saved, although {self.folder.save} asked; touch it again when there is space")
 
     def finish(self, exit_code: int, stopped: int) -> None:
-        """The orderly end of this attempt, all on disk: says what came of it, in words and by a marker file."""
-        self.world.activity.patient += 1  # trackers may take their time
+        """Ends this attempt when all is on disk: prints its result, and writes a marker file."""
+        self.world.activity.patient += 1  # trackers may take long
         if exit_code != stopped and self.world.from_main(self._has_unreported):
-            # after the checkpoint, which keeps what was added up: a run that is made longer reports as if it had not
-            # ended here, in place of this; an attempt that was killed here leaves it to the next
+            # after the checkpoint, which holds the sums: a run that is extended later reports as if it had not ended
             self.report()
             self.world.from_main(self.metrics.sync)
         self.world.from_main(self.saver.finish)
@@ -242,7 +241,7 @@ class Session:
             where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
             last = f"done: {images:,} images after {taken}; {where}"
             if images == self.first:
-                last = f"nothing was left to do: {images:,} images had been seen before; a larger --images gives more"
+                last = f"nothing was left to do: {images:,} images had been seen before; --images can be larger"
         self.world.from_main(lambda: self.folder.mark(marker, text))
         self.trackers.close(exit_code)
         self.console.close()
@@ -255,7 +254,7 @@ class Session:
         return self.metrics.last < self.state.images and self.stats.has_values()
 
     def abandon(self) -> None:
-        """The end after an error: what runs beside the loop ends with it."""
+        """The end after an error: ends the threads."""
         self.saver.close()
         self.trackers.close(exit_code=1)
         self.lease.release()
@@ -269,5 +268,5 @@ class Session:
         now, (then, before) = time.monotonic(), self.last_report
         self.last_report = (now, images)
         if images == before:
-            return {}  # this attempt trained on none
+            return {}
         return {"speed/images_per_second": (images - before) / (now - then) if now > then else 0.0}

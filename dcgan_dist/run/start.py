@@ -1,4 +1,4 @@
-"""The start of an attempt: what is checked, found and set up before the first iteration."""
+"""The start of an attempt: checks and set-up before the first iteration."""
 
 import contextlib
 from collections.abc import Callable
@@ -26,9 +26,9 @@ from dcgan_dist.run.trackers import Start, Trackers, open_trackers
 
 
 def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
-    """Sets everything up; goes on from the newest checkpoint, if there is one. Raises UserError before any training.
+    """Sets everything up, and resumes from the newest checkpoint, if there is one. Raises UserError.
 
-    Raises StoppedError on all ranks when a stop was asked for meanwhile; all is marked, said and closed then.
+    Raises StoppedError on all ranks after a stop that was requested meanwhile; the attempt has ended then.
     """
     start = _Start(config, world, chosen)
     try:
@@ -43,7 +43,7 @@ def open_session(config: Config, config_yaml: str, world: World, chosen: Arithme
 
 
 class _Start:
-    """The steps of a start, and what they share."""
+    """The steps of the start, and what they share."""
 
     def __init__(self, config: Config, world: World, chosen: Arithmetic) -> None:
         self.config, self.world, self.arithmetic = config, world, chosen
@@ -52,7 +52,7 @@ class _Start:
         self.facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
 
     def open(self, config_yaml: str) -> Session:
-        """All steps in their order."""
+        """All steps."""
         config, world = self.config, self.world
         requests = signals.take()
         self._check()
@@ -94,7 +94,7 @@ class _Start:
         return session
 
     def stop(self, reason: str) -> None:
-        """The orderly end of an attempt that was asked to stop before it had begun."""
+        """Ends an attempt that was asked to stop before its first iteration."""
         images = self.world.from_main(lambda: self._mark_stopped(reason))
         self.console.say(
             f"stopped at {images:,} images, while the run was prepared ({reason}); run the same command again to go on"
@@ -105,7 +105,7 @@ class _Start:
 
     def _mark_stopped(self, reason: str) -> int:
         folder = self.folder
-        self.lease.take(new=True)  # the next job may have a new run's folder by now
+        self.lease.take(new=True)  # another job may have made a new run's folder
         self.lease.check()
         with os_error_as_user_error("", "cannot be read"):
             found = [int(path.name) for path in checkpoint.all_checkpoints(folder.checkpoints)]
@@ -114,12 +114,12 @@ class _Start:
         return images
 
     def _check(self) -> None:
-        """Raises UsageError where the ranks, the folder or the memory do not fit the options; takes a run's folder."""
+        """Raises UsageError if ranks, folder or memory do not fit the options; takes an existing run's folder."""
         config, world, chosen, say = self.config, self.world, self.arithmetic, self.console.say
         resume.check_agreement(config, world)
         per_rank = config.per_rank(world.size)
         world.from_main(self.folder.check)
-        world.from_main(self.lease.take)  # before anything is looked for that another job may be writing
+        world.from_main(self.lease.take)  # before anything is read that another job may be writing
         ranks = f"{counted(world.size, 'rank')} on {world.device.type}, {counted(per_rank, 'image')} each"
         say(f"{ranks}; {chosen.name}: {chosen.reason}")
         require_memory(config, chosen, world, say)
@@ -127,10 +127,10 @@ class _Start:
         if threads:
             say(threads)
         if config.data.secret:
-            say(f"{self.folder.config}: readable by its owner alone (mode 0600), for --data.shards holds secrets")
+            say(f"{self.folder.config}: readable only by its owner (mode 0600), because --data.shards holds secrets")
 
     def _prepare_folder(self, config_yaml: str, newest: Path | None) -> None:
-        """`newest`: the checkpoint of this folder that this attempt goes on from."""
+        """`newest`: the checkpoint of this folder from which this attempt resumes."""
         if newest is None:
             self.folder.put_aside(self.console.say)
         else:
@@ -146,26 +146,26 @@ class _Start:
 
 
 def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[str], None]) -> None:
-    """Drops the reports that come again. `before`: what the checkpoint says; older versions noted no last report.
+    """Drops the reports that this attempt writes again. `before`: the checkpoint's state.json.
 
-    `end`: images of the complete run. That of its end comes after the last checkpoint, and only once.
+    `end`: images of the complete run, whose last report comes after the last checkpoint, and only once.
     """
-    reported = before.get("last_report", before["images"])
+    reported = before.get("last_report", before["images"])  # older versions did not record it
     kept = before["images"] if before["images"] >= end else reported
     dropped = metrics.cut_after(kept)
     if dropped:
         lines = f"{counted(dropped, 'line')} after {kept:,} images"
-        say(f"{metrics.path}: {lines} dropped, for these reports come again")
+        say(f"{metrics.path}: {lines} dropped, because these reports are written again")
     if metrics.last < reported and "last_report" in before:
         ends = f"ends at {metrics.last:,} images" if metrics.last >= 0 else "holds no report"
         say(
-            f"WARNING: {metrics.path} {ends}, but the run had reported at {reported:,}: reports are missing, and do "
-            "not come again; stop and put the file back if you have it"
+            f"WARNING: {metrics.path} {ends}, but the run had reported at {reported:,}: reports are missing, and are "
+            "not written again; stop and restore the file if you have a copy"
         )
 
 
 def _stop_for_good(requests: signals.RequestMonitor, folder: RunFolder) -> None:
-    """Somebody pressed W&B's stop button. The file tells the job script, too, that this is no time limit."""
+    """After W&B's stop button. The file informs the job script that this is no time limit."""
     requests.ask("stopped in W&B")
     with contextlib.suppress(OSError):
         folder.stop.touch()

@@ -1,4 +1,4 @@
-"""Means of what the step reports, gathered on the device: no waiting between reports, one all-reduce at each."""
+"""Means of the step's scalars, accumulated on the device: no synchronisation, and one all-reduce per report."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -11,9 +11,8 @@ AllReduce = Callable[[Tensor], Tensor]  # the sum over all ranks of a tensor of 
 class Stats:
     """Count, sum and sum of squares, in float64, of named scalars.
 
-    The names must be the same on all ranks whenever they are combined (`reduce`, `fold`): those given here and those
-    used since. Ranks run the same program, so first use agrees by itself; a name that only some ranks will use is given
-    here, or is used everywhere with an empty tensor.
+    The names, given here or used since, must be the same on all ranks in `reduce` and `fold`. A name that only some
+    ranks use is given here, or is used everywhere with an empty tensor.
     """
 
     def __init__(self, device: torch.device | str = "cpu", names: Iterable[str] = ()) -> None:
@@ -26,7 +25,7 @@ class Stats:
         return torch.zeros(3, dtype=torch.float64, device=self._device)
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
-        """Counts every element of every value; tensors of any shape and type, on any device, without waiting for it."""
+        """Adds every element of every value; tensors of any shape and type, on any device, without synchronisation."""
         alike: dict[tuple[torch.Size, torch.dtype, torch.device], dict[str, Tensor]] = {}
         for name, value in values.items():
             tensor = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
@@ -49,10 +48,10 @@ class Stats:
         return names, torch.stack(rows) if rows else torch.zeros(0, 3, dtype=torch.float64, device=self._device)
 
     def reduce(self, all_reduce: AllReduce, std: Collection[str] = ()) -> dict[str, float]:
-        """Means over all ranks since the last report, the same on every rank, and starts again from 0.
+        """Means over all ranks since the last report, the same on every rank; resets the sums.
 
-        One all-reduce of a (names, 3) tensor, rows in sorted order. A name in `std` also yields NAME_std, the standard
-        deviation of the population; names without a value yield nothing.
+        One all-reduce of a (names, 3) tensor, rows in sorted order. A name in `std` also gives NAME_std, the population
+        standard deviation; names without values are left out.
         """
         names, rows = self._rows()
         totals = dict(zip(names, all_reduce(rows).tolist(), strict=True))
@@ -65,11 +64,11 @@ class Stats:
         return means
 
     def has_values(self) -> bool:
-        """Whether this rank holds any since the last report."""
+        """Whether this rank has values since the last report."""
         return bool(self._rows()[1][:, 0].any())
 
     def fold(self, all_reduce: AllReduce, main: bool) -> None:
-        """Moves what all ranks hold to the main one, so that one rank's `state_dict` is that of the job."""
+        """Moves the sums of all ranks to the main one, so that its `state_dict` is that of the job."""
         names, rows = self._rows()
         totals = all_reduce(rows)
         self._table = {name: row if main else self._zeros() for name, row in zip(names, totals, strict=True)}
@@ -80,6 +79,6 @@ class Stats:
         return dict(zip(names, rows.cpu().unbind(), strict=True))
 
     def load_state_dict(self, state: Mapping[str, Tensor], main: bool) -> None:
-        """Goes on from a folded state that every rank read: all take its names, the main rank its numbers."""
+        """Loads a folded state, which every rank has: all take its names, the main rank its numbers."""
         self._recent.clear()
         self._table = {name: row.to(self._zeros()) if main else self._zeros() for name, row in state.items()}

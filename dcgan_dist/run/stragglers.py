@@ -1,8 +1,7 @@
-"""Which rank holds up the others.
+"""Slow ranks.
 
-All ranks of a synchronous step take the same time; what differs is how much of it they wait. A rank's own time is that
-of the sections `data`, `g` and `d` without its collectives: the wait for its own batch, and its own computing. What is
-done outside of these sections (reports, pictures, checkpoints: mostly by the main rank) does not count.
+All ranks of a synchronous step take the same time; they differ in how much of it they wait. A rank's own time is that
+of the sections `data`, `g` and `d` without its collectives. Reports, pictures and checkpoints do not count.
 """
 
 import socket
@@ -14,25 +13,25 @@ import torch
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.console import Console
 
-AGAIN = 20  # reports until the same rank is named once more
+AGAIN = 20  # reports until the same rank is named again
 SECTIONS = ("data", "compute")
-MEDIAN_OF = 3  # ranks without which it does not say which of them is unusual
+MEDIAN_OF = 3  # ranks that a median needs
 
 
 class Stragglers:
-    """From one report to the next; all ranks call it together."""
+    """Compares the ranks from one report to the next."""
 
     def __init__(self, world: World, console: Console, slow_factor: float) -> None:
-        """A rank whose own time is `slow_factor` times the median's in two reports in a row is named; of two, both."""
+        """A rank is named whose own time exceeds `slow_factor` times the median in two consecutive reports."""
         self._world, self._console, self._slow_factor = world, console, slow_factor
         self._suspect = -1  # slow in the last report
         self._reports = 0
         self._named: dict[int, int] = {}  # rank -> number of the report
 
     def values(self, times: Mapping[str, float]) -> dict[str, float]:
-        """The slowest rank and how many times the median (of an even number: the lower middle) its own time is.
+        """The slowest rank, and its own time divided by the (low) median. All ranks call it together.
 
-        `times`: the clock's, just read, in seconds per iteration. Nothing with one rank.
+        `times`: the clock's, in seconds per iteration. Empty with one rank.
         """
         world = self._world
         waited = world.activity.waits.read()
@@ -49,7 +48,6 @@ class Stragglers:
         return {"rank/slowest": float(slowest), "rank/slowest_factor": factor}
 
     def _judge(self, slowest: int, factor: float, rows: list[list[float]]) -> None:
-        """The same on all ranks, which have the same numbers."""
         self._reports += 1
         before, self._suspect = self._suspect, slowest if factor > self._slow_factor else -1
         due = self._reports >= self._named.get(slowest, -AGAIN) + AGAIN
@@ -59,10 +57,7 @@ class Stragglers:
         hosts = self._world.gather(socket.gethostname())
         if len(rows) < MEDIAN_OF:
             both = " and ".join(f"{1e3 * sum(row):.1f} on {host}" for row, host in zip(rows, hosts, strict=True))
-            self._console.say(
-                f"uneven: the own work of ranks 0 and 1 takes {both} ms an iteration; of two, none is known to be the "
-                "slow one"
-            )
+            self._console.say(f"uneven: the own work of ranks 0 and 1 takes {both} ms an iteration")
             return
         host = hosts[slowest]
         usual = [median_low(column) for column in zip(*rows, strict=True)]

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 BATCH = 12
 SUBSTITUTE = "--data.damaged substitute --data.prefetch 1"
 LOST = "another rank ended or does not answer ("
-TOLD = " is damaged, another takes its place: "
+REPORTED = " is damaged, and another is used: "
 
 
 def end_on(world_size, given, act=train_and_tell, *args):
@@ -162,8 +162,8 @@ def assert_counted(run_dir, lengths, seed, bad, begin=0):
 def test_a_substitute_changes_nothing_but_the_image(tmp_path, replaced, make, damage, world_size):
     pattern = two_shards(tmp_path / "shards", make, damage)
     lines = completed(end_on(world_size, options(pattern, tmp_path / "run", f"{SHORT} {SUBSTITUTE}")))
-    (told,) = [line for line in lines if TOLD in line]
-    assert told.startswith(f"data: image {TOUCHED}{TOLD}{tmp_path}/shards/bad.tar: ")
+    (told,) = [line for line in lines if REPORTED in line]
+    assert told.startswith(f"data: image {TOUCHED}{REPORTED}{tmp_path}/shards/bad.tar: ")
     assert lines[-1].startswith("done: 60 images after ")
     assert newest(tmp_path / "run") == 60
     assert assert_counted(tmp_path / "run", [IMAGES] * 2, SEED, [TOUCHED]) == [24, 48, 60]
@@ -274,7 +274,7 @@ def test_damage_during_a_run_is_substituted_and_reported_once(tmp_path, undistur
     given = options(long_shards(shards), tmp_path / "run", f"{LONG} {SUBSTITUTE}")
     deed, bad = deed_of(name, shards)
     lines = completed(end_on(world_size, given, while_it_trains, deed))
-    told = [line for line in lines if TOLD in line]
+    told = [line for line in lines if REPORTED in line]
     assert sorted(int(line.split()[2]) for line in told) == bad
     assert newest(tmp_path / "run") == 384
     assert len(assert_counted(tmp_path / "run", LENGTHS, LATE, bad)) == 16
@@ -309,7 +309,7 @@ def test_a_killed_run_goes_on_with_the_same_substitutes_on_other_ranks(tmp_path,
     assert begun == 192
     assert hits(LENGTHS, LATE, bad, begun) == 1
     lines = completed(end_on(2, given))
-    assert len([line for line in lines if TOLD in line]) == 1
+    assert len([line for line in lines if REPORTED in line]) == 1
     assert newest(tmp_path / "run") == 384
     assert assert_counted(tmp_path / "run", LENGTHS, LATE, bad, begun) == [*range(216, 408, 24)]
     assert [record["images"] for record in metrics(tmp_path / "run")] == [*range(24, 408, 24)]

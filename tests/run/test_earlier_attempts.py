@@ -303,7 +303,7 @@ def test_reports_that_come_again_are_counted(start, folder):
     shutil.rmtree(folder.checkpoints / "000000048")
     code, out, _ = start()
     assert code == 0
-    assert f"{folder.metrics}: 2 lines after 32 images dropped, for these reports come again\n" in out
+    assert f"{folder.metrics}: 2 lines after 32 images dropped, because these reports are written again\n" in out
     assert "WARNING" not in out
     assert reports(folder.metrics) == [8, 16, 24, 32, 40, 48]
 

@@ -101,7 +101,7 @@ def test_substitutes_are_counted_over_all_ranks_and_shown(damaged, tmp_path, ran
     assert [record["data/substituted"] for record in records] == wanted
     shown = [line.rsplit("  ", 1)[-1] if "substituted" in line else None for line in progress(lines)]
     assert shown == [f"substituted {count}" if count else None for count in wanted]
-    told = [line for line in lines if "is damaged, another takes its place: " in line]
+    told = [line for line in lines if "is damaged, and another is used: " in line]
     assert sorted(int(line.split()[2]) for line in told) == BAD
 
 
@@ -109,7 +109,7 @@ def test_damage_after_the_last_report_is_told_at_the_end(damaged, tmp_path):
     given = options(f"{damaged}/*.tar", tmp_path / "run", "--data.damaged substitute --log.every 1000")
     (code, out, err), _ = run_ranks(2, train_and_tell, given)
     assert (code, err) == (0, "")
-    told = [line for line in out.splitlines() if "is damaged, another takes its place: " in line]
+    told = [line for line in out.splitlines() if "is damaged, and another is used: " in line]
     assert sorted(int(line.split()[2]) for line in told) == BAD
     (last,) = progress(out.splitlines())  # the report that every run ends with
     assert last.startswith("100.0 %")
