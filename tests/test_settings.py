@@ -68,7 +68,7 @@ def test_each_does_what_the_table_says(setting):
     assert apply_settings(config, given, {setting.option}) == (config, [])  # the option says the same
     for kept in (other, getattr(Config(), setting.option)):
         ours = replace(Config(), **{setting.option: kept})
-        line = f"{setting.variable}={value}: not used, for --{setting.option} {kept} is given"
+        line = f"{setting.variable}={value}: not used, because --{setting.option} {kept} is given"
         assert apply_settings(ours, given, {setting.option}) == (ours, [line])
 
 
@@ -81,7 +81,7 @@ def test_an_option_that_is_given_with_its_default_wins(setting, place, monkeypat
     (tmp_path / "x.yaml").write_text(f"{setting.option}: {str(default).lower()}\n")
     typed = [f"--{setting.option}", str(default).lower()]
     assert load(typed if place == "typed" else ["--config", str(tmp_path / "x.yaml")]) == Config()
-    line = f"{setting.variable}={value}: not used, for --{setting.option} {default} is given\n"
+    line = f"{setting.variable}={value}: not used, because --{setting.option} {default} is given\n"
     assert capsys.readouterr().out == line
     assert getattr(load([]), setting.option) == OURS[setting.option][0]
 
@@ -139,7 +139,7 @@ def test_an_option_that_is_given_wins_over_what_cannot_be_met():
     config = Config(precision="fp32")
     assert apply_settings(config, {"ACCELERATE_MIXED_PRECISION": "fp8"}, {"precision"}) == (
         config,
-        ["ACCELERATE_MIXED_PRECISION=fp8: not used, for --precision fp32 is given"],
+        ["ACCELERATE_MIXED_PRECISION=fp8: not used, because --precision fp32 is given"],
     )
 
 
@@ -147,7 +147,7 @@ def test_an_option_that_is_given_wins_over_what_cannot_be_met():
 def test_unknown_settings_are_named_in_one_line(prefix):
     assert f"`{prefix}*`" in PAGE
     _, lines = apply_settings(Config(), {f"{prefix}ONE": "1", f"{prefix}TWO": "", "ELSE": "1"}, ())
-    assert lines == [f"{prefix}ONE, {prefix}TWO: not used; the trainer has nothing that would be set by it"]
+    assert lines == [f"{prefix}ONE, {prefix}TWO: not used; the trainer has no such setting"]
 
 
 def launcher_environment(prepare, *arguments):

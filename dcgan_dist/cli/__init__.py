@@ -1,4 +1,4 @@
-"""Command line and YAML files -> Config, and back. Imports no torch, so that help and wrong options answer at once."""
+"""Command line and YAML files -> Config, and back. Imports no torch, so that help and errors are fast."""
 
 import argparse
 import contextlib
@@ -30,12 +30,12 @@ NEVER_EMPTY = {
     "--data.classes": "names no classes; leave the option out for all images",
     "--only": "names no checks; leave the option out for all",
 }
-_checked: dict[tuple[str, ...], tuple[Config, list[str]]] = {}  # read once: a file may be a pipe, as in --config <(..)
+_checked: dict[tuple[str, ...], tuple[Config, list[str]]] = {}  # a file is read once: it may be a pipe, --config <(..)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOptions(OptionGroup):
-    """What every command has."""
+    """Options of every command."""
 
     debug: bool = False
     """Show the traceback of an error."""
@@ -43,7 +43,7 @@ class CommandOptions(OptionGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class _WithFiles(Config):
-    """For the help: what is read before the options of the run."""
+    """For --help: with the options that are read before those of the run."""
 
     config: Path | None = None
     """A YAML file with options. May be given several times: later files and the command line win."""
@@ -52,13 +52,11 @@ class _WithFiles(Config):
 
 
 def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
-    """The configuration that files, options and other tools' settings give, of which each that matters is named.
+    """The configuration from files, options and other tools' settings, with a line for each of those.
 
-    Raises UsageError in one line; prints and exits for --help and --print_config.
+    `argv`: the command line without the program's name; `quiet`: print nothing, for all ranks but the first.
 
-    Args:
-        argv: the command line without the program's name.
-        quiet: print nothing (for all ranks but the first).
+    Raises UsageError; prints and exits for --help and --print_config.
     """
     config, lines = _checked.pop(tuple(argv), None) or _read(argv, quiet)
     if lines and not quiet:
@@ -67,7 +65,7 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
 
 
 def check(argv: Sequence[str], *, rank: int) -> None:
-    """Ends the process for --help, --print_config and wrong options, before torch is imported, which takes seconds."""
+    """Ends the process for --help, --print_config and wrong options, before torch is imported."""
 
     def act() -> int:
         _checked[tuple(argv)] = _read(argv, quiet=rank != 0)
@@ -95,7 +93,7 @@ def _read(argv: Sequence[str], quiet: bool) -> tuple[Config, list[str]]:
         in_file = options_in(path)
         config = parse_options(Config, in_file, where=f"{path}: ", quiet=quiet, default=config, **settings)
         chosen |= given(in_file, KINDS)
-    if {"-h", "--help"} & {*options}:  # with the values of the files as defaults
+    if {"-h", "--help"} & {*options}:  # the values in the files are the defaults
         shown = _WithFiles(**{item.name: getattr(config, item.name) for item in fields(Config)})
         parse_options(_WithFiles, ["--help"], quiet=quiet, default=shown, **settings)
     options = [scalar_resume(option) for option in options]
@@ -104,7 +102,7 @@ def _read(argv: Sequence[str], quiet: bool) -> tuple[Config, list[str]]:
     config, lines = apply_settings(config, launch_environment(), chosen)
     config = replace(config, wandb=wandb_settings.obey(config.wandb, os.environ, chosen))
     show_tracebacks(config.debug)
-    config.check()  # only now: a file may leave to the command line what makes it consistent
+    config.check()  # only now: a file may be inconsistent without the command line
     if known.print_config:
         if not quiet:
             sys.stdout.write(dump(config))
@@ -113,7 +111,7 @@ def _read(argv: Sequence[str], quiet: bool) -> tuple[Config, list[str]]:
 
 
 def _refuse_empty_lists(options: Sequence[str]) -> None:
-    """A shell variable that stands for nothing must not turn the training to other images."""
+    """An empty shell variable must not change the data set."""
     for option, following in pairwise([*options, "--"]):
         name, equals, value = option.partition("=")
         if name in NEVER_EMPTY and not value and (equals or not following or following.startswith("--")):
@@ -121,9 +119,9 @@ def _refuse_empty_lists(options: Sequence[str]) -> None:
 
 
 def parse(schema: type[T], argv: Sequence[str], program: str) -> T:
-    """The options of another command, a dataclass. Raises UsageError in one line; prints help and exits for --help."""
+    """The options of another command, a dataclass. Raises UsageError; prints help and exits for --help."""
     show_tracebacks("--debug" in argv)
-    # a switch may be turned off, too, which the help need not say of those that are off
+    # without --no_x of switches that are off
     style = (tyro.conf.FlagCreatePairsOff,) if {"-h", "--help"} & {*argv} else ()
     style += (tyro.conf.PositionalMetavarFromFieldName,)
     options = parse_options(schema, argv, prog=program, config=style)
@@ -132,18 +130,15 @@ def parse(schema: type[T], argv: Sequence[str], program: str) -> T:
 
 
 def load_with(schema: type[T], argv: Sequence[str], program: str, *, quiet: bool = False) -> tuple[T, Config]:
-    """The options of a command that also takes those of the training. Raises and prints as `load` and `parse` do."""
-    if "--help" in argv or "-h" in argv:
+    """The options of a command, and those of training. Raises and prints as `load` and `parse` do."""
+    if {"-h", "--help"} & {*argv}:
         with contextlib.suppress(SystemExit):
             parse_options(schema, ["--help"], quiet=quiet, prog=program)
         load(["--help"], quiet=quiet)
-    known = kinds(schema)
-    own: list[str] = []
-    others: list[str] = []
-    to = others
+    known = {*kinds(schema), *map(negative, kinds(schema))}
+    own, others, mine = list[str](), list[str](), False
     for word in argv:
-        if word.startswith("--"):
-            to = own if bare(word) in known or bare(word) in map(negative, known) else others
-        to.append(word)
+        mine = bare(word) in known if word.startswith("--") else mine
+        (own if mine else others).append(word)
     _refuse_empty_lists(own)
     return parse_options(schema, own, prog=program), load(others, quiet=quiet)

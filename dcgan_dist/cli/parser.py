@@ -1,4 +1,4 @@
-"""The parser of all options: tyro, with values as people type them, and its complaints as one line."""
+"""The parser of all options: tyro, with our own parsing of values, and its errors as one line."""
 
 import contextlib
 import io
@@ -20,18 +20,18 @@ from dcgan_dist.location import redacted
 T = TypeVar("T")
 VALUES = ConstructorRegistry()
 MEANINGS = {int: values.whole_number, float: values.number, str: values.name, Path: values.path}
-_complaints: list[str] = []  # about values, before tyro breaks them into lines
+_errors: list[str] = []  # of values, before tyro breaks them into lines
 
 
 @VALUES.primitive_rule
 def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Numbers, names and paths as people type them; None, where an option may be absent."""
+    """Parses numbers, names and paths, and `None` where an option may be absent."""
     parts = get_args(info.type) if info.type_origin in (Union, UnionType) else (info.type,)
     kind, *others = [part for part in parts if part is not NoneType] or [NoneType]
     base, *more = get_args(kind) if get_origin(kind) is Annotated else [kind]
     meaning = next((item for item in more if callable(item)), MEANINGS.get(base))
     if meaning is None or others:
-        return None  # tyro knows what to do
+        return None  # left to tyro
 
     def read(args: list[str]) -> Any:
         if NoneType in parts and args[0].lower() in ("none", "null"):
@@ -39,7 +39,7 @@ def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         try:
             return meaning(args[0])
         except ValueError as error:
-            _complaints.append(str(error))
+            _errors.append(str(error))
             raise
 
     return PrimitiveConstructorSpec(
@@ -52,17 +52,12 @@ def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def parse_options(schema: type[T], options: Sequence[str], where: str = "", quiet: bool = False, **settings: Any) -> T:
-    """The options as a dataclass. Raises UsageError in one line, after `where`; prints help and exits for --help.
+    """The options, words of a command line, as a dataclass. Raises UsageError; prints help and exits for --help.
 
-    Args:
-        schema: the dataclass.
-        options: words of a command line.
-        where: what the error begins with.
-        quiet: print no help.
-        settings: more arguments of tyro.cli.
+    `where`: begins the message of an error; `quiet`: print no help; `settings`: other arguments of tyro.cli.
     """
     output = io.StringIO()
-    _complaints.clear()
+    _errors.clear()
     try:
         known = kinds(schema)
         positional = any(tyro.conf.Positional in get_args(kind) for kind in known.values())
@@ -80,12 +75,11 @@ def parse_options(schema: type[T], options: Sequence[str], where: str = "", quie
 
 
 def _one_line(box: str) -> str:
-    """Tyro's framed message as one line, without its frame, its title and its repetition of the help."""
+    """Tyro's message as one line, without frame, title and help."""
     lines = [line.strip("│ ").strip() for line in box.splitlines()]
     lines = [line for line in lines if line.strip("─-╭╮╰╯ ")]
-    end = next(
-        (n for n, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines)
-    )
+    tail = ("Argument helptext", "For full helptext")
+    end = next((number for number, line in enumerate(lines) if line.startswith(tail)), len(lines))
     text = " ".join(lines[1:end] if end > 1 else lines)
     option = re.match(r"Error parsing \[?(\S+?)\]?:", text)
-    return f"{option[1]} {_complaints[-1]}" if option and _complaints else text
+    return f"{option[1]} {_errors[-1]}" if option and _errors else text

@@ -1,4 +1,4 @@
-"""Options in YAML files, turned into options of the command line, so that one parser checks both; and back."""
+"""Options in YAML files, converted to those of the command line, so that one parser checks both; and back."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -19,12 +19,12 @@ NAMES = tuple(KINDS)
 
 
 def dump(config: Config, *, reveal: bool = False) -> str:
-    """The configuration as YAML; with `reveal`, which puts the secrets of Locations in, `--config` reads it back."""
+    """The configuration as YAML; with `reveal`, which includes the secrets of Locations, `--config` can read it."""
     return yaml.safe_dump(_plain(config, reveal), sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
-    """Leaves words as they stand, for options to read: no octal, no date, no `off`; and takes no key twice."""
+    """Leaves values as text, without octal numbers, dates or `off`; refuses a repeated key."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [rule for rule in rules if rule[0].endswith((":null", ":merge"))]
@@ -40,12 +40,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, option: str = "--config") -> dict[str, Any]:
-    """The mapping in a file that `option` names; its values are words as they stand. Raises UsageError."""
+    """The mapping in a file that `option` names, with values as text. Raises UsageError."""
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
-    except yaml.MarkedYAMLError as error:  # without the lines that its text quotes
+    except yaml.MarkedYAMLError as error:  # its text quotes lines
         place = f"{error.problem} in line {error.problem_mark.line + 1}" if error.problem_mark else error.problem
         raise UsageError(f"{option} {path}: is not YAML ({place})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -74,7 +74,7 @@ def options_in(path: Path) -> list[str]:
 
 
 def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
-    """Spells a YAML mapping as options: {model: {nz: 64}} -> --model.nz=64. Raises UsageError for what is none."""
+    """Converts a YAML mapping to options: {model: {nz: 64}} -> --model.nz=64. Raises UsageError for anything else."""
     for key, value in tree.items():
         name = f"--{prefix}{key}"
         kind, group = SPELLINGS.get(bare(name)), any(known.startswith(f"{prefix}{key}.") for known in NAMES)
@@ -83,7 +83,7 @@ def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
             case dict() if kind is None:
                 yield from as_options(value, f"{prefix}{key}.")
             case None if group:
-                pass  # all of its options are commented out
+                pass  # all its options are commented out
             case None if NoneType in get_args(kind):
                 yield f"{name}=None"
             case list() if several and all(isinstance(item, str) for item in value):
@@ -101,7 +101,7 @@ def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _item(name: str, value: str) -> str:
-    """An item of a list, which must not turn into an option of its own."""
+    """An item of a list, which must not look like an option."""
     if value.startswith("-"):
         raise UsageError(f"{name} {value}: an item of a list cannot begin with '-'; put ./ in front of a path")
     return value

@@ -22,7 +22,7 @@ PROGRAM = "dcgan-dist launch"
 TRAINER = "dcgan_dist.train"
 PORT = 29500
 MOST = 1_024  # machines, and ranks of each
-IDLE = {  # what a configuration file of Accelerate may say without effect
+WITHOUT_EFFECT = {  # values that a configuration file of Accelerate may have
     "compute_environment": ("LOCAL_MACHINE",),
     "distributed_type": ("NO", "MULTI_GPU", "MULTI_CPU"),
     "gpu_ids": ("all",),
@@ -36,7 +36,7 @@ IDLE = {  # what a configuration file of Accelerate may say without effect
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Those of this command."""
+    """The options of this command."""
 
     num_processes: int | None = None
     num_machines: int = 1
@@ -63,7 +63,7 @@ class Options:
             raise UsageError("--cpu and --multi_gpu: give one of them")
 
     def job(self) -> Job:
-        """The ranks that are asked for."""
+        """The requested ranks."""
         alone = self.num_machines == 1
         here = self.num_processes // self.num_machines if self.num_processes else max(1, 0 if self.cpu else gpus_here())
         return Job(
@@ -76,8 +76,8 @@ class Options:
 
 
 def gpus_here() -> int:
-    """That torch finds on this machine."""
-    import torch  # takes seconds, for which nobody has to wait who knows the answer
+    """GPUs that torch finds on this machine."""
+    import torch  # only if needed: it takes seconds
 
     return torch.cuda.device_count()
 
@@ -90,16 +90,14 @@ def main(argv: list[str]) -> int:
     job = own.job()
     alone = job.size == 1 or "--help" in options
     if module == TRAINER and not alone:
-        # what is wrong is said here, once, before any rank starts; the plan of a dry run is one rank's as well
+        # errors are printed here, once, before any rank starts; a dry run needs one rank
         alone = _check(options, job.size)
         options = [*options, f"--world_size={job.size}"]
     if own.multi_gpu and (gpus := gpus_here()) < job.here:
         found = counted(gpus, "GPU") if gpus else "no GPU"
         raise UsageError(f"torch finds {found} here, for {job.here} to be launched; --cpu --num_processes N needs none")
     command = [sys.executable, "-m", module, *options]
-    if (
-        alone
-    ):  # nobody has to be waited for: this process becomes the trainer, which unblocks the signals that it handles
+    if alone:  # this process becomes the trainer, which unblocks the signals that it handles
         signal.pthread_sigmask(signal.SIG_BLOCK, KEPT_FROM_RANKS)
         os.execve(command[0], command, Job().environments(os.environ)[0])
     if job.machines > 1:
@@ -108,8 +106,8 @@ def main(argv: list[str]) -> int:
 
 
 def _check(options: Sequence[str], ranks: int) -> bool:
-    """Raises UsageError where ranks would; returns whether they would only print what they would do."""
-    config = cli.load(options, quiet=True)  # the first rank says what is taken from elsewhere
+    """Raises UsageError as the ranks would; returns whether it is a dry run."""
+    config = cli.load(options, quiet=True)  # the first rank prints the lines
     if config.world_size not in (None, ranks):
         raise UsageError(
             f"--world_size {config.world_size}, but {ranks} ranks are to be launched; change one of them, or leave "
@@ -120,7 +118,7 @@ def _check(options: Sequence[str], ranks: int) -> bool:
 
 
 def _options(argv: Sequence[str]) -> tuple[Options, str, list[str]]:
-    """This command's own options; the module that the ranks run; its options."""
+    """This command's options; the module that the ranks run; its options."""
     at = argv.index("-m") if "-m" in argv else len(argv)
     mine, module, after = argv[:at], [*argv[at + 1 : at + 2], TRAINER][0], list(argv[at + 2 :])
     if module not in (TRAINER, "dcgan_dist"):
@@ -134,13 +132,13 @@ def _options(argv: Sequence[str]) -> tuple[Options, str, list[str]]:
     file = given.get("config_file")
     below = {} if file is None else _given(list(_words(file)), f"{file}: ")[0]
     merged = below | given
-    # what the trainer obeys of Accelerate's options, or refuses, it takes from the environment
+    # the trainer reads Accelerate's other options from the environment
     os.environ.update({name: merged.pop(name) for name in list(merged) if name.isupper()})
     return Options(**merged), module, options + after
 
 
 def _given(words: Sequence[str], where: str = "") -> tuple[dict[str, Any], list[str]]:
-    """Which of this command's options are there, and what else."""
+    """This command's options, and the other words."""
     parser = _parser()
     try:
         own, others = parser.parse_known_args([_underscored(word, parser._option_string_actions) for word in words])
@@ -150,18 +148,18 @@ def _given(words: Sequence[str], where: str = "") -> tuple[dict[str, Any], list[
 
 
 def _underscored(word: str, known: Container[str]) -> str:
-    """An option as it is known, where it is written with hyphens, as accelerate launch accepts it."""
+    """An option that was typed with hyphens, which accelerate launch accepts, with underscores."""
     name, equals, value = word.partition("=")
     option = "--" + name.removeprefix("--").replace("-", "_")
     return option + equals + value if name.startswith("--") and option in known else word
 
 
 def _words(file: Path) -> Iterator[str]:
-    """The options that a configuration file of Accelerate stands for. Raises UsageError for what has no effect here."""
+    """The options in a configuration file of Accelerate. Raises UsageError for one that has no effect here."""
     known = {option for action in _parser()._actions for option in action.option_strings if option != "--config_file"}
     for name, value in cli.read_yaml(file, "--config_file").items():
         option = "--cpu" if name == "use_cpu" else f"--{name}"
-        if value in (None, {}, []) or str(value).lower() == "false" or value in IDLE.get(name, ()):
+        if value in (None, {}, []) or str(value).lower() == "false" or value in WITHOUT_EFFECT.get(name, ()):
             continue
         if option not in known or not isinstance(value, str):
             raise UsageError(f"--config_file {file}: {name}: {value} is not for {PROGRAM}; leave it out")
@@ -172,31 +170,28 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [OPTIONS] [TRAINING OPTIONS]",
-        description="Train with several processes (ranks), or one. They stop together, with a checkpoint, at Ctrl-C or "
-        "SIGTERM, and this command ends when the last of them has, with their exit code: 0 done, 1 failed, 2 wrong "
-        "usage, 75 stopped on request. The options are those of accelerate launch, whose own default file is not read; "
-        "`-m dcgan_dist doctor ..` after them examines the machines instead.",
+        description="Train with several processes (ranks), or one. At Ctrl-C or SIGTERM they stop together, with a "
+        "checkpoint. Exit code, when the last has ended: 0 done, 1 failed, 2 wrong usage, 75 stopped on request. The "
+        "options are those of accelerate launch, whose default config file is not read; `-m dcgan_dist doctor ..` "
+        "after them checks the machines instead.",
         add_help=False,
         allow_abbrev=False,
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
     )
-    whole, name = {"type": _typed(values.whole_number), "metavar": "N"}, _typed(values.name)
-    parser.add_argument("--num_processes", **whole, help="ranks on all machines (default: one for each GPU, or 1)")
-    parser.add_argument("--num_machines", **whole, help="machines, each with as many ranks (default: 1)")
-    parser.add_argument("--machine_rank", **whole, help="number of this machine, from 0 (default: 0)")
-    parser.add_argument(
-        "--main_process_ip", type=name, metavar="HOST", help="address of machine 0, which the others reach"
-    )
-    parser.add_argument(
-        "--main_process_port", **whole, help=f"a free port there (default: {PORT}; of one machine: any)"
-    )
-    parser.add_argument("--cpu", action="store_true", help="leave the GPUs alone")
-    parser.add_argument("--multi_gpu", action="store_true", help="do not train where there is no GPU")
-    parser.add_argument("--gpu_ids", type=name, metavar="N,..", help="GPUs of this machine to use (default: all)")
-    parser.add_argument(
-        "--config_file", type=_typed(values.path), metavar="FILE", help="these options in YAML, by accelerate config"
-    )
+    whole, name, path = map(_typed, (values.whole_number, values.name, values.path))
+    for option, kind, metavar, text in (
+        ("--num_processes", whole, "N", "ranks on all machines (default: one for each GPU, or 1)"),
+        ("--num_machines", whole, "N", "machines, each with the same number of ranks (default: 1)"),
+        ("--machine_rank", whole, "N", "number of this machine, from 0 (default: 0)"),
+        ("--main_process_ip", name, "HOST", "address of machine 0, which the others reach"),
+        ("--main_process_port", whole, "N", f"a free port there (default: {PORT}; of one machine: any)"),
+        ("--gpu_ids", name, "N,..", "GPUs of this machine to use (default: all)"),
+        ("--config_file", path, "FILE", "these options in YAML, as accelerate config writes them"),
+    ):
+        parser.add_argument(option, type=kind, metavar=metavar, help=text)
+    parser.add_argument("--cpu", action="store_true", help="do not use GPUs")
+    parser.add_argument("--multi_gpu", action="store_true", help="do not train without a GPU")
     for option, setting in {setting.launcher: setting for setting in SETTINGS}.items():
         if option not in ("", "--cpu", "--debug"):  # the trainer has the last, too
             value: dict[str, Any] = {"action": "store_const", "const": "true"} if setting.flag else {}
@@ -205,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _typed(meaning: Callable[[str], T]) -> Callable[[str], T]:
-    """A type of argparse that understands what the other options do, and refuses in the same words."""
+    """A type of argparse that parses values, and refuses them, as all options do."""
 
     def read(text: str) -> T:
         try:

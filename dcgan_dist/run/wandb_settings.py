@@ -1,6 +1,6 @@
-"""W&B's own settings, in variables and in the files that `wandb init`, `wandb offline` and the like write.
+"""W&B's own settings: variables, and the files that `wandb init`, `wandb offline` and others write.
 
-OPTIONS, OBEYED and FIXED are the complete table; docs/settings.md explains it to people.
+OPTIONS, OBEYED and FIXED are the complete table, which docs/settings.md explains.
 """
 
 import configparser
@@ -29,12 +29,12 @@ OPTIONS = {
     "WANDB_RUN_GROUP": "group",
     "WANDB_TAGS": "tags",
 }
-"""Variables that stand for an option of ours unless that is given."""
+"""Variables that set an option of ours, unless that is given."""
 OBEYED = (
     "WANDB_NAME", "WANDB_NOTES", "WANDB_JOB_TYPE", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_BASE_URL",
     "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CONFIG_DIR",
 )  # fmt: skip
-"""As they are, like all that is not in this table: by W&B itself."""
+"""Variables that W&B itself reads, like all that are not in this table."""
 FIXED = {
     "WANDB_RESUME": "allow", "WANDB_RESUME_FROM": "", "WANDB_FORK_FROM": "",  # the run folder says which run goes on
     "WANDB_CONSOLE": "off", "WANDB_HOST": "", "WANDB_PROGRAM": "dcgan_dist.train", "WANDB_SAVE_CODE": "false",
@@ -45,14 +45,14 @@ FIXED = {
     "WANDB_CONFIG_PATHS": "", "WANDB_SYNC_TENSORBOARD": "", "WANDB_LAUNCH": "", "WANDB_FORCE": "",
     "WANDB_SILENT": "true", "WANDB_QUIET": "true", "WANDB_SHOW_INFO": "false",
 }  # fmt: skip
-"""Variables that are not used, and what stands instead."""
+"""Variables that are not used, and the values in their place."""
 ONCE = ("WANDB_NAME", "WANDB_TAGS", "WANDB_NOTES")
-"""Variables for a run's beginning; later, what was renamed or tagged by hand is left alone."""
+"""Variables for the first attempt; later ones keep names and tags that were changed by hand."""
 OFF = ("", "0", "false", "f", "no", "n", "off")
 
 
 def variables(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment `env`, and what W&B's settings files add to it; a key for the server is not looked for there."""
+    """The environment `env`, with the values in W&B's settings files, except a key."""
     found = _in_files(env)[0]
     if found.get("mode") == "online":  # from `wandb enabled`: no longer disabled, but the key decides
         del found["mode"]
@@ -60,7 +60,7 @@ def variables(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def unreadable(env: Mapping[str, str]) -> list[str]:
-    """A line for each of W&B's settings files that is there and not used, for it cannot be read."""
+    """A line for each of W&B's settings files that cannot be read."""
     return _in_files(env)[1]
 
 
@@ -71,29 +71,27 @@ def _in_files(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     found: dict[str, str] = {}
     lines = []
     for path in (config / "settings", local):
-        parser = configparser.ConfigParser(
-            default_section="", interpolation=None
-        )  # after an error it holds half a file
+        parser = configparser.ConfigParser(default_section="", interpolation=None)
         try:
             parser.read_string(path.read_text(encoding="utf-8"), source=path.name)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
-            reason = str(error).partition("\n")[0]  # what follows quotes the file, which may hold a key
-            lines.append(f"{path}: not used, for it cannot be read ({reason})")
+            reason = str(error).partition("\n")[0]  # the rest quotes the file, which may hold a key
+            lines.append(f"{path}: not used, because it cannot be read ({reason})")
         else:
             found |= dict(parser["default"]) if parser.has_section("default") else {}
     return found, lines
 
 
 def given_as(name: str, env: Mapping[str, str]) -> str:
-    """A setting and its value for people, with the place where it stands."""
+    """A setting and its value as in a message, with its place."""
     value = variables(env)[name]
     return f"{name}={value}" if name in env else f"{name.removeprefix('WANDB_').lower()} = {value} in W&B's settings"
 
 
 def asked_mode(env: Mapping[str, str]) -> tuple[Mode, str] | None:
-    """The mode that the settings ask for, and which does; None: none does."""
+    """The mode in the settings, and the setting; None: there is none."""
     found = variables(env)
     if found.get("WANDB_DISABLED", "").lower() not in OFF:
         return "disabled", given_as("WANDB_DISABLED", env)
@@ -105,18 +103,18 @@ def asked_mode(env: Mapping[str, str]) -> tuple[Mode, str] | None:
 
 
 def obey(config: WandbConfig, env: Mapping[str, str], given: Collection[str]) -> WandbConfig:
-    """The options with what the settings ask for, where an option is not among the `given` ones ("wandb.project").
+    """The options with the values of the settings, except for `given` options ("wandb.project").
 
-    Not the mode, of which `auto` says that it is asked for at every start.
+    Without the mode, which `auto` looks up at every start.
     """
     asked = {option: value for option, (value, _) in _asked(env).items() if f"wandb.{option}" not in given}
     return replace(config, **asked)
 
 
 def not_used(config: WandbConfig, env: Mapping[str, str]) -> list[str]:
-    """A line for each setting that is there and not used. `config`: as `obey` gave it."""
+    """A line for each setting that is not used. `config`: from `obey`."""
     lines = [
-        f"{name}: not used, for --wandb.{option} is given"
+        f"{name}: not used, because --wandb.{option} is given"
         for option, (value, name) in _asked(env).items()
         if getattr(config, option) != value
     ]
@@ -127,7 +125,7 @@ def not_used(config: WandbConfig, env: Mapping[str, str]) -> list[str]:
 
 
 def _asked(env: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """What the settings ask for by our options, and the setting as people know it."""
+    """The values of our options in the settings, and the setting as in a message."""
     found = variables(env)
     asked: dict[str, tuple[Any, str]] = {}
     for name, option in OPTIONS.items():
@@ -143,7 +141,7 @@ def _alike(one: str, other: str) -> bool:
 
 @contextmanager
 def hidden(*names: str) -> Iterator[None]:
-    """Within it, W&B sees neither these variables nor those that are not used."""
+    """Hides these variables, and those that are not used, from W&B."""
     kept = {name: os.environ.pop(name) for name in (*names, *FIXED) if name in os.environ}
     try:
         yield

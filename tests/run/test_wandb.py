@@ -360,7 +360,7 @@ def test_what_is_not_used_has_no_effect_and_is_said(config, server, said, monkey
     start(config, said).close()
     assert the_run(server).project == "gans"
     assert {name for name in FIXED if any(f"W&B: {name}=" in line for line in said)} == set(FIXED)
-    assert "W&B: WANDB_PROJECT=thesis: not used, for --wandb.project is given" in said
+    assert "W&B: WANDB_PROJECT=thesis: not used, because --wandb.project is given" in said
 
 
 def test_a_run_that_goes_on_keeps_its_id_and_what_was_renamed_by_hand(config, server, said, monkeypatch):

@@ -40,7 +40,7 @@ def test_an_option_that_is_given_wins_and_else_the_variable_counts(name, option)
     assert (chosen, not_used(chosen, env)) == (replace(WandbConfig(), **{option: taken}), [])
     for ours in (WandbConfig(), replace(WandbConfig(), **{option: TYPED[option]})):  # also the default, if it is given
         assert obey(ours, env, {f"wandb.{option}"}) == ours
-        assert not_used(ours, env) == [f"{name}={value}: not used, for --wandb.{option} is given"]
+        assert not_used(ours, env) == [f"{name}={value}: not used, because --wandb.{option} is given"]
 
 
 @pytest.mark.parametrize("place", ["typed", "in a file"])
@@ -142,7 +142,7 @@ def test_the_files_of_wandb_init_and_login_count(tmp_path):
     chosen = obey(WandbConfig(), env, ())
     assert (chosen.project, chosen.entity) == ("thesis", "them")
     lines = not_used(replace(chosen, project="gans"), env)
-    assert lines == ["project = thesis in W&B's settings: not used, for --wandb.project is given"]
+    assert lines == ["project = thesis in W&B's settings: not used, because --wandb.project is given"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_settings_file_that_cannot_be_read_is_not_used_and_named(text, reason,
         path.write_bytes(text)
     assert cli.load(["--wandb.mode", "disabled"]).wandb == WandbConfig(mode="disabled", project="a")
     (line,) = unreadable(run_wandb.os.environ)
-    assert line.startswith(f"{path}: not used, for it cannot be read (")
+    assert line.startswith(f"{path}: not used, because it cannot be read (")
     assert reason in line
     assert "hush" not in line
     said = []
