@@ -1,4 +1,4 @@
-"""The Accelerator, of which everything is given here, so that no variable of the environment changes a number."""
+"""The Accelerator, with all its settings, so that no environment variable changes a number."""
 
 import logging
 import os
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
-    """What joins the other ranks; it raises UserError when a package is missing that a setting needs.
+    """A function that joins the other ranks. It raises UserError when a package is missing that a setting needs.
 
-    `seconds`: how long the ranks wait for each other; `cpu`: they leave GPUs alone.
+    `seconds`: the timeout of the ranks; `cpu`: do not use GPUs.
     """
-    # Only now: under settings that it does not understand Accelerate cannot be imported. They were refused before.
+    # only now: with settings that it does not know Accelerate cannot be imported; they were refused before
     from accelerate import Accelerator
     from accelerate.utils import (
         DistributedDataParallelKwargs,
@@ -31,17 +31,15 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
         log.addHandler(logging.StreamHandler())
 
     def join() -> Accelerator:
-        said = "LOCAL_WORLD_SIZE" in os.environ
+        given = "LOCAL_WORLD_SIZE" in os.environ
         try:
-            # where it is unset Accelerate warns, and sets threads itself; a list of numbers it cannot read
+            # if it is unset, Accelerate warns and sets threads itself; a list it cannot read
             with patch_environment(OMP_NUM_THREADS=1):
                 return Accelerator(
                     cpu=cpu,
                     mixed_precision="no",  # the engine chooses the precision of every forward pass itself
                     dynamo_backend="no",
-                    gradient_accumulation_plugin=GradientAccumulationPlugin(
-                        num_steps=1
-                    ),  # the step weighs micro-batches
+                    gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the step accumulates
                     kwargs_handlers=[
                         DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
                         InitProcessGroupKwargs(timeout=timedelta(seconds=seconds)),
@@ -50,7 +48,7 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
         except ImportError as error:
             raise UserError(f"Accelerate: {' '.join(str(error).split())}") from error
         finally:
-            if not said:  # by srun, for example; Accelerate set it to 1, however many ranks the node has
+            if not given:  # for example by srun; Accelerate has set it to 1
                 os.environ.pop("LOCAL_WORLD_SIZE", None)
 
     return join

@@ -1,4 +1,4 @@
-"""What this process is doing now: it explains a hang, and separates waiting for other ranks from own work."""
+"""What this process is doing: it explains a hang, and separates waiting for other ranks from its own work."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
-SAMPLED = 16  # on a GPU, one iteration of so many is measured: two events for each collective have a price
+SAMPLED = 16  # on a GPU, one iteration of 16 is measured, because events cost time
 
 
 class Waits:
-    """Adds up the time between `begin` and `end`: a rank in a collective, which ends when all ranks are there.
+    """Adds up the time between `begin` and `end`, that is in collectives.
 
-    By the host's clock, where the host itself waits (gloo); on a GPU by events in its queue, in every SAMPLED-th
-    iteration.
+    By the host's clock, if the host waits (gloo); on a GPU by events, in every SAMPLED-th iteration.
     """
 
     def __init__(self, *, on_gpu: bool) -> None:
@@ -32,12 +31,12 @@ class Waits:
         return event
 
     def begin(self) -> None:
-        """Now; once more before `end`: later than assumed."""
+        """Starts a wait, or restarts one that has not ended."""
         if self._iteration % self._every == 0:
             self._begun = self._now()
 
     def end(self) -> None:
-        """What lies between is added up; nothing if it did not begin."""
+        """Ends a wait, if one was started."""
         if self._begun is not None:
             self._pairs.append((self._begun, self._now()))
             self._begun = None
@@ -48,7 +47,7 @@ class Waits:
         self._iteration += 1
 
     def read(self) -> float:
-        """Seconds per iteration since the last reading; starts again from 0. On a GPU: when it has done its work."""
+        """Seconds per iteration since the last reading. Waits for a GPU."""
         seconds = sum(a.elapsed_time(b) / 1e3 if self._on_gpu else b - a for a, b in self._pairs)
         mean = seconds / max(self._sampled, 1)
         self._pairs.clear()
@@ -57,17 +56,17 @@ class Waits:
 
 
 class Activity:
-    """Written by the main thread, without a lock; read by any thread at any time. An error leaves it as it was."""
+    """Written by the main thread, without a lock; read by any thread. An error leaves it unchanged."""
 
     def __init__(self, *, on_gpu: bool = False) -> None:
         self.waits = Waits(on_gpu=on_gpu)
         """Of the collectives inside sections."""
         self.place: Callable[[], str] = lambda: "at the start"
-        """Where in the run this is, in words."""
+        """The place in the run, for messages."""
         self.progress = 0
-        """Another number than before: it goes on."""
+        """Changes with every progress."""
         self.patient = 1
-        """Not 0: something that may take as long as ranks wait for one another, such as the first iteration."""
+        """Not 0 during work that only --timeout limits, such as the first iteration."""
         self._started = False
         self._section: tuple[str, float] | None = None
         self._collective: tuple[str, float] | None = None
@@ -88,18 +87,18 @@ class Activity:
         self.waits.tick()
 
     def gradients_known(self) -> None:
-        """From here to the end of the backward pass, those of the other ranks are waited for."""
+        """From here to the end of the backward pass, DDP waits for the gradients of the other ranks."""
         self._collective = ("gradients", time.monotonic())
         if self._section is not None:
             self.waits.begin()
 
     def gradients_averaged(self) -> None:
-        """The end of a backward pass, whether it was waited for or not."""
+        """The end of a backward pass."""
         self._collective = None
         self.waits.end()
 
     def collective(self, name: str, call: Callable[..., T], *args: object, **named: object) -> T:
-        """Calls something that ends only when other ranks do the same."""
+        """Calls a collective operation."""
         measured = self._section is not None
         if measured:
             self.waits.begin()
@@ -112,7 +111,7 @@ class Activity:
 
     @contextmanager
     def patiently(self, name: str) -> Iterator[None]:
-        """Something that may take as long as ranks wait for one another (a checkpoint); its end is progress."""
+        """For work that only --timeout limits, such as a checkpoint; its end is progress."""
         outer, self._collective = self._collective, (name, time.monotonic())
         self.patient += 1
         try:
@@ -123,7 +122,7 @@ class Activity:
             self.progress += 1
 
     def __str__(self) -> str:
-        """In words: where in the run, in what, for how long."""
+        """The place in the run, the section and collective, and their durations."""
         now, words = time.monotonic(), [self.place()]
         for kind, what in (("section", self._section), ("waiting in", self._collective)):
             if what is not None:

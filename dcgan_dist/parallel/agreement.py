@@ -1,4 +1,4 @@
-"""Decisions that all ranks must take at the same iteration."""
+"""Decisions that all ranks must take in the same iteration."""
 
 import time
 from collections.abc import Callable
@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 from dcgan_dist.parallel.world import World
 
-ASK_EVERY = 1.0  # seconds between two questions
+ASK_EVERY = 1.0  # seconds
 
 
 class Requests(NamedTuple):
-    """What a rank was asked for, or what all of them agreed on."""
+    """The requests on a rank, or on any of them."""
 
     stop: bool = False
     save: bool = False
 
 
 class Agreement:
-    """The requests of any rank, asked about once a second instead of in every iteration.
+    """Combines the requests of all ranks, about once a second instead of in every iteration.
 
-    The ranks also agree on the number of iterations until the next question, so that nobody waits alone.
+    The ranks also agree on the number of iterations until the next exchange.
     """
 
     def __init__(self, world: World) -> None:
@@ -29,13 +29,13 @@ class Agreement:
         self._asked = time.monotonic()
 
     def ask(self, requests: Callable[[], Requests]) -> Requests:
-        """To be called once in every iteration by every rank; the same answer everywhere. `requests` may be slow."""
+        """Every rank calls it once per iteration, and all get the same answer. `requests` may be slow."""
         if self._until_next > 0:
             self._until_next -= 1
             return Requests()
         now = time.monotonic()
-        pace = max((now - self._asked) / self._every, 1e-6)  # seconds an iteration
-        # at most doubled, for the first iterations of an attempt say little about the pace of the others
+        pace = max((now - self._asked) / self._every, 1e-6)  # seconds per iteration
+        # at most doubled, because the first iterations are slow
         every = min(max(round(ASK_EVERY / pace), 1), 2 * self._every)
         *agreed, self._every = self._world.maximum(*map(int, requests()), every)
         self._until_next, self._asked = self._every - 1, now

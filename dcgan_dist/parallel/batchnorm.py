@@ -13,7 +13,7 @@ from dcgan_dist.parallel.world import World
 
 
 class TorchSyncBatchNorm(nn.SyncBatchNorm):
-    """PyTorch's own synchronised BatchNorm, one pass for each group. Needs GPUs; waits for them in every layer."""
+    """PyTorch's own synchronised BatchNorm, one pass per group. Needs GPUs, and waits for them in each layer."""
 
     def forward(self, input: Tensor, groups: int = 1) -> Tensor:  # noqa: A002
         """As GroupedBatchNorm: (groups * n, C, H, W), each group with its own statistics."""
@@ -44,14 +44,12 @@ def _none(network: nn.Module, world: World) -> None:
 
 def _torch(network: nn.Module, world: World) -> None:
     if world.device.type != "cuda":
-        raise UsageError(
-            "--sync_batchnorm torch: torch.nn.SyncBatchNorm runs on GPUs only; use global, which runs anywhere"
-        )
+        raise UsageError("--sync_batchnorm torch: torch.nn.SyncBatchNorm needs GPUs; use global")
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, GroupedBatchNorm):
                 twin = TorchSyncBatchNorm(layer.num_features)
-                # the very same tensors, which the optimiser already holds
+                # the same tensors, which the optimiser already holds
                 twin._parameters, twin._buffers = layer._parameters, layer._buffers
                 setattr(parent, name, twin)
 
@@ -60,11 +58,11 @@ _own_node: list[dist.ProcessGroup] = []
 
 
 def _node_group(world: World) -> dist.ProcessGroup:
-    """This node's ranks, `local_size` in a row; made once. Every rank has to take part in making every node's group."""
+    """The group of this node's ranks; made once. All ranks must take part in making every group."""
     largest, smallest = world.maximum(world.local_size, -world.local_size)
     if largest != -smallest:
         raise UsageError(
-            f"--sync_batchnorm node: the nodes have from {-smallest} to {largest} ranks; it needs as many on each"
+            f"--sync_batchnorm node: the nodes have {-smallest} to {largest} ranks; it needs the same number on each"
         )
     if not _own_node:
         for first in range(0, world.size, world.local_size):
@@ -83,6 +81,6 @@ SYNCHRONISATIONS: dict[SyncBatchNorm, Callable[[nn.Module, World], None]] = {
 
 
 def synchronise(network: nn.Module, how: SyncBatchNorm, world: World) -> None:
-    """Lets the BatchNorm layers of a network share statistics over ranks, in place. Nothing to do with one rank."""
+    """Makes the BatchNorm layers of a network share statistics over ranks, in place."""
     if world.size > 1:
         SYNCHRONISATIONS[how](network, world)

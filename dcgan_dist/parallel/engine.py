@@ -1,4 +1,4 @@
-"""From configuration and processes to the things that the step is given."""
+"""The state and the engine of the step."""
 
 import torch
 
@@ -11,7 +11,7 @@ from dcgan_dist.parallel.world import World
 
 
 def create(config: Config, world: World, arithmetic: Arithmetic) -> tuple[TrainState, Engine]:
-    """Fresh networks, the same on every rank, and the engine that runs them on all ranks together."""
+    """New networks, the same on every rank, and the engine that runs them on all ranks."""
     state = create_state(config, world.device, arithmetic.weights, arithmetic.scaled)
     for network in (state.netg, state.netd):
         synchronise(network, config.sync_batchnorm, world)

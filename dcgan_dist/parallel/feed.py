@@ -9,7 +9,7 @@ from dcgan_dist.data.reading.prefetch_buffer import Batch
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches on the device. On a GPU the next copy runs on a stream of its own while the networks compute."""
+    """Copies the batches to the device. On a GPU the next copy overlaps with the computation, on its own stream."""
     if device.type != "cuda":
         yield from batches
         return
@@ -17,7 +17,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
     for batch in batches:
         with torch.cuda.stream(copies):
             sent = [tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.flips, batch.labels)]
-        # the reader reuses its memory when the next batch is asked for; this stream holds only copies and is soon done
+        # the reader reuses its memory for the next batch; this stream holds only copies
         copies.synchronize()
         for tensor in sent:
             tensor.record_stream(torch.cuda.current_stream(device))

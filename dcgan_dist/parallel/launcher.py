@@ -1,43 +1,42 @@
-"""Starts the ranks of this machine, hands signals on to them, and ends when the last of them has.
+"""Starts the ranks of this machine, forwards signals to them, and ends after the last of them.
 
-The launchers of Accelerate and torch report an end that was asked for, or an error that a rank has explained, by a
-traceback of their own, leave before their ranks do, and kill them 30 s after a signal.
+The launchers of Accelerate and torch print a traceback after a requested stop or an explained error, end before their
+ranks, and kill them 30 s after a signal.
 """
 
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from dcgan_dist.data.system.workers import SENT_TO_ALL
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, to_stderr
 from dcgan_dist.parallel.variables import MARK, NAMES, SIZES
 
 HANDLED = SENT_TO_ALL | {signal.SIGQUIT, signal.SIGTSTP, signal.SIGCHLD}
 KEPT_FROM_RANKS = SENT_TO_ALL | {signal.SIGTTOU}
-"""Blocked in a rank until it listens, and handed on then: none is lost, and none ends it; and it may always print."""
-STOPPED = 75  # exit code of a rank that stopped as it was asked to
-GRACE = 10.0  # seconds in which ranks notice themselves that another one failed, and say so
-KILL_AFTER = 30.0  # seconds more until those that still run are killed
+"""Blocked in a rank until it handles them, so that none is lost and none ends it; SIGTTOU, so that it can print."""
+STOPPED = 75  # exit code of a rank that stopped on request
+GRACE = 10.0  # seconds in which ranks notice and report that another one failed
+KILL_AFTER = 30.0  # more seconds until the others are killed
 TICK = 1.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The ranks of a job, and those of them that this machine runs."""
+    """The ranks of a job, and those on this machine."""
 
     machines: int = 1
     machine: int = 0
-    """Number of this one."""
+    """Number of this machine."""
     here: int = 1
     """Ranks on each machine."""
     address: str = "127.0.0.1"
     port: int = 0
-    """The rendezvous: on the first machine."""
+    """Of the rendezvous, on the first machine."""
 
     @property
     def size(self) -> int:
@@ -45,11 +44,11 @@ class Job:
         return self.machines * self.here
 
     def environments(self, given: Mapping[str, str]) -> list[dict[str, str]]:
-        """Of each rank on this machine. A single rank gets no variables of a launcher, for it waits for nobody."""
+        """The environment of each rank on this machine. A single rank gets no variables of a launcher."""
         kept = {name: value for name, value in given.items() if name not in NAMES + SIZES} | {MARK: str(os.getpid())}
         if self.size == 1:
             return [kept]
-        # else torch reports a store or a rank that has gone by a screen of C++
+        # else torch prints a long C++ message when a store or a rank is gone
         defaults = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
         return [
             defaults
@@ -68,29 +67,29 @@ class Job:
 
 
 def free_port() -> int:
-    """One that no other program holds now."""
+    """A port that no other program uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def run(command: Sequence[str], job: Job, given: Mapping[str, str]) -> int:
-    """Runs the command on this machine's ranks of the job, until the last of them has ended; returns the exit code.
+    """Runs the command on this machine's ranks of the job, and returns the exit code after the last has ended.
 
-    That of the first rank that failed, or else 75 if any stopped as it was asked to, or else 0. Signals that ask for a
-    stop reach every rank once; SIGQUIT kills all; SIGTSTP halts them with this process. `given`: the environment.
+    It is that of the first rank that failed, else 75 if any stopped on request, else 0. Signals that request a stop
+    reach every rank once; SIGQUIT kills all; SIGTSTP suspends them with this process. `given`: the environment.
 
-    Raises UsageError when another program holds the port.
+    Raises UsageError when another program uses the port.
     """
     if job.machine == 0:
         _check_port(job.port)
     handled = HANDLED - {number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN}  # nohup
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some programs pass it on, it would lose the exit codes
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, exit codes would be lost
     before = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
     ranks = _Ranks()
     try:
         ranks.start(command, job.environments(given))
-        # until all have ended: it answers also when a rank does not, and no other machine waits for it in vain
+        # until all have ended, so that it answers also when a rank does not
         store = _store(job.port) if job.machine == 0 else None
         while ranks.running:
             signalled = signal.sigtimedwait(handled, TICK)
@@ -115,8 +114,8 @@ def _check_port(port: int) -> None:
 
 
 def _store(port: int) -> object:
-    """The rendezvous of the ranks, and through which their watchdogs communicate."""
-    # seconds, in which the ranks import torch, too
+    """The store for the rendezvous and the watchdogs of the ranks."""
+    # only now: the ranks import torch at the same time
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     try:
@@ -126,16 +125,16 @@ def _store(port: int) -> object:
 
 
 class _Ranks:
-    """Those of this machine. Each leads a process group, so that a terminal's signals reach it through this process."""
+    """The ranks of this machine. Each leads a process group, so that it gets a terminal's signals from this process."""
 
     def __init__(self) -> None:
         self.code = 0
         self.running: dict[int, str] = {}  # process: rank
-        self._failed: float | None = None  # when the first one did
-        self._asked = self._killed = False  # by this process, because one failed
+        self._failed: float | None = None  # time of the first failure
+        self._terminated = self._killed = False  # by this process, because one failed
 
     def start(self, command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> None:
-        """One rank in each environment."""
+        """Starts one rank in each environment."""
         for environment in environments:
             pid = os.posix_spawn(
                 command[0],
@@ -149,7 +148,7 @@ class _Ranks:
             self.running[pid] = environment["RANK"]
 
     def forward(self, number: int) -> None:
-        """A signal that this process got."""
+        """Handles a signal that this process got."""
         if number == signal.SIGTSTP:
             self._send(signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -158,29 +157,29 @@ class _Ranks:
             self.kill()
             self.code = 128 + number
         else:
-            for pid in self.running:  # what these started is theirs to end
+            for pid in self.running:  # not to the processes that they started
                 os.kill(pid, number)
 
     def look(self) -> None:
-        """Which ranks have ended; and whether the others have to follow one that failed."""
+        """Checks which ranks have ended, and ends the others after a failure."""
         for pid, rank in list(self.running.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 del self.running[pid]
                 self._note(rank, pid, os.waitstatus_to_exitcode(status))
         since = 0.0 if self._failed is None else time.monotonic() - self._failed
-        if since > GRACE and not self._asked:
-            self._asked = True
+        if since > GRACE and not self._terminated:
+            self._terminated = True
             self.forward(signal.SIGTERM)
         if since > GRACE + KILL_AFTER and self.running and not self._killed:
             waiting = " and ".join(self.running.values())
-            _say(f"error: rank {waiting} did not end within {since:.0f} s after another one failed: killed")
+            to_stderr(f"error: rank {waiting} did not end within {since:.0f} s after another one failed: killed")
             self.kill()
 
     def _note(self, rank: str, pid: int, code: int) -> None:
         if code < 0 and not self._killed:
-            why = "; the memory may have been used up (dmesg tells)" if code == -signal.SIGKILL else ""
-            _say(f"error: rank {rank} (process {pid}) was ended by {signal.Signals(-code).name}{why}")
+            why = "; perhaps out of memory (see dmesg)" if code == -signal.SIGKILL else ""
+            to_stderr(f"error: rank {rank} (process {pid}) was ended by {signal.Signals(-code).name}{why}")
         if code in (0, STOPPED):
             self.code = self.code or code
         elif self._failed is None:
@@ -189,7 +188,7 @@ class _Ranks:
                 self.code = max(code, 0) or 1
 
     def kill(self) -> None:
-        """All at once."""
+        """Kills all."""
         self._killed = True
         self._send(signal.SIGKILL)
 
@@ -198,8 +197,3 @@ class _Ranks:
         for pid in self.running:
             with suppress(ProcessLookupError):
                 os.killpg(pid, number)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""The noise of the run: every image of the stream has its own numbers, keyed by (seed, purpose), counted by position.
+"""The noise of the run: every position has its own numbers, from a generator keyed by (seed, purpose).
 
-So the global batch at a position has the same noise on any number of ranks, each rank draws only its slice, and nothing
-has to be saved to go on.
+So a global batch has the same noise on any number of ranks, each rank draws only its slice, and a checkpoint needs no
+state of a generator.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class NoiseSource:
     def __init__(
         self, config: Config, split: Split, device: torch.device, dtype: torch.dtype, rollbacks: int = 0
     ) -> None:
-        """`rollbacks`: how often the run was taken back to a checkpoint; each time goes on with numbers of its own."""
+        """`rollbacks`: of the run so far; each continues with new numbers."""
         self._config, self._split, self._device, self._dtype = config, split, device, dtype
         self._again = ("rollback", rollbacks) if rollbacks else ()
 
@@ -69,10 +69,10 @@ class NoiseSource:
         drawn = torch.from_numpy(numbers.reshape(count, each)).to(self._dtype)
         if self._device.type != "cuda":
             return drawn
-        return drawn.pin_memory().to(self._device, non_blocking=True)  # from other memory the copy waits for the GPU
+        return drawn.pin_memory().to(self._device, non_blocking=True)  # else the copy waits for the GPU
 
 
 def sample_latents(model: ModelConfig, seed: int, first: int, count: int, like: Tensor) -> Tensor:
-    """Latents (count, nz, 1, 1) of a seed's pictures from number `first` on; dtype and device of `like`."""
+    """Latents (count, nz, 1, 1) of a seed's samples from number `first`; dtype and device of `like`."""
     numbers = LATENTS[model.latent](keyed.key(seed, "samples"), first * model.nz, count * model.nz)
     return torch.from_numpy(numbers.reshape(count, model.nz, 1, 1)).to(like)

@@ -1,4 +1,4 @@
-"""The end of a rank: how it leaves, and whether another one left before it."""
+"""The end of a rank, and the errors after the end of another one."""
 
 import atexit
 import os
@@ -10,21 +10,19 @@ import torch.distributed as dist
 
 
 def rank_lost(error: RuntimeError) -> bool:
-    """Whether an error says that another rank went away or does not answer."""
+    """Whether an error means that another rank is gone or does not answer."""
     signs = ("Connection closed by peer", "Connection reset", "Timed out waiting", "Broken pipe")
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process without Python's tear-down.
+    """Ends this process without Python's finalisation, but with its atexit functions.
 
-    Threads of torch may still be letting go of the last tensors. One that asks for Python's lock during the tear-down
-    is ended in the middle of C++ code, which aborts the whole process (seen with gloo: "terminate called without an
-    active exception"), and a launcher takes a complete run for a failed one. What programs put away at their exit, such
-    as W&B's temporary folders, is put away.
+    A thread of torch that asks for the GIL during finalisation is ended inside C++ code, which aborts the process (seen
+    with gloo: "terminate called without an active exception"), so that a launcher sees a failure.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # a full disk behind it: what could be printed is
+        with suppress(OSError, ValueError):  # a full disk
             stream.flush()
     os._exit(code)

@@ -1,7 +1,4 @@
-"""The launcher's store, through which the watchdogs of all ranks communicate: it answers also while collectives hang.
-
-Rank files in the run folder would need a disk that all nodes share, and a hanging disk is one of the things to report.
-"""
+"""The launcher's store, through which the watchdogs of all ranks communicate, also while collectives hang."""
 
 import math
 import os
@@ -18,30 +15,30 @@ from dcgan_dist.parallel.world import World
 
 T = TypeVar("T")
 Alarm = Literal["hang", "lost"]
-"""hang: no progress, everybody is to write stacks. lost: a rank went away."""
+"""hang: no progress, all ranks write stacks. lost: a rank is gone."""
 ANSWER_TIMEOUT = 3.0  # seconds for an answer of the store
 ASK_EVERY = 0.1  # seconds
-RECONNECT_EVERY = 30.0  # seconds; torch prints a warning each time that nobody is there
+RECONNECT_EVERY = 30.0  # seconds; torch prints a warning at each failure
 
 
 class Alarms:
-    """Alarms of all ranks, and who has answered them. No call lasts long: a store that does not answer holds none.
+    """Alarms of all ranks, and which ranks have answered them. No call lasts long, also if the store does not answer.
 
-    It is asked again: one question at a time, so that a store whose process is stopped for hours gathers no threads,
-    and by a new connection where the old one broke.
+    There is one request at a time, so that a store whose process is suspended gathers no threads; after an error there
+    is a new connection.
     """
 
     def __init__(self, world: World) -> None:
         self._rank, self._size = world.rank, world.size
         self._store: Store | None = None
         self._open: Thread | None = None
-        """A question without an answer yet."""
+        """A request without an answer yet."""
         self._next_try = 0.0 if world.size > 1 and "MASTER_ADDR" in os.environ else math.inf
-        """When a connection is tried again, if there is none."""
+        """Time of the next attempt to connect."""
         self._ask(self._known, None)
 
     def raise_alarm(self, kind: Alarm) -> bool:
-        """For all ranks to see; whether this one is the first."""
+        """Raises an alarm for all ranks; returns whether it is the first."""
 
         def post() -> bool:
             first = self._known().add("alarms", 1) == 1
@@ -52,7 +49,7 @@ class Alarms:
         return self._ask(post, True)
 
     def alarm(self) -> Alarm | None:
-        """What some rank has raised, if any has."""
+        """The alarm that a rank has raised, if any."""
 
         def look() -> Alarm | None:
             store = self._known()
@@ -61,11 +58,11 @@ class Alarms:
         return self._ask(look, None)
 
     def answer(self) -> None:
-        """This rank is alive: it has seen the alarm, and done what it asks for."""
+        """Reports that this rank has seen the alarm."""
         self._ask(lambda: self._known().set(f"answer/{self._rank}", ""), None)
 
     def silent(self, seconds: float) -> list[str]:
-        """Waits so long for the answers of all ranks; those that are missing, by rank and host."""
+        """Waits for the answers of all ranks; returns those that are missing, with rank and host."""
         deadline = time.monotonic() + seconds
         missing = [rank for rank in range(self._size) if rank != self._rank]
         answered = False
@@ -112,10 +109,9 @@ class Alarms:
 
 
 def ask(call: Callable[[], T], seconds: float, unanswered: Callable[[Thread], None] = lambda _: None) -> T:
-    """What a store answers, in a thread of its own: a store whose process is stopped keeps whoever asks it for ever.
+    """A store's answer, requested in a thread, because a store whose process is suspended never answers.
 
-    `unanswered` is given the thread where that happens. Raises the RuntimeError or OSError of the call, or
-    TimeoutError.
+    `unanswered` gets the thread then. Raises the RuntimeError or OSError of the call, or TimeoutError.
     """
     answers: list[T] = []
     errors: list[Exception] = []
@@ -138,13 +134,13 @@ def ask(call: Callable[[], T], seconds: float, unanswered: Callable[[Thread], No
 
 
 def host() -> TCPStore:
-    """A store for ranks on this machine, for as long as this is held; at a port that is nobody else's."""
+    """A store for ranks on this machine, at a free port, as long as the object exists."""
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def connect(purpose: str, seconds: float) -> Store:
-    """The launcher's store, by a connection and with names of its own. Raises RuntimeError when it does not answer."""
+    """A connection to the launcher's store, with names of its own. Raises RuntimeError when it does not answer."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=seconds))
-    # a launcher that starts the ranks again keeps its store, and with it the alarm of their earlier attempt
+    # a launcher that restarts the ranks keeps its store, with the alarm of the earlier attempt
     return PrefixStore(f"dcgan_dist/{purpose}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

@@ -1,6 +1,6 @@
-"""What a launcher reports to each rank in environment variables, checked before torch and Accelerate read them.
+"""The environment variables that a launcher sets, checked before torch and Accelerate read them.
 
-Standard library only: the front door reads them, too.
+Standard library only.
 """
 
 import os
@@ -12,14 +12,14 @@ SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of MPI; A
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", *SIZES)
 LARGEST_PORT = 65_535
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torch reads."""
+"""Variables that torch reads."""
 MARK = "DCGAN_DIST_LAUNCHER"
-"""Set in ranks of our own launcher, which hands on their exit codes."""
+"""Set in ranks of our own launcher, which returns their exit codes."""
 ADVICE = "start the ranks with dcgan-dist launch, torchrun or accelerate launch; for one process unset it"
 
 
 def rank() -> int:
-    """Number of this process in the job; 0 where no launcher says it."""
+    """Number of this process in the job; 0 without a launcher."""
     return _number(os.environ, "RANK", 0)
 
 
@@ -32,15 +32,14 @@ def check_variables(*, on_cpu: bool) -> None:
 
 def _wrong(text: str) -> UserError:
     error = UserError(text)
-    error.exit_code = 2  # no UsageError, of which one rank of a node speaks: here nobody knows which this one is
+    error.exit_code = 2  # not a UsageError, which one rank per node prints: the local rank is unknown here
     return error
 
 
 def check_gpus(gpus: int) -> None:
-    """Accelerate gives each rank of a machine with GPUs the one with its number there.
+    """Raises UserError, with exit code 2, when there are fewer GPUs than ranks on this machine.
 
-    Raises UserError, with exit code 2, when there are some, but not so many. `gpus`: that torch finds here; 0: the
-    ranks are on CPUs.
+    `gpus`: that torch finds here; 0: the ranks are on CPUs. Accelerate gives each rank the GPU with its local number.
     """
     if "LOCAL_RANK" not in os.environ and os.environ.get("WORLD_SIZE", "1") == "1":
         return  # a single process; LOCAL_WORLD_SIZE may be left in a shell
@@ -55,9 +54,9 @@ def check_gpus(gpus: int) -> None:
 
 
 def problem(env: Mapping[str, str], *, on_cpu: bool) -> str | None:
-    """What is wrong with the variables of a launcher; None: nothing, or there are none. MPI's count only on CPUs."""
+    """What is wrong with the variables of a launcher, if anything. Those of MPI count only on CPUs."""
     env = {name: value for name, value in env.items() if on_cpu or name not in SIZES}
-    several = env.get("WORLD_SIZE", "1") != "1" or "LOCAL_RANK" in env  # else nobody reads the address
+    several = env.get("WORLD_SIZE", "1") != "1" or "LOCAL_RANK" in env  # else the address is not read
     read = [name for name in NUMBERS if name in env and (several or name != "MASTER_PORT")]
     lines = [f"{name}={env[name]}: must be an integer" for name in read if _number(env, name, -1) < 0]
     return next(iter(lines or (_of_several(env) if several else _of_one(env))), None)

@@ -1,8 +1,8 @@
-"""A run that hangs ends, and says where: every rank writes the stacks of its threads and one line, then the job ends.
+"""Ends a run that hangs: every rank writes the stacks of its threads and prints one line, then the job ends.
 
-A thread of each rank looks at what the main thread says of itself (activity.py). The main thread may be anywhere: in a
-collective, in a read, in C. Should it hold Python's lock for ever, this thread cannot run either; then a timer of
-faulthandler, which needs no lock and is put off as long as this thread runs, writes the stacks and ends the process.
+A thread of each rank watches the activity of the main thread (activity.py), which may hang in a collective, in a read,
+or in C. If it holds the GIL, the watching thread cannot run either; then a timer of faulthandler, which needs no GIL
+and which this thread keeps postponing, writes the stacks and ends the process.
 """
 
 import contextlib
@@ -18,28 +18,28 @@ from threading import Event, Lock, Thread
 from typing import IO, NoReturn, cast
 
 from dcgan_dist.config import Config
+from dcgan_dist.errors import to_stderr
 from dcgan_dist.parallel.shutdown import rank_lost
 from dcgan_dist.parallel.store import Alarms
 from dcgan_dist.parallel.world import World
 
 POLL = 0.5  # seconds
 LINGER = 2.0  # seconds in which other ranks see an alarm and write their stacks
-GRACE = 5.0  # seconds in which a rank that sees the alarm may end by itself
+GRACE = 5.0  # seconds in which a rank that sees the alarm can end by itself
 OF_TIMEOUT, LONG_OF_TIMEOUT = 0.9, 0.95
-"""Of --timeout: limits of an iteration and of what may take long. Less than all, to come before torch's own end."""
+"""Fractions of --timeout: limits of an iteration and of long work; below 1, to come before torch's own error."""
 FAILED = 1
 _REPORTED = "reported to the other ranks"
 
 
 class Watchdog:
-    """Watches this rank's main thread, from now on."""
+    """Watches this rank's main thread."""
 
     def __init__(self, world: World, config: Config, folder: Path) -> None:
-        """`folder`: for rank-N.txt, which exists only while it is needed or holds something."""
+        """`folder`: for rank-N.txt, which is removed at the end if it is empty."""
         self._activity, self._rank = world.activity, world.rank
         chosen = config.watchdog.seconds
         self._limit = OF_TIMEOUT * config.timeout if chosen is None else chosen
-        # one rank alone keeps nobody waiting
         self._long = max(self._limit, LONG_OF_TIMEOUT * config.timeout) if world.size > 1 else math.inf
         self._over, self._last_word = Event(), Lock()
         self._thread: Thread | None = None
@@ -72,7 +72,7 @@ class Watchdog:
                     self._path.parent.rmdir()  # unless other ranks still have theirs there
 
     def lost(self, error: RuntimeError) -> str:
-        """The main thread's last words when a collective failed: what this rank was doing, and who is gone."""
+        """Describes a failed collective: the activity of this rank, and the ranks that are gone."""
         if not self._last_word.acquire(blocking=False):
             time.sleep(2 * GRACE)  # the watchdog is ending this process
         self._lost_at = time.monotonic()
@@ -99,12 +99,12 @@ class Watchdog:
             elif idle > (self._long if self._activity.patient else self._limit):
                 self._give_up(f"no progress for {idle:.1f} s")
             elif alarm == "hang":
-                self._give_up("ends, for another rank hangs")
+                self._give_up("ends, because another rank hangs")
             elif alarm == "lost":
                 self._lose(now)
 
     def _put_off(self) -> None:
-        """The end by faulthandler's timer; not before other ranks have seen that this one does not answer."""
+        """Restarts faulthandler's timer, which leaves other ranks the time to see that this one does not answer."""
         faulthandler.dump_traceback_later(self._limit + 2 * LINGER, exit=True, file=self._file)
 
     def _give_up(self, why: str) -> None:
@@ -119,13 +119,13 @@ class Watchdog:
         self._end(f"{why} ({activity}){missing}")
 
     def _lose(self, now: float) -> None:
-        """Another rank has lost one: collectives fail here, too, unless the main thread is elsewhere."""
+        """After another rank has lost one: ends this rank, unless the main thread's collective fails first."""
         if self._alarm_at == math.inf:
             self._alarm_at = now
             self._alarms.answer()
         if now - self._alarm_at > GRACE and self._last_word.acquire(blocking=False):
             self._write_stacks()
-            self._end(f"ends, for another rank has ended ({self._activity})")
+            self._end(f"ends, because another rank has ended ({self._activity})")
 
     def _write_stacks(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # a full disk, a closed file
@@ -136,13 +136,12 @@ class Watchdog:
 
     def _end(self, words: str) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"rank {self._rank}: {words}; stacks: {self._file.name}\n")
-            sys.stderr.flush()
+            to_stderr(f"rank {self._rank}: {words}; stacks: {self._file.name}")
         os._exit(FAILED)  # the main thread cannot be woken
 
 
 def _open(path: Path) -> IO[str]:
-    """Appended to: what an earlier attempt wrote may not have been read yet."""
+    """Opens a file to append to: an earlier attempt's stacks stay."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
@@ -150,33 +149,31 @@ def _open(path: Path) -> IO[str]:
         return cast(IO[str], sys.__stderr__)
 
 
-_watchdogs: list[Watchdog] = []  # of this process: one, for it has one main thread and one timer of faulthandler
+_watchdogs: list[Watchdog] = []  # at most one, because there is one timer of faulthandler
 
 
 def watch(world: World, config: Config, folder: Path) -> None:
-    """Begins to watch this rank; `stop_watching` ends it."""
+    """Starts to watch this rank, until `stop_watching`."""
     _watchdogs.append(Watchdog(world, config, folder))
 
 
 def stop_watching() -> None:
-    """Before the program ends in order."""
+    """Stops the watchdog."""
     while _watchdogs:
         _watchdogs.pop().stop()
 
 
 def report_if_lost(error: BaseException) -> bool:
-    """Whether an error says that another rank is gone, or does not answer.
+    """Whether an error means that another rank is gone or does not answer.
 
-    If so, the first call reports it to the other ranks, and prints what this one was doing, and who is gone if that is
-    known.
+    If so, the first call reports it to the other ranks, and prints this rank's activity and the ranks that are gone.
     """
     if not (isinstance(error, RuntimeError) and rank_lost(error)):
         return False
     if _REPORTED not in getattr(error, "__notes__", ()):
         error.add_note(_REPORTED)
         words = _watchdogs[-1].lost(error) if _watchdogs else _short(error)
-        sys.stderr.write(f"rank {os.environ.get('RANK', '0')}: another rank ended or does not answer ({words})\n")
-        sys.stderr.flush()
+        to_stderr(f"rank {os.environ.get('RANK', '0')}: another rank ended or does not answer ({words})")
     return True
 
 

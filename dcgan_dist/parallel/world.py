@@ -1,4 +1,4 @@
-"""The processes of this job: how many there are, which one this is, on which device, and how they communicate."""
+"""The processes of this job, their devices and their collectives."""
 
 import os
 import socket
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
-# Process groups until the program ends: were DDP the last to let go of one, it would wait for a thread of gloo while it
-# holds Python's lock, and that thread for the lock (seen with torch 2.11, in one of some ten ends of a run on 4 ranks).
+# Process groups, kept until the program ends: if DDP released the last reference, it would wait for a thread of gloo
+# while it holds the GIL, for which that thread waits (seen with torch 2.11, in about one of ten runs on 4 ranks).
 _kept: list[dist.ProcessGroup] = []
 
 
@@ -37,11 +37,10 @@ class World:
 
     accelerator: "Accelerator"
     timeout: timedelta = timedelta(minutes=10)
-    """How long a rank waits for the others."""
+    """Of the collectives."""
     activity: Activity = field(default_factory=Activity)
-    """What this process is doing now."""
     alone: bool = False
-    """As if this rank were the only one of its job: what all of them do together can be compared with it."""
+    """As if this rank were the only one, for comparisons with all of them."""
 
     @property
     def rank(self) -> int:
@@ -55,7 +54,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this is the one rank that writes and prints."""
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     @property
@@ -65,12 +64,12 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         return self.accelerator.device
 
     @cached_property
     def local_size(self) -> int:
-        """Ranks on this node; all ranks ask for it together."""
+        """Ranks on this node; all ranks must ask for it together."""
         if self.size == 1:
             return 1
         if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun and accelerate launch, not by srun
@@ -80,20 +79,20 @@ class World:
         return names.count(socket.gethostname())
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network in DDP where there are several ranks, which averages gradients as they are computed."""
+        """The network in DDP, if there are several ranks."""
         if self.size == 1:
             return network
         with warnings.catch_warnings():
-            # newer versions of torch have another name for broadcast_buffers, which older ones do not know
+            # newer versions of torch have another name for broadcast_buffers
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             wrapped = self.accelerator.prepare_model(network, device_placement=False)
-        # its gradient is the last to be known: then begins the waiting for those of the other ranks
+        # its gradient is the last one: then the wait for those of the other ranks begins
         first = next(network.parameters())
         first.register_post_accumulate_grad_hook(lambda _: self.activity.gradients_known())
         return wrapped
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, averaged over the ranks where the network is wrapped."""
+        """Gradients of a loss, averaged over the ranks if the network is wrapped."""
         self.accelerator.backward(loss)
         self.activity.gradients_averaged()
 
@@ -108,7 +107,7 @@ class World:
         return tensor
 
     def maximum(self, *values: int) -> tuple[int, ...]:
-        """The largest of each number over all ranks; the same answer everywhere."""
+        """The largest of each number over all ranks; the same on all."""
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
@@ -116,7 +115,7 @@ class World:
         return tuple(tensor.tolist())
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """The main rank's result of `make` on every rank; its error on every rank if it fails."""
+        """The main rank's result, or error, of `make` on every rank."""
         with self.activity.patiently("from_main"):
             box: list[Any] = list(_attempt(make)) if self.main else [None, None]
             failure = box[1]
@@ -130,14 +129,14 @@ class World:
         return box[0]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, on all ranks, by their numbers."""
+        """The values of all ranks, on all ranks, in their order."""
         values = [value] * self.size
         if self.size > 1:
             self.activity.collective("gather", dist.all_gather_object, values, value)
         return values
 
     def everywhere(self, act: Callable[[], T]) -> T:
-        """Runs `act` on every rank; if it fails anywhere, every rank raises the same error."""
+        """Runs `act` on every rank; if it fails on any, every rank raises the same error."""
         with self.activity.patiently("everywhere"):
             result, failure = _attempt(act)
             failures = [_as_user_error(failure, self.rank)]
@@ -152,7 +151,7 @@ class World:
         return cast(T, result)
 
     def main_first(self, make: Callable[[], T]) -> T:
-        """Every rank's own result of `make`; the main rank is first, and the others find what it left on disk."""
+        """Every rank's own result of `make`; the others call it after the main rank, and find its files on disk."""
         done: list[tuple[T | None, Exception | None]] = []
 
         def finish() -> T:
@@ -164,14 +163,14 @@ class World:
         if self.main:
             done.append(_attempt(make))
         self.wait_patiently()
-        self.everywhere(lambda: finish() if self.main else None)  # what it could not do, the others need not try
+        self.everywhere(lambda: finish() if self.main else None)  # the others need not try after its error
         if not self.main:
             done.append(_attempt(make))
         self.wait_patiently()
         return self.everywhere(finish)
 
     def wait_patiently(self) -> None:
-        """Waits for ranks that may be busy with files for hours, as no other collective would."""
+        """Waits for ranks that may read or write files for hours, without --timeout."""
         if self.size > 1:
             group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
             assert isinstance(group, dist.ProcessGroup)
@@ -179,7 +178,7 @@ class World:
             dist.destroy_process_group(group)
 
     def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The main rank's named tensors on every rank (on the CPU); the others pass anything."""
+        """The main rank's named tensors on every rank (on the CPU); the argument of the others is ignored."""
         shapes = self.from_main(lambda: {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
         if self.size == 1:
             return tensors
@@ -192,7 +191,7 @@ class World:
         return received
 
     def broadcast_buffers(self, *networks: nn.Module) -> None:
-        """Gives every rank the main rank's parameters and buffers; DDP, as it is used here, leaves the buffers out."""
+        """Gives every rank the main rank's parameters and buffers; DDP does not broadcast buffers here."""
         if self.size > 1:
             for network in networks:
                 for tensor in network.state_dict(keep_vars=True).values():
@@ -204,14 +203,14 @@ class World:
             self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        """The orderly end of the job; nothing can be said to other ranks afterwards."""
+        """Ends the process group."""
         if self.size > 1 and isinstance(dist.group.WORLD, dist.ProcessGroup):
             _kept.append(dist.group.WORLD)
         self.accelerator.end_training()
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """What `act` returns, and None; or None, and its error."""
+    """The result of `act` and None, or None and its error."""
     try:
         return act(), None
     except Exception as error:
@@ -231,9 +230,9 @@ def _shared(error: UserError) -> UserError:
 
 
 def launch(config: Config, asked: bool = False) -> World:
-    """Joins the processes that the launcher started. `asked`: this one was asked to stop already.
+    """Joins the processes that the launcher started. `asked`: this one was already asked to stop.
 
-    Raises UserError when they do not find each other, and UsageError when they are not as many as configured.
+    Raises UserError when they do not find each other, and UsageError when --world_size is another number.
     """
     gpus = 0 if settings.cpu_requested(os.environ) else torch.cuda.device_count()
     check_variables(on_cpu=not gpus)
@@ -241,7 +240,7 @@ def launch(config: Config, asked: bool = False) -> World:
     accelerator = rendezvous(accelerator_for(config.timeout, cpu=not gpus), config.timeout, asked)
     activity = Activity(on_gpu=accelerator.device.type == "cuda")
     world = World(accelerator=accelerator, timeout=timedelta(seconds=config.timeout), activity=activity)
-    # a dry run, on one process, describes the ranks that are meant to be launched
+    # a dry run on one process describes the ranks of a later launch
     if config.world_size not in (None, world.size) and not config.dry_run:
         launched = "1 rank was" if world.size == 1 else f"{world.size} ranks were"
         raise UsageError(
@@ -252,10 +251,10 @@ def launch(config: Config, asked: bool = False) -> World:
 
 
 def set_cpu_threads(world: World) -> str | None:
-    """As many as OMP_NUM_THREADS or MKL_NUM_THREADS says, else the node's cores shared out among its CPU ranks.
+    """Sets the threads from OMP_NUM_THREADS or MKL_NUM_THREADS, else the node's cores divided by its CPU ranks.
 
-    Launchers set OMP_NUM_THREADS=1 unasked, which therefore does not count under one but ours. Returns what to say of
-    it. Of several ranks on GPUs each computes with one thread on the CPU, if nobody says otherwise.
+    OMP_NUM_THREADS=1 counts only under our launcher, because others set it by default. Returns a line to print. Each of
+    several ranks on GPUs gets one CPU thread by default.
     """
     if world.device.type != "cpu":
         if world.size > 1 and settings.requested_threads(os.environ, ours=MARK in os.environ) is None:

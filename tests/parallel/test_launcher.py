@@ -101,7 +101,7 @@ def test_a_rank_that_is_killed_is_named(start):
     errors = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 1
     assert errors.startswith("error: rank 1 (process ")
-    assert errors.endswith(") was ended by SIGKILL; the memory may have been used up (dmesg tells)\n")
+    assert errors.endswith(") was ended by SIGKILL; perhaps out of memory (see dmesg)\n")
 
 
 @pytest.mark.parametrize("number", sorted(SENT_TO_ALL))

@@ -11,7 +11,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(
     ("device", "has_bf16", "name", "reason"),
     [
-        (CPU, True, "fp32", "on a CPU it is the reference"),
+        (CPU, True, "fp32", "the reference on CPUs"),
         (GPU, True, "bf16", "the GPU supports it"),
         (GPU, False, "fp32", "the GPU has no bf16"),
     ],

@@ -98,7 +98,7 @@ def expect_usage_error(given: list[str], world_size: int) -> str:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ("--sync_batchnorm torch", "--sync_batchnorm torch: torch.nn.SyncBatchNorm runs on GPUs only; use global"),
+        ("--sync_batchnorm torch", "--sync_batchnorm torch: torch.nn.SyncBatchNorm needs GPUs; use global"),
         (
             "--batch_size 13",
             "--batch_size 13 does not divide evenly over 2 ranks x --accumulate 1; the nearest that does is 12",
