@@ -10,24 +10,14 @@ from dcgan_dist.errors import UsageError, debug_last, run_and_report
 from dcgan_dist.parallel.variables import rank
 from dcgan_dist.run import signals
 
-# name -> module with main(argv) -> exit code, and what it does; imported only when asked for, because torch is slow to
-# import
+# name -> module with main(argv) -> exit code, and its summary; imported only if needed, because importing torch is slow
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("dcgan_dist.train", "train in one process"),
     "launch": ("dcgan_dist.commands.launch", "train with several processes, on one machine or more"),
-    "shard": (
-        "dcgan_dist.commands.shard",
-        "write shards from folders, zips, tars, Parquet, lists, torchvision sets",
-    ),
-    "verify": (
-        "dcgan_dist.commands.verify",
-        "check shards, local or remote; --repair saves what is intact in damaged ones",
-    ),
+    "shard": ("dcgan_dist.commands.shard", "write shards from folders, zips, tars, Parquet, lists, torchvision sets"),
+    "verify": ("dcgan_dist.commands.verify", "check shards, local or remote; --repair saves their intact images"),
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
-    "doctor": (
-        "dcgan_dist.commands.doctor",
-        "check this machine before a long run: what would stop or slow it down, and what to do about it",
-    ),
+    "doctor": ("dcgan_dist.commands.doctor", "check this machine before a long run, with advice for each problem"),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
 }
 
@@ -53,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).main
         return command(arguments[1:])
 
-    several = arguments[:1] in (["train"], ["doctor"])  # all other commands speak for themselves alone
+    several = arguments[:1] in (["train"], ["doctor"])  # other commands run in one process
     return run_and_report(act, rank=rank() if several else 0, given=arguments)
 
 

@@ -1,4 +1,4 @@
-"""The errors a person can do something about: one line that says what, where and what to do."""
+"""Errors that a user can fix: one line that says what is wrong, where, and what to do."""
 
 import io
 import os
@@ -22,7 +22,7 @@ class UserError(Exception):
 
     exit_code = 1
     on_all_ranks = False
-    """Every rank raises this same error, so that one of them is enough to print it."""
+    """Every rank raises this error, so that only one prints it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))
@@ -34,7 +34,7 @@ class UsageError(UserError):
     exit_code = 2
 
 
-# what Python, NumPy, torch and CUDA say when the system gives no more memory, threads or processes
+# messages of Python, NumPy, torch and CUDA when memory, threads or processes are exhausted
 EXHAUSTED = re.compile(
     "OutOfMemoryError|out of memory|can't allocate memory|cannot allocate memory|start (new|watchdog) thread|bad_alloc|"
     "failed to map segment|Resource temporarily unavailable",
@@ -44,13 +44,13 @@ _tracebacks = False
 
 
 def show_tracebacks(wanted: bool) -> None:
-    """What --debug asks for, here or in a file: errors keep their traceback from now on, or do not."""
+    """Sets whether errors show their traceback (--debug)."""
     global _tracebacks
     _tracebacks = wanted
 
 
 def debug_last(arguments: Sequence[str]) -> list[str]:
-    """A command line with the --debug that stands before the name of the command behind it, where its options are."""
+    """Moves a --debug in front of the command's name behind it, where its options are."""
     rest = list(dropwhile(lambda word: word == "--debug", arguments))
     show_tracebacks("--debug" in arguments)
     return [*rest, "--debug"] if rest and len(rest) < len(arguments) else rest
@@ -79,7 +79,7 @@ def to_stderr(line: str) -> None:
 def run_and_report(
     act: Callable[[], int], *, rank: int = 0, given: Sequence[str] = (), output_counts: bool = True
 ) -> int:
-    """Runs a command; a UserError becomes one line on standard error and its exit code, or its traceback by --debug.
+    """Runs a command; a UserError becomes one line on standard error and its exit code, with --debug its traceback.
 
     Ctrl-C is one line, too: what the KeyboardInterrupt says. Where the reader of standard output goes away (`| head`),
     there is none.
@@ -97,8 +97,7 @@ def run_and_report(
         sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace)), *given))
 
     sys.excepthook = print_traceback
-    _open_streams()
-    _print_any_name()
+    _prepare_streams()
     try:
         return _acted(act, output_counts)
     except KeyboardInterrupt as interrupt:
@@ -124,28 +123,23 @@ def run_and_report(
         return error.exit_code
 
 
-def _open_streams() -> None:
-    """Closed ones (`>&-`) lead nowhere; else the next file that is opened would get what is printed."""
+def _prepare_streams() -> None:
     for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
-        if getattr(sys, name) is None:
+        if getattr(sys, name) is None:  # closed (`>&-`): else the next file that is opened would get the output
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
-
-
-def _print_any_name() -> None:
-    """Names of files need not be text in the terminal's encoding."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper):  # file names may have characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
 
 
 def from_system_error(error: Exception) -> UserError | None:
-    """What the system refused, in one line: memory, threads, processes, files. None for an error of the program."""
+    """An error of the system (memory, threads, processes, files) in one line. None for an error of the program."""
     words = [type(error).__name__, *str(error).split()]
     what = " ".join(words).partition(" If reserved")[0][:300]
     if isinstance(error, MemoryError) or EXHAUSTED.search(what):
         return UserError(
             f"out of memory, threads or processes ({what}): a smaller --batch_size, --data.prefetch, --data.workers or "
-            "--processes, a larger --accumulate, or --checkpoint.blocking helps; what is complete on disk stays"
+            "--processes, a larger --accumulate, or --checkpoint.blocking helps; complete files on disk stay"
         )
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
@@ -153,28 +147,21 @@ def from_system_error(error: Exception) -> UserError | None:
     return None
 
 
-def _nowhere() -> bool:
-    """Whether the current folder was removed."""
-    try:
-        return not Path.cwd()
-    except OSError:
-        return True
-
-
 def _acted(act: Callable[[], int], output_counts: bool) -> int:
     try:
-        if _nowhere():  # where neither torch can be loaded nor a process be started
-            raise UserError("the current folder is gone; change to another one")
+        try:
+            Path.cwd()  # without it, torch cannot be imported and no process started
+        except OSError as error:
+            raise UserError("the current folder is gone; change to another one") from error
         return act()
     finally:
         _flush(output_counts)
 
 
 def _flush(output_counts: bool) -> None:
-    """Python would do so when it ends, and report by itself what goes wrong."""
+    """Flushes now, because Python prints its own errors at its exit."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -182,7 +169,7 @@ def _flush(output_counts: bool) -> None:
         problem = f"standard output cannot be written ({error.strerror})"
         if output_counts:
             raise UserError(problem) from error
-        sys.stderr.write(f"WARNING: {problem}; the run's folder has everything\n")
+        sys.stderr.write(f"WARNING: {problem}; the run's folder is complete\n")
 
 
 def discard(stream: TextIO) -> None:
@@ -193,8 +180,8 @@ def discard(stream: TextIO) -> None:
 
 
 def _is_unread(stream: TextIO) -> bool:
-    """Whether it is a pipe that nobody reads any more."""
-    with suppress(OSError):  # it is no file at all
+    """Whether it is a pipe without a reader."""
+    with suppress(OSError):
         look = select.poll()
         look.register(stream.fileno(), select.POLLERR)
         return bool(look.poll(0))

@@ -1,8 +1,6 @@
-"""Random numbers without a state: every number is a pure function of (seed, purpose, index).
+"""Counter-based random numbers: every number is a pure function of (seed, purpose, index), without a state to save.
 
-A run that draws its noise, its order and its flips from here has nothing to save and nothing to lose: whoever knows
-the position knows the numbers, on any rank of any world. Counter-based generation by Philox4x64-10 (Salmon et al.,
-"Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 """
 
 import hashlib
@@ -14,7 +12,7 @@ WORDS_PER_BLOCK = 4  # one Philox4x64 counter step yields four 64-bit words
 
 
 def key(*parts: int | str) -> NDArray[np.uint64]:
-    """The two-word Philox key of a tuple of numbers and names, the same on every machine and Python version."""
+    """The two-word Philox key of numbers and names, the same on every machine and Python version."""
     text = "/".join(f"{type(part).__name__}:{part}" for part in parts)
     return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype="<u8")
 
@@ -29,15 +27,13 @@ def words(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.uint64]
 
 
 def uniform(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
-    """Numbers in (0, 1), 53 bits each, never 0 or 1 so that logarithms are safe."""
+    """Numbers in (0, 1), 53 bits each, never 0 or 1, so that their logarithm is finite."""
     numbers = ((words(key, start, count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return np.minimum(numbers, 1 - 2.0**-53)  # adding 0.5 to the largest rounds up to 1
 
 
 def normal(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
-    """Standard normal numbers by Box-Muller; each two of them come from their own two words, so that any slice can be
-    drawn alone.
-    """
+    """Standard normal numbers by Box-Muller; each pair comes from its own two words, so that any slice can be drawn."""
     first, last = start // 2, -(-(start + count) // 2)
     u = uniform(key, 2 * first, 2 * (last - first)).reshape(-1, 2)
     radius, angle = np.sqrt(-2.0 * np.log(u[:, 0])), 2.0 * np.pi * u[:, 1]
@@ -46,10 +42,9 @@ def normal(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float6
 
 
 def permutation(key: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
-    """A uniformly drawn order of 0 .. size - 1.
+    """A uniform permutation of 0 .. size - 1.
 
-    Sorts random words that carry their index in the low bits: one plain sort, whose result no library version can
-    change.
+    Sorts random words with their index in the low bits, so that the result is the same in every library version.
     """
     bits = np.uint64(max(size - 1, 1).bit_length())
     tagged = words(key, 0, size)

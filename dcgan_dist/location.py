@@ -1,4 +1,4 @@
-"""Where data is, by path, URL or command, as text that shows none of its secrets."""
+"""Places of data: paths, URLs and commands, as text without secrets."""
 
 import os
 import re
@@ -12,22 +12,22 @@ _PIPE = re.compile(r"((?:^|[={,])\s*['\"]?pipe:)(?:([\w./+-]+)(?!\S))?\s*(.*)", 
 _BETWEEN_WORDS = re.compile(r"""[\s'"`=?&#@/:;,(){}<>|]+""")
 _SECRET_NAME = re.compile("TOKEN|SECRET|PASSW|KEY(_ID)?$")  # of environment variables
 _ADDRESS_NAME = re.compile("(PROXY|URL|ENDPOINT)$", re.IGNORECASE)
-_LONG = 6  # characters that a token, key or password has at least, and `true` has not
+_LONG = 6  # minimum characters of a token, key or password
 
 
 class Location(str):
     """A path, a URL or a `pipe:` command.
 
-    As a str it is what may be shown: of a URL neither user and password nor the query (signatures) nor the fragment, of
-    a command no more than the program's name. Thus whatever is printed, stored or sent of it holds no secret, and who
-    opens it calls `reveal`. Locations are equal when what they reveal is.
+    The str is what may be shown: a URL without user, password, query and fragment, and of a command only the name of
+    the program. So output and files hold no secret; code that opens the place calls `reveal`. Equality and hash are
+    those of the revealed text.
     """
 
     __slots__ = ("_text",)
     _text: str
 
     def __new__(cls, text: str) -> "Location":
-        """`text`: as the user gave it, or a Location already."""
+        """`text`: from the user, or a Location."""
         if isinstance(text, cls):
             return text
         self = super().__new__(cls, _shown(text))
@@ -35,16 +35,16 @@ class Location(str):
         return self
 
     def reveal(self) -> str:
-        """What the user gave."""
+        """The text from the user."""
         return self._text
 
     @property
     def secret(self) -> bool:
-        """Whether not all of it is shown."""
+        """Whether it has parts that are not shown."""
         return self._text != str(self)
 
     def hide_in(self, text: str) -> str:
-        """What another program says of this place, without the words of it that are not shown."""
+        """A message of another program, without the words of this place that are not shown."""
         words = _words(f"{self._text} {unquote(self._text)}") - _words(self)
         return redacted(_without(words, text))
 
@@ -62,10 +62,10 @@ class Location(str):
 
 
 def redacted(text: str, *given: str) -> str:
-    """Text of any origin without secrets of URLs and without the tokens and keys of this process's environment.
+    """Any text without secrets of URLs, and without tokens and keys in the environment.
 
-    `given`: words of the command line, which the text may quote, broken into lines or as paths. Commands are recognised
-    by these alone.
+    `given`: words of the command line, which the text may quote, also broken into lines or as paths. Commands are found
+    only through these.
     """
     words = (part for word in given for part in (word, word.partition("=")[2]))
     for place in filter(lambda place: place.secret, map(Location, words)):
@@ -76,7 +76,7 @@ def redacted(text: str, *given: str) -> str:
     for name, value in os.environ.items():
         if value[:1] != "/" and _SECRET_NAME.search(name):
             hidden.add(value.strip())
-        elif name.startswith("FSSPEC_") and value[:1] == "{":  # headers, for instance; words of letters alone name them
+        elif name.startswith("FSSPEC_") and value[:1] == "{":  # for example headers; words of letters are their names
             hidden |= {word for word in _words(value) if not word.replace("_", "").replace("-", "").isalpha()}
         elif "@" in value and _ADDRESS_NAME.search(name):
             hidden |= _words(value.rpartition("@")[0]) - {"http", "https"}

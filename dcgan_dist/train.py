@@ -1,7 +1,4 @@
-"""The trainer: `dcgan-dist launch [OPTIONS]`.
-
-Top to bottom: `main` reads the options, `train` is the algorithm.
-"""
+"""The trainer: `dcgan-dist launch [OPTIONS]`. `train` is the algorithm; `main` reads the options."""
 
 import gc
 import sys
@@ -11,7 +8,7 @@ from dataclasses import replace
 from dcgan_dist.run import signals
 
 if __name__ == "__main__":
-    signals.listen()  # first, for imports take seconds, in which a signal would end the process
+    signals.listen()  # first: imports take seconds, in which a signal would end the process
 
 from dcgan_dist import cli
 from dcgan_dist.parallel import variables
@@ -42,15 +39,10 @@ DONE, STOPPED = 0, 75  # EX_TEMPFAIL: run the same command again
 def train(session: Session) -> bool:
     """Trains until the configured number of images, or until a stop is agreed; returns whether the run is complete.
 
-    Each iteration shows one global batch: D learns to tell real from fake, then G learns from D as it now is.
+    Each iteration uses one global batch: D learns to tell real from fake, then G learns from the updated D.
     """
-    config, state, engine, objective, clock = (
-        session.config,
-        session.state,
-        session.engine,
-        session.objective,
-        session.clock,
-    )
+    config, state, clock = session.config, session.state, session.clock
+    engine, objective = session.engine, session.objective
     inputs = session.inputs()
     while True:
         requests = session.agreed()
@@ -82,7 +74,7 @@ def run(config: Config) -> int:
         _dry_run(config, world)
         return DONE
     chosen = arithmetic(config.precision, world.device)
-    config = replace(config, precision=chosen.name)  # what `auto` stands for must not change between two attempts
+    config = replace(config, precision=chosen.name)  # `auto` must not change between two attempts
     try:
         session = open_session(config, cli.dump(config, reveal=True), world, chosen)
     except signals.StoppedError:
@@ -91,15 +83,15 @@ def run(config: Config) -> int:
         code = DONE if train(session) else STOPPED
         session.finish(code, STOPPED)
     except BaseException as error:
-        report_if_lost(error)  # first, for what follows may take longer than a launcher waits
+        report_if_lost(error)  # first: the rest may take longer than a launcher waits
         session.abandon()
         raise
-    # other launchers take any other code for a crash, and end the other ranks; RUN/PREEMPTED records the stop
+    # other launchers treat any other code as a crash, and end the other ranks; RUN/PREEMPTED records the stop
     return DONE if signals.launched() else code
 
 
 def _dry_run(config: Config, world: World) -> None:
-    """Prints what a run would do, on as many ranks as it is meant for."""
+    """Prints what a run would do on `config.world_size` ranks."""
     signals.take().restore_handlers()
     ranks = config.world_size or world.size
     lines = [cli.dump(config), layers_text(config), split_text(config, ranks)]
@@ -112,10 +104,9 @@ def _dry_run(config: Config, world: World) -> None:
     folder.check()
     folder.probe()
     Lease(folder.root).refuse_other()
-    embedded = not (config.data.shards or config.data.pipeline)
-    data = StreamUrls() if embedded else open_data(config, lines.append)
-    if embedded:
-        lines.append(f"data: the embedded set of {config.data.faces:,} cartoon faces, drawn when the run begins")
+    data = open_data(config, lines.append) if config.data.shards else StreamUrls()
+    if not config.data.shards:
+        lines.append(f"data: the embedded set of {config.data.faces:,} cartoon faces, made when the run starts")
     resume.find(replace(config, precision=chosen.name), folder, data, lines.append)
     if world.main:
         sys.stdout.write("\n".join(lines) + "\n")
@@ -140,5 +131,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    gc.freeze()  # to look through all imported modules for garbage would hold training up for a tenth of a second
+    gc.freeze()  # else garbage collection of all imported modules takes 0.1 s during training
     leave(main())

@@ -1,5 +1,6 @@
-"""How an option is refused: in one line that quotes the flag."""
+"""The limits of options, and the errors that quote their flags."""
 
+import operator
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, ClassVar, get_args, get_origin, get_type_hints
@@ -28,23 +29,23 @@ class Range:
 
     def problem(self, value: float) -> str | None:
         """What is wrong with a value; None: nothing."""
-        if self.least is not None and not value >= self.least:
-            return f"must be at least {self.least:,}"
-        if self.above is not None and not value > self.above:
-            return f"must be more than {self.above:,}"
-        if self.most is not None and not value <= self.most:
-            return f"must be at most {self.most:,}"
-        if self.below is not None and not value < self.below:
-            return f"must be less than {self.below:,}"
+        for limit, within, words in (
+            (self.least, operator.ge, "at least"),
+            (self.above, operator.gt, "more than"),
+            (self.most, operator.le, "at most"),
+            (self.below, operator.lt, "less than"),
+        ):
+            if limit is not None and not within(value, limit):
+                return f"must be {words} {limit:,}"
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptionGroup:
-    """A group of options, each number of which is held to its Range."""
+    """A group of options; numbers must be within their Range."""
 
     prefix: ClassVar[str] = ""
-    """What stands before the names of the options."""
+    """Prefix of the options' names."""
 
     def __post_init__(self) -> None:
         for name, limits in ranges(type(self)).items():
@@ -55,7 +56,7 @@ class OptionGroup:
 
 @cache
 def ranges(kind: type[OptionGroup]) -> dict[str, Range]:
-    """The limits of the fields of a dataclass that have some."""
+    """The limits of the fields of a dataclass."""
     hints, found = get_type_hints(kind, include_extras=True), {}
     for item in fields(kind):
         hint = hints[item.name]

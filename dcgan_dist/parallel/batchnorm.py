@@ -30,18 +30,6 @@ def _shared(network: nn.Module, group: dist.ProcessGroup | None, ranks: int, wor
             layer.sum_over_ranks, layer.ranks = sum_over_ranks, ranks
 
 
-def _global(network: nn.Module, world: World) -> None:
-    _shared(network, None, world.size, world)
-
-
-def _node(network: nn.Module, world: World) -> None:
-    _shared(network, _node_group(world), world.local_size, world)
-
-
-def _none(network: nn.Module, world: World) -> None:
-    del network, world
-
-
 def _torch(network: nn.Module, world: World) -> None:
     if world.device.type != "cuda":
         raise UsageError("--sync_batchnorm torch: torch.nn.SyncBatchNorm needs GPUs; use global")
@@ -73,9 +61,9 @@ def _node_group(world: World) -> dist.ProcessGroup:
 
 
 SYNCHRONISATIONS: dict[SyncBatchNorm, Callable[[nn.Module, World], None]] = {
-    "global": _global,
-    "node": _node,
-    "none": _none,
+    "global": lambda network, world: _shared(network, None, world.size, world),
+    "node": lambda network, world: _shared(network, _node_group(world), world.local_size, world),
+    "none": lambda *_: None,
     "torch": _torch,
 }
 

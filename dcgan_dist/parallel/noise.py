@@ -22,11 +22,10 @@ from dcgan_dist.parallel.world import World
 Draw = Callable[[NDArray[np.uint64], int, int], NDArray[np.float64]]
 
 
-def _symmetric_uniform(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float64]:
-    return 2 * keyed.uniform(key, start, count) - 1
-
-
-LATENTS: dict[Latent, Draw] = {"gaussian": keyed.normal, "uniform": _symmetric_uniform}
+LATENTS: dict[Latent, Draw] = {
+    "gaussian": keyed.normal,
+    "uniform": lambda key, start, count: 2 * keyed.uniform(key, start, count) - 1,
+}
 
 
 def split_of(config: Config, world: World) -> Split:

@@ -10,8 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch.amp.grad_scaler import GradScaler
-
 from dcgan_dist.config import Config
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError, os_error_as_user_error
@@ -89,7 +87,6 @@ class Recovery:
         return error
 
     def _names(self) -> list[str]:
-        """The checkpoints, once the save that is in progress has ended."""
         with suppress(UserError):
             self.saver.wait()
         with suppress(OSError):
@@ -161,7 +158,7 @@ class Recovery:
             (G_LOSS, "G", state.detector_g, state.scaler_g),
         ):
             fault = watch.look()
-            if fault is not None and not _passing(scaler):
+            if fault is not None and not (scaler.is_enabled() and scaler.get_scale() >= SCALE_FLOOR):
                 owner = f"{name}: " if fault.in_gradient else ""
                 found.append((fault.images, loss + fault.in_gradient, owner + fault.text))
         bad = first_not_finite(state.tensors())
@@ -169,8 +166,3 @@ class Recovery:
             name, tensor = bad
             found.append((state.images, AFTERWARDS, f"{name}: {not_finite(tensor)}"))
         return min(found, default=None)
-
-
-def _passing(scaler: GradScaler) -> bool:
-    """Whether an overflow is one that the loss scaler handles."""
-    return scaler.is_enabled() and scaler.get_scale() >= SCALE_FLOOR

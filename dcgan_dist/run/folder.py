@@ -192,18 +192,14 @@ def _not_mounted(folder: Path) -> str | None:
             return f"{path} is a link to {path.readlink()}, which is missing"
     with suppress(OSError):
         mounted = {partition.mountpoint for partition in psutil.disk_partitions(all=True)}
-        rows = [line.split() for line in FSTAB.read_text().splitlines()]
-        points = {_unescaped(row[1]) for row in rows if len(row) > 1 and row[0][0] != "#"} - {"/"}
+        rows = [line.split() for line in FSTAB.read_text().splitlines() if line.strip()[:1] != "#"]
+        points = {row[1].replace("\\040", " ").replace("\\134", "\\") for row in rows if len(row) > 1} - {"/"}
         for path in (folder.resolve(), *folder.resolve().parents) if points & mounted else ():
             if str(path) in mounted:
                 break
             if str(path) in points and path.is_dir():
                 return f"{path} is a mount point of {FSTAB}, where nothing is mounted"
     return None
-
-
-def _unescaped(name: str) -> str:
-    return name.replace("\\040", " ").replace("\\134", "\\")
 
 
 def _move(path: Path, to: Path) -> None:

@@ -225,7 +225,8 @@ class Session:
     def finish(self, exit_code: int, stopped: int) -> None:
         """Ends this attempt when all is on disk: prints its result, and writes a marker file."""
         self.world.activity.patient += 1  # trackers may take long
-        if exit_code != stopped and self.world.from_main(self._has_unreported):
+        unreported = self.world.from_main(lambda: self.metrics.last < self.state.images and self.stats.has_values())
+        if exit_code != stopped and unreported:
             # after the checkpoint, which holds the sums: a run that is extended later reports as if it had not ended
             self.report()
             self.world.from_main(self.metrics.sync)
@@ -249,9 +250,6 @@ class Session:
         self.lease.release()
         self.world.barrier()
         self.world.close()
-
-    def _has_unreported(self) -> bool:
-        return self.metrics.last < self.state.images and self.stats.has_values()
 
     def abandon(self) -> None:
         """The end after an error: ends the threads."""
