@@ -1,4 +1,4 @@
-"""The trainer's iteration without a reader and without a run around it, for what proves or measures it."""
+"""The trainer's iteration without a reader and a run, for checks and benchmarks."""
 
 from collections.abc import Iterator
 
@@ -13,10 +13,10 @@ from dcgan_dist.parallel.world import World
 
 
 class Iteration:
-    """New networks, and what one iteration does to them."""
+    """New networks, and their iterations."""
 
     def __init__(self, config: Config, world: World, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """`batches`: of this rank, on its device: images, uint8 (n, C, H, W), and whether to mirror them, bool (n,)."""
+        """`batches`: of this rank, on its device: images, uint8 (n, C, H, W), and whether to flip each, bool (n,)."""
         chosen = arithmetic(config.precision, world.device)
         self.state, self._engine = create(config, world, chosen)
         self._config, self._weights, self._batches = config, chosen.weights, batches
@@ -24,7 +24,7 @@ class Iteration:
         self._noise = NoiseSource(config, split_of(config, world), world.device, chosen.weights)
 
     def run(self) -> Scalars:
-        """One iteration; returns its scalars, as `training_step` does."""
+        """One iteration; returns its scalars."""
         real = micro_batches(self._config, *next(self._batches), self._weights)
         noise = self._noise.at(self.state.images)
         return training_step(self._config, self.state, self._engine, self._objective, real, noise)

@@ -1,4 +1,4 @@
-"""Files that a command is asked to write: none that is there is replaced, unless that is asked for, too."""
+"""Output files of commands, which replace others only with --overwrite."""
 
 import io
 import itertools
@@ -29,11 +29,11 @@ PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
-"""By ending: Pillow's name of the format, and how it is written."""
+"""By ending: Pillow's name of the format, and its options."""
 
 
 def check_output(option: str, path: Path, overwrite: bool) -> None:
-    """Raises UsageError for a file that is there already, without `overwrite`, and for places where none may be."""
+    """Raises UsageError for a place where no file can be, and for an existing file without `overwrite`."""
     if path.is_dir():
         raise UsageError(f"{option} {path}: is a folder; name a file")
     above = next(folder for folder in path.parents if os.path.lexists(folder))
@@ -41,19 +41,19 @@ def check_output(option: str, path: Path, overwrite: bool) -> None:
         raise UsageError(f"{option} {path}: {above} is no folder; name a file in one")
     _refuse_checkpoint(option, path)
     if not overwrite and os.path.lexists(path):
-        raise UsageError(f"{option} {path}: is there already; name another file, or add --overwrite")
+        raise UsageError(f"{option} {path}: exists; name another file, or add --overwrite")
     if path.exists() and ENDINGS.get(ending(path.name)) == "tar":
         raise UsageError(f"{option} {path}: is a tar, which is not replaced; choose another name")
 
 
 def _refuse_checkpoint(option: str, path: Path) -> None:
-    """Raises UsageError for a file in a checkpoint, which training removes with all that is in it."""
+    """Raises UsageError for a file in a checkpoint's folder, which training removes."""
     for folder in filter(is_checkpoint, path.resolve().parents):
-        raise UsageError(f"{option} {path}: {folder} is a checkpoint, and is removed as one; choose another folder")
+        raise UsageError(f"{option} {path}: {folder} is a checkpoint, which training removes; choose another folder")
 
 
 def check_picture(option: str, path: Path, overwrite: bool) -> None:
-    """The same for a picture; raises UsageError also for an ending that no picture has which can be written."""
+    """The same for a picture; raises UsageError also for an ending of no writable format."""
     check_output(option, path, overwrite)
     Image.init()
     if PICTURES.get(path.suffix.lower(), ("",))[0] not in Image.SAVE:
@@ -62,10 +62,7 @@ def check_picture(option: str, path: Path, overwrite: bool) -> None:
 
 
 def picture_path(named: Path | None, default: str, overwrite: bool) -> Path:
-    """Where a picture goes: the file that --out names, or else `default`, or 'default-2' and so on where that is taken.
-
-    Raises UsageError as check_picture does.
-    """
+    """The file that --out names, else `default`, or `default-2` and so on if it exists. Raises as check_picture."""
     path = named or Path(default)
     if named or overwrite:
         check_picture("--out", path, overwrite)
@@ -76,7 +73,7 @@ def picture_path(named: Path | None, default: str, overwrite: bool) -> Path:
 
 
 def save_picture(array: NDArray[np.uint8], named: Path | None, default: str, overwrite: bool) -> Path:
-    """Writes a picture to its place, see picture_path, and returns that. Raises UsageError and UserError."""
+    """Writes a picture to its picture_path, and returns that. Raises UsageError and UserError."""
     while True:
         path = picture_path(named, default, overwrite)
         try:

@@ -1,4 +1,4 @@
-"""How far a command has come: a bar on a terminal, else a line every few seconds."""
+"""The progress of a command: a bar on a terminal, else a line every few seconds."""
 
 import sys
 import time
@@ -10,17 +10,17 @@ from tqdm import tqdm
 
 from dcgan_dist.errors import to_stderr
 
-PLAIN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
+PLAIN_EVERY = 5.0  # seconds between two lines without a terminal
 Unit = Literal["img", "B"]
 DONE = {"img": "{n_fmt} of {total_fmt} images", "B": "{n_fmt} of {total_fmt}B"}
 
 Progress = Callable[[int, int], None]
-"""Done and in all; first called with what was done before."""
+"""Called with the numbers done and in all; first with what was done before."""
 
 
 @contextmanager
 def progress(title: str, unit: Unit) -> Iterator[Progress]:
-    """What is to be called with the progress; nothing is shown before there is any."""
+    """A function to call with the progress; nothing is shown before the first call."""
     if not sys.stderr.isatty():
         yield _lines(title, unit)
         return

@@ -24,7 +24,7 @@ class SampleOptions(cli.CommandOptions):
     """A run's folder (its newest intact checkpoint is used) or a checkpoint's."""
     out: Path | None = None
     """A picture for one grid, by its ending: .png, .jpg, .webp ..; a name without ending is a folder for single
-    pictures 000000.png, 000001.png, .. Absent: samples.png, or samples-2.png and so on where that is there already."""
+    pictures 000000.png, 000001.png, .. Default: samples.png, or samples-2.png and so on if it exists."""
     overwrite: bool = False
     """Let --out replace files."""
     count: Annotated[int, Range(least=1, most=10**6)] = 64
@@ -33,7 +33,7 @@ class SampleOptions(cli.CommandOptions):
     """Seed of the latents; picture i of a seed is the same whatever the count, and a run's own grid has the seed of
     the run."""
     network: Literal["netg_ema", "netg"] = "netg_ema"
-    """The moving average of G, or G as it was trained last."""
+    """netg_ema: the moving average of G. netg: G itself."""
     device: str = "auto"
     """auto: the GPU if there is one; or cpu, cuda, cuda:1 .."""
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     options = cli.parse(SampleOptions, argv, "dcgan-dist sample")
     singles = _singles(options)
-    # only now, for it imports torch, which takes seconds
+    # only now: importing torch takes seconds
     from dcgan_dist.run.generator import draw, find_checkpoint, load_generator
     from dcgan_dist.run.grid import grid
 
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 
 def _singles(options: SampleOptions) -> list[Path]:
-    """The files of single pictures; none for a grid. Raises UsageError for what is there already, or is no picture."""
+    """The files of single pictures; none for a grid. Raises UsageError if one exists, or is no picture."""
     out = options.out
     if out is None or (not out.is_dir() and out.suffix and not out.suffix[1:].isdecimal()):  # runs/1.5 is no picture
         picture_path(out, GRID, options.overwrite)

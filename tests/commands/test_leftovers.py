@@ -48,10 +48,10 @@ def kill_in(monkeypatch, command):
 
 
 COMMANDS = {
-    "inspect": ("inspect a.tar --out x.png", "x.png", "--out x.png: is there already; name another file, or add"),
-    "facts": ("inspect a.tar --count 0 --json x.json", "x.json", "--json x.json: is there already; name another file"),
-    "verify": ("verify a.tar --json x.json", "x.json", "--json x.json: is there already; name another file, or add"),
-    "doctor": ("doctor --only precision --json x.json", "x.json", "--json x.json: is there already; name another file"),
+    "inspect": ("inspect a.tar --out x.png", "x.png", "--out x.png: exists; name another file, or add"),
+    "facts": ("inspect a.tar --count 0 --json x.json", "x.json", "--json x.json: exists; name another file"),
+    "verify": ("verify a.tar --json x.json", "x.json", "--json x.json: exists; name another file, or add"),
+    "doctor": ("doctor --only precision --json x.json", "x.json", "--json x.json: exists; name another file"),
     "repair": ("verify b.tar --repair new --processes 1", "new/b.tar", "--repair new: holds b.tar already; choose"),
 }
 

@@ -52,7 +52,7 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(folder, caps
     assert main(command.split()) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert f" {name}: is there already; name another file, or add --overwrite" in err
+    assert f" {name}: exists; name another file, or add --overwrite" in err
     assert sorted(folder.rglob("*")) == before
     assert path.read_bytes() == MINE
     assert main([*command.split(), "--overwrite"]) == 0
@@ -108,7 +108,7 @@ PLACES = {
     ),
     "sample, a checkpoint": (
         "sample run --count 2 --out run/checkpoints/000000640",
-        "/run/checkpoints/000000640 is a checkpoint, and is removed as one; choose another folder",
+        "/run/checkpoints/000000640 is a checkpoint, which training removes; choose another folder",
     ),
     "sample, below a checkpoint": ("sample run --out run/checkpoints/000000640/a/b.png", "000000640 is a checkpoint"),
     "inspect, below a file": ("inspect a.tar --out a.tar/x.png", "--out a.tar/x.png: a.tar is no folder"),
@@ -135,7 +135,7 @@ def test_places_where_no_file_may_be_are_refused_before_any_work(folder, capsys,
 def test_the_default_is_not_written_into_a_checkpoint(folder, monkeypatch, capsys, command):
     monkeypatch.chdir(folder / "run" / "checkpoints" / "000000640")
     assert main(command.split()) == 2
-    assert f"{folder}/run/checkpoints/000000640 is a checkpoint, and is removed as one" in capsys.readouterr().err
+    assert f"{folder}/run/checkpoints/000000640 is a checkpoint, which training removes" in capsys.readouterr().err
     assert not list(folder.rglob("*.png"))
 
 

@@ -1,4 +1,4 @@
-"""`dcgan-dist doctor`: is this machine ready for this run, and if not, what can be done about it?"""
+"""`dcgan-dist doctor`: checks whether this machine is ready for a run, with advice for each problem."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`dcgan-dist doctor`: examines this machine for this run, and prints what is fine and what is not."""
+"""`dcgan-dist doctor`: runs the checks, on this machine or on all launched ranks, and prints the results."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from dcgan_dist.run.folder import environment
 
 SECONDS = 60.0  # after which a check counts as failed
 MARGIN = 30.0  # seconds that one rank may be later than another
-GROUP_TIMEOUT = 180  # seconds: more than a check may take, for NCCL ends the process when it is over
+GROUP_TIMEOUT = 180  # seconds; more than a check may take, because NCCL ends the process afterwards
 
 
 def run(own: DoctorOptions, config: Config, several: bool) -> int:
@@ -51,10 +51,10 @@ def run(own: DoctorOptions, config: Config, several: bool) -> int:
 
 
 def _join(config: Config) -> World:
-    """The ranks that were launched. Raises UserError when they do not find each other."""
+    """The launched ranks. Raises UserError when they do not find each other."""
     world = launch(replace(config, timeout=GROUP_TIMEOUT))
     set_cpu_threads(world)
-    _ = world.local_size  # which all ranks may have to find out together
+    _ = world.local_size  # all ranks must ask for it together
     return world
 
 
@@ -70,12 +70,11 @@ def _check_options(own: DoctorOptions) -> None:
 
 
 def _names(words: Sequence[str]) -> list[str]:
-    """Of checks, separated by spaces or commas."""
     return [name for word in words for name in word.split(",")]
 
 
 def _alone(context: Context, names: Sequence[str]) -> list[Line]:
-    """All checks one after the other, each line as soon as it is known."""
+    """All checks one after the other; prints each line at once."""
     lines: list[Line] = []
     for name in (name for name in names if name not in TOGETHER):
         lines.append(examine(name, context))
@@ -92,10 +91,7 @@ def _alone(context: Context, names: Sequence[str]) -> list[Line]:
 
 
 def _on_all_ranks(context: Context, names: Sequence[str], world: World) -> list[Line]:
-    """What the first rank of every node finds there; then, when all are back, what the ranks do together.
-
-    The main rank returns and prints all of it.
-    """
+    """The checks of the first rank of every node, then those of all ranks together. The main rank prints all lines."""
     alone, together = ([name for name in names if (name in TOGETHER) == both] for both in (False, True))
     lines = [examine(name, context) for name in alone] if os.environ.get("LOCAL_RANK", "0") == "0" else []
     found = ranks.gather(world, "nodes", lines, MARGIN + len(alone) * SECONDS)
@@ -112,8 +108,8 @@ def _on_all_ranks(context: Context, names: Sequence[str], world: World) -> list[
         lines = ranks.gather(world, "ranks", lines, MARGIN + len(together) * SECONDS)
     except UserError:
         if world.main:
-            raise  # else the main rank, which may hold the store, has read everything and ended
-    lines = list({line.found: line for line in lines[::-1]}.values())[::-1]  # most ranks find the same
+            raise  # else the main rank, which may hold the store, has read all lines and ended
+    lines = list({line.found: line for line in lines[::-1]}.values())[::-1]  # most ranks report the same
     _print(lines if world.main else [])
     return found + lines
 
@@ -125,7 +121,7 @@ def _print(lines: Sequence[Line]) -> None:
 
 
 def examine(name: str, context: Context) -> Line:
-    """What one check finds, whatever happens in it."""
+    """The line of one check, also after an error or without an end."""
     box: list[Finding] = []
     thread = threading.Thread(target=lambda: box.append(_finding(name, context)), name=name, daemon=True)
     began = time.monotonic()
@@ -147,7 +143,7 @@ def _finding(name: str, context: Context) -> Finding:
     except FoundError as found:
         return found.args[0]
     except UserError as error:
-        return fail(" | ".join(str(error).splitlines()), "the training would end with this error: do what it says")
+        return fail(" | ".join(str(error).splitlines()), "training would end with this error: follow its advice")
     except Exception as error:
         what = " ".join(str(error).split())[:300]
         if name in TOGETHER and isinstance(error, RuntimeError):  # torch's: another rank is gone, or does not answer
@@ -156,14 +152,14 @@ def _finding(name: str, context: Context) -> Finding:
 
 
 def _end(lines: Sequence[Line], world: World | None) -> int:
-    """The main rank's exit code is that of the job: a launcher that sees another one fail ends the main rank, too."""
+    """The exit code; that of the main rank is the job's, because a launcher ends the main rank when another fails."""
     failed = {line.check for line in lines if line.mark == "FAIL"}
     if world is None:
         return int(bool(failed))
     code = int(bool(failed) and world.main)
     if failed.intersection(TOGETHER):
         sys.stdout.flush()
-        os._exit(code)  # a thread that waits for another rank, or the end of their group, would keep this process
+        os._exit(code)  # a thread that waits for another rank would keep this process
     world.close()
     return code
 
@@ -183,4 +179,4 @@ CHECKS: dict[str, Callable[[Context], Finding]] = {
     "equality": ranks.check_equality,
 }
 TOGETHER = ("ranks", "equality")
-"""Those in which all ranks take part."""
+"""The checks of all ranks together."""

@@ -1,4 +1,4 @@
-"""What the checks share: the configuration, and what several of them need to know of this machine."""
+"""What the checks share."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,16 +21,16 @@ class Context:
 
     config: Config
     world: World | None = None
-    """The ranks that were launched; None: this process is alone."""
+    """The launched ranks; None: this process is alone."""
 
     @cached_property
     def device(self) -> torch.device:
-        """Where a rank of this machine will compute."""
+        """The device of a rank on this machine."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def local_ranks(self) -> int:
-        """Ranks on this machine, as far as that is known: those launched, or asked for, or one for each GPU."""
+        """Ranks on this machine: those launched, or requested, or one for each GPU."""
         if self.world is not None:
             return self.world.local_size
         gpus = torch.cuda.device_count()
@@ -38,17 +38,17 @@ class Context:
 
     @cached_property
     def arithmetic(self) -> Arithmetic:
-        """What `--precision` stands for here."""
+        """The meaning of `--precision` on this device."""
         return arithmetic(self.config.precision, self.device)
 
     @cached_property
     def networks(self) -> NetworkSizes:
-        """How large they are."""
+        """The sizes of the networks."""
         return measure_networks(self.config, self.arithmetic.weights)
 
     @property
     def data(self) -> Corpus | StreamUrls | None:
-        """The shards, all opened, once; None: the embedded set. Raises UserError for any bad one."""
+        """The shards, all opened, once; None: the embedded set. Raises UserError if one cannot be opened."""
         if isinstance(self._opened, UserError):
             raise self._opened
         return self._opened

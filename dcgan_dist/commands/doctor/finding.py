@@ -1,4 +1,4 @@
-"""What a check finds, and how it is printed."""
+"""The result of a check, and its text."""
 
 import shutil
 import textwrap
@@ -13,21 +13,21 @@ WORST_FIRST = ("FAIL", "warn", "ok")
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, and what to do about it."""
+    """The result of a check, with advice."""
 
     mark: Mark
     found: str
     advice: str = ""
-    """One line for each problem; "" where all is well."""
+    """One line for each problem."""
 
 
 def ok(found: str) -> Finding:
-    """All is well."""
+    """No problem."""
     return Finding("ok", found)
 
 
 def warn(found: str, advice: str) -> Finding:
-    """The run will work, but not as well or as safely as it could."""
+    """The run will work, but slower or less safely than it could."""
     return Finding("warn", found, advice)
 
 
@@ -37,7 +37,7 @@ def fail(found: str, advice: str) -> Finding:
 
 
 def conclude(found: str, *problems: Finding | None) -> Finding:
-    """All problems as one finding, as bad as the worst, and after them what was found; without any, all is well."""
+    """One finding with all problems and the mark of the worst, followed by `found`."""
     there = sorted((p for p in problems if p is not None), key=lambda p: WORST_FIRST.index(p.mark))
     if not there:
         return ok(found)
@@ -45,26 +45,26 @@ def conclude(found: str, *problems: Finding | None) -> Finding:
 
 
 class FoundError(Exception):
-    """Ends a check early; its argument is the finding."""
+    """Ends a check; its argument is the finding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Finding):
-    """What one check found on one node."""
+    """The finding of one check on one node."""
 
     check: str
     node: str
     seconds: float
     hung: bool = False
-    """It has not ended."""
+    """The check did not end."""
 
     def text(self, checks: Iterable[str], node: bool = False) -> str:
-        """Mark, check and finding; below them what to do. `checks`: all names; `node`: name the node."""
+        """Mark, check and finding; below them the advice. `checks`: all names; `node`: name the node."""
         head = f"{self.mark:<4}  {self.check:<{max(map(len, checks))}}  "
         parts = [f"{self.node}: " * node + self.found, *(f"-> {advice}" for advice in self.advice.splitlines())]
         wrap = textwrap.TextWrapper(break_long_words=False, break_on_hyphens=False)
         wrap.width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140)) - len(head)
-        # wrapped without the head, which would stand alone in front of a path that is longer than a line
+        # wrapped without the head, which would be alone before a path that is longer than a line
         return head + f"\n{'':<{len(head)}}".join(line for part in parts for line in wrap.wrap(part))
 
 

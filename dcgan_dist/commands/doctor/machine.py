@@ -30,7 +30,7 @@ def check_devices(context: Context) -> Finding:
 
 
 def gpu_error(number: int) -> str:
-    """Why a GPU cannot compute; "": it can. Torch itself says what an old driver or a missing kernel would stop."""
+    """Why a GPU cannot compute, in torch's words; "": it can."""
     try:
         torch.ones(1, device=f"cuda:{number}").add(1).item()
     except RuntimeError as error:
@@ -39,7 +39,7 @@ def gpu_error(number: int) -> str:
 
 
 def why_no_gpu() -> str:
-    """Why torch uses no GPU although the driver has some; "": it uses them, or there are none, or they are hidden."""
+    """Why torch cannot use the GPUs of the driver; "": it can, or there are none, or they are hidden."""
     there = any(path.name.removeprefix("nvidia").isdecimal() for path in Path("/dev").glob("nvidia*"))
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles")  # the last is SLURM's
     if torch.cuda.is_available() or hidden or not there:
@@ -52,7 +52,7 @@ def why_no_gpu() -> str:
 
 
 def judge_devices(names: Sequence[str], errors: Sequence[str], why_none: str, ranks: int, cores: int) -> Finding:
-    """Names of the GPUs and what `gpu_error` says of each; what `why_no_gpu` says; `ranks`: on this machine."""
+    """`names`, `errors`: of the GPUs; `why_none`: from `why_no_gpu`; `ranks`, `cores`: on this machine."""
     problems: list[Finding] = []
     for number, error in enumerate(errors):
         if error:
@@ -69,7 +69,7 @@ def judge_devices(names: Sequence[str], errors: Sequence[str], why_none: str, ra
 
 
 def check_precision(context: Context) -> Finding:
-    """What the networks compute in."""
+    """The precision of the networks."""
     chosen, gpu = context.arithmetic, context.device.type == "cuda"
     emulated = chosen.name == "bf16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
     slow = warn("bf16 is emulated on this GPU, which is slow", "use --precision fp16 or fp32")
@@ -95,9 +95,9 @@ def check_memory(context: Context) -> Finding:
 def judge_memory(
     *, available: float, each: float, once: float, ranks: int, surely: bool, gpu: tuple[float, float] | None
 ) -> Finding:
-    """In bytes: `each` rank needs so much, and the main rank `once` more; `gpu`: free on the fullest one, and needed.
+    """In bytes: `each`: needed by a rank; `once`: also needed by the main rank; `gpu`: free on the fullest, and needed.
 
-    `surely`: all ranks run on this machine; else some of them may be meant for other ones.
+    `surely`: all `ranks` run on this machine; else some of them may run on others.
     """
     needed = ranks * each + once
     found = f"{size(available)} available; {counted(ranks, 'rank')} on this machine will use about {size(needed)}"
@@ -105,7 +105,7 @@ def judge_memory(
     problems: list[Finding | None] = [_tight("memory", needed, available, less)]
     if each + once <= available < needed and not surely:
         part = f"not enough memory if all {ranks} ranks run on this machine"
-        problems = [warn(part, f"under its launcher, doctor examines every machine; {less}")]
+        problems = [warn(part, f"under its launcher, doctor checks every machine; {less}")]
     if gpu is not None:
         found += f"; GPU: {size(gpu[0])} free, about {size(gpu[1])} needed"
         less = "use a larger --accumulate, a smaller --batch_size, more GPUs, or --checkpoint.blocking"
@@ -131,8 +131,8 @@ def check_launcher(context: Context) -> Finding:
 
 
 def judge_launcher(env: Mapping[str, str], launched: int, gpus: int, wrong: str, no_address: str) -> Finding:
-    """`launched`: the number of launched ranks, 0 without a launcher; `wrong`: why a run would be refused for the
-    variables of a launcher; `no_address`: why MASTER_ADDR has no address; "": it has one, or is not set.
+    """`launched`: the number of launched ranks, 0 without a launcher; `wrong`: the problem with a launcher's variables;
+    `no_address`: why MASTER_ADDR has no address; "": it has one, or is not set.
     """
     how = f"{launched} ranks were launched" if launched else "one process, without a launcher"
     nodes, given = env.get("SLURM_NNODES", "1"), env.get("SLURM_GPUS_ON_NODE", "")
@@ -140,8 +140,8 @@ def judge_launcher(env: Mapping[str, str], launched: int, gpus: int, wrong: str,
     if job := env.get("SLURM_JOB_ID"):
         how += f"; SLURM job {job} on {counted(int(nodes), 'node')}"
     if nodes != "1" and not launched:
-        advice = "`srun torchrun .. -m dcgan_dist doctor ..` examines all of them, and the network between them"
-        problems.append(warn(f"only 1 of {nodes} nodes is examined", advice))
+        advice = "`srun torchrun .. -m dcgan_dist doctor ..` checks all of them, and their network"
+        problems.append(warn(f"only 1 of {nodes} nodes is checked", advice))
     if given.isdecimal() and int(given) > gpus and not launched:
         advice = "see the line devices; srun may need the same --gpus-per-node as sbatch"
         problems.append(fail(f"the job has {given} GPUs on this node, torch sees {gpus}", advice))
@@ -154,7 +154,7 @@ def judge_launcher(env: Mapping[str, str], launched: int, gpus: int, wrong: str,
 
 
 def check_wandb(context: Context) -> Finding:
-    """Whether the W&B server answers and accepts the key, if the run will use it."""
+    """Whether the W&B server answers and accepts the key, if the run uses it."""
     options = context.config.wandb
     mode, reason = resolve_mode(options, os.environ)
     if mode != "online":
@@ -164,7 +164,7 @@ def check_wandb(context: Context) -> Finding:
 
 
 def judge_wandb(answer: Answer, asked: bool) -> Finding:
-    """`asked`: the user wants W&B by name, so that its absence is a failure."""
+    """`asked`: the user requested W&B, so that its absence is a failure."""
     if answer.accepted:
         return ok(f"online: {answer.what}")
     key = "`wandb login --relogin`, or set WANDB_API_KEY"

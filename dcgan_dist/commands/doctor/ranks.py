@@ -1,4 +1,4 @@
-"""The ranks: how they report, how fast they communicate, and whether they compute what one rank computes alone."""
+"""The ranks: their reports, their communication, and whether they compute the same as one rank."""
 
 import json
 import os
@@ -34,7 +34,7 @@ ANSWER = 30.0  # seconds that the launcher's store may take
 LOOK_EVERY = 0.1  # seconds
 RUN = "from dcgan_dist import __main__ as front; from dcgan_dist.parallel import shutdown; shutdown.leave(front.main())"
 PROGRAM = (sys.executable, "-c", RUN, "doctor")
-SECONDS = 240.0  # until all started ranks must have ended; from a cold file server torch alone takes a minute
+SECONDS = 240.0  # for all started ranks; importing torch from a slow file server may take a minute
 TURNS = 10
 SLOW = 0.2  # seconds that the all-reduce of the gradients may take
 ITERATIONS = 3
@@ -46,9 +46,9 @@ FOREIGN = ("SLURM_", "PMI", "OMPI_", "MV2_", "ACCELERATE_", "TORCHELASTIC_", "FS
 
 
 def gather(world: World, what: str, lines: Sequence[Line], seconds: float) -> list[Line]:
-    """The lines of all ranks; of one that has not answered within `seconds`, a line says so.
+    """The lines of all ranks; for a rank that does not answer within `seconds`, a line with that failure.
 
-    Through the launcher's store, which answers also where collectives do not. Raises UserError when it is gone.
+    Uses the launcher's store, which works also when collectives do not. Raises UserError when it is gone.
     """
     names = [f"{what}/{rank}" for rank in range(world.size)]
     store = _ask(lambda: connect("doctor", ANSWER))
@@ -76,13 +76,13 @@ def _ask(call: Callable[[], T]) -> T:
 
 
 def local_world(config: Config) -> tuple[int, bool]:
-    """How many ranks are started here, and whether on GPUs: one each on all that the run will use, else two on CPUs."""
+    """The number of ranks to start here, and whether on GPUs: one on each that the run uses, else two on CPUs."""
     gpus = min(torch.cuda.device_count(), config.world_size or torch.cuda.device_count())
     return (gpus, True) if gpus > 1 else (2, False)
 
 
 def examine_local_ranks(config: Config, checks: Sequence[str]) -> list[Line]:
-    """What ranks find that are started here. Raises UserError when one fails or does not end; none outlives this."""
+    """The lines of ranks that are started here, and ended. Raises UserError when one fails or does not end."""
     (ranks, on_gpu), store = local_world(config), host()
     cpu = {} if on_gpu else {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "CUDA_VISIBLE_DEVICES": ""}
     env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | cpu
@@ -105,7 +105,7 @@ def examine_local_ranks(config: Config, checks: Sequence[str]) -> list[Line]:
 
 
 def _wait(processes: Sequence[subprocess.Popen]) -> int:
-    """Waits until rank 0 has ended, or another one has failed, and returns its number."""
+    """Waits until rank 0 has ended or another one has failed, and returns its number."""
     deadline = time.monotonic() + SECONDS
     while processes[0].poll() is None:
         failed = next((rank for rank, process in enumerate(processes) if process.poll()), None)
@@ -118,7 +118,7 @@ def _wait(processes: Sequence[subprocess.Popen]) -> int:
 
 
 def check_ranks(context: Context) -> Finding:
-    """Times what every iteration does: the all-reduce of the gradients. The median of the slowest rank."""
+    """Times the all-reduce of the gradients; takes the median of the slowest rank."""
     (world, ranks), turns = _launched(context), []
     gradients = torch.zeros(context.networks.gradients // 4, device=world.device)
     for _ in range(TURNS):
@@ -139,16 +139,16 @@ def judge_ranks(ranks: str, seconds: float, gradients: int) -> Finding:
 
 
 def check_equality(context: Context) -> Finding:
-    """The same training in float64 on one rank and on all: the same weights?"""
+    """Whether training on all ranks gives the same weights as on one, in float64."""
     world, ranks = _launched(context)
     deviation, tensor = max(world.gather(deviate(small_run(context.config, world.size), world)))
     return judge_equality(ranks, deviation, tensor, context.config.sync_batchnorm)
 
 
 def judge_equality(ranks: str, deviation: float, tensor: str, sync_batchnorm: SyncBatchNorm) -> Finding:
-    """`deviation`: of the weights, relative, the largest of all tensors and ranks; inf: not a number; `tensor`: which.
+    """`deviation`: relative, the largest of all tensors and ranks; inf: not a number; `tensor`: its name.
 
-    Equality is promised with shared statistics; without them every number of ranks trains differently.
+    Equality is promised with shared BatchNorm statistics.
     """
     found = f"{ranks}: after {ITERATIONS} iterations in float64, the weights differ by {deviation:.0e} from those of "
     found += "one rank"
@@ -162,19 +162,19 @@ def judge_equality(ranks: str, deviation: float, tensor: str, sync_batchnorm: Sy
 
 
 def _launched(context: Context) -> tuple[World, str]:
-    """The ranks, and how to name them."""
+    """The ranks, and their description."""
     world = context.world
     assert world is not None
     if world.device.type == "cuda":
-        torch.cuda.set_device(world.device)  # each check has a thread, and each thread a device, which barriers take
+        torch.cuda.set_device(world.device)  # each check is a thread, and barriers use the thread's device
     return world, f"{world.size} ranks on {'GPUs (NCCL)' if world.device.type == 'cuda' else 'the CPU (gloo)'}"
 
 
 def small_run(config: Config, ranks: int) -> Config:
-    """The same training with tiny networks in float64: its loss, penalties, augmentation, schedule, memory format."""
+    """The configuration with tiny networks in float64 and the same loss, augmentation, schedule and memory format."""
     accumulate = min(config.accumulate, MOST_MICRO_BATCHES)
     size = 48 if config.model.image_size % 3 == 0 else 32
-    # without shared statistics the ranks train another network, which is what the line then says
+    # without shared statistics several ranks train differently, which the finding reports
     shared = "global" if config.sync_batchnorm in ("none", "node") else config.sync_batchnorm
     batch = IMAGES * ranks * accumulate
     return replace(
@@ -190,14 +190,14 @@ def small_run(config: Config, ranks: int) -> Config:
 
 
 def deviate(config: Config, world: World) -> tuple[float, str]:
-    """Trains the same on all ranks together and on this one alone; the largest difference, and of which tensor."""
+    """Trains on all ranks together and on this one alone; the largest difference of a tensor, and its name."""
     one = World(accelerator=world.accelerator, timeout=world.timeout, alone=True)
     together, alone = (_trained(config, each) for each in (world, one))
     return max((_difference(together[name], alone[name]), name) for name in alone)
 
 
 def _trained(config: Config, world: World) -> dict[str, Tensor]:
-    """What becomes of random images, of which each rank takes its part, and half are mirrored."""
+    """The state after training on random images, of which each rank takes its part, half of them mirrored."""
     split = split_of(config, world)
     places = torch.cat([torch.arange(start, start + split.per_rank_micro) for start in split.slices(0)])
     shape = (ITERATIONS, config.batch_size, config.model.channels, config.model.image_size, config.model.image_size)

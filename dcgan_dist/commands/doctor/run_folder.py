@@ -1,4 +1,4 @@
-"""The run's folder: whether this run may have it, and the disk that it is on."""
+"""The run's folder, and its disk."""
 
 import contextlib
 import fcntl
@@ -26,19 +26,19 @@ SLOW_SAVE = 20.0  # seconds; a launcher kills its ranks 30 s after a signal
 
 
 def nearest(path: Path) -> Path:
-    """The path itself if it is a folder, else the nearest one above it."""
+    """The path if it is a folder, else its nearest parent that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def free_bytes(folder: Path) -> int:
-    """For this user, on the disk where a folder is or will be."""
+    """Bytes for this user, on the disk of a folder that may not exist yet."""
     return shutil.disk_usage(nearest(folder)).free
 
 
 @contextlib.contextmanager
 def probing(folder: Path, option: str = "--run_dir") -> Iterator[Path]:
-    """A folder of our own where `option` will be written, removed afterwards. Raises FoundError."""
+    """A temporary folder where `option` will be written. Raises FoundError."""
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=nearest(folder)) as probe:
             yield Path(probe)
@@ -48,14 +48,14 @@ def probing(folder: Path, option: str = "--run_dir") -> Iterator[Path]:
 
 
 def check_disk(context: Context) -> Finding:
-    """Free space, and the speed of what is written as a checkpoint is: a file, to the disk, then its name."""
+    """Free space, and the speed of a synced file."""
     config, networks = context.config, context.networks
     folder = RunFolder(config.run_dir).checkpoints
     others = [path for path in checkpoint.all_checkpoints(folder) if path.name != checkpoint.best_name(folder)]
     held = sum(file.stat().st_size for path in others for file in path.iterdir())  # the best one is never removed
     grids = -(-config.images // config.log.samples_every) + 1
     samples = grids * config.log.samples * config.model.image_size**2 * config.model.channels
-    # one more than are kept: the oldest is removed when the newest is complete
+    # one more than are kept, because the oldest is removed after the newest is complete
     needed = max(networks.checkpoint * (config.checkpoint.keep + 1) - held, 0) + samples
     data = os.urandom(int(min(networks.largest_file, PROBED)))
     with probing(config.run_dir) as probe:
@@ -72,7 +72,7 @@ def check_disk(context: Context) -> Finding:
 
 
 def judge_disk(free: float, needed: float, checkpoint: float, rate: float) -> Finding:
-    """In bytes: free, needed by the run, and of a checkpoint; `rate`: bytes a second that are written and synced."""
+    """In bytes: free, needed by the run, and of a checkpoint; `rate`: bytes per second to disk."""
     seconds = checkpoint / rate
     found = f"{size(free)} free, up to {size(needed)} needed; a checkpoint of {size(checkpoint)} takes {seconds:,.1f} s"
     advice = "free some space, keep fewer checkpoints (--checkpoint.keep 2), or set --run_dir to another disk"
@@ -86,18 +86,18 @@ def judge_disk(free: float, needed: float, checkpoint: float, rate: float) -> Fi
 
 
 def check_locks(context: Context) -> Finding:
-    """The kind of lock that a run's folder uses: it reaches other hosts where the file server supports it."""
+    """Whether files in the run's folder can be locked."""
     try:
         with probing(context.config.run_dir) as folder:
             problem = lock_problem(folder, fcntl.lockf, "--run_dir")
     except FoundError as error:
         raise FoundError(warn(f"not tested: {error.args[0].found}", "see the line disk")) from error
-    # without locks a second job is noticed by the heartbeat of the first
+    # a warning: without locks, a second job notices the heartbeat of the first
     return warn(problem.found, problem.advice) if problem else ok("files can be locked")
 
 
 def lock_problem(folder: Path, lock: Callable[[TextIO, int], None], option: str) -> Finding | None:
-    """None: a file in the folder can be locked."""
+    """Why a file in the folder cannot be locked; None: it can."""
     with (folder / "lock").open("w") as file:
         try:
             lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +115,7 @@ def check_run_dir(context: Context) -> Finding:
     said: list[str] = []
     config = replace(context.config, precision=context.arithmetic.name)
     try:
-        data = context.data or StreamUrls()  # the embedded set is not drawn for this: see below
+        data = context.data or StreamUrls()  # the embedded set is not made for this: see below
     except UserError:
         data = StreamUrls()  # see the line shards
     found = resume.find(config, folder, data, said.append)

@@ -1,4 +1,4 @@
-"""The shards: all of them open, some images of each as they were written; and the cache for those that need one."""
+"""The shards: opens all, and checks some images of each; and their cache."""
 
 import fcntl
 import random
@@ -21,7 +21,7 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.run.console import human_bytes as size
 from dcgan_dist.text import counted
 
-SHARDS, SAMPLES = 256, 4  # that are checked at most, and images of each
+SHARDS, SAMPLES = 256, 4  # maximum number of shards, and of images in each
 AT_ONCE = 16
 SHOWN = 3  # problems
 
@@ -47,7 +47,7 @@ def check_shards(context: Context) -> Finding:
 
 
 def _spot_checks(jobs: Sequence[Job]) -> tuple[int, list[Problem]]:
-    """The number of images that were checked, and what is wrong with them."""
+    """The number of checked images, and their problems."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         done = pool.map(lambda job: spot_check(job, SAMPLES), random.Random(0).sample(jobs, min(len(jobs), SHARDS)))
     counts, problems = zip(*done, strict=True) if jobs else ((), ())
@@ -55,7 +55,7 @@ def _spot_checks(jobs: Sequence[Job]) -> tuple[int, list[Problem]]:
 
 
 def judge_shards(found: str, images: int, problems: Sequence[Problem]) -> Finding:
-    """`found`: what all shards hold; `images`: that were checked."""
+    """`found`: the content of all shards; `images`: the number of checked ones."""
     bad = None
     if problems:
         more = f" | and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
@@ -69,7 +69,7 @@ def judge_shards(found: str, images: int, problems: Sequence[Problem]) -> Findin
 
 
 def check_cache(context: Context) -> Finding:
-    """The folder where remote and compressed shards are kept, or the embedded set."""
+    """The cache of remote and compressed shards, or of the embedded set."""
     try:
         data = context.data
     except UserError:
@@ -93,16 +93,13 @@ def check_cache(context: Context) -> Finding:
 
 
 def _cache_problem(folder: Path, option: str) -> Finding | None:
-    """None: it can be written and locked. Raises FoundError for a folder that cannot be written."""
+    """Why files in it cannot be locked; None: they can. Raises FoundError if it cannot be written."""
     with probing(folder, option) as probe:
         return lock_problem(probe, fcntl.flock, option)
 
 
 def judge_cache(folder: Path, shards: float, limit: float, free: float, locks: Finding | None = None) -> Finding:
-    """Whether the shards fit, or at least as many as are allowed; in bytes.
-
-    `shards`: of all that are kept there; `free`: on the disk, with what is there already; `locks`: if they fail.
-    """
+    """Whether the shards fit, in bytes. `free`: on the disk, including the cache's files; `locks`: their problem."""
     full = fail("the disk has less space than the cache may use", "lower --data.cache_bytes, or change --data.cache")
     part = f"only {min(limit, free) / shards:.0%} of the shards fit" if shards else ""
     more = "raise --data.cache_bytes, or set --data.cache to a larger disk: the rest is fetched again in every epoch"
