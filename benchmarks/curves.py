@@ -3,7 +3,7 @@
     python -m benchmarks.curves        some minutes on 2 cores; writes docs/images/curves.png and results/curves.json
 
 In float64 any number of ranks gives the same losses to rounding. In float32 they part after about ten iterations: the
-order of additions differs, and the game of two networks amplifies rounding until runs differ as other seeds' runs do.
+order of additions differs, and adversarial training amplifies rounding until runs differ as other seeds' runs do.
 Float64 is amplified alike, but from 1e-16.
 """
 

@@ -171,7 +171,7 @@ def test_a_disk_that_is_full_when_saving_ends_the_training_and_the_older_checkpo
 def test_a_disk_that_is_full_when_reporting_ends_the_training_too(start, run_dir):
     metrics = run_dir / "metrics.jsonl"
     assert start("--images", 16) == (0, "")
-    with metrics.open("a") as file:  # a long run's: larger than the other files that a life begins with
+    with metrics.open("a") as file:  # a long run's: larger than the other files that an attempt begins with
         file.write(json.dumps({"images": 16, "text": "x" * 100_000}) + "\n")
     with no_file_larger_than(metrics.stat().st_size + 10):
         result = start("--images", 32)

@@ -105,7 +105,7 @@ def test_reports_and_pictures_wait_for_a_disk_that_is_full_for_a_while(start, ru
     """No line of metrics.jsonl is lost, and no checkpoint is there without the lines before it."""
     metrics = run_dir / "metrics.jsonl"
     assert start("--images", 8)[0] == 0
-    with metrics.open("a") as file:  # a long run's: larger than the other files that a life begins with
+    with metrics.open("a") as file:  # a long run's: larger than the other files that an attempt begins with
         file.write(json.dumps({"images": 8, "text": "x" * 300_000}) + "\n")
     limit = metrics.stat().st_size + 10  # the first bytes of a line fit
     true, refused = os.write, []
@@ -188,7 +188,7 @@ NEWER = Owner(attempt=7, host="node9", pid=5, slurm_job="77", slurm_restart="1",
 
 
 def take_over(run_dir: Path) -> None:
-    """As by a life that has begun on another node, while this one was cut off, and comes back."""
+    """As by an attempt that has begun on another node, while this one was cut off, and comes back."""
     (run_dir / "new").write_text(json.dumps(asdict(NEWER)))
     (run_dir / "new").replace(run_dir / "owner.json")
 
@@ -201,7 +201,7 @@ def ended_for_the_newer(run_dir: Path) -> tuple[int, str]:
     )
 
 
-def test_an_attempt_that_another_has_followed_reports_nothing_at_its_end(start, run_dir, monkeypatch):
+def test_an_attempt_that_another_has_followed_ends_without_a_word_in_its_name(start, run_dir, monkeypatch):
     write = checkpoint._write_files
 
     def written(*given) -> None:
@@ -218,7 +218,7 @@ def test_an_attempt_that_another_has_followed_reports_nothing_at_its_end(start, 
     assert json.loads((run_dir / "owner.json").read_text()) == asdict(NEWER)
 
 
-def test_an_attempt_that_another_has_followed_removes_nothing(start, run_dir, monkeypatch):
+def test_an_attempt_that_another_has_followed_takes_nothing_back(start, run_dir, monkeypatch):
     """Going back, it would remove what the newer one has saved."""
 
     def fault(recovery: Recovery) -> str | None:
@@ -325,7 +325,7 @@ def test_a_checkpoint_that_is_asked_for_and_cannot_be_written_ends_nothing(start
     with no_file_larger_than(4000):
         code, out, _ = start("--checkpoint.every", 1000, "--log.every", 1000, "--log.samples_every", 1000)
     assert out.count("not saved, although") == 1, out
-    assert code == 1  # the last save of a life must succeed
+    assert code == 1  # the last save of an attempt must succeed
     assert "failure 1 of 3" in out
     assert (run_dir / "SAVE").exists()
 

@@ -263,7 +263,7 @@ def test_checkpoints_that_will_be_removed_make_space_but_not_the_best(trained):
 
 
 def test_a_run_that_another_job_has(doctor, trained, monkeypatch):
-    """On another host, whose sign of life is seen."""
+    """On another host, whose heartbeat is seen."""
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: "node7")
         lease = Lease(trained, beat=0.05)
@@ -276,7 +276,7 @@ def test_a_run_that_another_job_has(doctor, trained, monkeypatch):
     assert one(doctor, "run_dir", "--batch_size", "8")[0] == "ok"
 
 
-def test_a_stop_that_waits_for_the_next_life(doctor, trained):
+def test_a_stop_that_waits_for_the_next_attempt(doctor, trained):
     (trained / "STOP").touch()
     mark, found, advice = one(doctor, "run_dir", "--batch_size", "8")
     assert (mark, found.partition(";")[0]) == ("warn", "the file STOP exists, and will stop the run at once")

@@ -59,7 +59,7 @@ def test_cross_entropy_is_that_of_the_probability(smoothing):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("name", LOSSES)
-def test_far_logits_give_finite_losses_and_gradients(name, smoothing):
+def test_large_logits_give_finite_losses_and_gradients(name, smoothing):
     loss = LOSSES[name]
     for act in (lambda x: loss.d_real(x, smoothing), loss.d_fake, loss.g):
         logits = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4], requires_grad=True)

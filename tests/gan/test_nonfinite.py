@@ -74,7 +74,7 @@ def test_the_bad_numbers_of_a_gradient_are_counted_and_the_others_bounded(bad, n
     )
 
 
-def test_of_an_older_update_the_norms_are_told():
+def test_of_an_older_update_the_norms_are_reported():
     play = Play()
     play.update()
     before = play.learnt()

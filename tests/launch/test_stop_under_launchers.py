@@ -71,14 +71,14 @@ def test_signals_while_torch_is_imported(start, tmp_path):
     variables = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     everything = " ".join(str(int(number)) for number in (*signals.SIGNALS, signal.SIGINT))
     module, front = [sys.executable, "-m", "dcgan_dist.train"], [sys.executable, "-c", CONSOLE_SCRIPT, "train"]
-    lives = [
+    attempts = [
         begin([*module, *OPTIONS, "--run_dir", tmp_path / "module"], **variables, NUMBERS=everything),
         begin([*front, *OPTIONS, "--run_dir", tmp_path / "front"], **variables, NUMBERS=int(signal.SIGHUP)),
         begin([*module, *OPTIONS, "--dry_run"], **variables, NUMBERS=int(signal.SIGTERM)),
     ]
-    errors = [life.communicate(timeout=LIMIT)[1] for life in lives]
+    errors = [attempt.communicate(timeout=LIMIT)[1] for attempt in attempts]
     # a dry run has nothing to save, and the script that asked for it must see that it was interrupted
-    assert [life.returncode for life in lives] == [75, 75, -signal.SIGTERM], errors
+    assert [attempt.returncode for attempt in attempts] == [75, 75, -signal.SIGTERM], errors
     assert errors == [signals.NOT_BEGUN.decode(), "", ""]
     assert (tmp_path / "module/PREEMPTED").read_text() == "0\nSIGTERM\n"
     assert (tmp_path / "front/PREEMPTED").read_text() == "0\nSIGHUP\n"
@@ -104,18 +104,18 @@ def wait_for_a_report(run, launcher):
 
 def test_a_signal_to_the_launcher_stops_its_ranks_in_order(start, tmp_path):
     begin, known = start
-    lives = {}
+    attempts = {}
     for number, (name, (command, *_)) in enumerate(LAUNCHERS.items()):
         run = tmp_path / str(number)
-        lives[name] = run, begin([*command, "-m", "dcgan_dist.train", *OPTIONS, "--run_dir", run], OMP_NUM_THREADS=1)
-    for name, (run, launcher) in lives.items():
+        attempts[name] = run, begin([*command, "-m", "dcgan_dist.train", *OPTIONS, "--run_dir", run], OMP_NUM_THREADS=1)
+    for name, (run, launcher) in attempts.items():
         wait_for_a_report(run, launcher)
         ranks = psutil.Process(launcher.pid).children(recursive=True)
         known += ranks
         for number in LAUNCHERS[name][1]:
             os.kill(launcher.pid, number)
     psutil.wait_procs(known, timeout=LIMIT)
-    for name, (run, launcher) in lives.items():
+    for name, (run, launcher) in attempts.items():
         errors = launcher.communicate(timeout=LIMIT)[1]
         *_, reason, world_size = LAUNCHERS[name]
         assert (run / "PREEMPTED").exists(), f"{name}: {errors}"
@@ -135,11 +135,11 @@ OURS = {  # command, signal, why it stopped, exit code
 def test_our_launcher_ends_with_its_ranks_and_their_code(start, tmp_path):
     """And with not a line on standard error; a signal to its process group, as by a terminal, is one to each rank."""
     begin, known = start
-    lives = {
+    attempts = {
         name: (tmp_path / name, begin([*command, *OPTIONS, "--run_dir", tmp_path / name]))
         for name, (command, *_) in OURS.items()
     }
-    for name, (run, launcher) in lives.items():
+    for name, (run, launcher) in attempts.items():
         wait_for_a_report(run, launcher)
         ranks = psutil.Process(launcher.pid).children(recursive=True)
         assert len(ranks) == 2 * (name != "one rank")

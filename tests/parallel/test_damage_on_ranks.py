@@ -14,12 +14,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from support.capture import train_and_capture
 from support.damages import DAMAGES, IMAGES, NOTHING_LEFT, foreign, members, ours_jpg
 from support.launching import deviation, newest_tensors
 from support.ranks import run_ranks
 from support.recording import metrics, options
 from support.shards import encoded, write_tar
-from support.telling import train_and_tell
 
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.shards.index import ShardWriter, read_index
@@ -34,7 +34,7 @@ LOST = "another rank ended or does not answer ("
 REPORTED = " is damaged, and another is used: "
 
 
-def end_on(world_size, given, act=train_and_tell, *args):
+def end_on(world_size, given, act=train_and_capture, *args):
     """Exit code, standard output and standard error of every rank; that all ranks end is a part of each test."""
     return run_ranks(world_size, act, given, *args)
 
@@ -150,7 +150,7 @@ def hits(lengths, seed, bad, end, begin=0):
 
 
 def assert_counted(run_dir, lengths, seed, bad, begin=0):
-    """By every report of the life that began at `begin`; and there are as many reports as without damage."""
+    """By every report of the attempt that began at `begin`; and there are as many reports as without damage."""
     records = [record for record in metrics(run_dir) if record["images"] > begin]
     wanted = [hits(lengths, seed, bad, int(record["images"]), begin) for record in records]
     assert [record["data/substituted"] for record in records] == wanted
@@ -205,7 +205,7 @@ def while_it_trains(given, deed):
             deed()
 
     with mock.patch.object(gan_step, "update_ema", updated):
-        return train_and_tell(given)
+        return train_and_capture(given)
 
 
 def overwrite(path, place, data):
@@ -269,7 +269,7 @@ def test_damage_while_a_run_goes_on_ends_it_and_its_checkpoint_goes_on(tmp_path,
 
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize("name", DEEDS)
-def test_damage_during_a_run_is_substituted_and_reported_once(tmp_path, undisturbed, name, world_size):
+def test_damage_while_a_run_goes_on_is_replaced_and_reported_once(tmp_path, undisturbed, name, world_size):
     shards = tmp_path / "shards"
     given = options(long_shards(shards), tmp_path / "run", f"{LONG} {SUBSTITUTE}")
     deed, bad = deed_of(name, shards)
@@ -294,7 +294,7 @@ def killed(given):
         update(*args)
 
     with mock.patch.object(gan_step, "update_ema", updated):
-        return train_and_tell(given)
+        return train_and_capture(given)
 
 
 def test_a_killed_run_goes_on_with_the_same_substitutes_on_other_ranks(tmp_path, undisturbed):

@@ -39,7 +39,7 @@ CHECKPOINTS = f"--checkpoint.every {2 * BATCH} --checkpoint.keep 9 --precision f
 BACK = f"{CHECKPOINTS} --log.every {BATCH} --divergence.policy rollback --divergence.lr_factor 0.5"
 
 
-def life(
+def attempt(
     given: list[str], world_size: int, fault: str, last_rollback: int = 0, until: int = AT, stop: bool = False
 ) -> dict[str, Any]:
     """A training, by the command itself, in which a number is bad on the sick rank; what came of it on this rank.
@@ -143,7 +143,7 @@ def all_finite(run_dir: Path) -> bool:
 )
 def test_all_ranks_stop_at_one_step_and_nothing_bad_is_kept(fault, what, shards, tmp_path):
     run_dir = tmp_path / "run"
-    main, sick = run_ranks(2, life, options(shards, run_dir, CHECKPOINTS), 2, fault)
+    main, sick = run_ranks(2, attempt, options(shards, run_dir, CHECKPOINTS), 2, fault)
     assert main["error"] == sick["error"]
     assert main["error"].startswith(f"training has diverged: {what}")
     where = " on rank 1" if "loss" in fault else " numbers are not finite)"
@@ -159,7 +159,7 @@ def test_all_ranks_stop_at_one_step_and_nothing_bad_is_kept(fault, what, shards,
     assert [record["images"] for record in metrics(run_dir)] == [24, 48, 72]  # the bad numbers are shown
 
 
-def life_with_a_slow_disk(given: list[str]) -> dict[str, Any]:
+def attempt_with_a_slow_disk(given: list[str]) -> dict[str, Any]:
     """A training that diverges while its second checkpoint is being written; this ends when somebody waits for it."""
     really_save, awaited = checkpoint.save, threading.Event()
 
@@ -172,11 +172,11 @@ def life_with_a_slow_disk(given: list[str]) -> dict[str, Any]:
 
     patches = [mock.patch.object(Saver, name, waiting(getattr(Saver, name))) for name in ("wait", "close")]
     with mock.patch.object(checkpoint, "save", save), patches[0], patches[1]:
-        return life(given, 2, "g loss")
+        return attempt(given, 2, "g loss")
 
 
 def test_the_checkpoint_that_is_named_is_the_one_that_is_still_being_written(shards, tmp_path):
-    for one in run_ranks(2, life_with_a_slow_disk, options(shards, tmp_path / "run", CHECKPOINTS)):
+    for one in run_ranks(2, attempt_with_a_slow_disk, options(shards, tmp_path / "run", CHECKPOINTS)):
         assert "; the last checkpoint is 000000048: " in one["error"]
 
 
@@ -195,12 +195,12 @@ def resumed_by_hand(run_dir: Path, name: str, target: Path) -> None:
 def taken_back(shards, tmp_path_factory):
     """The folder of a run of ten iterations that went back once, and what its ranks say."""
     run_dir = tmp_path_factory.mktemp("back") / "run"
-    return run_dir, run_ranks(2, life, options(shards, run_dir, BACK), 2, "g nan")
+    return run_dir, run_ranks(2, attempt, options(shards, run_dir, BACK), 2, "g nan")
 
 
 def test_a_run_that_was_taken_back_completes(taken_back):
-    run_dir, lives = taken_back
-    assert [(one["code"], one["images"], one["closed"]) for one in lives] == [(0, 120, [0])] * 2
+    run_dir, attempts = taken_back
+    assert [(one["code"], one["images"], one["closed"]) for one in attempts] == [(0, 120, [0])] * 2
     assert numbers(run_dir / "checkpoints" / "000000120")["rollbacks"] == 1
     assert numbers(run_dir / "checkpoints" / "000000048")["rollbacks"] == 0
     assert all_finite(run_dir)
@@ -233,7 +233,7 @@ def test_it_is_the_run_that_was_resumed_by_hand_with_the_new_key(taken_back, sha
     shutil.rmtree(undisturbed / "checkpoints")
     shutil.copytree(run_dir / "checkpoints" / "000000048", undisturbed / "checkpoints" / "000000048")
     for folder in (by_hand, undisturbed):
-        assert [one["code"] for one in run_ranks(2, life, options(shards, folder, BACK), 2, "")] == [0, 0]
+        assert [one["code"] for one in run_ranks(2, attempt, options(shards, folder, BACK), 2, "")] == [0, 0]
     assert digest(by_hand) == digest(run_dir)
     assert digest(undisturbed) != digest(run_dir)
     assert metrics(by_hand) == metrics(run_dir)[-6:]
@@ -243,7 +243,7 @@ def test_it_is_the_run_that_was_stopped_after_going_back_and_went_on(taken_back,
     run_dir, _ = taken_back
     for iterations in (8, 10):
         given = options(shards, tmp_path / "two", f"{BACK} --images {BATCH * iterations}")
-        assert [one["code"] for one in run_ranks(2, life, given, 2, "g nan")] == [0, 0]
+        assert [one["code"] for one in run_ranks(2, attempt, given, 2, "g nan")] == [0, 0]
         assert numbers(tmp_path / "two" / "checkpoints" / f"{BATCH * iterations:09d}")["rollbacks"] == 1
     assert digest(tmp_path / "two") == digest(run_dir)
     assert metrics(tmp_path / "two") == metrics(run_dir)
@@ -251,22 +251,22 @@ def test_it_is_the_run_that_was_stopped_after_going_back_and_went_on(taken_back,
 
 def test_a_fault_behind_the_last_report_is_found_before_the_end(shards, tmp_path):
     given = options(shards, tmp_path / "run", f"{BACK} --log.every 1000 --checkpoint.every 1000 --images {6 * BATCH}")
-    for one in run_ranks(2, life, given, 2, "d nan"):
+    for one in run_ranks(2, attempt, given, 2, "d nan"):
         assert (one["code"], one["images"]) == (0, 6 * BATCH)
     assert numbers(tmp_path / "run" / "checkpoints" / "000000072")["rollbacks"] == 1
     assert all_finite(tmp_path / "run")
 
 
-def test_a_buffer_that_is_bad_on_one_rank_is_found_and_replaced(shards, tmp_path):
+def test_a_buffer_that_is_bad_on_one_rank_is_found_and_restored(shards, tmp_path):
     """No gradient tells of it, and only this rank has it."""
     given = options(shards, tmp_path / "stopped", CHECKPOINTS)
-    for one in run_ranks(2, life, given, 2, "g buffer"):
+    for one in run_ranks(2, attempt, given, 2, "g buffer"):
         assert (one["code"], one["images"]) == (1, 72)
         assert one["error"].startswith(f"training has diverged: netg: {BUFFER}: 1 of 16 numbers are not finite, the ")
         assert "] on rank 1 at 72 images; the last checkpoint is 000000048: " in one["error"]
     assert all_finite(tmp_path / "stopped")
     given = options(shards, tmp_path / "back", BACK)
-    assert [(one["code"], one["finite"]) for one in run_ranks(2, life, given, 2, "g buffer")] == [(0, True)] * 2
+    assert [(one["code"], one["finite"]) for one in run_ranks(2, attempt, given, 2, "g buffer")] == [(0, True)] * 2
     assert numbers(tmp_path / "back" / "checkpoints" / "000000120")["rollbacks"] == 1
 
 
@@ -274,13 +274,13 @@ def test_a_buffer_that_is_bad_on_one_rank_is_found_and_replaced(shards, tmp_path
 def test_a_stop_in_a_bad_iteration_keeps_nothing_bad(policy, code, shards, tmp_path):
     run_dir = tmp_path / "run"
     given = options(shards, run_dir, f"{BACK} --divergence.policy {policy} --log.every 1000")
-    main, sick = run_ranks(2, life, given, 2, "d nan", 0, AT, True)
+    main, sick = run_ranks(2, attempt, given, 2, "d nan", 0, AT, True)
     assert (main["code"], main["images"]) == (sick["code"], sick["images"]) == (code, 72 if code else 48)
     assert (run_dir / "checkpoints/latest").read_text() == "000000048"
     assert all_finite(run_dir)
     preempted = run_dir / "PREEMPTED"
     assert (preempted.read_text() if preempted.exists() else "") == ("" if code else "48\nrank 1: SIGTERM\n")
-    for one in run_ranks(2, life, given, 2, ""):
+    for one in run_ranks(2, attempt, given, 2, ""):
         assert (one["code"], one["images"]) == (0, 120)
 
 
@@ -288,7 +288,7 @@ def test_a_run_that_began_from_a_checkpoint_elsewhere_goes_back_to_it(taken_back
     """In its own folder, for the other one may be gone by then."""
     source, run_dir = taken_back[0] / "checkpoints" / "000000048", tmp_path / "run"
     given = options(shards, run_dir, f"{BACK} --checkpoint.every 1000 --resume.source {source}")
-    for one in run_ranks(2, life, given, 2, "g nan"):
+    for one in run_ranks(2, attempt, given, 2, "g nan"):
         assert (one["code"], one["images"]) == (0, 120)
     assert [path.name for path in checkpoint.all_checkpoints(run_dir / "checkpoints")] == ["000000048", "000000120"]
     assert numbers(run_dir / "checkpoints" / "000000120")["rollbacks"] == 1
@@ -298,7 +298,7 @@ def test_a_run_that_began_from_a_checkpoint_elsewhere_goes_back_to_it(taken_back
 def test_after_the_last_rollback_it_stops(shards, tmp_path):
     """It goes back to the very beginning where no other checkpoint was due."""
     given = options(shards, tmp_path / "run", f"{BACK} --checkpoint.every 1000 --divergence.most_rollbacks 2")
-    main, sick = run_ranks(2, life, given, 2, "d loss", 9)
+    main, sick = run_ranks(2, attempt, given, 2, "d loss", 9)
     assert main["error"] == sick["error"]
     assert (main["code"], sick["code"]) == (1, 1)
     assert "the last checkpoint is 000000000: " in main["error"]
@@ -309,11 +309,11 @@ def test_after_the_last_rollback_it_stops(shards, tmp_path):
 
 def test_overflows_in_fp16_are_no_fault_unless_they_never_end(shards, tmp_path):
     given = options(shards, tmp_path / "some", f"{CHECKPOINTS} --precision fp16")
-    assert [one["code"] for one in run_ranks(2, life, given, 2, "d inf", 0, AT + 1)] == [0, 0]
+    assert [one["code"] for one in run_ranks(2, attempt, given, 2, "d inf", 0, AT + 1)] == [0, 0]
     shown = [str(record["grad_norm/d"]) for record in metrics(tmp_path / "some")]
     assert shown.count("Infinity") == 2  # in iterations 5 and 6
     given = options(shards, tmp_path / "all", "--precision fp16 --checkpoint.every 10000", iterations=60)
-    (alone,) = run_ranks(1, life, given, 1, "d inf", 0, 1000)
+    (alone,) = run_ranks(1, attempt, given, 1, "d inf", 0, 1000)
     assert alone["code"] == 1
     assert "D: the gradient of layers.0.weight: its norm is inf" in alone["error"]
     assert 30 * BATCH < alone["images"] < 50 * BATCH  # from a scale of 2^16 to below 1e-4, halved each time

@@ -1,4 +1,4 @@
-"""What a job reads over several lives, each killed, each on other ranks with another batch: all of it, and once."""
+"""What a job reads over several attempts, each killed, each on other ranks with another batch: all of it, and once."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ SHARDS = (23, 17)  # see conftest.py
 
 
 class Log:
-    """What one rank took in one life, a line for each batch, whole or not at all."""
+    """What one rank took in one attempt, a line for each batch, whole or not at all."""
 
     def __init__(self, folder, rank):
         self._file = os.open(folder / f"{rank}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -48,7 +48,7 @@ class Log:
 
 
 def taken(folder, batches):
-    """The rows of the first batches of every rank of a life, and all others."""
+    """The rows of the first batches of every rank of an attempt, and all others."""
     kept, lost = [], []
     for file in folder.iterdir():
         lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -66,14 +66,14 @@ def undisturbed(count):
 
 
 def assert_nothing_lost_or_repeated(folders, batches, starts):
-    """`batches`: of every life the global batch; `starts`: where each life began, and where the last one ended."""
-    lives = []
+    """`batches`: the global batch of every attempt; `starts`: where each attempt began, and the last one ended."""
+    attempts = []
     for folder, batch, (start, end) in zip(folders, batches, pairwise(starts), strict=True):
         assert start < end
         assert (end - start) % batch == 0
-        lives.append((start, end, *taken(folder, (end - start) // batch)))
-    wanted = undisturbed(1 + max(row[0] for _, _, kept, lost in lives for row in kept + lost))
-    for start, end, kept, lost in lives:
+        attempts.append((start, end, *taken(folder, (end - start) // batch)))
+    wanted = undisturbed(1 + max(row[0] for _, _, kept, lost in attempts for row in kept + lost))
+    for start, end, kept, lost in attempts:
         assert kept == wanted[start:end]
         # what came after the checkpoint was in vain, and is done again
         assert lost == [wanted[row[0]] for row in lost]
@@ -92,7 +92,7 @@ def kill_after(changed, delay):
     threading.Thread(target=kill, daemon=True).start()
 
 
-def read(shards, root, life, batch, micro_batches, victims, delay, images):
+def read(shards, root, attempt, batch, micro_batches, victims, delay, images):
     """Reads in step with the other ranks, and notes the position after every third batch."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1:
@@ -104,7 +104,7 @@ def read(shards, root, life, batch, micro_batches, victims, delay, images):
     split = Split(batch=batch, micro_batches=micro_batches, rank=rank, world_size=world_size)
     fetcher = Fetcher(open_corpus([shards]), (SIZE, 3))
     reader = IndexedReader(fetcher, shape=(SIZE, 3), seed=SEED, plan=DecodePlan(count=2, prefetch=3))
-    log, stream = Log(root / f"life{life}", rank), reader.batches(start, split)
+    log, stream = Log(root / f"attempt{attempt}", rank), reader.batches(start, split)
     with suppress(RuntimeError):  # of a rank whose peer was killed
         for position in range(start, start + images, batch):
             log.write(split, position, next(stream))
@@ -126,11 +126,11 @@ def test_readers_killed_at_random_moments(seed, shards, tmp_path):
     chance, checkpoint = random.Random(seed), tmp_path / "position"
     checkpoint.write_text("0")
     folders, batches, starts = [], [], [0]
-    for life, (world_size, batch, micro_batches, victims) in enumerate([*READERS, (3, 30, 1, [])]):
+    for attempt, (world_size, batch, micro_batches, victims) in enumerate([*READERS, (3, 30, 1, [])]):
         batches.append(batch)
-        folders.append(tmp_path / f"life{life}")
+        folders.append(tmp_path / f"attempt{attempt}")
         folders[-1].mkdir()
-        given = shards, tmp_path, life, batch, micro_batches, victims, chance.uniform(0, 0.1)
+        given = shards, tmp_path, attempt, batch, micro_batches, victims, chance.uniform(0, 0.1)
         if victims:
             with pytest.raises(AssertionError, match="died without a word"):
                 run_ranks(world_size, read, *given, WITHOUT_END)
@@ -161,16 +161,16 @@ def train_and_log(given, world_size, folder, victims, run_dir, delay):
 
 
 def newest(run_dir):
-    """What the next attempt goes on from; a life that is killed may not have come to write `latest`."""
+    """What the next attempt goes on from; an attempt that is killed may not have come to write `latest`."""
     return max((int(path.name) for path in (run_dir / "checkpoints").glob("0*")), default=0)
 
 
 def test_a_training_killed_and_gone_on_with_other_ranks_and_another_batch(shards, tmp_path):
     chance, run_dir = random.Random(5), tmp_path / "run"
     folders, batches, starts = [], [], [0]
-    for life, (world_size, batch, victims) in enumerate([(2, 12, [0, 1]), (3, 18, [1]), (1, 36, [])]):
+    for attempt, (world_size, batch, victims) in enumerate([(2, 12, [0, 1]), (3, 18, [1]), (1, 36, [])]):
         batches.append(batch)
-        folders.append(tmp_path / f"life{life}")
+        folders.append(tmp_path / f"attempt{attempt}")
         folders[-1].mkdir()
         end = 36_000 if victims else newest(run_dir) + 108
         changes = f"--seed {SEED} --images {end} --checkpoint.every 36 --resume.allow_changes batch_size"

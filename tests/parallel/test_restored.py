@@ -1,5 +1,5 @@
-"""N iterations, kill -9 and M more are N + M in one go, bit for bit: for every game, every precision and every option
-that keeps something; and what a life begins with is, item by item, what the life before it saved."""
+"""N iterations, kill -9 and M more equal N + M in one go, bit for bit, for every objective, precision and option with
+state; and an attempt starts with exactly what the one before saved."""
 
 import json
 import os
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 BATCH, SAVED, KILLED, LENGTH = 12, 36, 60, 96  # images; 36 lies between two reports
 COMMON = f"--images {LENGTH} --checkpoint.every {SAVED}"
 NEEDS = {"wasserstein": "--loss.gp_weight 10 --model.d_norm layer"}
-GAMES = {
+OBJECTIVES = {
     f"{loss} {precision}": f"--loss.name {loss} --precision {precision} {NEEDS.get(loss, '')}"
     for loss in LOSSES
     for precision in PRECISIONS
@@ -50,9 +50,9 @@ OPTIONS = {
 def main_until_killed(given: list[str]) -> int:
     """The command; SIGKILL comes when the first checkpoint is two iterations old and its thread is done."""
 
-    def kill(life: Session) -> None:
-        if life.state.images == KILLED:
-            life.saver.wait()
+    def kill(attempt: Session) -> None:
+        if attempt.state.images == KILLED:
+            attempt.saver.wait()
             os.kill(os.getpid(), signal.SIGKILL)
 
     before_each_iteration(kill)
@@ -60,7 +60,7 @@ def main_until_killed(given: list[str]) -> int:
 
 
 def learnt(run: Path) -> list[dict[str, float]]:
-    """Of the reports, what does not tell of this life's reading."""
+    """Of the reports, what does not tell of this attempt's reading."""
     return [{name: value for name, value in row.items() if not name.startswith("data/")} for row in metrics(run)]
 
 
@@ -79,10 +79,11 @@ def assert_same_end(ours: Path, theirs: Path) -> None:
     assert learnt(ours) == learnt(theirs)
 
 
-@pytest.mark.parametrize("variant", [*GAMES, *OPTIONS])
+@pytest.mark.parametrize("variant", [*OBJECTIVES, *OPTIONS])
 def test_killed_and_gone_on_is_the_same_as_straight(variant, shards, tmp_path):
     straight, killed = (
-        options(shards, tmp_path / name, f"{(GAMES | OPTIONS)[variant]} {COMMON}") for name in ("straight", "killed")
+        options(shards, tmp_path / name, f"{(OBJECTIVES | OPTIONS)[variant]} {COMMON}")
+        for name in ("straight", "killed")
     )
     assert run_ranks(1, trainer.main, straight) == [0]
     with pytest.raises(AssertionError, match="rank 0 of 1 died without a word"):
@@ -102,36 +103,36 @@ ALL = (
 )
 
 
-def snapshot(life: Session, run_seconds: float) -> dict[str, Any]:
+def snapshot(attempt: Session, run_seconds: float) -> dict[str, Any]:
     """All that an iteration, a report or a checkpoint depends on, at this point of the run, as plain values."""
-    state, weights = life.state, life.arithmetic.weights
+    state, weights = attempt.state, attempt.arithmetic.weights
     found: dict[str, Any] = {}
-    for file, part in (state.tensors() | {"stats": life.stats.state_dict()}).items():
+    for file, part in (state.tensors() | {"stats": attempt.stats.state_dict()}).items():
         for name, value in part.items():
             found[f"{file}/{name}"] = (str(value.dtype), value.stride(), value.contiguous().numpy().tobytes())
     found |= {f"number/{name}": json.dumps(value) for name, value in state.numbers().items()}
-    set_learning_rates(state, life.config)
+    set_learning_rates(state, attempt.config)
     for name, optimizer in (("g", state.opt_g), ("d", state.opt_d)):
         (group,) = optimizer.param_groups
         found[f"optimizer/{name}"] = {key: value for key, value in group.items() if key != "params"}
-    noise = NoiseSource(life.config, life.split, life.world.device, weights, state.rollbacks)
+    noise = NoiseSource(attempt.config, attempt.split, attempt.world.device, weights, state.rollbacks)
     for number, each in enumerate(noise.at(state.images)):
         found |= {f"noise/{number}/{name}": value.numpy().tobytes() for name, value in vars(each).items()}
-    batches = life.reader.batches(state.images, life.split)
+    batches = attempt.reader.batches(state.images, attempt.split)
     batch = next(batches)
     found |= {name: getattr(batch, name).numpy().tobytes() for name in ("images", "flips", "labels")}
     found["samples"] = batch.rows.samples.tolist()
     batches.close()
     found["modes"] = [network.training for network in (state.netg, state.netd, state.ema)]
     found["run_seconds"] = run_seconds
-    found["wandb"] = wandb._run_id(life.config.run_dir, print)[0] if life.world.main else ""
+    found["wandb"] = wandb._run_id(attempt.config.run_dir, print)[0] if attempt.world.main else ""
     return found
 
 
-def saved_life(given: list[str], world_size: int) -> dict[str, Any]:
+def saved_attempt(given: list[str], world_size: int) -> dict[str, Any]:
     """A training that was taken back once, up to the checkpoint; what it held there."""
-    life, snapshots, seconds = begin(given, world_size), [], []
-    life.state.rollbacks, really_save, really_write = 1, life.save, Saver.save
+    attempt, snapshots, seconds = begin(given, world_size), [], []
+    attempt.state.rollbacks, really_save, really_write = 1, attempt.save, Saver.save
 
     def write(saver: Saver, images: int, tensors: Any, described: dict[str, Any], *more: Any) -> None:
         seconds.append(described["run_seconds"])
@@ -139,28 +140,28 @@ def saved_life(given: list[str], world_size: int) -> dict[str, Any]:
 
     def save(anyway: bool = False) -> None:
         really_save(anyway)
-        snapshots.append(snapshot(life, life.world.from_main(lambda: seconds[-1])))
+        snapshots.append(snapshot(attempt, attempt.world.from_main(lambda: seconds[-1])))
 
-    life.save = save
+    attempt.save = save
     with mock.patch.object(Saver, "save", write):
-        assert trainer.train(life)
-    life.finish(0, 75)
+        assert trainer.train(attempt)
+    attempt.finish(0, 75)
     return snapshots[-1]
 
 
-def restored_life(given: list[str], world_size: int) -> dict[str, Any]:
-    """What the next life holds before its first iteration."""
-    life = begin(given, world_size)
-    found = snapshot(life, life.earlier)
-    life.abandon()
+def restored_attempt(given: list[str], world_size: int) -> dict[str, Any]:
+    """What the next attempt holds before its first iteration."""
+    attempt = begin(given, world_size)
+    found = snapshot(attempt, attempt.earlier)
+    attempt.abandon()
     return found
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_an_attempt_begins_with_all_that_the_one_before_saved(world_size, shards, tmp_path):
     given = options(shards, tmp_path / "run", f"{ALL} --images {SAVED}")
-    before = run_ranks(world_size, saved_life, given, world_size)
-    after = run_ranks(world_size, restored_life, given, world_size)
+    before = run_ranks(world_size, saved_attempt, given, world_size)
+    after = run_ranks(world_size, restored_attempt, given, world_size)
     for saved, restored in zip(before, after, strict=True):
         assert saved.keys() == restored.keys()
         assert [name for name, value in saved.items() if restored[name] != value] == []

@@ -1,4 +1,4 @@
-"""Faults that a run meets on real ranks, each injected, survived or told, and followed by the next life."""
+"""Faults that a run meets on real ranks, each injected, survived or told, and followed by the next attempt."""
 
 import json
 import os
@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from support.capture import train_and_capture
 from support.disk import no_file_larger_than
 from support.launching import ROOT, call, environment
 from support.ranks import ends_of_ranks, run_ranks
 from support.recording import options
 from support.shards import write_ours
-from support.telling import train_and_tell
 from support.training import before_each_iteration
 from support.waiting import LIMIT
 
@@ -48,10 +48,10 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
-# ---- what a killed life left behind
+# ---- what a killed attempt left behind
 
 
-def test_leftovers_of_a_killed_attempt_do_not_block_the_next(undisturbed, shards, tmp_path):
+def test_leftovers_of_a_killed_attempt_hold_nobody_up(undisturbed, shards, tmp_path):
     """Half a checkpoint under a temporary name, half a one under its own, and a newest one that was cut."""
     run = shutil.copytree(undisturbed, tmp_path / "run")
     checkpoints = run / "checkpoints"
@@ -64,7 +64,7 @@ def test_leftovers_of_a_killed_attempt_do_not_block_the_next(undisturbed, shards
         (checkpoints / name).mkdir()
         (checkpoints / name / "netg.safetensors").write_bytes(b"half")
     (run / "DONE").unlink()
-    (first, second) = run_ranks(RANKS, train_and_tell, options(shards, run, OFTEN))
+    (first, second) = run_ranks(RANKS, train_and_capture, options(shards, run, OFTEN))
     assert [(code, err) for code, _, err in (first, second)] == [(0, "")] * 2
     assert [f"{images:09}" in first[1] for images in (60, 48)] == [True, True]  # both are told of
     assert f"resuming from {checkpoints / '000000036'}" in first[1]
@@ -87,7 +87,7 @@ def train_on_a_full_disk(given: list[str], full: list[int]) -> tuple[int, str, s
         return true(folder, images, *others, **named)
 
     checkpoint.save = save
-    return train_and_tell(given)
+    return train_and_capture(given)
 
 
 def test_a_disk_that_is_full_on_the_main_rank_costs_no_rank_anything_until_the_last_save(undisturbed, shards, tmp_path):
@@ -113,7 +113,7 @@ def test_a_disk_that_is_full_on_the_main_rank_costs_no_rank_anything_until_the_l
 
 def test_a_folder_that_cannot_be_written_ends_all_ranks_before_training(shards):
     (code, _, errors), (other_code, _, other_errors) = run_ranks(
-        RANKS, train_and_tell, options(shards, Path("/proc/run"))
+        RANKS, train_and_capture, options(shards, Path("/proc/run"))
     )
     assert (code, other_code, other_errors) == (2, 2, "")
     assert errors == "error: --run_dir /proc/run: cannot be written (No such file or directory)\n"
@@ -123,7 +123,7 @@ def test_other_networks_are_refused_on_all_ranks_and_the_run_stays_as_it_is(undi
     run = shutil.copytree(undisturbed, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file() and path.name != "owner.json"}
     given = options(shards, run, f"{OFTEN} --model.ngf 8")
-    (code, _, errors), (other_code, _, other_errors) = run_ranks(RANKS, train_and_tell, given)
+    (code, _, errors), (other_code, _, other_errors) = run_ranks(RANKS, train_and_capture, given)
     assert (code, other_code, other_errors) == (2, 2, "")
     assert errors.count("\n") == 1
     assert "--model.ngf 4 -> 8" in errors

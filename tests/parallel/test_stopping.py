@@ -35,9 +35,9 @@ def before(place, name: str, act) -> None:
 
 
 def at_images(images: int, act):
-    def look(life: Session, *_) -> None:
-        if life.state.images == images:
-            act(life)
+    def look(attempt: Session, *_) -> None:
+        if attempt.state.images == images:
+            act(attempt)
 
     return look
 
@@ -50,7 +50,7 @@ MOMENTS = {
 }
 
 
-def stopped_life(given: list[str], victim: int, moment: str, numbers: list[int]) -> tuple[int, list[int], int]:
+def stopped_attempt(given: list[str], victim: int, moment: str, numbers: list[int]) -> tuple[int, list[int], int]:
     """Exit code, images where this rank stopped, and how many saves were ever going on at once."""
     assert os.environ["WORLD_SIZE"] == "2"
     ends, depth, deepest, true_save = [], 0, 0, checkpoint.save
@@ -68,7 +68,7 @@ def stopped_life(given: list[str], victim: int, moment: str, numbers: list[int])
         return path
 
     checkpoint.save = save
-    before(Session, "finish", lambda life, *_: ends.append(life.state.images))
+    before(Session, "finish", lambda attempt, *_: ends.append(attempt.state.images))
     if int(os.environ["RANK"]) == victim:
         if moment in MOMENTS:
             before(*MOMENTS[moment], send)
@@ -94,7 +94,7 @@ def undisturbed(shards, tmp_path_factory):
 
 
 def learnt(run: Path) -> list[dict[str, float]]:
-    """Of the reports, what does not tell of this life's reading."""
+    """Of the reports, what does not tell of this attempt's reading."""
     return [{name: value for name, value in row.items() if not name.startswith("data/")} for row in metrics(run)]
 
 
@@ -128,31 +128,31 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_image(victim, moment, names
     run = tmp_path / "run"
     given = options(shards, run, OPTIONS)
     numbers = [signal.Signals[name].value for name in names]
-    lives = run_ranks(2, stopped_life, given, victim, moment, numbers)
-    (images,) = {images for _, ends, _ in lives for images in ends}
-    assert [(code, len(ends)) for code, ends, _ in lives] == [(0, 1), (0, 1)]  # 0: under a launcher
-    assert max(deepest for *_, deepest in lives) <= 1
+    attempts = run_ranks(2, stopped_attempt, given, victim, moment, numbers)
+    (images,) = {images for _, ends, _ in attempts for images in ends}
+    assert [(code, len(ends)) for code, ends, _ in attempts] == [(0, 1), (0, 1)]  # 0: under a launcher
+    assert max(deepest for *_, deepest in attempts) <= 1
     begun = {"an iteration": 60, "sampling": 120, "saving": 240}.get(moment, 0)
     assert (images > 0) == (begun > 0)
     assert begun <= images < LENGTH
     who = "rank 1: " if victim else ""
     assert (run / "PREEMPTED").read_text() == f"{images}\n{who}{names[0]}\n"
     assert not (run / "DONE").exists()
-    assert newest(run) == (images or None)  # a life that saw no image saves nothing
+    assert newest(run) == (images or None)  # an attempt that saw no image saves nothing
     if moment == "saving":
         train(given)
         assert_same_bits(run, undisturbed)
         assert not (run / "PREEMPTED").exists()
 
 
-def life_with_files(given: list[str], run: Path, name: str) -> list[str]:
+def attempt_with_files(given: list[str], run: Path, name: str) -> list[str]:
     """Rank 0 touches a file after five iterations; returns the checkpoints at the first iteration without it."""
     seen: list[list[str]] = []
 
-    def look(life: Session) -> None:
-        if life.state.images == 60:
+    def look(attempt: Session) -> None:
+        if attempt.state.images == 60:
             (run / name).touch()
-        elif life.state.images > 60 and not (run / name).exists():
+        elif attempt.state.images > 60 and not (run / name).exists():
             seen.append(sorted(path.name for path in (run / "checkpoints").glob("0*")))
 
     if os.environ["RANK"] == "0":
@@ -164,7 +164,7 @@ def life_with_files(given: list[str], run: Path, name: str) -> list[str]:
 def test_a_file_asks_for_a_checkpoint_and_the_run_goes_on(undisturbed, shards, tmp_path):
     run = tmp_path / "run"
     given = options(shards, run, OPTIONS)
-    seen, _ = run_ranks(2, life_with_files, given, run, "SAVE")
+    seen, _ = run_ranks(2, attempt_with_files, given, run, "SAVE")
     assert len(seen) == 1  # it is on disk when the file goes, and it is the only one
     assert 60 < int(seen[0]) < 240
     assert (run / "DONE").exists()
@@ -184,19 +184,19 @@ def test_a_file_stops_exactly_one_attempt(shards, tmp_path):
     (run / "PREEMPTED").unlink()
     train(given)
     assert newest(run) is None
-    run_ranks(2, life_with_files, given, run, "STOP")  # begins, for the first one is not heard again
+    run_ranks(2, attempt_with_files, given, run, "STOP")  # begins, for the first one is not heard again
     images = newest(run) or 0
     assert 60 < images < 240
     assert (run / "PREEMPTED").read_text().startswith(f"{images}\n{why}\n")
 
 
-def life_with_a_budget(given: list[str]) -> int:
-    """Ten minutes pass during one iteration of this life: its sixth."""
+def attempt_with_a_budget(given: list[str]) -> int:
+    """Ten minutes pass during one iteration of this attempt: its sixth."""
     passed = 0.0
 
-    def look(life: Session, *_) -> None:
+    def look(attempt: Session, *_) -> None:
         nonlocal passed
-        passed = 600.0 if life.state.images == life.first + 60 else passed
+        passed = 600.0 if attempt.state.images == attempt.first + 60 else passed
 
     before_each_iteration(look)
     signals.time = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
@@ -208,7 +208,7 @@ def test_the_budget_ends_an_attempt_and_the_hours_of_all_attempts_add_up(shards,
     given = options(shards, run, "--images 1000000 --stop.after_minutes 9.5")
     spent, images = [0.0], [0]
     for _ in range(2):
-        assert run_ranks(2, life_with_a_budget, given) == [0, 0]
+        assert run_ranks(2, attempt_with_a_budget, given) == [0, 0]
         images.append(newest(run) or 0)
         assert (run / "PREEMPTED").read_text() == f"{images[-1]}\n--stop.after_minutes 9.5\n"
         spent.append(json.loads((run / f"checkpoints/{images[-1]:09}/state.json").read_text())["run_seconds"])
@@ -219,7 +219,7 @@ def test_the_budget_ends_an_attempt_and_the_hours_of_all_attempts_add_up(shards,
     hours = [3600 * row["time/run_hours"] for row in rows]
     assert hours == sorted(set(hours))
     assert [hour > spent[1] for hour in hours] == [row["images"] > images[1] for row in rows]
-    shutil.rmtree(run / "checkpoints" / f"{images[2]:09}")  # as if the second life had been killed before its save
-    assert run_ranks(2, life_with_a_budget, given) == [0, 0]
+    shutil.rmtree(run / "checkpoints" / f"{images[2]:09}")  # as if the second attempt had been killed before its save
+    assert run_ranks(2, attempt_with_a_budget, given) == [0, 0]
     again = json.loads((run / f"checkpoints/{newest(run):09}/state.json").read_text())["run_seconds"]
     assert spent[1] + 600 < again < spent[1] + 1200  # what it took is lost, and no more

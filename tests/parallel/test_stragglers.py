@@ -9,9 +9,9 @@ import time
 from unittest import mock
 
 import pytest
+from support.capture import train_and_capture
 from support.ranks import run_ranks
 from support.recording import options
-from support.telling import train_and_tell
 
 from dcgan_dist.gan import step as gan_step
 from dcgan_dist.parallel import activity
@@ -77,7 +77,7 @@ def slow(given, rank, section):
         mock.patch.object(Session, "inputs", slow_inputs),
         mock.patch.object(Session, "report", slow_report),
     ):
-        return train_and_tell(given)
+        return train_and_capture(given)
 
 
 def told(rank, section, shards, run, changes="", ranks=3):
@@ -121,8 +121,8 @@ def test_no_rank_is_named_where_all_are_alike(shards, tmp_path):
     assert all(record["rank/slowest_factor"] >= 1 for record in records)
 
 
-def test_a_single_rank_is_not_compared(shards, tmp_path):
-    (result,) = run_ranks(1, train_and_tell, options(shards, tmp_path / "run"))
+def test_one_rank_is_compared_with_nobody(shards, tmp_path):
+    (result,) = run_ranks(1, train_and_capture, options(shards, tmp_path / "run"))
     assert result[0] == 0
     assert "rank/" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 

@@ -9,11 +9,11 @@ from typing import Any
 import psutil
 import pytest
 from support import wandb_reader
+from support.capture import train_and_capture
 from support.fake_wandb import FakeWandb
 from support.launching import call
 from support.ranks import run_ranks
 from support.recording import options
-from support.telling import train_and_tell
 from support.training import before_each_iteration
 from support.waiting import LIMIT
 
@@ -35,7 +35,7 @@ def with_wandb(given: list[str], home: str, when: str, fault: str) -> tuple[int,
     run_wandb.INIT_TIMEOUT = SHORT if when == "start" else LIMIT
     run_wandb.FINISH_TIMEOUT = SHORT if when in ("middle", "end") and fault in ("down", "slow") else LIMIT
     if os.environ["RANK"] != "0":
-        return *train_and_tell(given), []
+        return *train_and_capture(given), []
     with FakeWandb() as server:
         os.environ |= server.env()
 
@@ -61,7 +61,7 @@ def with_wandb(given: list[str], home: str, when: str, fault: str) -> tuple[int,
             fail()
         Session.finish = finish
         before_each_iteration(look)
-        code, out, err = train_and_tell(given)
+        code, out, err = train_and_capture(given)
         return code, out, err, [row for run in server.runs.values() for row in run.history]
 
 
@@ -72,7 +72,7 @@ def given(shards: str, run: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(shards, tmp_path_factory):
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    ends = run_ranks(2, train_and_tell, [*given(shards, run), "--wandb.mode", "disabled"])
+    ends = run_ranks(2, train_and_capture, [*given(shards, run), "--wandb.mode", "disabled"])
     assert [code for code, *_ in ends] == [0, 0]
     return run
 
@@ -134,4 +134,4 @@ def test_without_its_service_the_training_goes_on(undisturbed, shards, tmp_path)
         2, with_wandb, [*given(shards, run), "--images", "144"], str(tmp_path / "home"), "never", ""
     )
     assert (code, errors) == (0, "")
-    assert reported(rows) == [132, 144]  # the next life's are sent
+    assert reported(rows) == [132, 144]  # the next attempt's are sent

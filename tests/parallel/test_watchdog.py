@@ -18,13 +18,13 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from support.capture import train_and_capture
 from support.clock import Clock, never
 from support.launching import ROOT, environment
 from support.processes import decoders
 from support.ranks import ends_of_ranks, run_ranks
 from support.recording import begin, join, options
 from support.shards import write_ours
-from support.telling import train_and_tell
 from support.waiting import LIMIT, until
 
 from dcgan_dist import train
@@ -304,7 +304,7 @@ def slowly(given):
         return save(*args)
 
     with mock.patch.object(gan_step, "discriminator_step", slow_step), mock.patch.object(checkpoint, "save", slow_save):
-        return train_and_tell(given)
+        return train_and_capture(given)
 
 
 def test_what_is_slow_but_goes_on_is_left_alone(shards, tmp_path):

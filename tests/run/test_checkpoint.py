@@ -335,7 +335,7 @@ def test_the_best_one_stays_when_the_run_goes_back_to_before_it(folder, said):
         checkpoint.leave_behind(folder / f"{images:09d}", Lease(folder))
     assert names(folder) == ["000000100", "000000200-left", "best", "latest"]
     assert (folder / "best").read_text() == "000000200-left"
-    assert checkpoint.find_newest(folder, said.append) == folder / "000000100"  # no life goes on from it
+    assert checkpoint.find_newest(folder, said.append) == folder / "000000100"  # no attempt goes on from it
     assert checkpoint.load(folder / "000000200-left")[1]["images"] == 200
     for images in (150, 200, 250, 300):
         save(folder, images, keep=2)
@@ -356,7 +356,7 @@ def test_a_best_one_that_is_left_behind_again_takes_the_place_of_the_first(folde
     assert names(folder) == ["000000100", "000000200-left", "best", "latest"]
 
 
-def test_a_life_that_was_killed_while_it_left_the_best_one_behind_protects_it_still(folder):
+def test_an_attempt_that_was_killed_while_it_left_the_best_one_behind_protects_it_still(folder):
     """`best` has the new name already, the folder has not."""
     save(folder, 100)
     (folder / "best").write_text("000000100-left")
@@ -427,7 +427,7 @@ def test_what_is_only_compared_is_not_held_in_memory(folder):
     assert most < 4e6
 
 
-def test_two_whole_ones_stay_even_if_the_newer_of_them_have_rotted(folder, said):
+def test_two_intact_ones_stay_even_if_the_newer_of_them_have_rotted(folder, said):
     """Else one more damaged file would lose the run."""
     for images in (100, 200, 300, 400):
         save(folder, images, keep=9)

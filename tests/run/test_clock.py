@@ -26,7 +26,7 @@ def test_the_time_of_an_iteration_is_split_and_adds_up(time):
     assert values == {"time/data": 1.0, "time/g": 2.5, "time/d": 3.0, "time/other": 0.25}
 
 
-def test_a_reading_begins_anew(time):
+def test_a_reading_starts_at_0(time):
     clock = Clock(torch.device("cpu"))
     with clock.section("data"):
         time[0] += 5

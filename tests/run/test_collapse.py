@@ -1,4 +1,4 @@
-"""The watch over the game: silent while all is well, one warning an episode when it is not."""
+"""Signs of collapse: nothing is printed without one, and one warning per episode."""
 
 import json
 import re
@@ -80,7 +80,7 @@ def test_a_healthy_run_is_measured_and_left_in_peace(trained, alerts):
     assert first["health/ms_ssim"] > 0.95 > last["health/ms_ssim"]
 
 
-def test_a_g_that_makes_one_picture_is_told_once(trained, alerts):
+def test_a_g_that_makes_one_picture_is_reported_once(trained, alerts):
     code, text, records = trained("--images", 1600, "--collapse.after", 0, *DEAD)
     assert code == 0
     told = re.findall(r"WARNING: (.*)", text)
@@ -108,7 +108,7 @@ def test_a_collapsed_run_goes_back_to_before_and_stops_after_the_last_rollback(b
     assert [r["images"] for r in records] == [160, 320, 320, 480, 640, 656]
     assert records[2]["rollback_from"] == 656
     assert re.search(f"error: training has collapsed since 320 images {signs}", text)
-    # what lay behind the place is gone, for a later life would go on from it; these are of the second attempt
+    # what lay behind the place is gone, for a later attempt would go on from it; these are of the second attempt
     (went_back,) = (k for k, text in enumerate(alerts.texts) if text.startswith("training has collapsed"))
     there = ["000000000", "000000160", "000000320"]
     assert alerts.kept[went_back - 1] == [*there, "000000480", "latest"]
@@ -117,7 +117,7 @@ def test_a_collapsed_run_goes_back_to_before_and_stops_after_the_last_rollback(b
     assert [path.name for path in kept] == ["000000000", "000000160", "000000320", "000000480", "000000640"]
     states = [json.loads((path / "state.json").read_text()) for path in kept]
     assert [state["rollbacks"] for state in states] == [0, 0, 0, 1, 1]
-    assert states[-1]["signs"]["health/ms_ssim"] == [2, 320]  # a later life knows how long it has been going on
+    assert states[-1]["signs"]["health/ms_ssim"] == [2, 320]  # a later attempt knows how long it has been going on
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def watch(monkeypatch):
     return report
 
 
-def test_an_episode_is_told_once_and_the_next_one_again(watch):
+def test_an_episode_is_reported_once_and_the_next_one_again(watch):
     reports = [0.99, 0.99, 0.99, 0.5, 0.99, 0.99, 0.99, 0.99, 0.5, 0.99, 0.99, float("nan"), 0.99, 0.99, 0.99]
     told = [watch(value)[:2] for value in reports]
     # the first report is too early to count; a NaN is no sign of MS-SSIM

@@ -93,7 +93,7 @@ def test_of_the_loader_is_shown_what_there_is_to_say(values, shown):
     assert progress_line(500, 1_000, None, values).split("  ") == ["50.0 %", "500 img of 1.0 kimg", *shown]
 
 
-def test_the_speed_is_of_this_life_and_of_the_last_minute(clock):
+def test_the_speed_is_of_this_attempt_and_of_the_last_minute(clock):
     stream = io.StringIO()
     console = Console(stream=stream, clock=clock)
     console.begin(500_000, 1_000_000)  # a resumed run has not shown half a million images in no time

@@ -35,7 +35,7 @@ def state(images: int) -> tuple[checkpoint.Tensors, dict[str, Any]]:
 
 
 def save(root: Path, images: int) -> list[str]:
-    """By a life of its own; returns what was said."""
+    """By an attempt of its own; returns what was said."""
     said: list[str] = []
     lease = Lease(root, said.append)
     lease.take()

@@ -291,7 +291,7 @@ def test_an_old_run_that_goes_on_notes_its_checkpoint(start, folder):
         (lambda metrics: metrics.write_text(metrics.read_text()[:-9]), "ends at 40 images, but"),
     ],
 )
-def test_missing_reports_are_said(start, folder, damage, words):
+def test_missing_reports_are_reported(start, folder, damage, words):
     damage(folder.metrics)
     code, out, _ = start("--images", 56)
     assert (code, out.count("WARNING")) == (0, 1)

@@ -94,7 +94,7 @@ def test_an_empty_folder_will_do(tmp_path):
     assert prepared(tmp_path).config.exists()
 
 
-def test_an_earlier_life_is_taken_over(tmp_path):
+def test_an_earlier_attempt_is_taken_over(tmp_path):
     folder = prepared(tmp_path / "run")
     (folder.checkpoints / "000000100").mkdir()
     folder.metrics.write_text('{"images": 1}\n')
@@ -104,7 +104,7 @@ def test_an_earlier_life_is_taken_over(tmp_path):
     assert names(folder.checkpoints) == {"000000100"}
 
 
-def test_a_life_that_was_killed_before_its_configuration_stood_is_taken_over(tmp_path):
+def test_an_attempt_that_was_killed_before_its_configuration_stood_is_taken_over(tmp_path):
     for name in ("samples", "checkpoints"):
         (tmp_path / name).mkdir()
     (tmp_path / ".config.yaml.host.123.tmp").write_text("ima")
@@ -163,7 +163,7 @@ def test_what_cannot_be_made_is_refused(tmp_path):
     assert refusal(virtual).startswith(f"--run_dir {virtual}: cannot be written (")
 
 
-def test_the_ends_of_earlier_lives_are_forgotten(tmp_path):
+def test_the_ends_of_earlier_attempts_are_forgotten(tmp_path):
     folder = prepared(tmp_path)
     for marker in (folder.done, folder.preempted):
         marker.write_text("100\n")
@@ -172,7 +172,7 @@ def test_the_ends_of_earlier_lives_are_forgotten(tmp_path):
     assert not folder.preempted.exists()
 
 
-def test_the_environment_is_told_without_its_variables(tmp_path, monkeypatch):
+def test_the_environment_is_reported_without_its_variables(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "hush1")
     monkeypatch.setenv("HOME_GROWN_PASSWORD", "hush2")
     monkeypatch.setenv("SLURM_JOB_ID", "77")
@@ -215,7 +215,7 @@ def test_the_commit_of_a_repository_around_the_package_is_not_its_own(package, t
     assert git_state(tmp_path) == NO_GIT
 
 
-def test_the_commit_of_the_package_is_told_with_whether_its_files_are_those(package, tmp_path, monkeypatch):
+def test_the_commit_of_the_package_is_reported_with_whether_its_files_are_those(package, tmp_path, monkeypatch):
     git(package, "add", ".")
     git(package, "commit", "-q", "-m", "package")
     commit = git(package, "rev-parse", "HEAD")

@@ -43,7 +43,7 @@ def test_other_arrays_are_refused(images):
         grid(images)
 
 
-def test_a_png_is_the_same_each_time_and_whole(tmp_path, monkeypatch):
+def test_a_png_is_the_same_each_time_and_complete(tmp_path, monkeypatch):
     picture = grid(tiles(7))
     save_png(picture, tmp_path / "a.png")
     save_png(picture, tmp_path / "b.png")

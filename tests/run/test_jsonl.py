@@ -34,7 +34,7 @@ def test_numbers_that_json_lacks_are_strings(tmp_path):
 
 
 def test_what_is_synced_is_on_disk_with_all_lines(tmp_path, monkeypatch):
-    """A checkpoint relies on it: the life that goes on from there does not write them again."""
+    """A checkpoint relies on it: the attempt that goes on from there does not write them again."""
     file, synced = MetricsFile(tmp_path / "metrics.jsonl"), []
     really = os.fsync
 
@@ -66,7 +66,7 @@ def test_a_resume_cuts_what_comes_again(tmp_path, images, left):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_torn_line_goes_and_the_whole_ones_stay_byte_for_byte(tmp_path):
+def test_a_torn_line_goes_and_the_complete_ones_stay_byte_for_byte(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.append({"images": 100, "loss/d": 0.1})
     whole = file.path.read_bytes()

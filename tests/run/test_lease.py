@@ -1,4 +1,4 @@
-"""One job at a time on a run's folder: real processes, hosts that are only names, a life that comes back too late."""
+"""One job at a time on a run's folder: real processes, hosts that are only names, an attempt that is too late."""
 
 import errno
 import fcntl
@@ -104,7 +104,7 @@ def write_owner(root: Path, **changes: object) -> Owner:
     return owner
 
 
-def test_each_life_has_the_next_number(lease_of, tmp_path, said):
+def test_each_attempt_has_the_next_number(lease_of, tmp_path, said):
     for attempt in (1, 2, 3):
         mine = lease_of()
         assert mine.attempt == 0
@@ -137,7 +137,7 @@ def test_a_run_that_somebody_began_and_ended_meanwhile_is_not_begun_again(tmp_pa
         late.take(new=True)
 
 
-def test_a_second_job_is_refused_and_told_who_has_the_run(lease_of, tmp_path, said):
+def test_a_second_job_is_refused_and_reported_who_has_the_run(lease_of, tmp_path, said):
     with holder(tmp_path) as other:
         with pytest.raises(UsageError) as error:
             lease_of().take()
@@ -196,7 +196,7 @@ def test_who_only_looks_sees_what_who_takes_would_be_refused_for(lease_of, tmp_p
         assert other(lease_of(patience=10 * BEAT)) is None
 
 
-def test_the_next_life_of_the_same_slurm_job_sees_nobody(lease_of, tmp_path, monkeypatch):
+def test_the_next_attempt_of_the_same_slurm_job_sees_nobody(lease_of, tmp_path, monkeypatch):
     write_owner(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
@@ -215,7 +215,7 @@ def without_locks(*_: object) -> None:
     raise OSError(errno.ENOLCK, "No locks available")
 
 
-def test_where_there_are_no_locks_the_sign_of_life_decides(lease_of, tmp_path, said, monkeypatch):
+def test_where_there_are_no_locks_the_heartbeat_decides(lease_of, tmp_path, said, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", without_locks)
     with holder(tmp_path, locks="no locks") as other:
         with pytest.raises(UsageError, match=f"pid {other.pid}"):
@@ -242,7 +242,7 @@ def test_an_owner_on_another_host_is_watched(lease_of, tmp_path, said):
     assert mine.attempt == 2
 
 
-def test_the_next_life_of_the_same_slurm_job_need_not_wait(lease_of, tmp_path, said, monkeypatch):
+def test_the_next_attempt_of_the_same_slurm_job_need_not_wait(lease_of, tmp_path, said, monkeypatch):
     before = write_owner(tmp_path)
     assert str(before) == "host node7, pid 11, SLURM job 77 (restart 2), since then"
     monkeypatch.setenv("SLURM_JOB_ID", "77")
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_written_is_one_line():
         Lease(Path("/proc/self")).take()
 
 
-# ---- a life that was taken for dead
+# ---- an attempt that was taken for dead
 
 
 def saver(mine: Lease, root: Path) -> Saver:
@@ -291,7 +291,7 @@ LATE = {
 
 @pytest.mark.parametrize("point", LATE)
 def test_it_publishes_nothing_once_another_has_the_run(lease_of, tmp_path, monkeypatch, point):
-    """Wherever in its save the other life takes over, and saves before the late one wakes up."""
+    """Wherever in its save the other attempt takes over, and saves before the late one wakes up."""
     old, new = lease_of(), lease_of()
     old.take()
     late = saver(old, tmp_path)
@@ -342,7 +342,7 @@ def test_it_leaves_alone_what_the_other_is_writing(lease_of, tmp_path):
     assert half.exists()
 
 
-def test_it_gives_no_sign_of_life_in_the_name_of_the_next(lease_of, tmp_path):
+def test_it_gives_no_heartbeat_in_the_name_of_the_next(lease_of, tmp_path):
     """Else a next owner that died would never be followed."""
     old = lease_of()
     old.take()

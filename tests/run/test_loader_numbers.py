@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.capture import train_and_capture
 from support.http_server import HttpServer
 from support.ranks import run_ranks
 from support.recording import metrics, options
 from support.shards import write_ours
-from support.telling import train_and_tell
 
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.order import Order
@@ -48,7 +48,7 @@ def damaged(folder, tmp_path_factory):
 
 def train_on(ranks, shards, run_dir, changes=""):
     """The records of all reports of a run, and what its main rank printed; other ranks print nothing."""
-    results = run_ranks(ranks, train_and_tell, options(shards, run_dir, changes))
+    results = run_ranks(ranks, train_and_capture, options(shards, run_dir, changes))
     assert [code for code, _, _ in results] == [0] * ranks
     assert [out for _, out, _ in results[1:]] == [""] * (ranks - 1)
     records = metrics(run_dir)
@@ -105,9 +105,9 @@ def test_substitutes_are_counted_over_all_ranks_and_shown(damaged, tmp_path, ran
     assert sorted(int(line.split()[2]) for line in told) == BAD
 
 
-def test_damage_after_the_last_report_is_told_at_the_end(damaged, tmp_path):
+def test_damage_after_the_last_report_is_reported_at_the_end(damaged, tmp_path):
     given = options(f"{damaged}/*.tar", tmp_path / "run", "--data.damaged substitute --log.every 1000")
-    (code, out, err), _ = run_ranks(2, train_and_tell, given)
+    (code, out, err), _ = run_ranks(2, train_and_capture, given)
     assert (code, err) == (0, "")
     told = [line for line in out.splitlines() if "is damaged, and another is used: " in line]
     assert sorted(int(line.split()[2]) for line in told) == BAD
@@ -141,7 +141,7 @@ def test_compressed_shards_count_as_those_of_a_cache(folder, tmp_path):
     assert [record["data/cache_percent"] for record in records] == [100.0] * 5
 
 
-def test_a_stream_tells_its_bytes_too(folder, tmp_path):
+def test_a_stream_reports_its_bytes_too(folder, tmp_path):
     """Every epoch, of 40 images, is a pass over all files."""
     corpus = open_corpus([str(folder / "*.tar")])
     mean = np.concatenate([corpus.index(number).length for number in range(2)]).mean()

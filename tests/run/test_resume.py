@@ -80,7 +80,7 @@ def allow(config: Config, *names: str) -> Config:
     return replace(config, resume=ResumeConfig(allow_changes=names))
 
 
-def test_a_new_run_begins_anew(config, data, said):
+def test_a_new_run_starts_at_0(config, data, said):
     for source in ("auto", "never"):
         assert find(replace(config, resume=ResumeConfig(source=source)), data, said) is None
     assert said == []
@@ -93,7 +93,7 @@ def test_the_same_command_goes_on(config, data, said):
     assert said == [f"resuming from {newest}: 12,800 images seen"]
 
 
-def test_a_damaged_newest_one_is_told_and_the_one_before_is_taken(config, data, said):
+def test_a_damaged_newest_one_is_reported_and_the_one_before_is_taken(config, data, said):
     before, newest = save(config, data), save(config, data, 200)
     (newest / "netd.safetensors").unlink()
     assert find(config, data, said) == before

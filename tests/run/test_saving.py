@@ -92,7 +92,7 @@ def test_a_blocking_save_is_on_disk_when_it_returns(make, folder):
 
 
 @pytest.mark.parametrize("blocking", [False, True])
-def test_the_seconds_are_told_once(make, blocking, gate):
+def test_the_seconds_are_reported_once(make, blocking, gate):
     saver = make(blocking=blocking)
     assert saver.seconds() == {}
     if blocking:
@@ -159,7 +159,7 @@ def test_a_full_disk_is_a_warning_until_it_was_full_too_often(make, folder, said
 
 @pytest.mark.parametrize("blocking", [False, True])
 @pytest.mark.parametrize("told", [False, True])
-def test_the_last_save_of_a_life_must_not_fail(make, blocking, told):
+def test_the_last_save_of_an_attempt_must_not_fail(make, blocking, told):
     saver = make(most_failures=9, blocking=blocking)
     fail(saver, 100)
     if told:

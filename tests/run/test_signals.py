@@ -135,7 +135,7 @@ def test_the_budget_counts_from_the_start_of_the_process(monkeypatch, tmp_path):
     assert requests.seconds() == pytest.approx(90)
 
 
-def test_what_was_heard_early_is_not_lost_and_heard_by_one_life_only():
+def test_what_was_heard_early_is_not_lost_and_taken_by_one_attempt_only():
     signals.listen()
     signal.raise_signal(signal.SIGTERM)
     assert signals.take().reason == "SIGTERM"

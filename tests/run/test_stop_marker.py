@@ -1,4 +1,4 @@
-"""The file RUN/STOP over several lives: each request stops exactly one of them."""
+"""The file RUN/STOP over several attempts: each request stops exactly one of them."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ def folder(tmp_path):
     return RunFolder(tmp_path / "run")
 
 
-def test_a_request_from_before_the_first_life_is_kept(folder):
+def test_a_request_from_before_the_first_attempt_is_kept(folder):
     folder.root.mkdir()
     folder.stop.touch()
     folder.prepare("images: 1\n", {})
@@ -32,7 +32,7 @@ def test_a_request_does_not_make_a_foreign_folder_ours(folder):
 
 @pytest.mark.parametrize("marker", ["preempted", "done"])
 @pytest.mark.parametrize("date", [1_000, 4_000_000_000])
-def test_a_request_is_removed_once_a_life_has_ended_with_it(folder, marker, date):
+def test_a_request_is_removed_once_an_attempt_has_ended_with_it(folder, marker, date):
     """Whatever time the file has: it may have been copied here, or by a machine whose clock is wrong."""
     folder.prepare("images: 1\n", {})
     folder.stop.touch()
@@ -48,8 +48,8 @@ def test_a_request_is_removed_once_a_life_has_ended_with_it(folder, marker, date
 @pytest.mark.parametrize("marker", ["preempted", "done"])
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("date", [1_000, 4_000_000_000])
-def test_a_request_from_between_two_lives_stops_the_next(folder, marker, before, date):
-    """`before`: the life that ended had obeyed another one."""
+def test_a_request_from_between_two_attempts_stops_the_next(folder, marker, before, date):
+    """`before`: the attempt that ended had obeyed another one."""
     folder.prepare("images: 1\n", {})
     if before:
         folder.stop.touch()
@@ -60,7 +60,7 @@ def test_a_request_from_between_two_lives_stops_the_next(folder, marker, before,
     assert folder.stop.exists()
 
 
-def test_a_request_that_comes_while_the_life_begins_is_not_removed(folder, monkeypatch):
+def test_a_request_that_comes_while_the_attempt_begins_is_not_removed(folder, monkeypatch):
     folder.prepare("images: 1\n", {})
     folder.stop.touch()
     folder.mark(folder.preempted, "1280")
@@ -89,7 +89,7 @@ def test_a_disk_that_does_not_answer_for_a_moment_removes_no_request(folder, mon
     assert folder.stop.exists()
 
 
-def test_a_request_outlives_a_life_that_crashed(folder):
+def test_a_request_outlives_an_attempt_that_crashed(folder):
     folder.prepare("images: 1\n", {})
     folder.stop.touch()
     folder.prepare("images: 1\n", {})
@@ -100,8 +100,8 @@ def test_a_request_outlives_a_life_that_crashed(folder):
     ("job", "restarts", "stays"),
     [("7", "2", True), ("7", "3", False), ("7", None, False), ("8", "2", False), (None, None, False)],
 )
-def test_the_end_of_the_time_of_a_slurm_job_s_life_ends_no_other_life(folder, monkeypatch, job, restarts, stays):
-    """The life that it was meant for was killed before it could say that it obeyed."""
+def test_the_end_of_the_time_of_a_slurm_job_s_attempt_ends_no_other_attempt(folder, monkeypatch, job, restarts, stays):
+    """The attempt that it was meant for was killed before it could say that it obeyed."""
     for name, value in (("SLURM_JOB_ID", job), ("SLURM_RESTART_COUNT", restarts)):
         if value is None:
             monkeypatch.delenv(name, raising=False)
@@ -113,7 +113,7 @@ def test_the_end_of_the_time_of_a_slurm_job_s_life_ends_no_other_life(folder, mo
     assert folder.stop.exists() == stays
 
 
-def test_a_running_life_hears_its_own_warning_and_that_of_no_other_job(folder, monkeypatch):
+def test_a_running_attempt_hears_its_own_warning_and_that_of_no_other_job(folder, monkeypatch):
     """A job that was kept out of the folder may be warned, too."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
@@ -128,7 +128,7 @@ def test_a_running_life_hears_its_own_warning_and_that_of_no_other_job(folder, m
     assert requests.stop_wanted()
 
 
-def test_the_first_life_of_a_slurm_job_is_number_0(folder, monkeypatch):
+def test_the_first_attempt_of_a_slurm_job_is_number_0(folder, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     folder.prepare("images: 1\n", {})

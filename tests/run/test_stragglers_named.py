@@ -27,7 +27,7 @@ def told(*own: float) -> tuple[list[str], dict[str, float]]:
     return said, [stragglers.values({"time/data": own[0]}) for _ in range(2)][-1]
 
 
-def test_of_two_ranks_both_are_told_and_none_is_called_slow():
+def test_of_two_ranks_both_are_reported_and_none_is_called_slow():
     said, values = told(0.01, 0.03)
     assert said == [
         "uneven: the own work of ranks 0 and 1 takes 10.0 on node0 and 30.0 on node1 ms an iteration; of two, none is "
@@ -45,5 +45,5 @@ def test_of_three_and_more_the_slow_one_is_named(own):
 
 
 @pytest.mark.parametrize("own", [(0.01, 0.014), (0.01, 0.014, 0.01), (0.01,)])
-def test_ranks_that_are_much_alike_are_not_told(own):
+def test_ranks_that_are_much_alike_are_not_reported(own):
     assert told(*own)[0] == []

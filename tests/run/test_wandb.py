@@ -72,7 +72,7 @@ def points(rows, name):
     return [(row["images"], row[name]) for row in rows if name in row]
 
 
-def test_a_run_arrives_whole(config, server, said):
+def test_a_run_arrives_complete(config, server, said):
     tracker = start(config, said, environment={"torch": "2.99"})
     for images in (0, 128, 256):
         tracker.scalars(images, {"loss/d": images / 512, "d/real": 0.5})
@@ -236,19 +236,19 @@ def test_nothing_secret_leaves(config, server, said, monkeypatch):
 
 def test_offline_can_be_read_back(config, said):
     config = replace(config, wandb=replace(config.wandb, mode="offline"))
-    for life in (0, 1):
+    for attempt in (0, 1):
         tracker = start(config, said)
-        tracker.scalars(100 * life, {"loss/d": float(life)})
-        tracker.picture(100 * life, "samples", PICTURE + np.uint8(life))
+        tracker.scalars(100 * attempt, {"loss/d": float(attempt)})
+        tracker.picture(100 * attempt, "samples", PICTURE + np.uint8(attempt))
         tracker.close()
     logs = sorted(config.run_dir.glob("wandb/offline-run-*/run-*.wandb"))
     rows = [row for log in logs for row in wandb_reader.history(log)]
     assert len(logs) == 2
     assert len({log.name for log in logs}) == 1  # one run on the server, when both are sent
     assert points(rows, "loss/d") == [(0, 0), (100, 1)]
-    for life, log in enumerate(logs):
+    for attempt, log in enumerate(logs):
         (picture,) = log.parent.glob("files/media/images/*.png")
-        np.testing.assert_array_equal(np.asarray(Image.open(picture)), PICTURE + np.uint8(life))
+        np.testing.assert_array_equal(np.asarray(Image.open(picture)), PICTURE + np.uint8(attempt))
 
 
 def test_online_without_a_key_becomes_offline(config, said):
@@ -310,8 +310,8 @@ def test_a_stopped_run_goes_on_as_the_same_run(config, server, tmp_path, monkeyp
     ).split()
     report = Session.report
 
-    def report_and_stop(life):
-        report(life)
+    def report_and_stop(attempt):
+        report(attempt)
         (config.run_dir / "STOP").touch()
 
     with monkeypatch.context() as patch:
@@ -351,7 +351,7 @@ def test_what_the_variables_ask_for_arrives(config, server, said, monkeypatch, t
     assert list((tmp_path / "else" / "wandb").glob("run-*-run7"))
 
 
-def test_what_is_not_used_has_no_effect_and_is_said(config, server, said, monkeypatch):
+def test_what_is_not_used_has_no_effect_and_is_reported(config, server, said, monkeypatch):
     for name in FIXED:
         monkeypatch.setenv(name, OTHERWISE.get(FIXED[name], "7"))
     monkeypatch.setenv("WANDB_RESUME", "must")
@@ -473,7 +473,7 @@ def test_a_run_that_moves_nowhere_says_nothing_and_keeps_its_name(change, config
     assert (begun(said), run.display_name, run.tags) == ([], "by hand", ["best"])
 
 
-def test_a_move_that_failed_is_said_when_it_succeeds(config, server, said, monkeypatch):
+def test_a_move_that_failed_is_reported_when_it_succeeds(config, server, said, monkeypatch):
     start(config, said).close()
     with monkeypatch.context() as patch:
         patch.setattr("wandb.init", lambda **_: 1 / 0)

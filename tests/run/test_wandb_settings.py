@@ -61,7 +61,7 @@ def test_options_that_are_given_with_their_defaults_win(place, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_what_is_not_used_is_said_and_hidden_from_wandb(name, monkeypatch):
+def test_what_is_not_used_is_reported_and_hidden_from_wandb(name, monkeypatch):
     value = "false" if FIXED[name] == "true" else "7"
     env = {"HOME": "/nowhere", name: value}
     assert obey(WandbConfig(), env, ()) == WandbConfig()

@@ -55,7 +55,7 @@ class Job:
         return int(latest.read_text()) if latest.exists() else 0
 
     def goes_back_to_the_queue(self) -> int:
-        """Waits for that; what the next life is to begin from."""
+        """Waits for that; what the next attempt is to begin from."""
         self.cluster.wait(self.number, lambda: self.restarts() == 1)
         return self.newest()
 
@@ -63,20 +63,20 @@ class Job:
         return int(self.cluster.job(self.number)["Restarts"])
 
     def shorten(self) -> int:
-        """The next life ends soon after where this one was, with a checkpoint that the undisturbed run has, too."""
+        """The next attempt ends soon after where this one was, with a checkpoint that the undisturbed run has, too."""
         images = (self.newest() // EVERY + 2) * EVERY
         self.run.with_name("length.yaml").write_text(f"images: {images}\n")
         return images
 
     def ends(self) -> str:
-        """Waits for the end of its second life, which must complete the training; the log of both."""
+        """Waits for the end of its second attempt, which must complete the training; the log of both."""
         fields = self.cluster.end(self.number)
         log = self.cluster.log(self.number)
         assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), log
         return log
 
     def ranks(self) -> list[int]:
-        """Their processes, of both lives if both are there."""
+        """Their processes, of both attempts if both are there."""
         command = f"python[^ ]* (-u )?-m dcgan_dist.train .*{self.run}( |$)"
         return [int(pid) for pid in subprocess.check_output(["pgrep", "-f", command], text=True).split()]
 
@@ -244,8 +244,8 @@ def test_a_job_that_is_ended_by_force_goes_on_from_its_last_checkpoint(story, ou
     assert_nothing_happened(outcomes[story].result(), undisturbed)
 
 
-def test_an_attempt_that_continues_after_the_next_has_begun_writes_nothing(outcomes, undisturbed):
-    story = outcomes["cable"].result()
+def test_an_attempt_that_comes_back_after_the_next_has_begun_writes_nothing(told, undisturbed):
+    story = told["cable"].result()
     owner = json.loads((story["job"].run / "owner.json").read_text())
     assert (owner["attempt"], owner["slurm_restart"], owner["ended"]) == (2, "1", True)
     assert_nothing_happened(story, undisturbed)

@@ -6,7 +6,7 @@ import io
 from dcgan_dist.train import main
 
 
-def train_and_tell(given: list[str]) -> tuple[int, str, str]:
+def train_and_capture(given: list[str]) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of this rank."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
