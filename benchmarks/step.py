@@ -27,9 +27,9 @@ from benchmarks.measure import RESULTS, interleave, save, summary, table
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.turns import Turn
 from benchmarks.with_data import compare_trainers
-from dcgan_dist.commands.iteration import Iteration
 from dcgan_dist.config import Config, DataConfig, ModelConfig
 from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch
+from dcgan_dist.parallel.engine import Iteration
 from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.world import World, launch
 from dcgan_dist.run.stats import Stats

@@ -19,10 +19,10 @@ from torch import Tensor
 from dcgan_dist import cli
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, Line, conclude, fail, warn
-from dcgan_dist.commands.iteration import Iteration
 from dcgan_dist.config import Config, SyncBatchNorm
 from dcgan_dist.data.system.workers import shielded_program
 from dcgan_dist.errors import UserError
+from dcgan_dist.parallel.engine import Iteration
 from dcgan_dist.parallel.launcher import Job
 from dcgan_dist.parallel.noise import split_of
 from dcgan_dist.parallel.store import ask, connect, host

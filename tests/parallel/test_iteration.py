@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dcgan_dist.commands.doctor.ranks import ITERATIONS, small_run
-from dcgan_dist.commands.iteration import Iteration
 from dcgan_dist.config import Config, OptimizerConfig
 from dcgan_dist.gan import step as module
+from dcgan_dist.parallel.engine import Iteration
 from dcgan_dist.parallel.world import launch
 
 SCHEDULE = OptimizerConfig(decay="linear", decay_from=0.0, warmup_images=8, g_lr=1e-3, d_lr=4e-3, g_every=2)
