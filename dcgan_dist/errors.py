@@ -81,7 +81,7 @@ def run_and_report(
 ) -> int:
     """Runs a command; a UserError becomes one line on standard error and its exit code, with --debug its traceback.
 
-    Ctrl-C is one line, too: what the KeyboardInterrupt says. Where the reader of standard output goes away (`| head`),
+    Ctrl-C is one line, too: the text of the KeyboardInterrupt. If the reader of standard output ends (`| head`),
     there is none.
 
     Args:

@@ -97,7 +97,7 @@ def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
                 if not group:
                     check_name(name, KINDS)
                 shown = {NoneType: "nothing", list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)
-                raise UsageError(f"{name}: {shown} stands where {'words are' if several else 'one value is'} needed")
+                raise UsageError(f"{name}: {shown} is given where {'words are' if several else 'one value is'} needed")
 
 
 def _item(name: str, value: str) -> str:

@@ -128,7 +128,7 @@ def _options(argv: Sequence[str]) -> tuple[Options, str, list[str]]:
         cli.load(["--help"])
     given, options = _given(mine)
     if options and at < len(argv):
-        raise UsageError(f"{options[0]}: stands before -m, but is no option of {PROGRAM}; --help lists them")
+        raise UsageError(f"{options[0]}: is before -m, but is no option of {PROGRAM}; --help lists them")
     file = given.get("config_file")
     below = {} if file is None else _given(list(_words(file)), f"{file}: ")[0]
     merged = below | given

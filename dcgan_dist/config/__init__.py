@@ -1,8 +1,7 @@
-"""The whole schema of a training run. Every option on the command line, in YAML and in `config.yaml` is a field here.
+"""The schema of a training run. Every option on the command line, in YAML and in `config.yaml` is a field here.
 
-Frozen, keyword-only dataclasses; the text under a field says its meaning and unit and is what `--help` prints.
-Durations count real images shown to the discriminator, never epochs or steps, so that they survive a change of batch or
-world size. Standard library only, but for the error's base class.
+Frozen, keyword-only dataclasses; the text under a field, with its unit, is its `--help`. Durations count real images
+shown to the discriminator, not epochs or steps, so that they do not depend on batch and world size.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass

@@ -1,4 +1,4 @@
-"""The groups of options: what each is, its unit, its default, and its limits."""
+"""The groups of options, with units, defaults and limits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ DivergencePolicy = Literal["stop", "rollback"]
 CollapsePolicy = Literal["warn", "rollback"]
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
-# limits beyond what any machine can do; they reject values that would exhaust it
+# limits beyond what any machine can do
 Images = Annotated[int, Range(least=1, most=10**12)]
 Since = Annotated[int, Range(least=0, most=10**12)]
 Width = Annotated[int, Range(least=1, most=65_536)]
@@ -172,7 +172,7 @@ class DataConfig(OptionGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         empty = not any(word.strip() for text in self.classes for word in text.split(","))
-        # an empty word must not stand for all classes
+        # an empty word must not mean all classes
         check(not (self.classes and empty), "--data.classes: names no class; write labels or names, as in 3,7")
         object.__setattr__(self, "shards", tuple(map(Location, self.shards)))
 

@@ -1,4 +1,4 @@
-"""Names of options as they are typed: dots, hyphens, switches, and what was probably meant."""
+"""Names of options as they are typed: dots, hyphens, switches, and suggestions for unknown ones."""
 
 import difflib
 import re
@@ -23,16 +23,15 @@ def kinds(schema: type, prefix: str = "") -> dict[str, Any]:
 
 
 def spelled(options: Sequence[str], known: dict[str, Any], positional: bool) -> Iterator[str]:
-    """Switches as tyro has them: `--x=false` and `--x false` are --no_x. Raises ConfigError for unknown options.
+    """The words of a command line with switches as tyro has them: `--x=false` and `--x false` become --no_x.
 
-    Args:
-        options: the command line.
-        known: what `kinds` gives.
-        positional: whether there are arguments without names.
+    `known`: from `kinds`; `positional`: whether there are arguments without names.
+
+    Raises ConfigError for unknown options.
     """
     names = [name for name, kind in known.items() if kind is bool]
     switches = {name: (name, True) for name in names} | {negative(name): (name, False) for name in names}
-    # behind a switch, `on` may be a positional argument; where there are none, it can only be the switch's
+    # after a switch, `on` may be a positional argument
     after = {"true", "false"} if positional else SWITCH
     rest = deque(options)
     while rest:
@@ -52,13 +51,13 @@ def spelled(options: Sequence[str], known: dict[str, Any], positional: bool) -> 
 
 
 def given(options: Sequence[str], known: dict[str, Any]) -> set[str]:
-    """The names of those among the `known` options that stand there, whatever their values."""
+    """The names of the `known` options that are given."""
     switches = {negative(name): name for name, kind in known.items() if kind is bool}
     return {switches.get(name, name) for name in (bare(word) for word in options if word.startswith("--"))}
 
 
 def bare(flag: str) -> str:
-    """The name of an option as it stands in a dataclass."""
+    """The name of an option in its dataclass."""
     return flag.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
@@ -68,7 +67,7 @@ def negative(name: str) -> str:
 
 
 def check_name(flag: str, known: Collection[str], switches: Collection[str] = ()) -> None:
-    """Raises ConfigError for an option that does not exist, naming the nearest."""
+    """Raises ConfigError for an option that does not exist, with similar names."""
     name = bare(flag)
     if name in known or name in switches:
         return

@@ -1,10 +1,10 @@
-"""What people type for a value, and what it means; most functions raise ValueError, which says what is wrong."""
+"""Parsing of values; most functions raise ValueError with a message."""
 
 import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-DIGITS = 20  # more would be written out for ever, as in 1e999999999
+DIGITS = 20  # at most: 1e999999999 would take for ever
 SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 UNITS = {"": 1} | {
     letter + ending: (1024 if ending == "ib" else 1000) ** power
@@ -48,7 +48,7 @@ def number(text: str) -> float:
 
 
 def name(text: str) -> str:
-    """Anything but nothing: a shell variable that was not set must not stand for a default, nor for this folder."""
+    """Text that is not empty: an unset shell variable must not mean a default or this folder."""
     if not text.strip():
         raise ValueError(f"{quoted(text)}: is empty; give a value, or leave it out")
     if "\0" in text:
@@ -57,7 +57,7 @@ def name(text: str) -> str:
 
 
 def path(text: str) -> Path:
-    """A name of a file or folder; ~ is the home, also where no shell has seen it."""
+    """The path of a file or folder, with ~."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
         raise ValueError(f"{text}: is a URL; name a path on a disk")
     try:
@@ -67,7 +67,7 @@ def path(text: str) -> Path:
 
 
 def quoted(text: str) -> str:
-    """As in a message: nothing shows as ''."""
+    """A value in a message: '' if it is empty."""
     return text if text.strip() and text.isprintable() else repr(text)
 
 

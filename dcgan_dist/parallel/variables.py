@@ -45,7 +45,7 @@ def check_gpus(gpus: int) -> None:
         return  # a single process; LOCAL_WORLD_SIZE may be left in a shell
     here = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0")) + 1)
     if gpus and "LOCAL_RANK" not in os.environ:
-        raise _wrong("WORLD_SIZE is set, but LOCAL_RANK is not: on GPUs it says which one this rank takes")
+        raise _wrong("WORLD_SIZE is set, but LOCAL_RANK is not: on GPUs it chooses the one of this rank")
     if 0 < gpus < here:
         raise _wrong(
             f"{here} ranks were launched on this machine, but torch finds {gpus} GPU{'s' * (gpus > 1)} here, one for "

@@ -152,20 +152,17 @@ class World:
 
     def main_first(self, make: Callable[[], T]) -> T:
         """Every rank's own result of `make`; the others call it after the main rank, and find its files on disk."""
-        done: list[tuple[T | None, Exception | None]] = []
+        result, failure = _attempt(make) if self.main else (None, None)
 
         def finish() -> T:
-            result, failure = done[0]
             if failure is not None:
                 raise failure
             return cast(T, result)
 
-        if self.main:
-            done.append(_attempt(make))
         self.wait_patiently()
-        self.everywhere(lambda: finish() if self.main else None)  # the others need not try after its error
+        self.everywhere(finish)  # the others need not try after its error
         if not self.main:
-            done.append(_attempt(make))
+            result, failure = _attempt(make)
         self.wait_patiently()
         return self.everywhere(finish)
 

@@ -216,7 +216,7 @@ def find_newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def verify(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in one line; None if every file is as the manifest says."""
+    """What is wrong with a checkpoint, in one line; None if every file matches the manifest."""
     try:
         contents(path, wanted=())
     except UserError as error:

@@ -123,7 +123,7 @@ class Recovery:
         state, options = self.state, self.config.divergence
         slower = f" and learning rates times {options.lr_factor**state.rollbacks:g}" if options.lr_factor < 1 else ""
         self.say(
-            f"WARNING: {reason}; rollback {state.rollbacks} of at most {options.most_rollbacks}: going on from {path} "
+            f"WARNING: {reason}; rollback {state.rollbacks} of at most {options.most_rollbacks}: resuming from {path} "
             f"with new noise{slower}"
         )
         self.metrics.cut_after(state.images)

@@ -236,7 +236,7 @@ class Session:
         if exit_code == stopped:
             why = self._why_stopped()
             marker, text = self.folder.preempted, f"{images}\n{why}"
-            last = f"stopped at {images:,} images after {taken} ({why}); run the same command again to go on"
+            last = f"stopped at {images:,} images after {taken} ({why}); run the same command again to resume"
         else:
             marker, text = self.folder.done, f"{images}"
             where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"

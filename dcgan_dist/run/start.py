@@ -97,7 +97,7 @@ class _Start:
         """Ends an attempt that was asked to stop before its first iteration."""
         images = self.world.from_main(lambda: self._mark_stopped(reason))
         self.console.say(
-            f"stopped at {images:,} images, while the run was prepared ({reason}); run the same command again to go on"
+            f"stopped at {images:,} images, while the run was prepared ({reason}); run the same command again to resume"
         )
         self.lease.release()
         self.world.barrier()

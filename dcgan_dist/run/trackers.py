@@ -14,7 +14,7 @@ from dcgan_dist.run.tensorboard import open_tensorboard
 from dcgan_dist.run.wandb import open_wandb
 
 Say = Callable[[str], None]
-LONGEST_ERROR = 500  # characters of an error in the line that says that a tracker failed
+LONGEST_ERROR = 500  # characters, in the line of a tracker that failed
 
 
 class Tracker(Protocol):

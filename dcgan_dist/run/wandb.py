@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 20.0
 NOTE, PLACE = "wandb_folder.json", ("entity", "project")  # the run's place on the server, which the file records
-STOPPED_ON_REQUEST = 75  # the exit code of a run that will go on later
+STOPPED_ON_REQUEST = 75  # the exit code of a run that will be resumed
 
 
 def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str]:
@@ -49,7 +49,7 @@ def _run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[
     """The folder's W&B run, whether it is new, and what `wandb_folder.json` records of it.
 
     Raises wandb.Error for a WANDB_RUN_ID that is no id. A copy of the folder (neither path nor inode are those in the
-    file) gets its own run. A folder that was moved to another disk looks the same; the line says how it keeps its run.
+    file) gets its own run. A folder that was moved to another disk looks the same; the line explains what to do.
     """
     import wandb
 

@@ -194,12 +194,12 @@ def trained(folder, as_before, capsys):
 
 def test_checkpoints_are_looked_at(doctor, trained):
     again = ("--batch_size", "8")
-    assert one(doctor, "run_dir", *again)[:2] == ("ok", f"{trained} goes on from checkpoint 000000016 (auto)")
+    assert one(doctor, "run_dir", *again)[:2] == ("ok", f"{trained} resumes from checkpoint 000000016 (auto)")
     damaged = trained / "checkpoints/000000016/netg.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     mark, found, _ = one(doctor, "run_dir", *again)
     assert (mark, found.partition(";")[0]) == ("warn", "1 newer checkpoint is damaged")
-    assert "goes on from checkpoint 000000008" in found
+    assert "resumes from checkpoint 000000008" in found
 
 
 @pytest.mark.parametrize(

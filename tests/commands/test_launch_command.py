@@ -59,7 +59,7 @@ def started(monkeypatch):
         ("--main_process_port 99999", "--main_process_port 99999: must be from 0 to 65535"),
         ("--cpu --multi_gpu", "--cpu and --multi_gpu: give one of them"),
         ("-m other.module", "-m other.module: dcgan-dist launch starts the ranks of dcgan_dist.train, or of a command"),
-        ("--images 5 -m dcgan_dist.train", "--images: stands before -m, but is no option of dcgan-dist launch"),
+        ("--images 5 -m dcgan_dist.train", "--images: is before -m, but is no option of dcgan-dist launch"),
         ("--num_processes 2 --batch_sze 4", "there is no option --batch_sze; did you mean --batch_size?"),
         ("--num_processes 2 --batch_size 5", "--batch_size 5 does not divide evenly over 2 ranks"),
         ("--num_processes 2 --world_size 4", "--world_size 4, but 2 ranks are to be launched"),

@@ -104,7 +104,7 @@ def test_a_collapsed_run_goes_back_to_before_and_stops_after_the_last_rollback(b
     checkpoints = tmp_path / "run" / "checkpoints"
     signs = r"\((health/saturation, )?health/pixel_std, health/ms_ssim\)"
     assert re.search(f"WARNING: training has collapsed since 320 images {signs}", text)
-    assert f"rollback 1 of at most 1: going on from {checkpoints / '000000320'} with new noise" in text
+    assert f"rollback 1 of at most 1: resuming from {checkpoints / '000000320'} with new noise" in text
     assert [r["images"] for r in records] == [160, 320, 320, 480, 640, 656]
     assert records[2]["rollback_from"] == 656
     assert re.search(f"error: training has collapsed since 320 images {signs}", text)

@@ -13,6 +13,6 @@ def main(argv: list[str]) -> int:
     several = problem(os.environ, on_cpu=True) is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
     quiet = several and os.environ["RANK"] != "0"
     own, config = cli.load_with(DoctorOptions, argv, "dcgan-dist doctor", quiet=quiet)
-    from dcgan_dist.commands.doctor.command import run  # only now, for it imports torch, which takes seconds
+    from dcgan_dist.commands.doctor.command import run  # only now: importing torch takes seconds
 
     return run(own, config, several)

@@ -127,7 +127,7 @@ def check_run_dir(context: Context) -> Finding:
     state = "is new" if not folder.root.exists() else "holds no checkpoint yet"
     if found is not None:
         inside = found.parent.resolve() == folder.checkpoints.resolve()
-        state = f"goes on from checkpoint {found.name if inside else found} ({config.resume.source})"
+        state = f"resumes from checkpoint {found.name if inside else found} ({config.resume.source})"
     damaged = sum(line.startswith("WARNING") for line in said)
     few = f"{damaged} newer checkpoint{'s are' if damaged > 1 else ' is'} damaged"
     stop = f"remove {folder.stop}, unless the run is meant to stop"
