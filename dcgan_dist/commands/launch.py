@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from dcgan_dist import cli
 from dcgan_dist.config import values
 from dcgan_dist.config.settings import SETTINGS
-from dcgan_dist.config.values import counted
 from dcgan_dist.errors import UsageError
 from dcgan_dist.parallel.launcher import KEPT_FROM_RANKS, Job, free_port, run
 from dcgan_dist.parallel.variables import LARGEST_PORT
+from dcgan_dist.text import counted
 
 T = TypeVar("T")
 PROGRAM = "dcgan-dist launch"

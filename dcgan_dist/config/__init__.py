@@ -30,7 +30,7 @@ from dcgan_dist.config.groups import (
     WandbConfig,
     WatchdogConfig,
 )
-from dcgan_dist.config.values import counted
+from dcgan_dist.text import counted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,8 +69,3 @@ def path(text: str) -> Path:
 def quoted(text: str) -> str:
     """A value in a message: '' if it is empty."""
     return text if text.strip() and text.isprintable() else repr(text)
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things in a message: `1 shard`, `1,024 shards`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"

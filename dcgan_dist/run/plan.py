@@ -3,8 +3,8 @@
 import torch
 
 from dcgan_dist.config import Config
-from dcgan_dist.config.values import counted
 from dcgan_dist.gan.networks import NetD, NetG, layer_table
+from dcgan_dist.text import counted
 
 
 def layers_text(config: Config) -> str:

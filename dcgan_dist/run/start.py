@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.config import Config
-from dcgan_dist.config.values import counted
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.errors import os_error_as_user_error
 from dcgan_dist.parallel.engine import create
@@ -23,6 +22,7 @@ from dcgan_dist.run.memory import require_memory
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.trackers import Start, Trackers, open_trackers
+from dcgan_dist.text import counted
 
 
 def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:

@@ -9,7 +9,6 @@ import torch
 
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
-from dcgan_dist.config.values import counted
 from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.parallel.variables import ADVICE, problem
 from dcgan_dist.run.console import human_bytes as size

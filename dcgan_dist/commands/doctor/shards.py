@@ -9,7 +9,6 @@ from pathlib import Path
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
 from dcgan_dist.commands.doctor.run_folder import free_bytes, lock_problem, probing
-from dcgan_dist.config.values import counted
 from dcgan_dist.data.checking.access import Job
 from dcgan_dist.data.checking.checklist import make_checklist
 from dcgan_dist.data.checking.spot import spot_check
