@@ -297,7 +297,7 @@ def test_nothing_and_an_empty_group_change_nothing(write):
         ("wandb: {project: null}", "{path}: --wandb.project: nothing is given where one value is needed"),
         ("wandb: {tags: [[a, b]]}", "{path}: --wandb.tags: a list is given where words are needed"),
         ("images: {a: 3}", "{path}: --images: a mapping is given where one value is needed"),
-        ("images: true", "{path}: --images true: must be a whole number"),
+        ("images: true", "{path}: --images true: must be an integer"),
         ("run_dir: ''", "{path}: --run_dir '': is empty; give a value, or leave it out"),
         ('run_dir: "a\\0b"', "{path}: --run_dir 'a\\x00b': holds a NUL"),
         ("wandb: {tags: ['']}", "{path}: --wandb.tags '': is empty; give a value, or leave it out"),

@@ -38,7 +38,7 @@ def _threads(value: str) -> int | None:
     """The first number of OpenMP's list, which has one per level; None for 0 or nothing: the library chooses."""
     first = value.split(",")[0].strip()
     if value.strip() and not (first.isdecimal() and int(first) <= MOST_THREADS):
-        raise ValueError(f"must be a whole number, at most {MOST_THREADS:,}, or a list of which the first counts")
+        raise ValueError(f"must be an integer, at most {MOST_THREADS:,}, or a list of which the first counts")
     return int(first or 0) or None
 
 
