@@ -40,11 +40,7 @@ class Saver:
         self._seconds: dict[str, float] = {}
 
     def save(
-        self,
-        images: int,
-        tensors: Tensors,
-        state: dict[str, Any],
-        prepare: Callable[[], None] = lambda: None,
+        self, images: int, tensors: Tensors, state: dict[str, Any], prepare: Callable[[], None] = lambda: None
     ) -> None:
         """Starts a save; the tensors may change when this returns. Raises UserError, see above.
 
