@@ -15,7 +15,6 @@ from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output
 from dcgan_dist.commands.progress import progress
 from dcgan_dist.config.groups import Retries, Timeout, Workers
-from dcgan_dist.data.checking.access import base_name
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
 from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
 from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard

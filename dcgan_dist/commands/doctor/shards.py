@@ -9,10 +9,9 @@ from pathlib import Path
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, conclude, fail, ok, warn
 from dcgan_dist.commands.doctor.run_folder import free_bytes, lock_problem, probing
-from dcgan_dist.data.checking.access import Job
+from dcgan_dist.data.checking.access import ShardJob
 from dcgan_dist.data.checking.checklist import make_checklist
-from dcgan_dist.data.checking.spot import spot_check
-from dcgan_dist.data.checking.verify import Problem
+from dcgan_dist.data.checking.verify import Problem, spot_check
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.system.storage import cache_folder
@@ -45,7 +44,7 @@ def check_shards(context: Context) -> Finding:
     return judge_shards(f"{found}, all opened", images, todo.problems + problems)
 
 
-def _spot_checks(jobs: Sequence[Job]) -> tuple[int, list[Problem]]:
+def _spot_checks(jobs: Sequence[ShardJob]) -> tuple[int, list[Problem]]:
     """The number of checked images, and their problems."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         done = pool.map(lambda job: spot_check(job, SAMPLES), random.Random(0).sample(jobs, min(len(jobs), SHARDS)))
