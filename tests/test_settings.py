@@ -165,7 +165,7 @@ def launcher_environment(prepare, *arguments):
         (launch_env.prepare_multi_gpu_env, ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]),
     ],
 )
-def test_nothing_is_printed_about_a_launcher_that_was_asked_for_nothing(prepare, arguments, monkeypatch, tmp_path):
+def test_a_launcher_without_settings_causes_no_line(prepare, arguments, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))  # no config file of the user's
     env = launcher_environment(prepare, *arguments)
     assert started_by_launcher(env)

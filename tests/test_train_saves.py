@@ -201,7 +201,7 @@ def ended_for_the_newer(run_dir: Path) -> tuple[int, str]:
     )
 
 
-def test_an_attempt_that_another_has_followed_ends_without_a_word_in_its_name(start, run_dir, monkeypatch):
+def test_an_attempt_that_another_has_followed_reports_nothing_at_its_end(start, run_dir, monkeypatch):
     write = checkpoint._write_files
 
     def written(*given) -> None:
@@ -218,7 +218,7 @@ def test_an_attempt_that_another_has_followed_ends_without_a_word_in_its_name(st
     assert json.loads((run_dir / "owner.json").read_text()) == asdict(NEWER)
 
 
-def test_an_attempt_that_another_has_followed_takes_nothing_back(start, run_dir, monkeypatch):
+def test_an_attempt_that_another_has_followed_removes_nothing(start, run_dir, monkeypatch):
     """Going back, it would remove what the newer one has saved."""
 
     def fault(recovery: Recovery) -> str | None:

@@ -67,7 +67,7 @@ def test_facts_for_programs(capsys):
     assert len(facts["mean"]) == len(facts["std"]) == 3
 
 
-def test_a_sample_of_the_images_is_reported_to_be_one(capsys):
+def test_a_sample_of_the_images_is_reported_as_one(capsys):
     assert "of 10 images, decoded:" in run(capsys, "set", "--sample", 10)
     assert "of all images, decoded:" in run(capsys, "set", "--sample", 10, "--all", "--overwrite")
 

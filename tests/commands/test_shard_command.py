@@ -148,7 +148,7 @@ def test_an_interrupt_is_one_line_and_costs_nothing(images, tmp_path, capsys, mo
     assert capsys.readouterr().err == "resuming: 2 of 3 shards are complete\n"
 
 
-def test_duplicates_are_counted_and_where_they_are_listed_is_reported(images, tmp_path, capsys):
+def test_duplicates_are_counted_and_listed(images, tmp_path, capsys):
     (images / "copy.png").write_bytes((images / "0.png").read_bytes())
     out = tmp_path / "out"
     listed = f"duplicates of another file: 1 image, listed in {out}/duplicates.txt"
@@ -159,7 +159,7 @@ def test_duplicates_are_counted_and_where_they_are_listed_is_reported(images, tm
     assert f"left out: {listed}" in printed
 
 
-def test_the_automatic_choice_is_reported_with_its_reason(images, tmp_path, capsys):
+def test_the_automatic_choice_is_printed_with_its_reason(images, tmp_path, capsys):
     printed = run(capsys, images, tmp_path / "out", "--size", "64", "--store", "auto")
     line = "store: ppm, for 12.0 KiB of pixels an image (at most 48) are read faster than decoded"
     assert printed.err.splitlines() == [line]

@@ -269,7 +269,7 @@ def test_damage_while_a_run_goes_on_ends_it_and_its_checkpoint_goes_on(tmp_path,
 
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize("name", DEEDS)
-def test_damage_while_a_run_goes_on_is_replaced_and_reported_once(tmp_path, undisturbed, name, world_size):
+def test_damage_during_a_run_is_substituted_and_reported_once(tmp_path, undisturbed, name, world_size):
     shards = tmp_path / "shards"
     given = options(long_shards(shards), tmp_path / "run", f"{LONG} {SUBSTITUTE}")
     deed, bad = deed_of(name, shards)

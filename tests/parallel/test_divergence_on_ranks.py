@@ -257,7 +257,7 @@ def test_a_fault_behind_the_last_report_is_found_before_the_end(shards, tmp_path
     assert all_finite(tmp_path / "run")
 
 
-def test_a_buffer_that_is_bad_on_one_rank_is_found_and_restored(shards, tmp_path):
+def test_a_buffer_that_is_bad_on_one_rank_is_found_and_replaced(shards, tmp_path):
     """No gradient tells of it, and only this rank has it."""
     given = options(shards, tmp_path / "stopped", CHECKPOINTS)
     for one in run_ranks(2, attempt, given, 2, "g buffer"):

@@ -335,7 +335,7 @@ raise SystemExit(front.main(["doctor", *sys.argv[1:]]))
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_a_launcher_ends_no_rank_that_has_not_printed_everything(attempt, tmp_path):
+def test_a_launcher_ends_no_rank_that_still_has_output(attempt, tmp_path):
     """It ends all as soon as one of them leaves with an exit code."""
     (tmp_path / "doctor.py").write_text(NO_CHECKSUMS)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]

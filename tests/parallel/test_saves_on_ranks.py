@@ -85,7 +85,7 @@ def told(given: list[str], limit: int | None = None) -> tuple[int, str]:
         os.dup2(before, 2)
 
 
-def test_no_rank_starts_at_0_when_all_are_damaged(run, shards):
+def test_no_rank_restarts_at_0_when_all_are_damaged(run, shards):
     for name in ("000000012", "000000024"):
         damage(run / "checkpoints" / name)
     (main_code, text), (other_code, other_text) = run_ranks(RANKS, told, options(shards, run, TWICE))

@@ -51,7 +51,7 @@ def names(run: Path) -> list[str]:
 # ---- what a killed attempt left behind
 
 
-def test_leftovers_of_a_killed_attempt_hold_nobody_up(undisturbed, shards, tmp_path):
+def test_leftovers_of_a_killed_attempt_do_not_block_the_next(undisturbed, shards, tmp_path):
     """Half a checkpoint under a temporary name, half a one under its own, and a newest one that was cut."""
     run = shutil.copytree(undisturbed, tmp_path / "run")
     checkpoints = run / "checkpoints"

@@ -121,7 +121,7 @@ def test_no_rank_is_named_where_all_are_alike(shards, tmp_path):
     assert all(record["rank/slowest_factor"] >= 1 for record in records)
 
 
-def test_one_rank_is_compared_with_nobody(shards, tmp_path):
+def test_a_single_rank_is_not_compared(shards, tmp_path):
     (result,) = run_ranks(1, train_and_capture, options(shards, tmp_path / "run"))
     assert result[0] == 0
     assert "rank/" not in (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -48,7 +48,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize(("env", "line"), WRONG)
-def test_what_is_wrong_is_reported_by_name(env, line):
+def test_a_wrong_variable_is_named(env, line):
     assert problem(env, on_cpu=True) == line
 
 
