@@ -208,7 +208,7 @@ def test_a_new_signature_is_no_other_data_and_the_configuration_is_the_owners_al
     config, environment = place.work / "r/config.yaml", place.work / "r/environment.json"
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     assert place.words["URL"] in yaml.safe_load(config.read_text())["data"]["shards"]
-    assert f"{config.relative_to(place.work)}: readable only by its owner" in place.said
+    assert f"{config.relative_to(place.work)}: readable only by its owner" in place.printed
     assert json.loads(environment.read_text())["command"][:4] == ["dcgan-dist", "train", "--run_dir", "r"]
     assert place.run(f"train --run_dir r --data.shards NEW {tiny} --images 16") == 0
     assert "resuming from r/checkpoints/000000008" in place.printed

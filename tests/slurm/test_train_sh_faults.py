@@ -244,8 +244,8 @@ def test_a_job_that_is_ended_by_force_goes_on_from_its_last_checkpoint(story, ou
     assert_nothing_happened(outcomes[story].result(), undisturbed)
 
 
-def test_an_attempt_that_continues_after_the_next_has_begun_writes_nothing(told, undisturbed):
-    story = told["cable"].result()
+def test_an_attempt_that_continues_after_the_next_has_begun_writes_nothing(outcomes, undisturbed):
+    story = outcomes["cable"].result()
     owner = json.loads((story["job"].run / "owner.json").read_text())
     assert (owner["attempt"], owner["slurm_restart"], owner["ended"]) == (2, "1", True)
     assert_nothing_happened(story, undisturbed)
