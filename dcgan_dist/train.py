@@ -104,8 +104,9 @@ def _dry_run(config: Config, world: World) -> None:
     folder.check()
     folder.probe()
     Lease(folder.root).refuse_other()
-    data = open_data(config, lines.append) if config.data.shards else StreamUrls()
-    if not config.data.shards:
+    embedded = not (config.data.shards or config.data.pipeline)
+    data = StreamUrls() if embedded else open_data(config, lines.append)
+    if embedded:
         lines.append(f"data: the embedded set of {config.data.faces:,} cartoon faces, made when the run starts")
     resume.find(replace(config, precision=chosen.name), folder, data, lines.append)
     if world.main:
