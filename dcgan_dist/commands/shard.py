@@ -28,14 +28,14 @@ BAD_LISTED = 20
 class ShardOptions(cli.CommandOptions, Packing):
     """Pack images into shards for training: ordinary tars, with labels, mixed, all of one size.
 
-    A command that was stopped goes on when it is run again; delete OUT/.partial to start again. Beside the shards lie
-    manifest.json, which says what they hold, and sizes.json and _info.json for open_clip and timm.
+    A stopped command continues when it is run again; delete OUT/.partial to start from the beginning. Beside the shards
+    are manifest.json, which describes them, and sizes.json and _info.json for open_clip and timm.
     """
 
     source: tyro.conf.Positional[str]
     """A folder of images (with its sub-folders), a .zip of one, tar shards or Parquet files (a folder, a brace list or
     URLs of them), a .csv or .jsonl list of paths, or torchvision:NAME as in torchvision:CIFAR10 or
-    'torchvision:STL10?split=unlabeled'. Labels are the numbers of the class folders, or what the source says."""
+    'torchvision:STL10?split=unlabeled'. Labels are the numbers of the class folders, or those of the source."""
     out: tyro.conf.Positional[Path]
     """Folder for shard-00000.tar, shard-00001.tar, ..."""
     root: Path = Path("data")
@@ -51,13 +51,13 @@ class ShardOptions(cli.CommandOptions, Packing):
     label_key: str | None = None
     """The same for the label, or the field of a .json member. Absent: cls, class, label, or such a field."""
     allow_cut: bool = False
-    """Take other programs' tars that end without tar's end mark; a member that is cut is left out, and said."""
+    """Read other programs' tars that end without tar's end mark; a member that is cut is skipped and reported."""
     part: str | None = None
     """K/N: write only the K-th of N parts, each on a computer of its own that sees OUT; K from 1 to N. All with the
     same other options; --merge then completes the set."""
     merge: bool = False
-    """As in `dcgan-dist shard --merge OUT`, with no other option than --overwrite: check that all parts are there, and
-    complete the set."""
+    """Check that all parts are there, and complete the set: `dcgan-dist shard --merge OUT`, with no other option than
+    --overwrite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class MergeOptions(cli.CommandOptions):
     """Complete the set of shards that several parts have written."""
 
     out: tyro.conf.Positional[Path]
-    """Folder that the parts were told to write to."""
+    """Folder to which the parts were written."""
     merge: bool = False
-    """Given, as you read this."""
+    """Always given in this form of the command."""
     overwrite: bool = False
     """Replace the shards that OUT holds, by its manifest.json; other files stay."""
 

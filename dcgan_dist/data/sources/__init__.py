@@ -82,7 +82,16 @@ def _files(text: str, image_column: str | None, label_column: str | None) -> Sou
     names = _in_folder(Path(text)) if exists(text) and Path(text).is_dir() else _expand(text)
     if not names:
         return FolderSource(Path(text))
-    kind = _kind(names)
+    kinds: dict[str, str] = {}  # and the first name of each
+    for name in names:
+        kinds.setdefault(ENDINGS.get(ending(name), ""), name)
+    if "" in kinds:
+        problem = "neither a folder nor a .zip, nor a tar, Parquet file or list by its ending"
+        raise UsageError(f"{kinds['']}: {problem}; {HINT}")
+    if len(kinds) > 1:
+        found = " and ".join(kinds.values())
+        raise UsageError(f"{found} are of different kinds; give one kind at a time, as in '*.tar'")
+    (kind,) = kinds
     if kind == "tar":
         beside = compare_with_manifests([text], names, Remote()).require()
         plain = [Path(name) if ending(name) == ".tar" and not is_remote(name) else None for name in names]
@@ -116,16 +125,3 @@ def _expand(text: str) -> list[str]:
     if len(set(found)) < len(found):
         raise UsageError(f"{Location(text)}: names a file twice")
     return found
-
-
-def _kind(names: list[str]) -> str:
-    first: dict[str, str] = {}  # of each kind
-    for name in names:
-        if not ending(name):
-            problem = "neither a folder nor a .zip, nor a tar, Parquet file or list by its ending"
-            raise UsageError(f"{name}: {problem}; {HINT}")
-        first.setdefault(ENDINGS[ending(name)], name)
-    if len(first) > 1:
-        found = " and ".join(first.values())
-        raise UsageError(f"{found} are of different kinds; give one kind at a time, as in '*.tar'")
-    return next(iter(first))

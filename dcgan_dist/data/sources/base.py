@@ -25,7 +25,7 @@ from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.shards.labels import ENCODING, number_names
 from dcgan_dist.data.system.storage import open_regular
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.text import count_text
+from dcgan_dist.text import count_text, listed
 
 COLUMNS_LISTED = 10
 ENDINGS = {
@@ -226,6 +226,5 @@ def folder_labels(images: Images, source: str) -> tuple[NDArray[np.int64], dict[
 
 def unused_columns(names: Iterable[str]) -> list[str]:
     """A line for people about the columns of a table that are neither image nor label; none where there is none."""
-    shown = list(names)
-    text = ", ".join([*shown[:COLUMNS_LISTED], *[".."] * (len(shown) > COLUMNS_LISTED)])
-    return [f"columns not used: {text} (--image_column and --label_column choose others)"] if shown else []
+    text = listed(list(names), COLUMNS_LISTED)
+    return [f"columns not used: {text} (--image_column and --label_column choose others)"] if text else []

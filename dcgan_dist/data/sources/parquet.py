@@ -20,12 +20,12 @@ from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.shards.labels import FIELDS, label_text, renumber
 from dcgan_dist.data.shards.notes import Notes, from_dict
 from dcgan_dist.data.sources.base import Report, Source, stem, unused_columns
-from dcgan_dist.data.sources.staged import staged_copies
-from dcgan_dist.data.sources.tars import ROW, Tar, TarSource
+from dcgan_dist.data.sources.tars import ROW, Tar, TarSource, staged_copies
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
+ABOUT = ".json"  # beside a copy: what is known of the file
 TOGETHER = 64  # rows in memory
 BUFFER = 2**20  # bytes of a column that are read at a time
 COPIES_VERSION = 4  # goes up with what a copy holds of the same file
@@ -49,7 +49,7 @@ class ParquetSource(Source):
         _pyarrow()
         settings = json.dumps([self.image_column, self.label_column, COPIES_VERSION])
         copies = staged_copies(self.names, folder, self._convert, report, settings)
-        about = [json.loads(_about_file(copy).read_bytes()) for copy in copies]
+        about = [json.loads(copy.with_suffix(ABOUT).read_bytes()) for copy in copies]
         classes = about[0]["classes"]
         for name, each in zip(self.names, about, strict=True):
             if each["classes"] != classes:
@@ -73,7 +73,7 @@ class ParquetSource(Source):
                     shard.add(ROW.format(number), "jpg", data, labels.number(value))
                 others = [f"{field.name} ({field.type})" for field in schema if field.name not in (image, label)]
                 about = {"classes": classes, "notes": labels.notes().as_dict(), "others": others}
-                write_atomically(_about_file(target), json.dumps(about).encode())  # before the copy has its name
+                write_atomically(target.with_suffix(ABOUT), json.dumps(about).encode())  # before the copy has its name
 
 
 class _Labels:
@@ -103,10 +103,6 @@ class _Labels:
         labelled = self._images - self._unlabelled.total()
         reasons = {problem: count for problem, count in self._unlabelled.items() if problem}  # an empty cell has none
         return Notes(unlabelled=reasons, labelled=labelled, images=self._images, words=tuple(self._words))
-
-
-def _about_file(copy: Path) -> Path:
-    return copy.with_suffix(".json")
 
 
 def _pyarrow() -> Any:
@@ -166,7 +162,7 @@ def _image_column(schema: Any, wanted: str | None, name: str) -> str:
     named = [known for known in IMAGE_NAMES if known in able]
     if named or len(able) == 1:
         return (named or able)[0]
-    raise UsageError(f"{name}: no column that is surely the image's; name it with --image_column; {_listed(schema)}")
+    raise UsageError(f"{name}: no clear image column; name one with --image_column; {_listed(schema)}")
 
 
 def _label_column(schema: Any, wanted: str | None, name: str) -> str | None:

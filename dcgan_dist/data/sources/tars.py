@@ -5,7 +5,7 @@ index has checksums, ',BEFORE,SIZE,CHECKSUM' follows: the bytes of its sample be
 xxh3-64. They are checked when the image is loaded, for a damaged one must not get a new, right checksum.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -17,8 +17,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.remote.source import FileSource, Wanted, contents
+from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.remote.source import FileSource, Wanted, contents, wanted_of
 from dcgan_dist.data.shards.files import LocalFile
 from dcgan_dist.data.shards.foreign import DEFAULT, foreign_index
 from dcgan_dist.data.shards.index import NO_LABEL, ShardIndex, read_index
@@ -26,15 +26,21 @@ from dcgan_dist.data.shards.labels import common_numbering, relabel
 from dcgan_dist.data.shards.notes import Notes, merge_notes
 from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
 from dcgan_dist.data.sources.base import NOT_PREPARED, Images, Item, Items, Load, Loaded, Report, Source, folder_labels
-from dcgan_dist.data.sources.staged import staged_copies
-from dcgan_dist.data.system.storage import atomic_file
+from dcgan_dist.data.system.locks import locked
+from dcgan_dist.data.system.storage import atomic_file, remove_abandoned
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.text import listed
 
 INDEXED_TOGETHER = 16
 EMPTY_LISTED = 3  # tars without images
 MOST_OPEN_FILES = 64
 NO_IMAGE = "holds no image (null, or no bytes)"
+THREADS = 4  # copies at a time
 ROW = "{:09}"  # key of a table's row
+
+
+Convert = Callable[[FileSource, Wanted, Path], None]
+"""Makes the copy of a file at the path: complete or not at all."""
 
 
 class Tar(NamedTuple):
@@ -100,7 +106,7 @@ class TarSource(Source):
         yield from self.lines
         empty = [tar.name for tar, note in zip(self.tars, notes, strict=True) if note.foreign and not note.images]
         if empty:
-            yield f"{len(empty):,} of {len(notes):,} tars hold no image: {', '.join(empty[:EMPTY_LISTED])}"
+            yield f"{len(empty):,} of {len(notes):,} tars hold no image: {listed(empty, EMPTY_LISTED)}"
         if self.choice.for_tars and not any(note.foreign for note in notes):
             yield IGNORED
         yield from merge_notes(notes).lines()
@@ -184,6 +190,46 @@ def _index(tar: Tar, choice: MemberChoice) -> ShardIndex:
         raise UserError(str(error).replace(str(tar.file), tar.name)) from error
     except OSError as error:
         raise UserError(f"{tar.name}: cannot be read ({error.strerror})") from error
+
+
+def staged_copies(
+    names: Sequence[str], folder: Path, convert: Convert, report: Report, settings: str = ""
+) -> list[Path]:
+    """Staged copies of files by path or URL, each as a plain tar; `report` takes a line for every one that is made.
+
+    The folder is made when it is missing, and can be shared: every file is copied by one process at a time, while the
+    others take the next ones, and complete copies are kept. A copy's name follows from what the file is, so a changed
+    file gets another, and from `settings`. Raises UserError when a file cannot be read or the folder cannot be written.
+    """
+
+    def copy(name: str, wait: bool = False) -> tuple[Path, bool]:
+        source: FileSource = Remote().stat(name) if is_remote(name) else Path(name)
+        wanted = wanted_of(source)
+        identity = f"{wanted.identity}\n{settings}"
+        target = folder / f"{xxhash.xxh3_128_hexdigest(identity.encode())}.tar"
+        with locked(target.with_suffix(".lock"), wait) as mine:
+            is_new = mine and not target.exists()
+            if is_new:
+                remove_abandoned(target)
+                convert(source, wanted, target)
+        return target, is_new
+
+    pool, paths = ThreadPoolExecutor(THREADS), list[Path]()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (path, is_new) in zip(names, pool.map(copy, names), strict=True):
+            paths.append(path)
+            if is_new:
+                report(f"copied {name} ({len(paths):,} of {len(names):,})")
+        for name, path in zip(names, paths, strict=True):
+            if not path.exists():
+                report(f"waiting for another process that copies {name}")
+                copy(name, wait=True)  # makes it, should that process have been killed
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return paths
 
 
 def _unpack(source: FileSource, wanted: Wanted, target: Path) -> None:

@@ -37,7 +37,11 @@ class TorchvisionSource(Source):
         width = len(str(count - 1))
         images = Images(f"{number:0{width}}" for number in range(count))
         _, classes = renumber(_class_names(data_set))
-        return Items(images, {}, classes, _lines(data_set))
+        problem = ""
+        with suppress(Exception):  # that of a damaged image is raised when it is packed
+            _, problem = _number(_sample(data_set, 0)[1])
+        line = f"labels: none, for those of the data set are no numbers of classes ({problem})"
+        return Items(images, {}, classes, (line,) * bool(problem))
 
     def where(self, item: Item) -> str:
         """The data set with its options, and the number in it."""
@@ -70,8 +74,7 @@ class TorchvisionSource(Source):
 
         def load(item: Item) -> Loaded:
             try:
-                sample = data_set[int(item.name)]
-                image, label = sample[:2] if isinstance(sample, tuple) else (sample, None)
+                image, label = _sample(data_set, int(item.name))
                 if isinstance(image, Image.Image):
                     image.load()
             except Exception as error:  # whatever its files and decoders raise
@@ -92,14 +95,9 @@ def _number(label: Any) -> tuple[int | None, str]:
     return (int(text), "") if is_number(text) else (None, problem or (text and "a text"))
 
 
-def _lines(data_set: Any) -> tuple[str, ...]:
-    """A line where the first label is none."""
-    try:
-        sample = data_set[0]
-    except Exception:  # that of a damaged image is raised when it is packed
-        return ()
-    _, problem = _number(sample[1]) if isinstance(sample, tuple) and len(sample) > 1 else (None, "")
-    return (f"labels: none, for those of the data set are no numbers of classes ({problem})",) if problem else ()
+def _sample(data_set: Any, number: int) -> tuple[Any, Any]:
+    sample = data_set[number]
+    return sample[:2] if isinstance(sample, tuple) and len(sample) > 1 else (sample, None)
 
 
 def _class_names(data_set: Any) -> list[str]:
@@ -113,8 +111,8 @@ def _data_set_class(name: str) -> Callable[..., Any]:
 
     names = {known.lower(): known for known in torchvision.datasets.__all__}
     if name not in names.values():
-        near = [names[close] for close in difflib.get_close_matches(name.lower(), names)]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(names.values()))}"
+        similar = [names[close] for close in difflib.get_close_matches(name.lower(), names)]
+        hint = f"did you mean {' or '.join(similar)}?" if similar else f"it has {', '.join(sorted(names.values()))}"
         raise UsageError(f"{TORCHVISION}{name}: torchvision has no such data set; {hint}")
     return getattr(torchvision.datasets, name)
 

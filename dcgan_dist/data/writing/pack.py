@@ -23,7 +23,7 @@ from dcgan_dist.data.system.pool import Tick
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.data.writing.duplicates import UNREADABLE, digest
 from dcgan_dist.data.writing.packing import LOSSY, Packing
-from dcgan_dist.data.writing.staging import Receipt, receipt_path
+from dcgan_dist.data.writing.staging import RECEIPT, Receipt
 from dcgan_dist.errors import UsageError, UserError
 
 KEY_LENGTH = 80  # characters; with number and suffix it fits into the name field of a tar header
@@ -49,18 +49,12 @@ class HashJob(NamedTuple):
 def opened_worker(source: Source, packing: Packing) -> Iterator[Callable[[PackJob | HashJob, Tick], None]]:
     """The function that does jobs, with the source open for it."""
     with source.open() as load:
-
-        def work(job: PackJob | HashJob, tick: Tick) -> None:
-            if isinstance(job, PackJob):
-                _Packer(source, packing, load).pack(job, tick)
-            else:
-                _hash(job, load, tick)
-
-        yield work
+        worker = _Worker(source, packing, load)
+        yield lambda job, tick: worker.pack(job, tick) if isinstance(job, PackJob) else worker.hash(job, tick)
 
 
 @dataclass(frozen=True)
-class _Packer:
+class _Worker:
     source: Source
     packing: Packing
     load: Load
@@ -86,7 +80,7 @@ class _Packer:
                 tick(1)
         receipt.bytes, receipt.xxh128, receipt.fingerprint = shard.size, shard.checksum, f"{shard.fingerprint:016x}"
         receipt.pixels = pixels.counts.tolist()
-        write_atomically(receipt_path(job.shard), json.dumps(vars(receipt)).encode())
+        write_atomically(job.shard.with_suffix(RECEIPT), json.dumps(vars(receipt)).encode())
 
     def _add(
         self, shard: ShardWriter, receipt: Receipt, item: Item, key: str
@@ -114,19 +108,18 @@ class _Packer:
             receipt.labels[str(label)] += 1
         return loaded, stored
 
-
-def _hash(job: HashJob, load: Load, tick: Tick) -> None:
-    """Writes the checksums of files; one that cannot be read is left to packing, which reports it."""
-    digests = bytearray()
-    for item in job.images:
-        try:
-            digests += digest(load(item)[0])
-        except UsageError:
-            raise
-        except UserError:
-            digests += UNREADABLE
-        tick(1)
-    write_atomically(job.path, bytes(digests))
+    def hash(self, job: HashJob, tick: Tick) -> None:
+        """Writes the checksums of files; one that cannot be read is left to packing, which reports it."""
+        digests = bytearray()
+        for item in job.images:
+            try:
+                digests += digest(self.load(item)[0])
+            except UsageError:
+                raise
+            except UserError:
+                digests += UNREADABLE
+            tick(1)
+        write_atomically(job.path, bytes(digests))
 
 
 def one_line(text: str) -> str:

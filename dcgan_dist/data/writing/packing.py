@@ -1,4 +1,4 @@
-"""The options of packing: how images are fitted, stored and shared out among shards."""
+"""The options of packing: how images are fitted, stored and divided among shards."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -23,7 +23,7 @@ class Packing(OptionGroup):
     size: Annotated[int, Range(least=1, most=LARGEST)] | None = None
     """Height and width of the stored images, pixels. Needed, except with --store keep."""
     resize: Resize = "crop"
-    """crop: the central square, scaled. pad: the whole image on the background. stretch: proportions change."""
+    """crop: the central square, scaled. pad: the complete image on the background. stretch: proportions change."""
     filter: Filter = "lanczos"
     """How pixels are averaged in scaling."""
     channels: Channels = 3
@@ -39,18 +39,18 @@ class Packing(OptionGroup):
     shard_size: Annotated[int, Range(least=1, most=10**7)] = 2_000
     """Images in a shard."""
     shuffle: bool = True
-    """Mix the images over all shards, once, as training wants it of folders that are sorted by class."""
+    """Shuffle the images once, over all shards, so that training need not shuffle folders that are sorted by class."""
     seed: Seed = 0
     """Seed of the shuffle."""
     duplicates: Literal["report", "drop", "keep"] = "report"
     """Files that are equal to the byte. report: pack them all and list them in OUT/duplicates.txt, at no cost. drop:
     pack the first of them only; reads every file once more, beforehand. keep: do not look."""
     skip_bad: bool = False
-    """Leave images that cannot be read out and list them in OUT/bad.txt, instead of stopping at the first."""
+    """Leave unreadable images out and list them in OUT/bad.txt, instead of stopping at the first."""
     overwrite: bool = False
     """Replace the shards that OUT holds, by its manifest.json, after the new ones are complete; other files stay."""
     processes: Workers = 0
-    """Processes that pack, each a whole shard at a time; 0: as many as CPU cores."""
+    """Processes that pack, each one shard at a time; 0: as many as CPU cores."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

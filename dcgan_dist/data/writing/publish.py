@@ -18,6 +18,7 @@ from dcgan_dist.data.system.storage import move_to_free, sync_folder, write_atom
 from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicates
 from dcgan_dist.data.writing.staging import Plan, Receipt, Staging, read_receipt, remove_copies
 from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.text import listed
 
 SHARD = re.compile(r"shard-\d{5,}\.tar", re.ASCII)  # see numbered_shard_names
 MISSING_LISTED = 5
@@ -34,9 +35,8 @@ class Summary(Receipt):
     shards: dict[int, Receipt] = field(default_factory=dict)
     """Those that hold images, by their numbers in the plan; without the files."""
     numbers: list[NDArray[np.int64]] = field(default_factory=list)
-    """Those of the files, of each shard."""
     digests: list[NDArray[np.uint64]] = field(default_factory=list)
-    """(n, 2): their checksums."""
+    """(n,), and (n, 2): numbers and checksums of the n files of each shard."""
     duplicates: int | None = None
     """None: not known, or not yet."""
     published: bool = False
@@ -77,18 +77,14 @@ def add_up(staging: Staging, plan: Plan, shards: Iterable[int]) -> Summary:
         else:
             summary.add(number, receipt)
     if missing:
-        raise UserError(f"{staging.out}: {_missing(plan, missing)} again, then merge")
+        late = sorted({number % plan.parts + 1 for number in missing})
+        names = ", ".join(f"{part}/{plan.parts}" for part in late)
+        run = f"part {names}" if plan.parts > 1 else "the command that writes them"
+        have = f"{len(missing):,} of {plan.shards:,} shards are missing or damaged ({listed(missing, MISSING_LISTED)})"
+        raise UserError(f"{staging.out}: {have}; run {run} again, then merge")
     if plan.options["duplicates"] == "drop":
         summary.duplicates = plan.dropped
     return summary
-
-
-def _missing(plan: Plan, missing: list[int]) -> str:
-    late = sorted({number % plan.parts + 1 for number in missing})
-    names = ", ".join(f"{part}/{plan.parts}" for part in late)
-    run = f"part {names}" if plan.parts > 1 else "the command that writes them"
-    listed = ", ".join(map(str, missing[:MISSING_LISTED])) + (", .." if len(missing) > MISSING_LISTED else "")
-    return f"{len(missing):,} of {plan.shards:,} shards are missing or damaged ({listed}); run {run}"
 
 
 def refuse_others(out: Path, overwrite: bool, ours: Iterable[Path]) -> None:
@@ -236,12 +232,12 @@ def _duplicates(staging: Staging, plan: Plan, summary: Summary) -> list[str]:
         return []
     if plan.options["duplicates"] == "drop":
         return staging.dropped.read_text(encoding="utf-8").splitlines()
-    found = find_duplicates(np.concatenate(summary.digests), np.concatenate(summary.numbers))
-    summary.duplicates = len(found.later)
-    wanted, names = {*found.later.tolist(), *found.first.tolist()}, dict[int, str]()
+    repeats = find_duplicates(np.concatenate(summary.digests), np.concatenate(summary.numbers))
+    summary.duplicates = len(repeats[0])
+    wanted, names = set(np.concatenate(repeats).tolist()), dict[int, str]()
     for shard, numbers in zip(summary.shards, summary.numbers, strict=True):
         if not wanted.isdisjoint(numbers.tolist()):
             receipt = read_receipt(staging.shard(shard))
             assert receipt is not None  # it was read a moment ago
             names |= {number: name for number, _, name in receipt.files if number in wanted}
-    return list(describe(found, names.__getitem__))
+    return list(describe(repeats, names.__getitem__))

@@ -4,6 +4,7 @@
     OUT/.partial/PLAN/0002/0002034.tar   shard 2,034, and its receipt once it is complete
     OUT/.partial/PLAN/0002/0002034.receipt
     OUT/.partial/PLAN/digests/           checksums of the source's files, for --duplicates drop
+    OUT/.partial/PLAN/dropped.txt        the list of the duplicates that are not packed
     OUT/.partial/PLAN/publishing.json    from here on shards move to OUT: the numbers of those that hold images, and the
                                          files of an earlier set that are removed before
     OUT/.partial/copies/                 staged copies of a source that cannot be read at random
@@ -33,7 +34,7 @@ from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
 
 PARTIAL, COPIES, LOCK = ".partial", "copies", "lock"
-PLAN, PUBLISHING = "plan.json", "publishing.json"
+PLAN, PUBLISHING, RECEIPT = "plan.json", "publishing.json", ".receipt"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what network disks without locks answer
 SHARDS_TOGETHER = 1_000
 OWN = re.compile(r"\.?[0-9a-f]{32}")  # plans, and copies of a source; all else in OUT/.partial is the user's
@@ -89,15 +90,10 @@ class Receipt:
     """Number, xxh3-128 and place of each original file; empty unless duplicates are reported."""
 
 
-def receipt_path(shard: Path) -> Path:
-    """The file beside a shard."""
-    return shard.with_suffix(".receipt")
-
-
 def read_receipt(shard: Path) -> Receipt | None:
     """The receipt beside a shard; None when there is none, or it is damaged."""
     try:
-        tree = json.loads(receipt_path(shard).read_bytes())
+        tree = json.loads(shard.with_suffix(RECEIPT).read_bytes())
         counters = {name: Counter(tree[name]) for name in ("labels", "stored_sizes", "source_sizes")}
         return Receipt(**tree | counters)
     except (OSError, ValueError, KeyError, TypeError):
@@ -111,9 +107,7 @@ class Staging:
         self.out = out
         self.folder = folder
         self.digests = folder / "digests"
-        """The folder of checksums."""
         self.dropped = folder / "dropped.txt"
-        """The list of the duplicates that are not packed."""
         self._read_publishing()
 
     def shard(self, number: int) -> Path:

@@ -73,20 +73,19 @@ def write_shards(
         with open_staging(out, _identity(source, images, packing), callbacks.say) as staging:
             try:
                 work = _Work(source, images, packing, staging, callbacks)
-                dropped = work.dropped(part)
-                count = len(images) - len(dropped)
+                order = work.order(part)
                 plan = Plan(
-                    images=count,
-                    shards=-(-count // packing.shard_size),
+                    images=len(order),
+                    shards=-(-len(order) // packing.shard_size),
                     parts=part.parts if part else 1,
                     left_out=left_out,
-                    dropped=len(dropped),
+                    dropped=len(images) - len(order),
                     classes=dict(classes),
                     options=packing.content(),
                 )
                 staging.write_plan(plan)
                 shards = [number for number in range(plan.shards) if part is None or part.owns(number)]
-                written, processes = work.pack(work.order(dropped), shards)
+                written, processes = work.pack(order, shards)
                 summary = add_up(staging, plan, shards) if part else publish(staging, plan, packing.overwrite)
                 summary.written, summary.processes = written, processes
                 return summary
@@ -113,11 +112,10 @@ def merge_shards(out: Path, overwrite: bool) -> Summary:
 def _refuse_source(out: Path, source: Source) -> None:
     """Raises UsageError when the source is among the shards in OUT that are replaced, and its images with them."""
     replaced = {(out / name).resolve() for name in earlier_files(out)[0]}
-    for tar in source.tars if isinstance(source, TarSource) else ():
-        if tar.file.resolve() in replaced:
-            raise UsageError(
-                f"{out}: holds {tar.file.name}, whose images would be replaced; choose another folder, or --store keep"
-            )
+    tars = source.tars if isinstance(source, TarSource) else ()
+    if names := [tar.file.name for tar in tars if tar.file.resolve() in replaced]:
+        problem = f"holds {names[0]}, whose images would be replaced"
+        raise UsageError(f"{out}: {problem}; choose another folder, or --store keep")
 
 
 @contextmanager
@@ -152,22 +150,18 @@ class _Work:
     staging: Staging
     callbacks: Callbacks
 
-    def dropped(self, part: Part | None) -> NDArray[np.int64]:
-        """Numbers of the duplicates that are not packed; the list of them is written."""
-        if self.packing.duplicates != "drop":
-            return np.empty(0, dtype=np.int64)
-        found = find_duplicates(self._digests(part))
-        lines = describe(found, lambda number: one_line(self.source.where(self.images[number])))
-        text = "".join(f"{line}\n" for line in lines)
-        write_atomically(self.staging.dropped, text.encode(errors="backslashreplace"))
-        return found.later
-
-    def order(self, dropped: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the images, but for the dropped ones, as they follow one another in the shards."""
-        kept = np.delete(np.arange(len(self.images)), dropped)
+    def order(self, part: Part | None) -> NDArray[np.int64]:
+        """Numbers of the images as they follow one another in the shards; writes the list of those that are dropped."""
+        order = np.arange(len(self.images))
+        if self.packing.duplicates == "drop":
+            repeats = find_duplicates(self._digests(part), order)
+            lines = describe(repeats, lambda number: one_line(self.source.where(self.images[number])))
+            text = "".join(f"{line}\n" for line in lines)
+            write_atomically(self.staging.dropped, text.encode(errors="backslashreplace"))
+            order = np.delete(order, repeats[0])
         if self.packing.shuffle:
-            return kept[keyed.permutation(keyed.key(self.packing.seed, "shard"), len(kept))]
-        return kept
+            order = order[keyed.permutation(keyed.key(self.packing.seed, "shard"), len(order))]
+        return order
 
     def _digests(self, part: Part | None) -> NDArray[np.uint64]:
         """Checksums of all files. Parts that run at the same time begin at different places and share their results."""
@@ -193,17 +187,14 @@ class _Work:
         if digits:
             self.callbacks.say("keys: some names do not differ in letters and digits, so every key ends with a number")
         numbers = {shard: order[shard * size : (shard + 1) * size] for shard in shards}
-        todo = [shard for shard in shards if not self._is_complete(shard)]
+        receipts = ((shard, self.staging.receipt(shard)) for shard in shards)
+        todo = [n for n, receipt in receipts if receipt is None or (receipt.bad and not self.packing.skip_bad)]
         written, total = sum(len(numbers[shard]) for shard in todo), sum(map(len, numbers.values()))
         if len(todo) < len(shards):
             self.callbacks.say(f"resuming: {len(shards) - len(todo):,} of {len(shards):,} shards are complete")
         jobs = (PackJob(self.staging.shard(n), numbers[n], self.images.take(numbers[n]), digits) for n in todo)
         processes = self._run(jobs, len(todo), lambda done: self.callbacks.packed(total - written + done, total))
         return written, processes
-
-    def _is_complete(self, shard: int) -> bool:
-        receipt = self.staging.receipt(shard)
-        return receipt is not None and (self.packing.skip_bad or not receipt.bad)
 
     def _run(self, jobs: Iterator[PackJob | HashJob], count: int, report: Callable[[int], None]) -> int:
         """Does some jobs; the number of processes."""

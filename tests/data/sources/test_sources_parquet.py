@@ -126,10 +126,10 @@ def test_remote(tmp_path):
         (
             {"front": FILES, "back": pa.array(STRUCTS, STRUCT), "n": LABELS},
             {},
-            r"no column that is surely the image's; name it with --image_column; it has front \(binary\), "
+            r"no clear image column; name one with --image_column; it has front \(binary\), "
             r"back \(struct<bytes: binary, path: string>\), n \(int64\)$",
         ),
-        ({"text": ["-"] * 9}, {}, r"no column that is surely the image's; .*; it has text \(string\)$"),
+        ({"text": ["-"] * 9}, {}, r"no clear image column; .*; it has text \(string\)$"),
         ({"image": FILES}, {"image_column": "photo"}, r"no column 'photo' of images .*; it has image \(binary\)$"),
         (
             {"image": ["a.png"] * 9},

@@ -16,7 +16,7 @@ from support.http_server import HttpServer
 from support.sources import given, tar_bytes
 from support.waiting import LIMIT
 
-from dcgan_dist.data.sources import find_source, staged, tars
+from dcgan_dist.data.sources import find_source, tars
 from dcgan_dist.errors import UserError
 
 COUNT = 8
@@ -48,7 +48,7 @@ def killed_at_the_third(source, folder):
             os.kill(os.getpid(), signal.SIGKILL)
         yield from contents(source, wanted, remote)
 
-    tars.contents, staged.THREADS = two, 1
+    tars.contents, tars.THREADS = two, 1
     source.prepared(folder, print)
 
 

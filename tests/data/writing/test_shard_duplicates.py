@@ -132,5 +132,5 @@ def test_duplicates_are_those_of_a_dictionary(digests):
             wanted.append((number, seen[one]))
     order = np.random.default_rng(len(digests)).permutation(len(digests))
     array = as_array(b"".join(digests))
-    for found in (find_duplicates(array), find_duplicates(array[order], order)):
-        assert list(zip(found.later.tolist(), found.first.tolist(), strict=True)) == wanted
+    for found in (find_duplicates(array, np.arange(len(array))), find_duplicates(array[order], order)):
+        assert list(zip(*map(list, found), strict=True)) == wanted

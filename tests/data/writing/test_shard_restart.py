@@ -8,13 +8,15 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
+import psutil
 import pytest
 from support.disk import no_file_larger_than
 from support.folders import contents, make_pictures
 from support.launching import ROOT, environment
 from support.locks import before_next_flock
+from support.processes import children
 from support.shards import by_webdataset
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from dcgan_dist.data.shards.manifest import load_manifest
 from dcgan_dist.data.sources import find_source
@@ -80,7 +82,9 @@ def test_several_processes_killed_while_they_pack(pictures, tmp_path):
     command = [sys.executable, "-m", "dcgan_dist", "shard", str(pictures), str(tmp_path / "out"), *options]
     with subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         until(lambda: any((tmp_path / "out").rglob("*.receipt")))
+        workers = children("spawn_main", process.pid)
         process.kill()
+    assert psutil.wait_procs(workers, timeout=LIMIT)[1] == []  # what they are writing is complete or not there
     assert process.returncode == -signal.SIGKILL
     assert not list((tmp_path / "out").glob("*"))[1:]  # .partial alone
     finished = {path.with_suffix(".tar").stat().st_ino for path in (tmp_path / "out").rglob("*.receipt")}
