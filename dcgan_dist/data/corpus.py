@@ -24,22 +24,24 @@ from dcgan_dist.data.shards.opener import Opener, Shard
 from dcgan_dist.data.shards.patterns import shards_of
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
+from dcgan_dist.text import listed
 
-OPEN_THREADS = 16  # shards, by one task of the pool
-INDEX_BYTES = 2**29  # of memory for indexes; the lanes of an order are in some 2,000 shards at a time
+OPEN_THREADS = 16  # also the number of local shards that one task opens
+INDEX_BYTES = 2**29  # of memory for indexes; the lanes of an order are in about 2,000 shards at a time
+CLASSES_LISTED, BAD_LISTED = 20, 20
 
 
 def expand_shards(
     patterns: Iterable[str], opener: Opener | None = None, passed: Counter[str] | None = None
 ) -> list[str]:
-    """Spells out folders, brace lists and globs, of files and of remote objects, in a fixed order.
+    """Expands folders, brace lists and globs, of files and of remote objects, in a fixed order.
 
-    `passed`: where other files in folders are counted, by their endings.
+    `passed`: counts other files in folders by their extensions.
 
     Raises UsageError for a pattern without files, and for a file that is named twice.
     """
     opener = opener or Opener()
-    found = [name for pattern in patterns for name in _spelled_out(pattern, opener, passed)]
+    found = [name for pattern in patterns for name in _expand(pattern, opener, passed)]
     seen: set[str] = set()
     for name in found:
         path = name if isinstance(name, Location) else os.path.abspath(name)  # noqa: PTH100, for thousands of names
@@ -49,7 +51,7 @@ def expand_shards(
     return found
 
 
-def _spelled_out(pattern: str, opener: Opener, passed: Counter[str] | None) -> list[str]:
+def _expand(pattern: str, opener: Opener, passed: Counter[str] | None) -> list[str]:
     pattern = Location(pattern)
     if pattern.startswith("pipe:"):
         return [pattern]
@@ -65,7 +67,7 @@ def _spelled_out(pattern: str, opener: Opener, passed: Counter[str] | None) -> l
 class Corpus:
     """The images of all shards, numbered 0 .. size - 1 in the order of the shards.
 
-    Can be pickled; another process reads the index of a shard again when it reads the first of its images.
+    Can be pickled; another process reads an index again when it reads the first image of its shard.
     """
 
     def __init__(self, shards: Sequence[Shard], opener: Opener | None = None) -> None:
@@ -73,7 +75,7 @@ class Corpus:
         self.without_images = [shard for shard in shards if not shard.count]
         self.opener = opener or Opener()
         self.members: list[NDArray[np.int64]] | None = None
-        """Of every shard the samples that count; None: all."""
+        """The samples of every shard that belong to the corpus; None: all."""
         self._number([shard.count for shard in self.shards])
         self._begin_empty()
 
@@ -84,11 +86,6 @@ class Corpus:
         self._ends = np.array(self._end, dtype=np.int64)
         self._begins = self._ends - np.array(lengths, dtype=np.int64)
 
-    def _begin_empty(self) -> None:
-        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._held = 0  # bytes of them
-        self._lock = Lock()  # of both
-
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_indexes", "_held", "_lock")}
 
@@ -96,8 +93,13 @@ class Corpus:
         vars(self).update(state)
         self._begin_empty()
 
+    def _begin_empty(self) -> None:
+        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._held = 0  # bytes of them
+        self._lock = Lock()  # of both
+
     def index(self, number: int) -> ShardIndex:
-        """The index of a shard, read when it is asked for. Raises UserError when it is damaged."""
+        """The index of a shard, read on first use. Raises UserError when it is damaged."""
         with self._lock:
             if number in self._indexes:
                 self._indexes.move_to_end(number)
@@ -112,13 +114,13 @@ class Corpus:
         return index
 
     def read_index(self, number: int) -> ShardIndex:
-        """The index of a shard, which is not kept. Raises UserError when it is damaged."""
+        """The index of a shard, not cached. Raises UserError when it is damaged."""
         index, (tables, _) = self.opener.index(self.shards[number]), self._numbering
         return index if tables is None else replace(index, label=relabel(index.label, tables[number]))
 
     @cached_property
     def _numbering(self) -> tuple[list[LabelMap] | None, dict[int, str]]:
-        """Where labels are words: of every shard the labels that they get in the corpus; the names of these."""
+        """If labels are words: for every shard, their labels in the corpus; and the class names."""
         if not any(shard.notes.words for shard in self.shards):
             return None, {}
         with ThreadPoolExecutor(OPEN_THREADS) as pool:
@@ -127,7 +129,7 @@ class Corpus:
 
     @property
     def classes(self) -> dict[int, str]:
-        """The names of labels that are words in tars of other programs."""
+        """Class names, where labels are words in tars of other programs."""
         return self._numbering[1]
 
     @property
@@ -148,9 +150,7 @@ class Corpus:
         missing = sorted(set(wanted) - set(there.tolist()))
         if missing:
             known = there[there >= 0].tolist()
-            have = (
-                f"there are {', '.join(map(str, known[:20]))}{' ..' * (len(known) > 20)}" if known else "none has any"
-            )
+            have = f"there are {listed(known, CLASSES_LISTED)}" if known else "none has any"
             raise UsageError(f"--data.classes {missing[0]}: no image has this label; {have}")
         kept = [np.flatnonzero(np.isin(each, wanted)) for each in labels]
         chosen = [number for number, members in enumerate(kept) if len(members)]
@@ -163,13 +163,13 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with any shard's samples or with the order of the shards, but not with where they lie."""
+        """Changes with any shard's samples or with the order of the shards, but not with their location."""
         return corpus_fingerprint(shard.fingerprint for shard in self.shards)
 
     def locate(self, sample: int) -> tuple[int, int]:
         """Shard and member of an image."""
         shard = bisect_right(self._end, sample)
-        return shard, self._member(shard, sample - (self._end[shard] - self.lengths[shard]))
+        return shard, self._member(shard, sample - self.first_sample(shard))
 
     def _member(self, shard: int, place: int) -> int:
         return place if self.members is None else int(self.members[shard][place])
@@ -200,20 +200,20 @@ def open_corpus(patterns: Iterable[str], opener: Opener | None = None) -> Corpus
 
 
 def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shard]:
-    """All shards, of which some may hold no image.
+    """All shards; some may hold no image.
 
     Raises UserError that names each bad shard: a run never starts on a part of its data.
     """
     opener = opener or Opener()
-    # opening a local shard takes less time than a task of a thread pool; a remote one takes a round trip
+    # a task of a thread pool takes longer than opening a local shard; opening a remote one takes a round trip
     each = 1 if any(is_remote(name) or packing(name) for name in names) else OPEN_THREADS
     groups = [names[first : first + each] for first in range(0, len(names), each)]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(OPEN_THREADS) as pool:
         results = list(chain.from_iterable(pool.map(lambda group: [_attempt(opener, name) for name in group], groups)))
     bad = [str(result) for result in results if isinstance(result, UserError)]
     if bad:
         more = f"\n({len(bad)} of {len(names)} shards are bad)" if len(bad) > 1 else ""
-        raise UserError("\n".join(bad[:20]) + more)
+        raise UserError("\n".join(bad[:BAD_LISTED]) + more)
     shards = [shard for shard in results if isinstance(shard, Shard)]
     if not any(shard.count for shard in shards):
         who = f"{names[0]}: holds" if len(names) == 1 else f"--data.shards: the {len(names)} shards hold"

@@ -1,4 +1,4 @@
-"""From the options to a reader; every automatic choice is reported once, with its reason."""
+"""From the options to a reader; reports every automatic choice once, with its reason."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,20 +23,18 @@ from dcgan_dist.data.shards.opener import CachePlan, Opener, Shard
 from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
 from dcgan_dist.data.system.storage import cache_folder
 from dcgan_dist.errors import UserError, to_stderr
-from dcgan_dist.text import count_text
+from dcgan_dist.text import count_text, counted, listed
 
 Say = Callable[[str], None]
 COLOURS = {1: "grey", 3: "RGB"}
-LISTED = 3  # shards in a line
+SHARDS_LISTED = 3
 FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
 
 
 def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None) -> Corpus | StreamUrls:
     """Checks the shards: the corpus for the indexed reader, the names for the stream reader.
 
-    `poll` is called now and then where it takes long, and may raise.
-
-    Raises UserError for any bad shard.
+    `poll` is called from time to time and may raise. Raises UserError for any bad shard.
     """
     patterns = config.data.shards
     if config.data.pipeline is not None:
@@ -79,12 +77,12 @@ def _open_stream(data: DataConfig, patterns: Sequence[str], opener: Opener, say:
         for line in unused_lines(shards, opener.choice):
             say(f"data: {line}")
         _treat_empty_images(shards, data.damaged, say, "left out")
-    says = "a resumed run starts the stream again; only labels that are numbers and beside their image are used"
+    limits = "a resumed run starts the stream again; only labels that are numbers and beside their image are used"
     if data.resampled:
-        says += "; shards are drawn with replacement, so an epoch is no permutation: some images repeat, others wait"
+        limits += "; shards are drawn with replacement, so an epoch is no permutation: some images repeat, others wait"
     if data.damaged == "substitute":
-        says += "; an image that cannot be decoded ends the run (--data.damaged substitute needs the indexed reader)"
-    say(f"data: {len(names)} source{'s' * (len(names) != 1)} streamed by webdataset; {says}")
+        limits += "; an undecodable image ends the run (--data.damaged substitute needs the indexed reader)"
+    say(f"data: {counted(len(names), 'source')} streamed by webdataset; {limits}")
     _say_unused(data, "decode", "workers", say=say)
     return StreamUrls(names)
 
@@ -95,7 +93,7 @@ def _open_pipeline(config: Config, say: Say) -> StreamUrls:
     names = _expand_shards(data.shards, Opener(), say) if data.shards else []
     assert data.pipeline is not None
     UserPipeline(data.pipeline, names, (config.model.image_size, config.model.channels))
-    given = f"{len(names)} shard{'s' * (len(names) != 1)}, whose content it checks itself" if names else "no shards"
+    given = f"{counted(len(names), 'shard')}, whose content it checks itself" if names else "no shards"
     says = "a resumed run starts it again: its position counts images, but their order is the pipeline's own"
     say(f"data: samples of --data.pipeline {data.pipeline}, which is given {given}; {says}")
     _say_unused(data, "decode", "workers", "damaged", "image_key", "label_key", "allow_cut", say=say)
@@ -117,9 +115,7 @@ def _expand_shards(patterns: Sequence[str], opener: Opener, say: Say) -> list[st
 
 
 def _compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remote: Remote, say: Say) -> Manifest | None:
-    """The manifest beside all shards, if any. Raises UserError when a shard is missing that it names and a pattern asks
-    for.
-    """
+    """The manifest beside all shards, if any. Raises UserError when a shard is missing that it names."""
     found = compare_with_manifests(patterns, names, remote).require()
     for line in found.notes:
         say(f"data: {line}")
@@ -127,29 +123,25 @@ def _compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remot
 
 
 def _say_replaced(corpus: Corpus, manifest: Manifest | None, say: Say) -> None:
-    """Names shards that are not those of the manifest, although they have their names."""
+    """Warns about shards whose content is not that in the manifest."""
     entries = {} if manifest is None else {entry.name: int(entry.fingerprint, 16) for entry in manifest.shards}
     pairs = [(shard.name, entries.get(base_name(shard.name)), shard.fingerprint) for shard in corpus.shards]
-    other = [base_name(name) for name, named, found in pairs if named not in (None, found)]
-    if other:
-        more = f" and {len(other) - LISTED:,} more" if len(other) > LISTED else ""
-        names = ", ".join(other[:LISTED]) + more
-        say(f"data: WARNING: {names}: not what manifest.json says of it; write the set again, or remove the manifest")
+    if other := [base_name(name) for name, named, found in pairs if named not in (None, found)]:
+        what = f"{listed(other, SHARDS_LISTED)}: not what manifest.json describes"
+        say(f"data: WARNING: {what}; write the set again, or remove the manifest")
 
 
 def _say_doubled(corpus: Corpus, say: Say) -> None:
-    """Names shards that hold the same images under two names, which training would show twice in each epoch."""
+    """Warns about shards with the same images under two names, which would be shown twice in each epoch."""
     first: dict[int, str] = {}
     pairs = [(first.setdefault(shard.fingerprint, shard.name), shard.name) for shard in corpus.shards]
-    doubled = [f"{name} and {other}" for name, other in pairs if name != other]
-    if doubled:
-        more = f" and {len(doubled) - 1:,} more" if len(doubled) > 1 else ""
+    if doubled := [f"{name} and {other}" for name, other in pairs if name != other]:
         text = "hold the same images, so each is used twice; name only one of them"
-        say(f"data: WARNING: {doubled[0]}{more} {text}")
+        say(f"data: WARNING: {listed(doubled, 1)} {text}")
 
 
 def _say_converted(manifest: Manifest | None, names: Sequence[str], model: ModelConfig, say: Say) -> None:
-    """Images that the networks do not take as they are; only a manifest knows it beforehand."""
+    """Reports images that are resized or converted, which only a manifest knows at the start."""
     if manifest is None or not {base_name(name) for name in names} <= {shard.name for shard in manifest.shards}:
         return
     size, sizes = f"{model.image_size}x{model.image_size}", manifest.stored_sizes
@@ -163,29 +155,31 @@ def _say_converted(manifest: Manifest | None, names: Sequence[str], model: Model
 
 
 def unused_lines(shards: Sequence[Shard], choice: MemberChoice) -> list[str]:
-    """What is not used of tars of other programs, in lines for people."""
+    """Lines about what is not used of tars of other programs."""
     ignored = [IGNORED] * (choice.for_tars and not any(shard.notes.foreign for shard in shards))
     empty = [shard.name for shard in shards if not shard.count]
-    what = f"{len(empty):,} of {len(shards):,} shards hold no image: {', '.join(empty[:LISTED])}"
+    what = f"{len(empty):,} of {len(shards):,} shards hold no image: {listed(empty, SHARDS_LISTED)}"
     return ignored + [what] * bool(empty) + merge_notes(shard.notes for shard in shards).lines()
 
 
 def _what_was_checked(corpus: Corpus) -> str:
-    """Number of images and shards, and how much of them has been looked at."""
+    """Number of images and shards, and what was checked of them."""
     count, ours = len(corpus.shards), sum(shard.checked for shard in corpus.shards)
-    text = f"{corpus.size:,} images in {count:,} shard{'s' * (count > 1)}"
+    text = f"{counted(corpus.size, 'image')} in {counted(count, 'shard')}"
     if ours == count:
         return f"{text}; all indexes are intact, and each image is checked when it is first read"
-    some = "" if not ours else f"{count - ours:,} of them "
+    some = f"{count - ours:,} of them " if ours else ""
     return f"{text}; {some}made by other programs, without checksums: only their tar headers were checked"
 
 
 def _treat_empty_images(shards: Sequence[Shard], damaged: Damaged, say: Say, becomes: str) -> None:
-    """Image files of 0 bytes are known before training begins. Raises UserError unless damage is substituted."""
+    """Handles image files of 0 bytes, which are known at the start. Raises UserError unless damage is substituted."""
     empty = [shard.empty for shard in shards if shard.empty]
     if not empty:
         return
-    text = "; ".join(empty[:LISTED]) + (f"; and in {len(empty) - LISTED:,} more shards" if len(empty) > LISTED else "")
+    text = "; ".join(empty[:SHARDS_LISTED])
+    if (more := len(empty) - SHARDS_LISTED) > 0:
+        text += f"; and in {counted(more, 'more shard')}"
     if damaged == "raise":
         raise UserError(f"{text}; leave such images out (dcgan-dist shard --skip_bad), or --data.damaged substitute")
     say(f"data: WARNING: {text}; {becomes}")
@@ -197,7 +191,7 @@ def choice_of(data: DataConfig) -> MemberChoice:
 
 
 def make_opener(data: DataConfig) -> Opener:
-    """How shards are reached; the cache's folder is made when something is put into it."""
+    """How shards are opened; the cache's folder is created with its first entry."""
     remote, choice = Remote(timeout=data.timeout, retries=data.retries), choice_of(data)
     if data.cache_bytes == 0:
         return Opener(remote, choice=choice)
@@ -214,14 +208,12 @@ def _say_where(corpus: Corpus, say: Say) -> None:
         return
     total = sum(shard.source.size if isinstance(shard.source, RemoteStat) else shard.unpacked_size for shard in shards)
     cached_only = sum(shard.unpacked_size for shard in shards if shard.needs_cache)
-    which = f"data: {len(shards):,} remote or compressed shard{'s' * (len(shards) != 1)}, {total / 1e9:,.1f} GB"
+    which = f"data: {counted(len(shards), 'remote or compressed shard')}, {total / 1e9:,.1f} GB"
     if plan is None:
         say(f"{which}: no cache (--data.cache_bytes 0), so images are read one by one")
     elif cached_only > plan.limit:
-        problem = (
-            f"the compressed shards take {cached_only:,} bytes, but the cache {plan.folder} may hold {plan.limit:,}"
-        )
-        raise UserError(f"{problem}; allow more --data.cache_bytes, or make shards of them by dcgan-dist shard")
+        problem = f"the compressed shards take {cached_only:,} bytes, but the cache {plan.folder} holds {plan.limit:,}"
+        raise UserError(f"{problem}; allow more --data.cache_bytes, or pack them again by dcgan-dist shard")
     elif total <= plan.limit:
         say(f"{which}: fetched once into {plan.folder}, which may hold {plan.limit / 1e9:,.1f} GB")
     else:
@@ -231,13 +223,11 @@ def _say_where(corpus: Corpus, say: Say) -> None:
 
 def _embedded_set(config: Config, say: Say, poll: Callable[[], None]) -> list[Path]:
     folder = cache_folder() / "faces"
-    reported = False
+    announce = iter([f"data: drawing them, once, into {folder} .."])
 
     def progress(_done: int, _total: int) -> None:
-        nonlocal reported
-        if not reported:
-            say(f"data: drawing them, once, into {folder} ..")
-        reported = True
+        for line in announce:
+            say(line)
         poll()
 
     size, channels, count = config.model.image_size, config.model.channels, config.data.faces
@@ -255,8 +245,7 @@ def make_reader(
         local_ranks: ranks on this node.
         pinned: its batches go to a GPU.
         say: prints what was chosen.
-        first: this is the first rank of its node, which alone says, on standard error, what keeps shards from the
-            cache that they share.
+        first: whether this is the first rank of its node; only this rank reports errors of the shared cache.
     """
     shape, options = (config.model.image_size, config.model.channels), config.data
     if not isinstance(data, Corpus):
@@ -267,8 +256,4 @@ def make_reader(
         return StreamReader(pipeline, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned)
     fetcher = Fetcher(data, shape, options.damaged, options.most_damaged)
     plan = choose_decode_plan(config, data, local_ranks=local_ranks, on_gpu=pinned, say=say)
-    return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan, say=to_stderr if first else _ignore)
-
-
-def _ignore(_line: str) -> None:
-    pass
+    return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan, say=to_stderr if first else lambda _: None)

@@ -1,4 +1,4 @@
-"""The order of the images: pure arithmetic, whose whole state is one integer.
+"""The order of the images: pure arithmetic, whose only state is one integer.
 
 Position P counts the samples that the whole job has taken since its start. From (lengths of the shards, seed, P) follow
 the epoch, the sample and the flip bit. Nothing is padded, dropped or repeated: every epoch is a permutation of all
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist import keyed
 
-VERSION = 2  # of the arithmetic below: a checkpoint of another version cannot go on at its position
+VERSION = 2  # of the arithmetic below: a checkpoint of another version cannot be resumed at its position
 # samples; the permutation takes 8 bytes and, once an epoch, 0.1 us of each
 SHUFFLED = 2**21
 BLOCK = 64  # samples; about the smallest run that disks read at full speed
@@ -34,10 +34,9 @@ CHUNK = LANES * WINDOW // 2  # positions; so few that no lane goes through more 
 class Order:
     """The endless stream of sample numbers 0 .. n - 1, where n is the sum of `lengths`, the samples of each shard.
 
-    Any thread may call it. Up to SHUFFLED samples it holds the permutations of the last epochs. Above, besides about
-    half a byte per sample, it holds the windows that the lanes are in, so reading on costs a table look-up per sample;
-    jumping back and forth by more than a window permutes again. A rank permutes all windows of which it takes its part,
-    about 25 ns per sample of the job.
+    Thread-safe. Up to SHUFFLED samples it holds the permutations of the last epochs. Above, it holds about half a byte
+    per sample and the current windows of the lanes: reading on costs a table look-up per sample, jumping by more than a
+    window a new permutation. A rank permutes all windows of which it takes a part, about 25 ns per sample of the job.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
@@ -70,13 +69,13 @@ class Order:
         return flips(self.seed, start, count)
 
     def first_uses(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The shards that positions start .. start + count touch, and where each is touched first, in that order.
+        """The shards of positions start .. start + count, and the first position of each, in that order.
 
-        To look ahead by this does not slow `samples` down, which may be somewhere else.
+        It has windows of its own, so it does not slow `samples` down.
         """
         samples = self._take(self._looking_ahead, start, count)
         first = np.full(len(self._shard_end), -1, dtype=np.int64)
-        # of several values for one place numpy keeps the last, so backwards
+        # numpy keeps the last of several values for one index, so in reverse
         first[np.searchsorted(self._shard_end, samples[::-1], side="right")] = np.arange(count - 1, -1, -1)
         shards = np.flatnonzero(first >= 0)
         shards = shards[np.argsort(first[shards])]
@@ -129,7 +128,7 @@ class Order:
         return np.repeat(to_sample, length) + np.arange(start, end)
 
     def _permute_all(self, epoch: int) -> NDArray[np.int64]:
-        """The samples of an epoch in their order, where there are few of them."""
+        """The samples of an epoch in their order, up to SHUFFLED of them."""
         return keyed.permutation(keyed.key(self.seed, "epoch", epoch), self.size)
 
     def _permute_blocks(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -141,8 +140,7 @@ class Order:
 class _Windows:
     """The samples of two windows of every lane, in their order.
 
-    A lane has a row for windows of even number and one for odd, so that a batch may lie across the end of a window or
-    of an epoch.
+    A lane has a row for even windows and one for odd, so that a batch can extend over the end of a window or an epoch.
     """
 
     def __init__(self, widest: int) -> None:

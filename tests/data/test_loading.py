@@ -127,7 +127,7 @@ def test_compressed_shards_that_the_cache_cannot_hold_are_refused_at_the_start(s
         data=DataConfig(shards=(f"{tmp_path}/*.gz",), cache=tmp_path / "cache", cache_bytes=len(data) * 3 // 2),
     )
     # found too many when all were unpacked, or while they were, two at a time
-    many = r"the compressed shards take [\d,]+ bytes, but|.*finds no room in"
+    many = r"the compressed shards take [\d,]+ bytes, but|.*not enough space in"
     with pytest.raises(UserError, match=rf"^({many}) the cache [^\n]* allow more --data\.cache_bytes"):
         open_data(config, said.append)
 

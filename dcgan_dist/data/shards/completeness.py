@@ -1,4 +1,4 @@
-"""Are all shards there? A glob finds what is there; a manifest.json beside the shards says what should be."""
+"""Are all shards there? Compares the shards that were found with the manifest.json beside them."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import glob
-from itertools import chain
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -16,28 +15,29 @@ from dcgan_dist.data.shards.manifest import NAME, Manifest, folder_of, manifest_
 from dcgan_dist.data.shards.patterns import exists
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
+from dcgan_dist.text import listed
 
-LISTED = 5  # names in one message
-MANIFEST_THREADS = 16  # manifests
+NAMES_LISTED = 5  # in one message
+MANIFEST_THREADS = 16
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """What the manifests beside some shards say of them; lines for people."""
+    """The differences between shards and the manifests beside them, as messages."""
 
     missing: tuple[str, ...] = ()
-    """Shards that a manifest names, that a pattern asks for, and that are not there. One line for each folder."""
+    """Shards that a manifest names, a pattern asks for, and that do not exist. One line for each folder."""
     notes: tuple[str, ...] = ()
-    """Other differences: shards that were not asked for or that no manifest names, and manifests of no use."""
+    """Other differences: shards that were not asked for or that no manifest names, and unusable manifests."""
     manifest: Manifest | None = None
-    """The one beside all of the shards, if they lie in one folder."""
+    """The manifest of all shards, if they lie in one folder."""
 
     def require(self) -> "Completeness":
         """Raises UserError when shards are missing; returns itself."""
         if self.missing:
             raise UserError(
-                f"{'; '.join(self.missing)}: restore what is missing, or name the shards that you mean one by one, as "
-                f"in 'shard-{{00000..00007}}.tar'"
+                f"{'; '.join(self.missing)}: restore what is missing, or name the shards to use one by one, as in "
+                f"'shard-{{00000..00007}}.tar'"
             )
         return self
 
@@ -46,29 +46,25 @@ def compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remote
     """Compares shards with the manifests in their folders.
 
     Args:
-        patterns: what the user asked for: paths, globs, brace lists, folders, URLs.
-        names: the shards that they stand for.
+        patterns: as given by the user: paths, globs, brace lists, folders, URLs.
+        names: the shards that they match.
         remote: how remote manifests are read.
     """
-    folders: dict[str, set[str]] = {}
-    for name in names:
-        if not name.startswith("pipe:"):
-            folders.setdefault(folder_of(name), set()).add(base_name(name))
-    asked = _Asked(patterns)
-    for folder in asked.folders_with_manifests():
-        folders.setdefault(folder, set())
+    named, globs = _split(patterns)
+    folders = _by_folder(names, globs)
     missing, notes, beside = [], [], []
     with ThreadPoolExecutor(MANIFEST_THREADS) as pool:
         manifests = list(pool.map(lambda folder: _manifest(folder, remote), folders))
     for (folder, found), manifest in zip(folders.items(), manifests, strict=True):
         beside += [manifest] if found else []
         if isinstance(manifest, UserError):
-            notes.append(f"{manifest}; so whether all shards are there, and the names of classes, are not known")
+            notes.append(f"{manifest}; so missing shards and the names of classes are not known")
         elif manifest is not None:
-            wanted = asked.bases(folder, found)
-            absent = [name for name in _absent(folder, found, manifest) if any(fnmatchcase(name, b) for b in wanted)]
-            missing += [f"{_beside(folder)} names {_listed(absent)}, not found there"] if absent else []
-            notes += _others(folder, found, manifest) if found and not absent else []
+            absent = _absent(folder, found, manifest, _wanted(folder, found, named, globs))
+            if absent:
+                missing.append(f"{within_folder(folder, NAME)} names {listed(absent, NAMES_LISTED)}, not found there")
+            elif found:
+                notes += _differences(folder, found, manifest)
     only = beside[0] if len(beside) == 1 and isinstance(beside[0], Manifest) else None
     return Completeness(tuple(missing), tuple(notes), only)
 
@@ -80,67 +76,64 @@ def _manifest(folder: str, remote: Remote) -> Manifest | UserError | None:
         return error
 
 
-class _Asked:
-    """What patterns ask for: shards by their names, or whatever is in a folder and has a name of some form."""
-
-    def __init__(self, patterns: Iterable[str]) -> None:
-        self._named, self._globs = set[str](), list[str]()
-        for pattern in map(Location, patterns):
-            pieces = [pattern.reveal()] if exists(pattern) or pattern.startswith("pipe:") else _pieces(pattern)
-            for piece in pieces:
-                if not exists(piece) and any(sign in piece for sign in "*?["):
-                    self._globs.append(piece)
-                else:
-                    self._named.add(_normal(piece))
-
-    def bases(self, folder: str, found: set[str]) -> list[str]:
-        """Forms of the file names that are wanted from a folder, which gave the shards `found`."""
-        # named one by one, a shard asks for no other; a folder does, and so do a glob and a glob of folders
-        others = [name for name in found if _normal(within_folder(folder, name)) not in self._named]
-        bases = [base_name(glob) for glob in self._globs]
-        if not found:
-            return bases
-        wanted = [base for base in bases if any(fnmatchcase(name, base) for name in others)]
-        in_folders = any(not any(fnmatchcase(name, base) for base in bases) for name in others)
-        return wanted + ["*"] * in_folders
-
-    def folders_with_manifests(self) -> list[str]:
-        """Local folders that a glob reaches into, also those without a shard that it finds."""
-        local = [piece for piece in self._globs if not is_remote(piece)]
-        found = (glob(str(Path(piece).parent / NAME), recursive=True) for piece in local)  # noqa: PTH207
-        return [folder_of(name) for name in chain.from_iterable(found)]
+def _by_folder(names: Iterable[str], globs: Iterable[str]) -> dict[str, set[str]]:
+    """The shards found in each folder; also folders with a manifest in which a glob finds none."""
+    folders: dict[str, set[str]] = {}
+    for name in names:
+        if not name.startswith("pipe:"):
+            folders.setdefault(folder_of(name), set()).add(base_name(name))
+    for pattern in globs:
+        manifests = [] if is_remote(pattern) else glob(str(Path(pattern).parent / NAME), recursive=True)  # noqa: PTH207
+        folders |= {folder: set() for folder in map(folder_of, manifests) if folder not in folders}
+    return folders
 
 
-def _pieces(pattern: Location) -> list[str]:
-    names = braceexpand(pattern.reveal())
-    return [name if is_remote(name) else str(Path(name).expanduser()) for name in names]
+def _split(patterns: Iterable[str]) -> tuple[set[str], list[str]]:
+    """The shards that patterns name one by one, and the globs among them."""
+    named, globs = set[str](), list[str]()
+    for pattern in map(Location, patterns):
+        literal = exists(pattern) or pattern.startswith("pipe:")
+        for piece in [pattern.reveal()] if literal else braceexpand(pattern.reveal()):
+            path = piece if literal or is_remote(piece) else str(Path(piece).expanduser())
+            if not exists(path) and any(sign in path for sign in "*?["):
+                globs.append(path)
+            else:
+                named.add(_normal(path))
+    return named, globs
+
+
+def _wanted(folder: str, found: set[str], named: set[str], globs: Iterable[str]) -> list[str]:
+    """Patterns of the file names that are wanted from a folder in which the shards `found` were found.
+
+    A shard that is named asks for no other; a folder asks for all in it, and so do a glob and a glob of folders.
+    """
+    bases = [base_name(glob) for glob in globs]
+    if not found:
+        return bases
+    others = [name for name in found if _normal(within_folder(folder, name)) not in named]
+    wanted = [base for base in bases if any(fnmatchcase(name, base) for name in others)]
+    in_folders = any(not any(fnmatchcase(name, base) for base in bases) for name in others)
+    return wanted + ["*"] * in_folders
 
 
 def _normal(name: str) -> str:
     return Location(name) if is_remote(name) else os.path.normpath(name)
 
 
-def _absent(folder: str, found: set[str], manifest: Manifest) -> list[str]:
-    """Shards that the manifest names and that are neither among those found nor, as far as can be seen, there."""
-    rest = [entry.name for entry in manifest.shards if entry.name not in found]
-    return rest if is_remote(folder) else [name for name in rest if not Path(folder, name).exists()]
+def _absent(folder: str, found: set[str], manifest: Manifest, wanted: Iterable[str]) -> list[str]:
+    """Wanted shards that the manifest names, and that were not found or do not exist."""
+    absent = [entry.name for entry in manifest.shards if entry.name not in found]
+    absent = [name for name in absent if any(fnmatchcase(name, base) for base in wanted)]
+    return absent if is_remote(folder) else [name for name in absent if not Path(folder, name).exists()]
 
 
-def _others(folder: str, found: set[str], manifest: Manifest) -> list[str]:
-    known = {entry.name for entry in manifest.shards}
+def _differences(folder: str, found: set[str], manifest: Manifest) -> list[str]:
+    known, beside = {entry.name for entry in manifest.shards}, within_folder(folder, NAME)
     lines = []
     if used := len(found & known) if found & known != known else 0:
-        lines.append(f"{used:,} of the {len(known):,} shards that {_beside(folder)} names are used")
-    # those that were named one by one and are not there are refused when they are opened
+        lines.append(f"{used:,} of the {len(known):,} shards that {beside} names {'is' if used == 1 else 'are'} used")
+    # opening refuses shards that were named and do not exist
     if extra := [name for name in sorted(found - known) if is_remote(folder) or Path(folder, name).exists()]:
-        lines.append(f"{_beside(folder)} does not name {_listed(extra)}: of another set, or left from an earlier one?")
+        names = listed(extra, NAMES_LISTED)
+        lines.append(f"{beside} does not name {names}: of another set, or left from an earlier one?")
     return lines
-
-
-def _beside(folder: str) -> str:
-    return str(within_folder(folder, NAME))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

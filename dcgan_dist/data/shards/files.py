@@ -1,7 +1,7 @@
 """The bytes of a shard: mapped from a local disk, read from a network file system, or requested by range.
 
-A map costs no copy and no system call, but a file that shrinks or a disk that fails under it ends the process; so files
-on network file systems are read, and the size of a mapped one is asked for before every batch.
+A memory map needs no copy and no system call, but the process dies when the file shrinks or the disk fails. So files on
+network file systems are read, and the size of a mapped file is checked before every batch.
 """
 
 import mmap
@@ -23,7 +23,7 @@ NETWORK = (
 
 
 class ShardFile(Protocol):
-    """Random access to one shard, by several threads at once. What cannot be read is a UserError."""
+    """Thread-safe random access to one shard. Raises UserError."""
 
     @property
     def view(self) -> memoryview | None:
@@ -40,22 +40,19 @@ class ShardFile(Protocol):
 
 
 class LocalFile:
-    """A file of this machine or of a mounted file system; closes itself when nobody refers to it any more.
-
-    What the system refuses is a UserError that names the file.
-    """
+    """A file of this machine or of a mounted file system. Closed when it is no longer referenced."""
 
     _descriptor = -1  # when it could not be opened
 
     def __init__(self, path: Path, descriptor: int | None = None) -> None:
-        """`descriptor`: of the open file, this object's to close from now on."""
+        """`descriptor`: of the open file; this object will close it."""
         self._path = path
         with self._readable_errors():
             self._descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
             self.about = os.fstat(self._descriptor)
             self.view: memoryview | None = None
             if self.about.st_size and not on_network(self.about.st_dev):
-                # the map holds the file open, as long as anything refers to a part of it
+                # the map keeps the file open as long as a part of it is referenced
                 self._map = mmap.mmap(self._descriptor, self.about.st_size, prot=mmap.PROT_READ)
                 self.view = memoryview(self._map)
                 os.close(self._descriptor)
@@ -63,7 +60,7 @@ class LocalFile:
 
     def size(self) -> int:
         """See ShardFile."""
-        try:  # asked for before every batch, of every shard
+        try:  # called before every batch, for every shard
             return self._map.size() if self.view is not None else os.fstat(self._descriptor).st_size
         except OSError as error:
             raise self._unreadable(error) from error
@@ -91,7 +88,7 @@ class LocalFile:
 
 
 class RangedFile:
-    """A remote file, of which parts are asked for by range."""
+    """A remote file, read by range requests."""
 
     view = None
 
@@ -107,24 +104,24 @@ class RangedFile:
         return self.remote.read_spans([self.part(offset, length)])[0]
 
     def part(self, offset: int, length: int) -> Span:
-        """The range that the server is asked for."""
+        """The range to request."""
         return Span(self._stat.url, offset, min(length, self._stat.size - offset), self._stat.version)
 
 
 def same_file(one: ShardFile, other: ShardFile | None) -> bool:
-    """Whether two are one and the same file of this machine."""
+    """Whether both are the same local file."""
     return isinstance(one, LocalFile) and isinstance(other, LocalFile) and os.path.samestat(one.about, other.about)
 
 
 def read_together(parts: Sequence[tuple[ShardFile, int, int]]) -> list[bytes]:
-    """Offset and length of several files; the remote ones all at once."""
+    """Reads parts (file, offset, length) of several files; remote parts concurrently."""
     remote = [(file, file.part(*span)) for file, *span in parts if isinstance(file, RangedFile)]
     fetched = iter(remote[0][0].remote.read_spans([part for _, part in remote]) if remote else [])
     return [next(fetched) if isinstance(file, RangedFile) else file.read(*span) for file, *span in parts]
 
 
 def on_network(device: int) -> bool:
-    """Whether a device number (st_dev) is that of a network file system; False where that cannot be known now."""
+    """Whether a device number (st_dev) is that of a network file system; False if unknown."""
     try:
         return _on_network(device)
     except OSError:

@@ -1,12 +1,12 @@
-"""Tars made by others (webdataset's ShardWriter, `tar`, img2dataset): indexed once by walking their headers.
+"""Tars of other programs (webdataset's ShardWriter, `tar`, img2dataset), indexed once by reading all headers.
 
-They are used as they are; tar_walker.py decides which members are images. A label may be stored away from its image,
-as in a tar of all images and then all labels.
+tar_walker.py decides which members are images. Labels may be stored apart from their images, as in a tar of all images
+and then all labels.
 """
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,51 +23,41 @@ from dcgan_dist.data.shards.tarfiles import Header, compression, tar_members
 from dcgan_dist.data.system.storage import cache_folder, write_atomically
 from dcgan_dist.errors import UserError
 
-CHECKSUM_BYTES = 8  # in front of a kept index
-SAMPLED_IMAGES, SAMPLED_BYTES = 256, 4096  # of each, that tell one tar from another with the same names and lengths
-KEPT = "dcgan_dist/8"  # goes up with the arrays and with what is taken for a sample
+CHECKSUM_BYTES = 8  # at the beginning of a cached index
+SAMPLED_IMAGES, SAMPLED_BYTES = 256, 4096  # of each; they distinguish tars with the same names and lengths
+CACHE_VERSION = "dcgan_dist/8"  # changes with the arrays and with the choice of samples
 EMPTY_BYTES = 20 * BLOCK  # of a tar without members
 DEFAULT = MemberChoice()
 
 
 def foreign_index(path: Path, choice: MemberChoice = DEFAULT) -> ShardIndex:
-    """The index of a tar that carries none, from the cache if this very file (size, times) was walked before.
+    """The index of a tar without one, from the cache if this file (by path, size, times) is known.
 
-    Raises UserError when the file is no tar, is cut or damaged, or holds no images.
+    Raises UserError when the file is no tar, is cut or damaged.
     """
     stat = path.stat()
-    # the time of change too: `cp -p` of another tar keeps the time of modification
+    # also st_ctime_ns, because `cp -p` of another tar preserves the time of modification
     identity = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}\n{stat.st_ctime_ns}"
-    identity = f"{identity}\n{choice}"
-    index = load_cached_index(identity, str(path))
-    if index is None:
-        index = walk(path, choice)
-        save_cached_index(identity, index)
-    return index
+    return cached_index(f"{identity}\n{choice}", str(path), lambda: walk(path, choice))
 
 
-def load_cached_index(identity: str, name: str) -> ShardIndex | None:
-    """The index that was kept of a file with this identity, for a shard of this name; None: there is none."""
+def cached_index(identity: str, name: str, make: Callable[[], ShardIndex]) -> ShardIndex:
+    """The index of the file with this identity, for a shard of this name: the cached one, or a new one by `make`."""
+    file = f"{xxhash.xxh3_128_hexdigest(os.fsencode(f'{CACHE_VERSION}/{identity}'))}.index"
+    path = cache_folder() / "indexes" / file
     with suppress(OSError):
-        kept = _kept(identity).read_bytes()
-        if kept[:CHECKSUM_BYTES] == xxhash.xxh3_64_digest(kept[CHECKSUM_BYTES:]):
-            return index_from_bytes(name, kept[CHECKSUM_BYTES:])
-    return None
-
-
-def save_cached_index(identity: str, index: ShardIndex) -> None:
-    """Keeps an index; a full or read-only home costs the next start a walk, and nothing else."""
+        cached = path.read_bytes()
+        if cached[:CHECKSUM_BYTES] == xxhash.xxh3_64_digest(cached[CHECKSUM_BYTES:]):
+            return index_from_bytes(name, cached[CHECKSUM_BYTES:])
+    index = make()
     blob = arrays_to_bytes(index)
-    with suppress(UserError):
-        write_atomically(_kept(identity), xxhash.xxh3_64_digest(blob) + blob)
-
-
-def _kept(identity: str) -> Path:
-    return cache_folder() / "indexes" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(f'{KEPT}/{identity}'))}.index"
+    with suppress(UserError):  # a full or read-only home costs the next start the same work, nothing else
+        write_atomically(path, xxhash.xxh3_64_digest(blob) + blob)
+    return replace(index, name=name)
 
 
 def walk(path: Path, choice: MemberChoice = DEFAULT) -> ShardIndex:
-    """Builds the index of a tar from its headers; of the image data it reads a small sample, for the fingerprint."""
+    """Builds the index of a tar from its headers, and a fingerprint from a small part of the image data."""
     with path.open("rb") as file:
 
         def load(info: Header) -> bytes:
@@ -91,7 +81,7 @@ def walk(path: Path, choice: MemberChoice = DEFAULT) -> ShardIndex:
 
 
 def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
-    """xxh3-64 of the middle of images (offset, length) that are spread over the tar; headers are often all alike."""
+    """xxh3-64 of the middle of images (offset, length) spread over the tar; their first bytes are often the same."""
     digest = xxhash.xxh3_64()
     for place in np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLED_IMAGES)).astype(int)).tolist():
         offset, length = images[place]

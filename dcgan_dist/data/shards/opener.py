@@ -1,7 +1,7 @@
-"""How a shard is opened: what it says of itself at the start of a run, its index, and its bytes, local or remote."""
+"""Opens shards, local or remote: their description at the start of a run, their index, and their bytes."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from dcgan_dist.data.remote.client import Remote, RemoteStat, is_remote
 from dcgan_dist.data.remote.source import FileSource
 from dcgan_dist.data.remote.unpack import packing, packing_of
 from dcgan_dist.data.shards.files import LocalFile, RangedFile, ShardFile
-from dcgan_dist.data.shards.foreign import foreign_index, load_cached_index, save_cached_index, walk
+from dcgan_dist.data.shards.foreign import cached_index, foreign_index, walk
 from dcgan_dist.data.shards.index import Footer, ShardIndex, load_index, read_footer, read_index
 from dcgan_dist.data.shards.notes import Notes
 from dcgan_dist.data.shards.samples import MemberChoice
@@ -24,32 +24,32 @@ from dcgan_dist.location import Location
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What is known of a shard when a run starts; small, so that a million of them can be."""
+    """The description of a shard at the start of a run; small, so that there can be a million of them."""
 
     name: str
-    """Path or URL, for people."""
+    """Path or URL, for messages."""
     count: int
     """Number of images."""
     fingerprint: int
     """See ShardIndex."""
     checked: bool = False
-    """Whether it carries checksums; tars of other programs carry none."""
+    """Whether it has checksums; tars of other programs have none."""
     empty: str = ""
-    """What the first image without bytes is called, and how many there are; none in shards of ours."""
+    """A message about images of 0 bytes, if there are any."""
     footer: Footer | None = None
-    """Where its own index lies; None in a tar made by another program."""
+    """Of its index; None in a tar of another program."""
     source: FileSource | None = None
-    """What the cache is asked for: the remote file, or the compressed one; None: a plain local tar."""
+    """The remote or compressed file that the cache fetches; None: a plain local tar."""
     identity: str = ""
-    """Of the file, where no footer tells another from it: a local tar of another program, or a compressed one."""
+    """Of a file without a footer: a local tar of another program, or a compressed one."""
     unpacked_size: int = 0
-    """Bytes that a compressed one has at least when it is unpacked."""
+    """Least number of bytes of a compressed one when it is unpacked."""
     notes: Notes = field(default_factory=Notes)
     """What is not used of a tar of another program."""
 
     @property
     def needs_cache(self) -> bool:
-        """Whether only the cache can give it: it is compressed, or its server gives no parts."""
+        """Whether it can only be read from the cache: it is compressed, or its server has no range requests."""
         return isinstance(self.source, Path) or (
             self.source is not None and (packing(self.name) is not None or not self.source.ranges)
         )
@@ -57,22 +57,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class CachePlan:
-    """Where complete shards are kept, and how many bytes of them."""
+    """The folder of the cache, and its limit in bytes."""
 
     folder: Path
     limit: int
 
 
 class Opener:
-    """Knows where shards are: on a local disk, in the node's cache, or on a server. Can be pickled."""
+    """Opens shards from a local disk, the node's cache, or a server. Can be pickled."""
 
     def __init__(
         self, remote: Remote | None = None, plan: CachePlan | None = None, choice: MemberChoice | None = None
     ) -> None:
-        """`plan`: of the cache; None: there is none, and remote images are asked for by range.
-
-        `choice`: how tars of other programs are read.
-        """
+        """`plan`: the cache; None: remote images are read by range. `choice`: how tars of other programs are read."""
         self.remote = remote or Remote()
         self.plan = plan
         self.choice = choice or MemberChoice()
@@ -82,10 +79,8 @@ class Opener:
 
     @cached_property
     def cache(self) -> ShardCache | None:
-        """Opened by each process when it needs it first."""
+        """Opened by each process on first use."""
         return None if self.plan is None else ShardCache(self.plan.folder, self.plan.limit, self.remote)
-
-    # ---- at the start
 
     def describe(self, name: str) -> Shard:
         """Opens a shard for the first time. Raises UserError when it is missing, cut, damaged or no shard at all."""
@@ -109,7 +104,7 @@ class Opener:
                 return Shard(name=name, identity=_identity(about), **_facts(index))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        return Shard(name=name, count=footer.count, fingerprint=footer.fingerprint, checked=True, footer=footer)
+        return _from_footer(name, footer)
 
     def _describe_remote(self, url: str, stat: RemoteStat) -> Shard:
         name = Location(url)
@@ -118,8 +113,7 @@ class Opener:
             footer = read_footer(name, stat.size, RangedFile(self.remote, stat).read)
         if footer is None:
             return self._describe_cached(name, stat)
-        facts = {"count": footer.count, "fingerprint": footer.fingerprint, "checked": True}
-        return Shard(name=name, footer=footer, source=stat, **facts)
+        return _from_footer(name, footer, stat)
 
     def _describe_cached(self, name: str, source: FileSource) -> Shard:
         identity = entry_name(source)
@@ -128,29 +122,26 @@ class Opener:
         return Shard(name=name, source=source, identity=identity, unpacked_size=unpacked_size, **_facts(index))
 
     def _cached_index(self, name: str, source: FileSource, identity: str) -> ShardIndex:
-        """What carries no index that can be reached is brought into the cache once, and its index kept for good."""
-        kept = f"{identity}\n{self.choice}"
-        index = load_cached_index(kept, name)
-        if index is None:
+        """Fetches a shard whose index cannot be read by range into the cache once, and caches its index for good."""
+
+        def make() -> ShardIndex:
             with self._download(name, source) as cached:
                 try:
                     index = read_index(cached.path)
-                    index = walk(cached.path, self.choice) if index is None else index
+                    return walk(cached.path, self.choice) if index is None else index
                 except UserError as error:
                     raise UserError(str(error).replace(str(cached.path), name)) from error
-            save_cached_index(kept, index)
-        return replace(index, name=name)
+
+        return cached_index(f"{identity}\n{self.choice}", name, make)
 
     def _download(self, name: str, source: FileSource, request: EntryRequest | None = None) -> CachedShard:
         if self.cache is None:
-            problem = "compressed or without index, so that it is read from a cache, which --data.cache_bytes 0 forbids"
+            problem = "compressed or without index, so it needs the cache, which --data.cache_bytes 0 forbids"
             raise UserError(f"{name}: {problem}; allow one, or make shards of it by dcgan-dist shard")
         cached = self.cache.acquire(source, request or EntryRequest(check=verified))
         if cached is None:
-            raise UserError(f"{name}: finds no room in the cache {self.cache.folder}; allow more --data.cache_bytes")
+            raise UserError(f"{name}: not enough space in the cache {self.cache.folder}; allow more --data.cache_bytes")
         return cached
-
-    # ---- while a run goes on
 
     def index(self, shard: Shard) -> ShardIndex:
         """The index of a shard. Raises UserError when it is damaged or was replaced since the start."""
@@ -168,9 +159,9 @@ class Opener:
         return index
 
     def open(self, shard: Shard) -> ShardFile:
-        """The bytes of a shard, from the nearest place. Raises UserError."""
+        """The bytes of a shard: local, cached, or by range requests. Raises UserError."""
         if shard.source is None:
-            return _the_same(shard, LocalFile(Path(shard.name)))
+            return _unchanged(shard, LocalFile(Path(shard.name)))
         if isinstance(shard.source, Path) and entry_name(shard.source) != shard.identity:
             raise UserError(f"{shard.name}: was replaced by another file after the run began")
         cached = self.cache.get(shard.source) if self.cache is not None else None
@@ -182,36 +173,42 @@ class Opener:
             now = EntryRequest(next_use=lambda name: -1 if name == own else None, check=verified)
             cached = self._download(shard.name, shard.source, now)
         with cached:
-            # the lock that keeps the entry there belongs to the open file, not to the number of its descriptor
+            # the lock that pins the entry belongs to the open file, not to the number of its descriptor
             return LocalFile(cached.path, os.dup(cached.fileno()))
 
     def discard(self, shard: Shard, file: ShardFile) -> None:
-        """Removes a shard from the cache if it is still this file, whose bytes were damaged."""
+        """Removes a damaged shard from the cache, if its entry is still this file."""
         cached = self.cache.get(shard.source) if self.cache is not None and shard.source is not None else None
         if cached is not None and self.cache is not None and isinstance(file, LocalFile):
             self.cache.discard(cached, file.about)
 
 
+def _from_footer(name: str, footer: Footer, source: FileSource | None = None) -> Shard:
+    count, fingerprint = footer.count, footer.fingerprint
+    return Shard(name=name, count=count, fingerprint=fingerprint, checked=True, footer=footer, source=source)
+
+
 def _facts(index: ShardIndex) -> dict[str, Any]:
-    """What a shard without a footer says of itself, by its index."""
-    empty = np.flatnonzero(index.length == 0)
-    more = f" ({len(empty):,} such images in this shard)" if len(empty) > 1 else ""
-    said = index.describe(int(empty[0])) + " is an empty file" + more if len(empty) else ""
+    """The description of a shard without a footer, from its index."""
+    message, empty = "", np.flatnonzero(index.length == 0)
+    if len(empty):
+        more = f" ({len(empty):,} such images in this shard)" if len(empty) > 1 else ""
+        message = f"{index.describe(int(empty[0]))} is an empty file{more}"
     facts = {"count": len(index), "fingerprint": index.fingerprint, "checked": index.checked}
-    return facts | {"empty": said, "notes": index.notes}
+    return facts | {"empty": message, "notes": index.notes}
 
 
 def _identity(about: os.stat_result) -> str:
     return f"{about.st_ino}/{about.st_size}/{about.st_mtime_ns}"
 
 
-def _the_same(shard: Shard, file: LocalFile) -> LocalFile:
-    """The file, if it is the one that was looked at when the run began."""
+def _unchanged(shard: Shard, file: LocalFile) -> LocalFile:
+    """The file. Raises UserError when it is not the one that was opened at the start of the run."""
     if shard.footer is None:
         same = _identity(file.about) == shard.identity
     else:
         try:
-            cut = file.about.st_size < shard.footer.file_size  # what is left of it may be read
+            cut = file.about.st_size < shard.footer.file_size  # the rest may be read
             same = cut or read_footer(shard.name, file.about.st_size, file.read) == shard.footer
         except UserError:
             same = False
@@ -221,5 +218,5 @@ def _the_same(shard: Shard, file: LocalFile) -> LocalFile:
 
 
 def verified(path: Path) -> None:
-    """Raises UserError when a file that was brought is a shard of ours with a damaged index, or was cut on its way."""
+    """Raises UserError when a fetched shard has a damaged index, or was cut on the way."""
     read_index(path)

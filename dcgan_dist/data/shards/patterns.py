@@ -18,9 +18,9 @@ from dcgan_dist.data.shards.manifest import SIDE_FILES
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
-SIGNS = re.compile(r"[{}*?\[\\]|^~/")  # without them a name is no pattern
+SIGNS = re.compile(r"[{}*?\[\\]|^~/")  # of a pattern
 NO_SHARDS = (*EXTENSIONS, ".parquet", ".arrow", ".zip", ".csv", ".tsv", ".jsonl")
-FOLDERS = 100  # that are searched for images
+FOLDERS = 100  # searched for images
 WRITTEN = (*SIDE_FILES, ".partial")  # beside shards, by dcgan-dist shard
 
 
@@ -33,10 +33,10 @@ def exists(name: str) -> bool:
 
 
 def spell_out(pattern: str, remote: Remote) -> list[str]:
-    """The paths and URLs that a pattern stands for: those of a brace list in its order, those of a glob sorted.
+    """The paths and URLs that a pattern matches: those of a brace list in its order, those of a glob sorted.
 
-    The name of an existing file stands for that file, whatever signs it has. A name without a pattern need not exist.
-    Raises UsageError for a pattern that matches no files.
+    The name of an existing file is never taken as a pattern. A name without a pattern need not exist. Raises UsageError
+    for a pattern that matches no files.
     """
     pattern = Location(pattern)
     if SIGNS.search(pattern.reveal()) and exists(pattern):
@@ -49,9 +49,9 @@ def spell_out(pattern: str, remote: Remote) -> list[str]:
 
 
 def shards_of(pattern: str, remote: Remote, passed: Counter[str] | None = None) -> list[str]:
-    """The same, with the shards in them in place of folders. Raises UsageError for a folder without shards, too.
+    """The same, with folders replaced by the shards in them. Raises UsageError also for a folder without shards.
 
-    `passed`: other files in these folders are counted there, but for those that `dcgan-dist shard` writes.
+    `passed`: counts other files in these folders, except those that `dcgan-dist shard` writes.
     """
     passed = Counter() if passed is None else passed
     return [shard for name in spell_out(pattern, remote) for shard in _shards_in(name, remote, passed)]
@@ -62,7 +62,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
-    # on a network disk it takes long to look whether thousands are folders
+    # on a network disk it takes long to find out which of thousands are folders
     found = None if _is_shard(name) and not name.endswith("/") else _files_in(name, remote)
     if found is None:
         if base_name(name) == "manifest.json":
@@ -84,7 +84,7 @@ def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
 
 
 def _files_in(name: str, remote: Remote) -> list[str] | None:
-    """The files and folders in a folder, sorted; None for a name that is no folder, as far as can be seen."""
+    """The files and folders in a folder, sorted; None for a name that seems to be no folder."""
     if is_remote(name):
         no_listing = name.lower().startswith(("http://", "https://"))
         file = not name.endswith("/") and (no_listing or base_name(name).lower().endswith(NO_SHARDS))
@@ -115,7 +115,7 @@ def _files_below(name: str) -> Iterator[str]:
 def _without_glob(name: str, remote: Remote) -> list[str]:
     if is_remote(name):
         return remote.expand(name)
-    # no shell did that in a YAML file; a user may have no home
+    # no shell expands that in a YAML file; a user may have no home
     name = os.path.expanduser(name) if name.partition("/")[0] == "~" else name  # noqa: PTH111
     if not any(sign in name for sign in "*?[") or exists(name):
         return [name]

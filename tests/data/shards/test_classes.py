@@ -327,7 +327,7 @@ def test_training_by_name_says_what_it_is(source, tmp_path, capsys):
     (tmp_path / "out" / "manifest.json").write_text("{}")
     said.clear()
     open_data(Config(data=DataConfig(shards=(shards,))), said.append)
-    assert said[0].endswith("so whether all shards are there, and the names of classes, are not known")
+    assert said[0].endswith("so missing shards and the names of classes are not known")
 
 
 # ---- what is refused, by the command itself

@@ -135,7 +135,7 @@ def test_shards_that_the_manifest_does_not_name_are_said(folder):
 def test_a_shard_that_was_replaced_by_another_is_said(folder):
     write_ours(folder / "shard-2.tar", 2, "jpg")
     assert said_of("set/*.tar")[1] == (
-        "data: WARNING: shard-2.tar: not what manifest.json says of it; write the set again, or remove the manifest"
+        "data: WARNING: shard-2.tar: not what manifest.json describes; write the set again, or remove the manifest"
     )
 
 
