@@ -23,7 +23,7 @@ Named = tuple[str, Image.Image]
 
 def face_corpus(size: int, count: int) -> Path:
     """The embedded faces, as make_corpus makes them."""
-    folder = cache_folder() / "benchmarks" / f"faces-v{faces.VERSION}-{size}px-n{count}"
+    folder = cache_folder() / "benchmarks" / f"faces-v{faces.FACES_VERSION}-{size}px-n{count}"
     drawn = folder.with_suffix(".drawn")
     corpus = make_corpus(folder, size, count, _faces(drawn, size, count))
     shutil.rmtree(drawn, ignore_errors=True)

@@ -23,10 +23,9 @@ from dcgan_dist.data.checking.corpus_statistics import Counts, Decoded, Picture,
 from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.images.codecs import to_rgb_or_grey
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.shards.classes import names_in
 from dcgan_dist.data.shards.completeness import compare_with_manifests
 from dcgan_dist.data.shards.index import NO_LABEL
-from dcgan_dist.data.shards.manifest import Manifest
+from dcgan_dist.data.shards.manifest import Manifest, names_in
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run.grid import grid

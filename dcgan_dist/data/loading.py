@@ -15,9 +15,9 @@ from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, TarPipeline
 from dcgan_dist.data.reading.user_pipeline import UserPipeline
 from dcgan_dist.data.remote.cache import default_limit, shard_folder
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
-from dcgan_dist.data.shards.classes import classes_text, find_labels, names_in, numbering
 from dcgan_dist.data.shards.completeness import compare_with_manifests
-from dcgan_dist.data.shards.manifest import Manifest
+from dcgan_dist.data.shards.labels import classes_text, find_labels, numbering
+from dcgan_dist.data.shards.manifest import Manifest, names_in
 from dcgan_dist.data.shards.notes import merge_notes
 from dcgan_dist.data.shards.opener import CachePlan, Opener, Shard
 from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
@@ -142,7 +142,7 @@ def _say_doubled(corpus: Corpus, say: Say) -> None:
 
 def _say_converted(manifest: Manifest | None, names: Sequence[str], model: ModelConfig, say: Say) -> None:
     """Reports images that are resized or converted, which only a manifest knows at the start."""
-    if manifest is None or not {base_name(name) for name in names} <= {shard.name for shard in manifest.shards}:
+    if manifest is None or not manifest.covers(names):
         return
     size, sizes = f"{model.image_size}x{model.image_size}", manifest.stored_sizes
     other = sum(sizes.values()) - sizes.get(size, 0)

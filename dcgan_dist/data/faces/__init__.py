@@ -1,1 +1,1 @@
-"""The embedded data set: cartoon faces that are painted, never downloaded."""
+"""The embedded data set: cartoon faces, drawn by code."""

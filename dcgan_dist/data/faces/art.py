@@ -1,8 +1,8 @@
-"""How faces.toml becomes a picture: names become numbers, colours and outlines, and layers are painted in their order.
+"""Draws faces.toml: looks up its numbers, colours and outlines, and paints its layers in their order.
 
-A picture is a pure function of factors (what is on it) and jitter (how exactly it sits), so that two pictures can
-differ in one thing only. Coordinates are head units: the origin is the middle of the face, x to the right, y down, and
-the chin is 1.07 away. A canvas has no smooth edges: it is larger than the picture, which is reduced from it.
+A picture is a pure function of factors (its content) and jitter (its position and proportions), so two pictures can
+differ in one factor only. Coordinates are in head units: the origin is the middle of the face, x to the right, y down,
+and the distance to the chin is 1.07. The canvas is larger than the picture and reduced to it for smooth edges.
 """
 
 import tomllib
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
 Factors = dict[str, str]
-"""What a face shows: a value of each factor."""
+"""The value of each factor."""
 Jitter = dict[str, float]
-"""How a face sits: continuous variation, every number in [-1, 1], 0 the middle of its range."""
+"""Continuous variation: every number in [-1, 1], 0 is the middle of its range."""
 Colour = tuple[int, ...]  # red, green, blue
 Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 Points = NDArray[np.float64]  # (n, 2), columns x and y
@@ -42,7 +42,7 @@ def mix(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def tone(colour: Colour, amount: float) -> Colour:
-    """Lighter for a positive amount; darker for a negative one, and warmer, because mere black makes colours muddy."""
+    """Lighter for a positive amount; darker and warmer for a negative one, because adding black makes colours muddy."""
     if amount > 0:
         return mix(colour, (255, 255, 255), amount)
     return tuple(round(part * (1 + share * amount)) for part, share in zip(colour, (0.7, 1, 0.8), strict=True))
@@ -62,7 +62,7 @@ def smooth(*xy: Sequence[float]) -> Points:
 
 
 def symmetric(*right: Sequence[float]) -> Points:
-    """The smooth closed curve whose right half passes through these points, from the top to the bottom or back."""
+    """The smooth closed curve whose right half passes through these points, from top to bottom or back."""
     half = corners(*right)
     return smooth(*half, *half[::-1] * (-1, 1))
 
@@ -87,15 +87,16 @@ def arc_ends(x: float, y: float, half_width: float, sag: float) -> Points:
     return arc(x, y, half_width, sag)[[0, 1, 11, 12]]
 
 
-KINDS: dict[str, Any] = {kind.__name__: kind for kind in (corners, smooth, symmetric, ellipse, arc, arc_ends)}
-# the shapes that have a name, as outlines where nothing in them varies
+CURVES: dict[str, Any] = {kind.__name__: kind for kind in (corners, smooth, symmetric, ellipse, arc, arc_ends)}
+# the named shapes, as outlines if nothing in them varies
 SHAPES: dict[str, Any] = {
-    name: KINDS[shape[0]](*shape[1:]) if isinstance(shape, list) else shape for name, shape in DRAWING["shapes"].items()
+    name: CURVES[shape[0]](*shape[1:]) if isinstance(shape, list) else shape
+    for name, shape in DRAWING["shapes"].items()
 }
 
 
 class _Face:
-    """What the words of the file mean for one face."""
+    """The numbers, colours and outlines of one face."""
 
     def __init__(self, factors: Factors, jitter: Jitter) -> None:
         self._factors, self._values, self._colours = factors, jitter, dict[str, Colour]()
@@ -118,14 +119,14 @@ class _Face:
                     canvas.stroke(self.outlines(layer), width, self.colour(colour))
 
     def number(self, text: Any) -> Any:
-        """Of a name, or of "0.42 ± 0.025 eye_gap"; anything but a text stays as it is."""
+        """From a name, or from "0.42 ± 0.025 eye_gap"; returns anything but text unchanged."""
         if not isinstance(text, str):
             return text
         middle, _, reach, name = DRAWING["numbers"].get(text, text).split()
         return float(middle) + float(reach) * self._values[name]
 
     def colour(self, spec: Any) -> Colour:
-        """Of a name, of red, green and blue, or of a mixture."""
+        """From a name, from red, green and blue, or from a mixture."""
         if isinstance(spec, str):
             if spec not in self._colours:
                 self._colours[spec] = self.colour(DRAWING["colours"][spec.format(**self._factors)])
@@ -138,13 +139,13 @@ class _Face:
         return mix(self.colour(spec[0]), self.colour(spec[1]), self.number(spec[2]))
 
     def outlines(self, shape: Any) -> list[Points]:
-        """Of a name, of a kind with its numbers, or of a table of shapes."""
+        """From a name, from a kind with its numbers, or from a table of shapes."""
         if isinstance(shape, str):
             shape = SHAPES[shape.format(**self._factors)]
         if isinstance(shape, np.ndarray):
             return [shape]
         if isinstance(shape, list):
-            return [KINDS[shape[0]](*map(self.number, shape[1:]))]
+            return [CURVES[shape[0]](*map(self.number, shape[1:]))]
         found = [outline for each in shape.get("shapes", ()) for outline in self.outlines(each)]
         if "scale" in shape or "at" in shape:
             scale, at = self.number(shape.get("scale", 1)), [*map(self.number, shape.get("at", (0, 0)))]
@@ -159,14 +160,14 @@ class _Face:
 
 @cache
 def _masks(pixels: int) -> tuple[Image.Image, Image.Image]:
-    """Strongest in the middle of the picture; and for light from the upper left, growing towards the lower right."""
+    """A glow in the middle of the picture; and a ramp that grows from the upper left to the lower right."""
     glow = ImageChops.invert(Image.radial_gradient("L")).resize((pixels, pixels))
     lower = Image.linear_gradient("L").resize((pixels, pixels))
     return glow, ImageChops.add(lower, lower.transpose(Image.Transpose.TRANSPOSE), scale=2)
 
 
 class _Canvas:
-    """A square picture that is painted in head units."""
+    """A square picture, painted in head units."""
 
     def __init__(self, pixels: int, colour: Colour) -> None:
         self.pixels = pixels
@@ -176,7 +177,7 @@ class _Canvas:
         self.pen = ImageDraw.Draw(self.image)
 
     def place(self, x: float, y: float, tilt: float, width: float, height: float) -> None:
-        """From now on paint with the head moved by (x, y) picture widths, turned by `tilt` radians, stretched."""
+        """Moves the head by (x, y) picture widths, turns it by `tilt` radians, and stretches it."""
         unit = 0.285 * self.pixels
         cos, sin = np.cos(tilt), np.sin(tilt)
         self.matrix = unit * np.array([[cos * width, sin * width], [-sin * height, cos * height]])
@@ -184,7 +185,7 @@ class _Canvas:
         self.origin = self.pixels * np.array([0.5 + x, 0.5 + y]) + (0, unit) - self.matrix[1]
 
     def _mask(self, outlines: Sequence[Points], box: Box | None = None) -> tuple[Image.Image, Box]:
-        """What lies inside the outlines, of a box; absent: of the box that they touch, for a small mask is quick."""
+        """The area inside the outlines within a box; None: within their bounding box, because a small mask is fast."""
         turned = [outline @ self.matrix for outline in outlines]
         if box is None:
             xy = np.concatenate(turned) + self.origin
@@ -198,7 +199,7 @@ class _Canvas:
         return mask, box
 
     def fill(self, outlines: Sequence[Points], colour: Colour, within: Sequence[Points] = ()) -> None:
-        """Shapes of one colour; with `within`, only what lies in that shape shows."""
+        """Shapes of one colour; with `within`, only their parts in that shape."""
         if within:
             border, box = self._mask(within)
             self.image.paste(colour, box, ImageChops.multiply(border, self._mask(outlines, box)[0]))

@@ -1,7 +1,7 @@
-"""The embedded data set: cartoon faces that are painted, never downloaded.
+"""The embedded data set: cartoon faces, drawn by code instead of downloaded.
 
-The factors of a face are drawn independently of one another from `DISTRIBUTION`, so the probability of every
-combination is known exactly: how many kinds of face a generator has lost can be counted instead of guessed.
+The factors of a face are drawn independently from `DISTRIBUTION`, so the probability of every combination is known
+exactly: the kinds of face that a generator has lost can be counted.
 """
 
 import io
@@ -23,9 +23,9 @@ from dcgan_dist.data.system.pool import Tick, WorkerKilledError, run_jobs
 from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UserError
 
-VERSION = 1  # of the pictures, part of the shards' names: goes up with every change of the drawing or the distribution
+FACES_VERSION = 1  # part of the shards' names: changes with the drawing and with the distribution
 SHARD_SIZE = 2_000
-TASK_SIZE = 100  # images that a worker process paints at a time
+TASK_SIZE = 100  # images that a worker process draws at a time
 MOST_WORKERS = 8
 LARGEST_PIXELS = 64  # size up to which faces are stored as pixels
 LEAST_JPEG = 0.05  # bytes a pixel
@@ -35,19 +35,19 @@ DISTRIBUTION: dict[str, dict[str, float]] = DRAWING["factors"]
 
 
 def factors(seed: int, index: int) -> Factors:
-    """What face `index` (0, 1, ..) of set `seed` shows, from DISTRIBUTION; the cost does not depend on `index`."""
+    """The factors of face `index` (0, 1, ..) of set `seed`, drawn from DISTRIBUTION; the cost is that of any index."""
     count = len(DISTRIBUTION)
     numbers = keyed.uniform(keyed.key(seed, "faces", "factors"), index * count, count)
     chosen = {}
     for number, (name, table) in zip(numbers, DISTRIBUTION.items(), strict=True):
-        # all but the last bound, so that a sum rounded to a little less than 1 leaves no gap
+        # without the last bound, so that a sum rounded to a little less than 1 leaves no gap
         bounds = np.cumsum(list(table.values()))[:-1]
         chosen[name] = list(table)[int(np.searchsorted(bounds, number))]
     return chosen
 
 
 def jitter(seed: int, index: int) -> Jitter:
-    """How face `index` of set `seed` sits: every number uniform in (-1, 1)."""
+    """The jitter of face `index` of set `seed`: every number uniform in (-1, 1)."""
     count = len(STILL)
     numbers = keyed.uniform(keyed.key(seed, "faces", "jitter"), index * count, count)
     return dict(zip(STILL, (2 * numbers - 1).tolist(), strict=True))
@@ -59,7 +59,7 @@ def draw_face(seed: int, index: int, size: int) -> Image.Image:
 
 
 def encode_faces(images: range, _tick: Tick, *, seed: int, size: int, channels: int) -> list[tuple[str, bytes]]:
-    """Suffix and bytes of the files of some faces: pixels where they are small, else JPEG."""
+    """Suffix and bytes of the files of some faces: pixels up to LARGEST_PIXELS, above JPEG."""
     files = []
     for index in images:
         image = draw_face(seed, index, size).convert("RGB" if channels == 3 else "L")
@@ -74,17 +74,17 @@ def encode_faces(images: range, _tick: Tick, *, seed: int, size: int, channels: 
 def ensure(
     folder: Path, *, size: int, channels: int, count: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> list[Path]:
-    """The sorted shards of `count` faces in `folder`; those that are missing or damaged are made first.
+    """The sorted shards of `count` faces in `folder`; draws those that are missing or damaged.
 
-    Each shard appears complete or not at all and its bytes depend on the arguments alone, so the next call finishes
-    what a killed one began, and two processes may call at once. `progress` gets the images made so far and those to be
-    made, if any. Raises UserError when the folder cannot be written or a worker is killed.
+    Each shard appears only when it is complete, and its bytes depend only on the arguments, so the next call finishes
+    the work of a killed one, and two processes may call it at once. `progress` gets the number of images drawn and to
+    draw, if any. Raises UserError when the folder cannot be written or a worker is killed.
     """
-    name = f"faces-v{VERSION}-{size}px-{channels}c-s{seed}-n{count}"
+    name = f"faces-v{FACES_VERSION}-{size}px-{channels}c-s{seed}-n{count}"
     shards = {folder / f"{name}-{at:05d}.tar": part for at, part in enumerate(_parts(range(count), SHARD_SIZE))}
     missing = {path: images for path, images in shards.items() if not _complete(path, len(images))}
     tasks = [task for images in missing.values() for task in _parts(images, TASK_SIZE)]
-    workers = min(available_cores(), MOST_WORKERS, len(tasks) // 5)  # as many as are worth starting
+    workers = min(available_cores(), MOST_WORKERS, len(tasks) // 5)  # starting one must be worth it
     work = partial(encode_faces, seed=seed, size=size, channels=channels)
     total, done = sum(map(len, missing.values())), 0
     try:
@@ -102,7 +102,7 @@ def ensure(
     except OSError as error:
         raise UserError(f"{folder}: the embedded faces cannot be written here ({error.strerror or error})") from error
     except WorkerKilledError as error:
-        raise UserError(f"{folder}: a process that paints the embedded faces was killed; run it again") from error
+        raise UserError(f"{folder}: a process that draws the embedded faces was killed; run it again") from error
     return list(shards)
 
 
@@ -118,8 +118,8 @@ def _complete(path: Path, count: int) -> bool:
 
 
 def _require_disk(folder: Path, images: int, each: float) -> None:
-    """Raises UserError when so many faces of so many bytes do not fit, before hours are spent on drawing them."""
+    """Raises UserError when the disk has not enough space for faces of `each` bytes, before drawing them for hours."""
     needed, free = images * each, shutil.disk_usage(folder).free
     if needed > free:
         what = f"{images:,} embedded faces take at least {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
-        raise UserError(f"{folder}: {what}; fewer --data.faces, or XDG_CACHE_HOME on a larger disk")
+        raise UserError(f"{folder}: {what}; lower --data.faces, or set XDG_CACHE_HOME to a larger disk")

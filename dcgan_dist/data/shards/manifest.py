@@ -1,4 +1,4 @@
-"""`manifest.json`: what a set of shards holds, written beside them, last of all.
+"""`manifest.json`: the contents of a set of shards, written beside them as the last file.
 
     version          of this format
     samples, bytes   of all shards
@@ -8,31 +8,31 @@
     mean, std                        of each channel over all stored pixels, 0 to 1; std is the population's
     stored_sizes, source_sizes       number of images of each "WIDTHxHEIGHT"; "other": of all but the commonest sizes
     classes, unlabelled              label, name (or null) and samples of each class; images without a label
-    duplicates       images that equal an earlier one; null: nobody looked
-    bad              images that could not be read and were left out
+    duplicates       images that equal an earlier one; null: not searched
+    bad              unreadable images that were left out
     options          of the packing
 
-Beside it lie two small files for other programs: sizes.json, from which open_clip takes the length of the set, and
-_info.json, from which timm does.
+Two small files beside it give the length of the set to other programs: sizes.json to open_clip, _info.json to timm.
 """
 
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.data.remote.client import Remote, is_remote
+from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.shards.index import corpus_fingerprint
 from dcgan_dist.errors import UserError
 from dcgan_dist.location import Location
 
 NAME = "manifest.json"
 BAD, DUPLICATES, SIZES, INFO = "bad.txt", "duplicates.txt", "sizes.json", "_info.json"
-SIDE_FILES = (BAD, DUPLICATES, SIZES, INFO, NAME)  # in the order in which they appear beside the shards
-VERSION = 1
-SIZES_LISTED = 1_000  # different image sizes, so that the file stays small whatever the images are
+SIDE_FILES = (BAD, DUPLICATES, SIZES, INFO, NAME)  # in the order in which they are written
+MANIFEST_VERSION = 1
+SIZES_LISTED = 1_000  # different image sizes, to limit the size of the file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class ClassEntry:
 class Manifest:
     """The complete set; the module says what the fields mean."""
 
-    version: int = VERSION
+    version: int = MANIFEST_VERSION
     samples: int
     bytes: int
     fingerprint: str
@@ -76,6 +76,17 @@ class Manifest:
     bad: int
     options: dict[str, Any]
     shards: tuple[ShardEntry, ...]
+
+    def covers(self, names: Iterable[str]) -> bool:
+        """Whether it names all these shards."""
+        return {base_name(name) for name in names} <= {shard.name for shard in self.shards}
+
+
+def names_in(manifest: Manifest | None, shards: Sequence[str]) -> dict[int, str]:
+    """The class names in the manifest of these shards; none if it is not theirs."""
+    if manifest is None or not manifest.covers(shards):
+        return {}
+    return {entry.label: entry.name for entry in manifest.classes if entry.name is not None}
 
 
 def manifest_json(manifest: Manifest) -> bytes:
@@ -104,7 +115,7 @@ def _json(tree: Any) -> bytes:
 
 
 def numbered_shard_names(count: int) -> list[str]:
-    """shard-00000.tar and so on: their order by name is that by number."""
+    """shard-00000.tar and so on, with as many digits as sort by name needs."""
     width = max(5, len(str(count - 1)))
     return [f"shard-{number:0{width}}.tar" for number in range(count)]
 
@@ -125,15 +136,16 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def parse_manifest(name: str, data: bytes) -> Manifest:
-    """The manifest in some bytes; `name` is their path or URL.
+    """The manifest in the content of a file; `name`: its path or URL, for messages.
 
-    Raises UserError when they are no manifest, of another version, or contradict themselves.
+    Raises UserError when it is no manifest, of another version, or contradicts itself.
     """
     try:
         tree = json.loads(data)
         version = tree["version"]
-        if version != VERSION:
-            raise UserError(f"{name}: has version {version!r}, this program reads {VERSION}; write the shards again")
+        if version != MANIFEST_VERSION:
+            problem = f"has version {version!r}, this program reads {MANIFEST_VERSION}"
+            raise UserError(f"{name}: {problem}; write the shards again")
         lists = {
             "mean": tuple(map(float, tree["mean"])),
             "std": tuple(map(float, tree["std"])),
@@ -181,10 +193,10 @@ def manifest_beside(folder: str, remote: Remote) -> Manifest | None:
     """The manifest in a local or remote folder; None where there is none."""
     path = within_folder(folder, NAME)
     if not is_remote(folder):
-        return load_manifest(Path(path)) if os.path.lexists(path) else None  # a link to nowhere is said
+        return load_manifest(Path(path)) if os.path.lexists(path) else None  # a broken link is reported
     try:
         stat = remote.stat(path)
-    except UserError:  # the shards themselves will tell whether the server is there
+    except UserError:  # opening the shards reports problems with the server
         return None
     return parse_manifest(Location(path), remote.read(path, 0, stat.size))
 

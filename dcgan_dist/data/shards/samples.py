@@ -1,12 +1,12 @@
-"""Which members of a tar's samples are the images and the labels.
+"""Chooses the images and labels among the members of a tar's samples.
 
-The grouping of members into samples is webdataset's own: a key ends at the first dot of the file name, the suffix is
-lower case, members of one sample stand together, names like `__x__` are skipped, and only regular files count. Of
-several images the one whose complete suffix stands first in IMAGE_SUFFIXES is used: of `1.png`, `1.jpg`, `1.seg.png`
-and `1.txt` it is `1.jpg`. Where there is none, the dots are those of a file name: `img.0001.jpg` and `img.0002.jpg` are
-two images, `img.0001` and `img.0002`, although webdataset takes both for parts of a sample `img`. `2.seg.png` without
-`2.jpg` is none where masks stood beside images before. Where they do only later, and where there are `1.left.jpg` and
-`1.right.jpg`, `2.left.jpg` and `2.right.jpg`, the tar can be read in several ways, so --image_key has to say which.
+Members are grouped into samples as webdataset does: a key ends at the first dot of the file name, the suffix is lower
+case, members of one sample are adjacent, names like `__x__` are skipped, and only regular files are used. Of several
+images, the one whose complete suffix comes first in IMAGE_SUFFIXES is used: of `1.png`, `1.jpg`, `1.seg.png` and
+`1.txt`, `1.jpg`. If there is none, further dots are part of the key: `img.0001.jpg` and `img.0002.jpg` are two images,
+although webdataset takes both for parts of a sample `img`. `2.seg.png` without `2.jpg` is not an image if masks stood
+beside earlier images. If they do so only later, and for `1.left.jpg`, `1.right.jpg`, `2.left.jpg` and `2.right.jpg`,
+the tar is ambiguous, and --image_key has to choose.
 """
 
 import re
@@ -19,8 +19,8 @@ from dcgan_dist.data.shards.labels import FIELDS
 from dcgan_dist.errors import UserError
 
 KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-WEBDATASETS_OWN = ("__key__", "__url__")  # in every sample, so that as suffixes they are there twice
-BAD = "__bad__"  # a suffix by which webdataset leaves a sample out, unless the member is empty
+WEBDATASETS_OWN = ("__key__", "__url__")  # webdataset adds them to every sample, so they cannot be suffixes
+BAD = "__bad__"  # webdataset skips a sample with a non-empty member of this suffix
 LABELS = ("cls", "class", "label", "json")  # suffixes; the first one counts
 LINKS = "links (write the tar with --dereference --hard-dereference)"
 IGNORED = "image_key, label_key and allow_cut are not used: they are for tars of other programs"
@@ -36,18 +36,17 @@ class MemberChoice:
     """How tars of other programs are read; the defaults suit most."""
 
     image_key: str | None = None
-    """Suffix of the image in every sample, as in input.jpg; several separated by ';', the first that exists counts."""
+    """Suffix of the image in every sample, as in input.jpg; of several, separated by ';', the first that exists."""
     label_key: str | None = None
     """The same for the label; or the field of the .json member that holds it."""
-
     allow_cut: bool = False
-    """Whether a tar may end without an end mark; a member that is cut is left out."""
+    """Accept tars without an end mark; an incomplete last member is left out."""
     skip_bad: bool = False
-    """Whether members that cannot be used are left out, instead of the tar being refused."""
+    """Leave out members that cannot be used, instead of refusing the tar."""
 
     @property
     def for_tars(self) -> bool:
-        """Whether something is chosen that only tars of other programs have."""
+        """Whether an option is set that is only for tars of other programs."""
         return bool(self.image_key or self.label_key or self.allow_cut)
 
     def images(self) -> list[str]:
@@ -69,20 +68,20 @@ def _parts(text: str | None) -> list[str]:
 
 
 class MemberChooser:
-    """Chooses in the samples of one tar, which come in their order."""
+    """Chooses in the samples of one tar, in their order."""
 
     def __init__(self, choice: MemberChoice) -> None:
         self._images, self._labels, self._skip_bad = choice.images(), choice.labels(), choice.skip_bad
-        self._roles: set[str] = set()  # dotted suffixes of images that stood side by side
-        # those of images beside which stood no plain one, the key of the last, and how many
+        self._roles: set[str] = set()  # dotted suffixes of images of the same sample
+        # dotted suffixes of images without a plain one beside them: the key of the last, and their number
         self._alone: dict[str, tuple[str, int]] = {}
         self.used_alone = 0
-        """Images that stood alone before others of their suffix stood beside one, where that is not refused."""
+        """Images without a plain one beside them, although later images of their suffix have one (with skip_bad)."""
         self.companions: set[str] = set()
-        """Dotted suffixes that stood beside an image: masks and the like."""
+        """Dotted suffixes beside a plain image: masks and the like."""
 
     def images(self, key: str, suffixes: Collection[str]) -> list[str]:
-        """Suffixes of the members that are images. Raises UserError where there are several ways to read it."""
+        """Suffixes of the members that are images. Raises UserError if that is ambiguous."""
         if self._images:
             return [suffix for suffix in self._images if suffix in suffixes][:1]
         hidden = key.endswith("/")  # to webdataset, x/._a.jpg is a member _a.jpg of a sample x/
@@ -127,15 +126,12 @@ def split_name(key: str, suffix: str) -> tuple[str, str]:
 
 
 def escape_newlines(name: str) -> str:
-    """Names in a tar may hold line breaks; keys and messages may not."""
+    """Names in a tar may contain line breaks; keys and messages may not."""
     return name.replace("\n", "\\n")
 
 
 def count_passed(passed: Counter[str], key: str, suffixes: Iterable[str]) -> None:
-    """Counts members that are not used; those whose suffix holds a number, as in 0001.jpg, by their last part."""
+    """Counts unused members by suffix; those with a number in it, as in 0001.jpg, by its last part."""
     for suffix in suffixes:
-        if key.endswith("/"):
-            passed["hidden"] += 1
-            continue
-        numbered = any(map(str.isdecimal, suffix.rpartition(".")[0]))
-        passed[f".{suffix.rpartition('.')[2] if numbered else suffix}"] += 1
+        middle, _, last = suffix.rpartition(".")
+        passed["hidden" if key.endswith("/") else f".{last if any(map(str.isdecimal, middle)) else suffix}"] += 1

@@ -1,13 +1,13 @@
-"""The images and labels in a tar of another program, from its first member to its last: the same for all who read it.
+"""The images and labels in a tar of another program, found by reading it from the first member to the last.
 
-A file is walked header by header, a stream with the bytes of its members. The grouping into samples is webdataset's;
-samples.py says what of a sample is an image and what a label.
+Of a file only the headers are read, of a stream also the bytes of its members. Members are grouped into samples as
+webdataset does; samples.py chooses images and labels.
 """
 
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dcgan_dist.data.images.formats import ending_of
 from dcgan_dist.data.shards.index import SKIPPED
@@ -29,7 +29,7 @@ from dcgan_dist.errors import UserError
 
 MOST_LABEL_BYTES = 2**20
 OR_SKIP = ", or leave such members out (shard --skip_bad, --data.damaged substitute)"
-NONE = "\0"  # the label of an image that has one which cannot be used
+NONE = "\0"  # an unusable label
 
 Members = dict[str, Header]
 
@@ -37,22 +37,22 @@ Members = dict[str, Header]
 class FoundImage(NamedTuple):
     """An image."""
 
-    key: str  # webdataset's
-    name: str  # key of the image by itself
+    key: str  # of the sample in webdataset
+    name: str  # key of the image
     suffix: str
     offset: int  # of its bytes in the tar
     size: int
-    data: bytes  # of a stream, else none; a header for each image would take 450 bytes
+    data: bytes  # of a stream, else empty; keeping the header of each image would take 450 bytes
     label: str  # '': none beside it
 
 
 class TarWalker:
-    """Goes over one tar, once; what is not used is known afterwards."""
+    """Reads one tar once; counts what is not used."""
 
     def __init__(
         self, name: str, members: Iterable[Header], load: Callable[[Header], bytes], choice: MemberChoice
     ) -> None:
-        """`name`: of the tar, for messages. `load`: gives the bytes of a member that was just met."""
+        """`name`: of the tar, for messages. `load`: returns the bytes of the member that was read last."""
         self._name, self._members, self._load = name, members, load
         self._choice, self._chooser = choice, MemberChooser(choice)
         self.separate_labels: dict[str, tuple[str, str]] = {}
@@ -64,7 +64,7 @@ class TarWalker:
         self._imageless = self._cut = 0
 
     def images(self) -> Iterator[FoundImage]:
-        """In their order. Raises UserError for what cannot be used, and for a damaged tar."""
+        """The images in their order. Raises UserError for unusable members, and for a damaged tar."""
         for key, members in self._samples():
             if BAD in members and members[BAD].size:
                 self.passed["in samples marked __bad__"] += len(members)
@@ -81,11 +81,11 @@ class TarWalker:
             yield from (image for image, _ in found)
 
     def images_with_labels(self) -> list[FoundImage]:
-        """All images, also with the labels that stand elsewhere in the tar."""
+        """All images, with labels from anywhere in the tar."""
         return self.joined(list(self.images()))
 
     def joined(self, images: Iterable[FoundImage]) -> list[FoundImage]:
-        """All images, which were given by images(), with the labels that stand elsewhere in the tar."""
+        """All images that images() has returned, with labels from anywhere in the tar."""
         matched = set[str]()
         rows = [self._joined(image, matched) for image in images]
         alone = [suffix for key, (_, suffix) in self.separate_labels.items() if key not in matched]
@@ -121,15 +121,14 @@ class TarWalker:
         try:
             yield from self._members
         except tarfile.TarError as error:
-            # with skip_bad, what stands in front of any damage is taken too
+            # with skip_bad, everything before any damage is used, too
             if not (self._choice.allow_cut and (self._choice.skip_bad or isinstance(error, CutError))):
-                raise UserError(
-                    f"{self._name}: no readable tar, cut or damaged ({escape_newlines(str(error))})"
-                ) from error
+                problem = escape_newlines(str(error))
+                raise UserError(f"{self._name}: no readable tar, cut or damaged ({problem})") from error
             self._cut = 1
 
     def _unused(self, info: Header, named: bool) -> str | None:
-        """What a member is counted as that is of no sample; '': it is not counted; None: it is of one."""
+        """The kind of a member that belongs to no sample; '': it is not counted; None: it belongs to one."""
         if info.islnk() or info.issym():
             return LINKS
         if not info.isreg() or SKIPPED.match(info.name):
@@ -148,18 +147,17 @@ class TarWalker:
             raise self._error(info, " is sparse; write this tar again without --sparse")
 
     def _image(self, key: str, image: str, members: Members) -> tuple[FoundImage, str | None]:
-        """An image, and the suffix of its label, if there is one."""
+        """An image, and the suffix of its label, if it has one."""
         suffix, info = self._chooser.label(image, members), members[image]
         text, problem = ("", "") if suffix is None else self._label(members[suffix], suffix)
         self._refuse_sparse(info)
         self.unlabelled.update([f"{problem} in .{suffix}"] if problem else [])
-        found = FoundImage(
-            key, *split_name(key, image), info.offset_data, info.size, info.data, text or (problem and NONE)
-        )
+        label, names = text or (problem and NONE), split_name(key, image)
+        found = FoundImage(key, *names, info.offset_data, info.size, info.data, label)
         return found, suffix if text or problem else None
 
     def _label(self, info: Header, suffix: str) -> tuple[str, str]:
-        if info.issparse() and suffix.endswith("json"):  # which may hold anything
+        if info.issparse() and suffix.endswith("json"):  # which may have no label
             return "", ""
         self._refuse_sparse(info)
         if info.size > MOST_LABEL_BYTES:
@@ -176,7 +174,7 @@ class TarWalker:
         return used
 
     def _joined(self, row: FoundImage, matched: set[str]) -> FoundImage:
-        """With the label that stands elsewhere in the tar, whose key is then `matched`."""
+        """The image with its label from elsewhere in the tar, whose key is added to `matched`."""
         if row.label:
             return row._replace(label="" if row.label == NONE else row.label)
         key = next((key for key in (row.name, row.key) if key in self.separate_labels), None)
@@ -186,14 +184,7 @@ class TarWalker:
         return row._replace(label=self.separate_labels[key][0])
 
     def notes(self, images: int, labelled: int) -> Notes:
-        """What is not used. `labelled`: images that have a label in the end."""
-        return Notes(
-            cut=self._cut,
-            passed=dict(self.passed),
-            imageless=self._imageless,
-            alone=self._chooser.used_alone,
-            unlabelled=dict(self.unlabelled),
-            labelled=labelled,
-            images=images,
-            foreign=True,
-        )
+        """What is not used. `labelled`: images with a label."""
+        found: dict[str, Any] = {"cut": self._cut, "imageless": self._imageless, "alone": self._chooser.used_alone}
+        passed, unlabelled = dict(self.passed), dict(self.unlabelled)
+        return Notes(passed=passed, unlabelled=unlabelled, labelled=labelled, images=images, foreign=True, **found)

@@ -1,4 +1,4 @@
-"""Python's tarfile, made strict: the end of an archive, and nothing else, ends it."""
+"""A strict tarfile: only the end mark ends an archive."""
 
 import tarfile
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from typing import Any, Literal, cast
 
 from dcgan_dist.errors import UserError
 
-ERRORS: Any = tarfile  # whose finer ones are not in the type stubs
+ERRORS: Any = tarfile  # some of its errors are not in the type stubs
 MAGIC = b"ustar"
 MAGIC_AT = 257  # in a tar header
-# zeros: the oldest tars. Where a byte is missing before a header, the sum of the shifted bytes may still be right, and
-# `00003.cls` would be read as `0003.cls`
+# zeros: the oldest tars. If a byte is missing before a header, the checksum of the shifted bytes may still be right;
+# then `00003.cls` would be read as `0003.cls`
 TAR_MAGICS = (MAGIC, bytes(len(MAGIC)))
-COMPRESSED = {  # by its first bytes, and under which name it is unpacked
+COMPRESSED = {  # first bytes -> compression, and the file name with which it is unpacked
     b"\x1f\x8b": "gzip (.tar.gz)",
     b"\x28\xb5\x2f\xfd": "zstd (.tar.zst)",
     b"BZh": "bzip2 (.tar.bz2)",
@@ -23,7 +23,7 @@ COMPRESSED = {  # by its first bytes, and under which name it is unpacked
     b"Rar!": "rar",
     b"\x04\x22\x4d\x18": "lz4",
 }
-CUT = "unexpected end of data"  # as tarfile says
+CUT = "unexpected end of data"  # tarfile's message
 CUT_HINT = "cut, or written without an end; --data.allow_cut (--allow_cut of shard and inspect) takes what is there"
 
 
@@ -32,28 +32,28 @@ class CutError(ReadError):
 
 
 def compression(head: bytes) -> str:
-    """How a file is compressed, by its first bytes; '': it is not, as far as can be seen."""
+    """The compression of a file by its first bytes; '': none is known."""
     return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), "")
 
 
 def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile.TarFile, "Header"]]:
     """All members of a tar, each with the open tar; "r|*" reads a stream, compressed or not, from first byte to last.
 
-    tarfile alone takes a damaged header, and the end of the file, for the end of the archive, and silently loses
-    what follows. Here only tar's end mark is an end, and nothing but zeros may follow it. Raises tarfile.TarError for
-    any damage, CutError after the last member, perhaps in the middle of it, for a cut, and what `file` raises.
+    tarfile takes a damaged header, and the end of the file, for the end of the archive, and silently loses the rest.
+    Here only tar's end mark is the end, and only zeros may follow it. Raises tarfile.TarError for any damage, CutError
+    after the last member, which may be incomplete, if the file is cut, and the errors of `file`.
     """
     end = 0
     try:
         with tarfile.open(fileobj=file, mode=mode, tarinfo=Header) as tar:
             for info in cast("Iterator[Header]", tar):
                 size = info.size if info.isreg() and not info.issparse() else 0
-                # backwards tarfile would go round in circles
+                # a negative size would make tarfile loop for ever
                 if not (end < tar.offset and 0 <= size <= tar.offset - info.offset_data):
                     raise ReadError(f"a size of {info.size} at byte {info.offset}")
                 end = tar.offset
                 yield tar, info
-                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # they would grow without bound
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would grow without bound
             assert tar.fileobj is not None
             while rest := tar.fileobj.read(2**20):
                 if rest.strip(b"\0"):
@@ -67,16 +67,16 @@ def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile
 
 
 class Header(tarfile.TarInfo):
-    """A tar header. What is none raises ReadError behind the first member, where tarfile alone would see the end."""
+    """A tar header. After the first member, anything else raises ReadError, where tarfile would see the end."""
 
     data = b""
-    """Of a member of a stream, which can be read but once; left to whoever reads it."""
+    """Of a member of a stream, which can be read only once; set by the reader."""
     cut = False
-    """Whether the file ends before the member does; the same."""
+    """Whether the file ends before the member does; set by the reader."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
-        """See tarfile.TarInfo; the magic has to be there, too."""
+        """See tarfile.TarInfo; also requires the magic."""
         header = super().frombuf(buf, encoding, errors)
         if bytes(buf[MAGIC_AT : MAGIC_AT + len(MAGIC)]) not in TAR_MAGICS:
             raise ERRORS.InvalidHeaderError("no magic")

@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from dcgan_dist.data.remote.client import Remote, is_remote
-from dcgan_dist.data.shards.classes import names_in
 from dcgan_dist.data.shards.completeness import compare_with_manifests
 from dcgan_dist.data.shards.foreign import DEFAULT
+from dcgan_dist.data.shards.manifest import names_in
 from dcgan_dist.data.shards.patterns import exists, spell_out
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.sources.base import ENDINGS, Source, ending, is_hidden, is_image

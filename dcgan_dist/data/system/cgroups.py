@@ -1,4 +1,4 @@
-"""The limits of this process's control groups (Linux): how containers, SLURM and systemd divide CPUs and memory."""
+"""Limits of this process's control groups (Linux), by which containers, SLURM and systemd divide CPUs and memory."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,7 +8,7 @@ OWN, MOUNTS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def cpu_quotas() -> Iterator[float]:
-    """In cores, of every group of this process that has one. No limit is "max" in version 2, and -1 in version 1."""
+    """CPU quotas in cores, of every group of this process that has one ("max" in version 2, -1 in version 1: none)."""
     for group in _groups("cpu"):
         with suppress(OSError, ValueError):
             quota, period = (group / "cpu.max").read_text().split()
@@ -20,7 +20,7 @@ def cpu_quotas() -> Iterator[float]:
 
 
 def memory_limits() -> Iterator[tuple[float, float]]:
-    """Bytes: the limit of every group of this process that has one, and what is left of it."""
+    """Limit and free memory in bytes, of every group of this process that has a limit."""
     for group in _groups("memory"):
         for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
             with suppress(OSError, ValueError):
@@ -29,7 +29,7 @@ def memory_limits() -> Iterator[tuple[float, float]]:
 
 
 def _page_cache(group: Path) -> float:
-    """Bytes of files that are held in memory while nobody else wants it; they count as used."""
+    """Bytes of reclaimable page cache, which the group counts as used."""
     with suppress(OSError, ValueError):
         numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return float(numbers.get("total_inactive_file", numbers.get("inactive_file", 0)))
@@ -37,13 +37,13 @@ def _page_cache(group: Path) -> float:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """Folders of the groups that this process is in, each followed by those above it."""
+    """Folders of the groups of this process, each followed by its parents."""
     with suppress(OSError):
         for line in OWN.read_text(encoding="utf-8", errors="replace").splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers and controller not in controllers.split(","):
                 continue
             root = MOUNTS / controllers  # version 2 has no controllers in this file, and no folder for them
-            # a container may see itself at the root of the mount, whatever its group is called outside
+            # a container may see its own group at the root of the mount
             inside = root / group.strip("/")
             yield from dict.fromkeys((inside, *inside.parents[: len(inside.parts) - len(root.parts)], root))

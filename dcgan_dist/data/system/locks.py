@@ -1,7 +1,7 @@
-"""Locks between processes: a lock ends with its process, however that ends.
+"""Locks between processes; the kernel releases them when a process ends for any reason.
 
-`lock` and `locked` are for threads and processes (flock; shared or exclusive). `lock_for_process` belongs to the
-process alone, and reaches other hosts on more file systems (POSIX).
+`lock` and `locked` exclude threads and processes (flock, shared or exclusive). `lock_for_process` excludes processes
+(POSIX), on more file systems also those of other hosts.
 """
 
 import fcntl
@@ -17,10 +17,7 @@ RETRY_EVERY = 0.05  # seconds
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Only one thread of all processes at a time is inside; a process that dies lets the next one in.
-
-    Yields true; or false at once, without the lock, where another has it and this one is not to wait.
-    """
+    """Holds an exclusive lock. Yields True; with `wait` False and the lock taken, False immediately, without it."""
     try:
         descriptor = lock(path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -33,12 +30,10 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def lock(path: Path, how: int, flags: int | None = None) -> int:
-    """A descriptor of the file at a path, locked as `fcntl.flock` does it until it is closed.
+    """A descriptor of the file at a path, locked by `fcntl.flock` until it is closed. Raises OSError.
 
-    `flags`: how it is opened; absent: as of `open_shared`.
-
-    Whoever holds a lock may remove its file, and others may have opened that file by then: a lock of a file that is no
-    longer at its path keeps nobody out, so the file that is there now is locked instead. Raises OSError.
+    `how`: of flock. `flags`: of os.open; None: open_shared. The holder of a lock may remove its file while others have
+    opened it; a lock of a removed file excludes no one, so the file that is now at the path is locked instead.
     """
     while True:
         descriptor = open_shared(path) if flags is None else os.open(path, flags)
@@ -53,16 +48,16 @@ def lock(path: Path, how: int, flags: int | None = None) -> int:
 
 
 def open_shared(path: Path) -> int:
-    """A descriptor of a file for locks, made if it is not there. Raises OSError.
+    """A descriptor of a lock file, created if it is missing. Raises OSError.
 
-    All users who may write in its folder may lock it, whatever the umask of the one who made it. In folders like /tmp
-    Linux refuses to open the file of another user as if to make it, so an existing one is tried first.
+    All users who can write in its folder can lock it, regardless of the creator's umask. In folders like /tmp Linux
+    refuses O_CREAT for an existing file of another user, so it is first opened without.
     """
     while True:
         with suppress(FileNotFoundError):
             try:
                 return os.open(path, os.O_RDWR)
-            except PermissionError:  # made by an older version; on a local disk a lock needs no more than this
+            except PermissionError:  # on a local disk a lock needs no more
                 return os.open(path, os.O_RDONLY)
         with suppress(FileExistsError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -80,9 +75,9 @@ def is_at(path: Path, descriptor: int) -> bool:
 
 
 def lock_for_process(descriptor: int, seconds: float = 0.0, *, shared: bool = False) -> bool | None:
-    """Locks an open file for this process, but for none that it forks; tries for so many `seconds`.
+    """Locks an open file for this process, not for its forks; retries for `seconds`.
 
-    Whether the lock was free; None where the file system has no locks.
+    Returns whether it has the lock; None if the file system has no locks.
     """
     end = time.monotonic() + seconds
     while True:

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and the user's cache folder."""
+"""Atomic writes of files, and the user's cache folder."""
 
 import errno
 import os
@@ -18,19 +18,16 @@ NO_FILE = "no regular file, but a pipe, a socket or a device"
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made again: $XDG_CACHE_HOME/dcgan_dist, else ~/.cache/dcgan_dist.
-
-    Raises UserError for a user without a home.
-    """
+    """$XDG_CACHE_HOME/dcgan_dist, else ~/.cache/dcgan_dist. Raises UserError for a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "dcgan_dist"
     except RuntimeError as error:
-        raise UserError("this user has no home folder; set HOME, or XDG_CACHE_HOME for what is kept") from error
+        raise UserError("this user has no home folder; set HOME or XDG_CACHE_HOME") from error
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A file for reading. Raises OSError, also for a pipe, a socket or a device, which may never end."""
+    """Opens a file for reading. Raises OSError, also for a pipe, a socket or a device, which may never end."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -48,7 +45,7 @@ def _temporary_prefix(path: Path) -> str:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes what processes of this machine that were killed in writing this same file have left."""
+    """Removes temporary files of killed processes of this host that wrote the same file."""
     prefix = _temporary_prefix(path)
     for found in path.parent.iterdir():
         pid = found.name.removeprefix(prefix).removesuffix(".tmp")
@@ -64,7 +61,7 @@ def process_exists(pid: int) -> bool:
 def write_atomically(path: Path, data: bytes, *, private: bool = False, new: bool = False) -> None:
     """Writes a file so that any process, also after a crash, sees the old content or the new, never a part.
 
-    `private`: nobody but the owner may read it, at no moment. `new`: no file that is there is replaced.
+    `private`: only the owner can read it, at any moment. `new`: an existing file is not replaced.
     """
     try:
         make_folder(path.parent)
@@ -76,27 +73,27 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False, new: boo
 
 @contextmanager
 def atomic_file(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[BinaryIO]:
-    """A file to be written, which gets its name when it is complete and on disk; an exception leaves nothing of it.
+    """A file that gets its name when it is complete and on disk; an exception leaves nothing behind.
 
-    `mode`: its permissions from the first moment on, less the umask. `new`: see write_atomically.
+    `mode`: its permissions from the beginning, less the umask. `new`: see write_atomically.
     """
     temporary = temporary_path(path)
     try:
-        temporary.unlink(missing_ok=True)  # left by a killed process of this number, with permissions of its own
+        temporary.unlink(missing_ok=True)  # of a killed process with the same pid, with other permissions
         with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         put_in_place(temporary, path, new)
     finally:
-        with suppress(OSError):  # what made the writing fail may fail here too
+        with suppress(OSError):  # may fail for the same reason as the writing
             temporary.unlink(missing_ok=True)
 
 
 def move_to_free(source: Path, path: Path) -> None:
-    """Renames a file to a name that must be free. Raises FileExistsError when it is not.
+    """Renames a file to a name that must be free, else raises FileExistsError.
 
-    Where there are no hard links, a process that is killed in it may leave an empty file there.
+    On a file system without hard links, a killed process may leave an empty file there.
     """
     try:
         os.link(source, path)
@@ -114,10 +111,7 @@ def move_to_free(source: Path, path: Path) -> None:
 
 
 def put_in_place(temporary: Path, path: Path, new: bool = False) -> None:
-    """Gives a file or folder whose content is on disk its name, which outlasts a power cut when this returns.
-
-    `new`: the name must be free.
-    """
+    """Renames a file or folder whose content is on disk, durably. `new`: the name must be free."""
     if new:
         move_to_free(temporary, path)
     else:
@@ -126,10 +120,10 @@ def put_in_place(temporary: Path, path: Path, new: bool = False) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes names in a folder (new, changed, removed) outlast a power cut, on file systems that can promise that."""
+    """Makes changes of names in a folder durable (they survive a power cut), if the file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written and not read
+    except PermissionError:  # a folder that is writable but not readable
         return
     try:
         os.fsync(descriptor)
@@ -141,7 +135,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it where they are missing; their names outlast a power cut."""
+    """Creates a folder and its missing parents, durably."""
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:

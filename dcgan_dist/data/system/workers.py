@@ -1,4 +1,4 @@
-"""Processes that share out work on this machine."""
+"""Worker processes of this machine: their number, their signals, and their end."""
 
 import atexit
 import math
@@ -17,20 +17,19 @@ from typing import Any
 from dcgan_dist.data.system.cgroups import cpu_quotas
 
 SENT_TO_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-"""What a person, a terminal or SLURM may send to all processes of a program."""
+"""Signals that a user, a terminal or SLURM may send to all processes of a job."""
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use: by its affinity, and by the quotas of its control groups, rounded up."""
+    """CPU cores of this process: its affinity, limited by the quotas of its control groups, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *map(math.ceil, cpu_quotas())]))
 
 
 def follow_parent() -> None:
-    """Ties a worker process to the one that started it.
+    """Ties a worker process to its parent, which handles the signals that are sent to all processes.
 
-    What a person, a terminal or SLURM sends to everybody is the parent's to handle, and when the parent is killed, the
-    worker ends instead of waiting for ever. SIGTERM ends it: that is how a pool puts away the rest when one was killed.
+    The worker ends when the parent is killed, and by SIGTERM, which a pool sends to the others when one was killed.
     """
     for number in SENT_TO_ALL - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
@@ -41,10 +40,9 @@ def follow_parent() -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Processes that are started within it get no signals that are sent to everybody; SIGKILL ends them.
+    """Processes started within it ignore all SENT_TO_ALL signals; SIGKILL ends them.
 
-    For a parent that acts on such a signal when their work is done. They inherit what is blocked here for a moment;
-    here nothing is lost.
+    They inherit the signal mask. The parent receives signals that arrive meanwhile at the end of the context.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
     try:
@@ -59,7 +57,7 @@ class _ShieldedProcess(SpawnProcess):
             super().start()
 
     def terminate(self) -> None:
-        """By a signal that reaches it: a pool puts away the rest when one was killed."""
+        """Kills it, because SIGTERM is blocked; a pool calls this for the others when one was killed."""
         self.kill()
 
 
@@ -68,15 +66,15 @@ class _ShieldedProcesses(SpawnContext):
 
 
 def shielded_processes() -> SpawnContext:
-    """A context of multiprocessing for a pool whose processes get no signals that are sent to everybody."""
+    """A context of multiprocessing for a pool whose processes ignore all SENT_TO_ALL signals."""
     with signals_blocked():
-        resource_tracker.ensure_running()  # of Python's own; the same holds for it
+        resource_tracker.ensure_running()  # the same for this process of Python's
     return _ShieldedProcesses()
 
 
 @contextmanager
 def interrupt_deferred(again: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Ctrl-C within it calls `again`, and raises KeyboardInterrupt at its end: for code that it must not cut in two."""
+    """For code that Ctrl-C must not interrupt: calls `again` instead, and raises KeyboardInterrupt at the end."""
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield  # nothing is raised here
@@ -98,7 +96,7 @@ def interrupt_deferred(again: Callable[[], None] = lambda: None) -> Iterator[Non
 
 
 def kill_children() -> None:
-    """Kills the processes that multiprocessing has started from here."""
+    """Kills the processes that multiprocessing has started in this process."""
     for process in multiprocessing.active_children():
         process.kill()
 
@@ -108,9 +106,9 @@ _programs: set[subprocess.Popen] = set()
 
 @contextmanager
 def shielded_program(command: str | Sequence[str | Path], **settings: Any) -> Iterator[subprocess.Popen]:
-    """A program that gets no signals that are sent to everybody; `command`, `settings`: those of `subprocess.Popen`.
+    """A program that ignores all SENT_TO_ALL signals; `command`, `settings`: those of `subprocess.Popen`.
 
-    It has a process group of its own, which is killed where the context, or this process, ends before the program.
+    It has its own process group, which is killed if the context, or this process, ends before the program.
     """
     with signals_blocked():
         program = subprocess.Popen(command, process_group=0, **settings)
@@ -125,12 +123,12 @@ def shielded_program(command: str | Sequence[str | Path], **settings: Any) -> It
 
 @atexit.register
 def end_programs() -> None:
-    """Kills all that `shielded_program` runs, also for threads that wait for their output."""
+    """Kills all programs of `shielded_program`, so that threads stop waiting for their output."""
     for program in list(_programs):
         _kill(program)
 
 
 def _kill(program: subprocess.Popen) -> None:
-    if program.returncode is None:  # else its number may be another's by now
+    if program.returncode is None:  # else another process may have its pid
         with suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)

@@ -18,8 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from dcgan_dist import keyed
-from dcgan_dist.data.shards.classes import classes_text, numbering
-from dcgan_dist.data.shards.labels import ENCODING
+from dcgan_dist.data.shards.labels import ENCODING, classes_text, numbering
 from dcgan_dist.data.sources.base import Images, Source
 from dcgan_dist.data.sources.tars import TarSource
 from dcgan_dist.data.system.pool import run_jobs

@@ -83,7 +83,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_drawn(tmp_path, 
     with pytest.raises(UserError) as error:
         ensure(tmp_path, count=1_000)
     said = "1,000 embedded faces take at least 0.0 GB, and 0.0 GB are free"
-    assert str(error.value) == f"{tmp_path}: {said}; fewer --data.faces, or XDG_CACHE_HOME on a larger disk"
+    assert str(error.value) == f"{tmp_path}: {said}; lower --data.faces, or set XDG_CACHE_HOME to a larger disk"
     assert ensure(tmp_path, count=12)
 
 
@@ -187,7 +187,7 @@ def test_a_killed_worker_is_one_clear_line(tmp_path, small_shards, monkeypatch):
         for worker in multiprocessing.active_children():
             worker.kill()
 
-    with pytest.raises(UserError, match="a process that paints the embedded faces was killed"):
+    with pytest.raises(UserError, match="a process that draws the embedded faces was killed"):
         ensure(tmp_path, count=2_000, progress=kill)
     assert not list(tmp_path.glob(".*"))
 

@@ -55,7 +55,7 @@ def test_the_pictures_and_the_shards_are_those_of_their_version(tmp_path):
     for number in range(100):
         painted.update(faces.draw_face(number % 3, 1_000 * number, (32, 48, 64, 96, 256)[number % 5]).tobytes())
     (shard,) = faces.ensure(tmp_path, size=32, channels=1, count=64, seed=5)
-    assert (faces.VERSION, painted.hexdigest(), hashlib.sha256(shard.read_bytes()).hexdigest()) == GOLDEN
+    assert (faces.FACES_VERSION, painted.hexdigest(), hashlib.sha256(shard.read_bytes()).hexdigest()) == GOLDEN
 
 
 def test_the_factors_follow_their_distribution_and_are_independent():

@@ -19,13 +19,13 @@ from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.stream import StreamReader, TarPipeline
-from dcgan_dist.data.shards.classes import find_labels, numbering
+from dcgan_dist.data.shards.labels import find_labels, numbering
 from dcgan_dist.errors import UsageError
 
 NAMES = [str(number) for number in (*range(12), *range(12))] + ["cat", "ant"]  # the last two in a file of their own
 WANTED = [*range(12), *range(12), 13, 12]
 CUT = 24
-MIXED = "; numbers keep their number, and names that are none get the ones above (2 of 14): 12 = ant, 13 = cat"
+MIXED = "; numbers keep their number, other names get the next ones (2 of 14): 12 = ant, 13 = cat"
 
 
 def picture(number):
@@ -178,7 +178,7 @@ def test_the_same_letters_name_a_class_however_they_are_encoded():
 def test_classes_that_are_hardly_told_apart_are_said():
     decomposed, composed, blank = "cafe\u0301", "caf\u00e9", " dog"
     classes = {0: "Cat", 1: decomposed, 2: composed, 3: "cat", 4: "dog", 5: "eel", 6: blank}
-    assert numbering(classes).startswith("; classes apart, though written alike: 0 = Cat, 1 = caf")
+    assert numbering(classes).startswith("; different classes with similar names: 0 = Cat, 1 = caf")
     assert "eel" not in numbering(classes)
     assert numbering({0: "cat", 1: "dog"}) == numbering({0: "0", 7: "007"}) == ""
 

@@ -24,9 +24,8 @@ from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader, Split
-from dcgan_dist.data.shards.classes import classes_text, find_labels
 from dcgan_dist.data.shards.index import ShardWriter
-from dcgan_dist.data.shards.labels import label_text, number_names, renumber
+from dcgan_dist.data.shards.labels import classes_text, find_labels, label_text, number_names, renumber
 from dcgan_dist.data.shards.manifest import load_manifest
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.errors import UsageError
@@ -209,7 +208,7 @@ def test_any_choice_is_what_a_list_gives(tmp_path_factory, data, lengths, ranks)
 
 # ---- names
 
-MIXED = "; numbers keep their number, and names that are none get the ones above"
+MIXED = "; numbers keep their number, other names get the next ones"
 NAMED = {
     "numbers": (["8", "10", "9"], {8: "8", 9: "9", 10: "10"}, "8, 9, 10"),
     "zeros in front": (["007", "8"], {7: "007", 8: "8"}, "7 = 007, 8"),
@@ -379,7 +378,7 @@ def test_of_very_many_classes_the_first_are_listed(tmp_path):
     with pytest.raises(UsageError) as caught:
         corpus.of_classes([5, 100])
     there = ", ".join(map(str, range(20)))
-    assert str(caught.value) == f"--data.classes 100: no image has this label; there are {there} .."
+    assert str(caught.value) == f"--data.classes 100: no image has this label; there are {there} and 80 more"
 
 
 def test_other_classes_are_refused_by_name_when_a_run_goes_on(start, tmp_path):

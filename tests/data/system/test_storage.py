@@ -100,5 +100,5 @@ def test_a_user_without_a_home_is_one_line(monkeypatch):
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    with pytest.raises(UserError, match="no home folder; set HOME, or XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match="no home folder; set HOME or XDG_CACHE_HOME"):
         cache_folder()
