@@ -36,15 +36,11 @@ class ShardJob:
     """A shard to check."""
 
     name: str
-    deep: bool = False
-    """Decode every image."""
-    entry: ShardEntry | None = None
-    """Its entry in the manifest."""
+    deep: bool = False  # decode every image
+    entry: ShardEntry | None = None  # its entry in the manifest
     remote: Remote = field(default_factory=Remote)
-    stat: RemoteStat | None = None
-    """Of a remote shard."""
-    choice: MemberChoice = field(default_factory=MemberChoice)
-    """How tars of other programs are read."""
+    stat: RemoteStat | None = None  # of a remote shard
+    choice: MemberChoice = field(default_factory=MemberChoice)  # how tars of other programs are read
 
     @property
     def shown(self) -> str:

@@ -23,8 +23,7 @@ class Checklist:
 
     jobs: list[ShardJob] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    bytes: int = 0
-    """Of all shards."""
+    bytes: int = 0  # of all shards
 
 
 def make_checklist(

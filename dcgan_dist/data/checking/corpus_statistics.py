@@ -26,15 +26,12 @@ class Counts:
     """Counts of all shards."""
 
     shards: int = 0
-    checked: int = 0
-    """Shards with checksums; the others were made by other programs."""
+    checked: int = 0  # shards with checksums; the others were made by other programs
     file_bytes: int = 0
     images: int = 0
-    image_bytes: int = 0
-    """Read in an epoch."""
+    image_bytes: int = 0  # read in an epoch
     suffixes: Counter[str] = field(default_factory=Counter)
-    labels: Counter[int] = field(default_factory=Counter)
-    """Images of each label; -1: without."""
+    labels: Counter[int] = field(default_factory=Counter)  # images of each label; -1: without
     classes: dict[int, str] = field(default_factory=dict)
     """Class names, where labels are words in tars of other programs."""
 
@@ -44,12 +41,9 @@ class Decoded:
     """Statistics of the decoded images."""
 
     images: int = 0
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """By width and height."""
-    modes: Counter[str] = field(default_factory=Counter)
-    """By Pillow's mode: RGB, L (grey), RGBA, P (palette), CMYK .."""
-    bad: list[str] = field(default_factory=list)
-    """One line for each image that cannot be decoded."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # by width and height
+    modes: Counter[str] = field(default_factory=Counter)  # by Pillow's mode: RGB, L (grey), RGBA, P (palette), CMYK ..
+    bad: list[str] = field(default_factory=list)  # one line for each image that cannot be decoded
     pixels: PixelCounts = field(default_factory=lambda: PixelCounts(3))
     """As training sees them, transparency over white; of 1 channel if all images are grey."""
 

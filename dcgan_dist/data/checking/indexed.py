@@ -76,14 +76,12 @@ class IndexedSample:
         file.seek(max(self._start + moved, 0))
         self._bytes = file.read(int(index.start[number + 1]) - self._start)
         self._suffix, self._label = index.suffixes[index.suffix[number]], int(index.label[number])
-        self.data = self._bytes[offset : offset + length]
-        """Of the image."""
+        self.data = self._bytes[offset : offset + length]  # of the image
         self._image = member_bytes(f"{index.keys[number]}.{self._suffix}", self.data)
         label = member_bytes(f"{index.keys[number]}.cls", b"%d" % self._label) if self._label != NO_LABEL else b""
         self._wanted = self._image + label
         checksum = int(index.checksum[number])
-        self.intact = xxhash.xxh3_64_intdigest(self._bytes) == checksum
-        """All its bytes have their checksum."""
+        self.intact = xxhash.xxh3_64_intdigest(self._bytes) == checksum  # all its bytes have their checksum
         self._data_at = len(self._image) - -(-length // BLOCK) * BLOCK
         self.agrees = self._wanted == self._bytes and self._data_at == offset
         """Its tar headers and its label agree with the index."""

@@ -30,13 +30,10 @@ class Repaired:
     """The result for one damaged shard."""
 
     name: str
-    path: str | None = None
-    """The new shard; None if no sample is intact."""
+    path: str | None = None  # the new shard; None if no sample is intact
     kept: int = 0
-    lost: tuple[str, ...] = ()
-    """Keys of the samples that cannot be saved."""
-    problem: str = ""
-    """Why it was not repaired, and what to do."""
+    lost: tuple[str, ...] = ()  # keys of the samples that cannot be saved
+    problem: str = ""  # why it was not repaired, and what to do
 
     def lines(self) -> list[str]:
         """The same as messages."""

@@ -27,15 +27,11 @@ NETPBM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|
 class Problem:
     """Something that is wrong with a shard."""
 
-    shard: str
-    """Path or URL."""
-    kind: str
-    """missing, unreadable, structure, index, checksum, image, manifest or extra."""
+    shard: str  # path or URL
+    kind: str  # missing, unreadable, structure, index, checksum, image, manifest or extra
     what: str
-    key: str | None = None
-    """Of the sample."""
-    byte: int | None = None
-    """Where in the shard."""
+    key: str | None = None  # of the sample
+    byte: int | None = None  # where in the shard
 
     def __str__(self) -> str:
         place = "" if self.byte is None or AT_BYTE.search(self.what) else f" at byte {self.byte}"
@@ -49,10 +45,8 @@ class ShardReport:
     name: str
     bytes: int = 0
     samples: int = 0
-    checked: bool = False
-    """Whether the shard carries checksums; tars of other programs carry none."""
-    sizes: Counter[str] = field(default_factory=Counter)
-    """Images of each "WIDTHxHEIGHT", where all were decoded."""
+    checked: bool = False  # whether the shard carries checksums; tars of other programs carry none
+    sizes: Counter[str] = field(default_factory=Counter)  # images of each "WIDTHxHEIGHT", where all were decoded
     problems: list[Problem] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
     """Members of a tar of another program that are not used, by their extensions."""

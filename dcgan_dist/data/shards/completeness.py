@@ -29,8 +29,7 @@ class Completeness:
     """Shards that a manifest names, a pattern asks for, and that do not exist. One line for each folder."""
     notes: tuple[str, ...] = ()
     """Other differences: shards that were not asked for or that no manifest names, and unusable manifests."""
-    manifest: Manifest | None = None
-    """The manifest of all shards, if they lie in one folder."""
+    manifest: Manifest | None = None  # the manifest of all shards, if they lie in one folder
 
     def require(self) -> "Completeness":
         """Raises UserError when shards are missing; returns itself."""

@@ -12,20 +12,15 @@ from dcgan_dist.text import count_text, counted
 class Notes:
     """Of one tar, or of several together."""
 
-    passed: Mapping[str, int] = field(default_factory=dict)
-    """Members that are not used, by their extensions."""
-    imageless: int = 0
-    """Samples without an image."""
+    passed: Mapping[str, int] = field(default_factory=dict)  # members that are not used, by their extensions
+    imageless: int = 0  # samples without an image
     alone: int = 0
     """Images that may be masks: no other image stands beside them, but elsewhere one stands beside such a suffix."""
-    unlabelled: Mapping[str, int] = field(default_factory=dict)
-    """Images with an unusable label, by reason."""
+    unlabelled: Mapping[str, int] = field(default_factory=dict)  # images with an unusable label, by reason
     labelled: int = 0
     images: int = 0
-    cut: int = 0
-    """Tars without tar's end mark, which are only read where that is allowed."""
-    foreign: bool = False
-    """Whether they are of a tar of another program."""
+    cut: int = 0  # tars without tar's end mark, which are only read where that is allowed
+    foreign: bool = False  # whether they are of a tar of another program
     words: tuple[str, ...] = ()
     """Class names of the labels 0, 1, .., where some labels are not numbers; of one tar only."""
 

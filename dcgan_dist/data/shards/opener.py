@@ -26,26 +26,16 @@ from dcgan_dist.location import Location
 class Shard:
     """The description of a shard at the start of a run; small, so that there can be a million of them."""
 
-    name: str
-    """Path or URL, for messages."""
-    count: int
-    """Number of images."""
-    fingerprint: int
-    """See ShardIndex."""
-    checked: bool = False
-    """Whether it has checksums; tars of other programs have none."""
-    empty: str = ""
-    """A message about images of 0 bytes, if there are any."""
-    footer: Footer | None = None
-    """Of its index; None in a tar of another program."""
-    source: FileSource | None = None
-    """The remote or compressed file that the cache fetches; None: a plain local tar."""
-    identity: str = ""
-    """Of a file without a footer: a local tar of another program, or a compressed one."""
-    unpacked_size: int = 0
-    """Least number of bytes of a compressed one when it is unpacked."""
-    notes: Notes = field(default_factory=Notes)
-    """What is not used of a tar of another program."""
+    name: str  # path or URL, for messages
+    count: int  # number of images
+    fingerprint: int  # see ShardIndex
+    checked: bool = False  # whether it has checksums; tars of other programs have none
+    empty: str = ""  # a message about images of 0 bytes, if there are any
+    footer: Footer | None = None  # of its index; None in a tar of another program
+    source: FileSource | None = None  # the remote or compressed file that the cache fetches; None: a plain local tar
+    identity: str = ""  # of a file without a footer: a local tar of another program, or a compressed one
+    unpacked_size: int = 0  # least number of bytes of a compressed one when it is unpacked
+    notes: Notes = field(default_factory=Notes)  # what is not used of a tar of another program
 
     @property
     def needs_cache(self) -> bool:

@@ -37,12 +37,9 @@ class MemberChoice:
 
     image_key: str | None = None
     """Suffix of the image in every sample, as in input.jpg; of several, separated by ';', the first that exists."""
-    label_key: str | None = None
-    """The same for the label; or the field of the .json member that holds it."""
-    allow_cut: bool = False
-    """Accept tars without an end mark; an incomplete last member is left out."""
-    skip_bad: bool = False
-    """Leave out members that cannot be used, instead of refusing the tar."""
+    label_key: str | None = None  # the same for the label; or the field of the .json member that holds it
+    allow_cut: bool = False  # accept tars without an end mark; an incomplete last member is left out
+    skip_bad: bool = False  # leave out members that cannot be used, instead of refusing the tar
 
     @property
     def for_tars(self) -> bool:
@@ -77,8 +74,7 @@ class MemberChooser:
         self._alone: dict[str, tuple[str, int]] = {}
         self.used_alone = 0
         """Images without a plain one beside them, although later images of their suffix have one (with skip_bad)."""
-        self.companions: set[str] = set()
-        """Dotted suffixes beside a plain image: masks and the like."""
+        self.companions: set[str] = set()  # dotted suffixes beside a plain image: masks and the like
 
     def images(self, key: str, suffixes: Collection[str]) -> list[str]:
         """Suffixes of the members that are images. Raises UserError if that is ambiguous."""

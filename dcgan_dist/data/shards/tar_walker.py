@@ -55,12 +55,9 @@ class TarWalker:
         """`name`: of the tar, for messages. `load`: returns the bytes of the member that was read last."""
         self._name, self._members, self._load = name, members, load
         self._choice, self._chooser = choice, MemberChooser(choice)
-        self.separate_labels: dict[str, tuple[str, str]] = {}
-        """Label and suffix of samples without an image, by key."""
-        self.passed = Counter[str]()
-        """Members that are not used."""
-        self.unlabelled = Counter[str]()
-        """Images whose label cannot be used, by reason."""
+        self.separate_labels: dict[str, tuple[str, str]] = {}  # label and suffix of samples without an image, by key
+        self.passed = Counter[str]()  # members that are not used
+        self.unlabelled = Counter[str]()  # images whose label cannot be used, by reason
         self._imageless = self._cut = 0
 
     def images(self) -> Iterator[FoundImage]:

@@ -69,10 +69,8 @@ def tar_members(file: Any, mode: Literal["r:", "r|*"]) -> Iterator[tuple[tarfile
 class Header(tarfile.TarInfo):
     """A tar header. After the first member, anything else raises ReadError, where tarfile would see the end."""
 
-    data = b""
-    """Of a member of a stream, which can be read only once; set by the reader."""
-    cut = False
-    """Whether the file ends before the member does; set by the reader."""
+    data = b""  # of a member of a stream, which can be read only once; set by the reader
+    cut = False  # whether the file ends before the member does; set by the reader
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":

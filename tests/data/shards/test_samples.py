@@ -244,7 +244,7 @@ def test_training_says_what_is_not_used(tmp_path):
     assert f"data: 1 of 2 shards hold no image: {tmp_path}/y.tar" in lines
     passed = "4 other members (1 .json, 1 .seg.png, 1 .txt, 1 without ending), 1 sample without an image"
     assert f"data: skipped: {passed}" in lines
-    assert "data: labels: 2 of 2 images have none (1 no label found, 1 no integer in .cls)" in lines
+    assert "data: labels: 2 of 2 images have none (1 no integer in .cls, 1 no label found)" in lines
     write_tar(path, content[:2])
     with pytest.raises(UserError, match=rf"^{path}: holds no images; skipped: 2 other members \(1 \.ppm, 1 \.seg"):
         open_data(Config(data=DataConfig(shards=(str(path),), image_key="jpg")), lines.append)
