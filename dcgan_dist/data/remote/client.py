@@ -11,24 +11,27 @@ environment (https_proxy). Threads may share a Remote; a process made by fork or
 """
 
 import os
+import random
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from itertools import count
 from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
 from typing import Any
 
-from dcgan_dist.data.remote.retry import Retry
+from dcgan_dist.data.remote.faults import failure, is_transient
 from dcgan_dist.data.remote.stores import (
     IN_FLIGHT,
+    S3,
     FileChangedError,
+    GoogleStorage,
     Hub,
-    Objects,
     RemoteStat,
     Span,
     Store,
@@ -42,71 +45,55 @@ __all__ = ["Remote", "RemoteStat", "base_name", "is_remote"]
 
 PART = 8 * 2**20  # bytes of one request of a download
 PARTS = 4  # of a download in flight; together they bound its memory
-PROTOCOLS = ("s3", "s3a", "gs", "gcs", "http", "https", "hf")
+ENOUGH = 64 * 2**10  # bytes after which an attempt counts as progress: a server that cuts every answer gives the file
+LONGEST_PAUSE = 30.0  # seconds
+STORES: dict[str, Callable[[float], Store]] = {"http": Web, "https": Web, "hf": Hub}
+STORES |= {"s3": S3, "s3a": S3, "gs": GoogleStorage, "gcs": GoogleStorage}
+
+_Tasks = SimpleQueue[tuple[Future[bytes], Callable[[], bytes]]]
+_lock = threading.Lock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-class _Connections:
-    """The stores of this process, and daemon threads for many requests at once: they do not delay the exit."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stores: dict[tuple[str, float], Store] = {}
-        self._tasks: SimpleQueue[tuple[Future[bytes], Callable[[], bytes]]] | None = None
-
-    def store(self, url: str, timeout: float) -> Store:
-        protocol = protocol_of(url)
-        if protocol not in PROTOCOLS:
-            raise UsageError(f"{Location(url)}: '{protocol}' is none of {', '.join(PROTOCOLS)}")
-        with self._lock:
-            if (protocol, timeout) not in self._stores:
-                self._stores[protocol, timeout] = self._open(protocol, timeout)
-            return self._stores[protocol, timeout]
-
-    def _open(self, protocol: str, timeout: float) -> Store:
-        try:
-            if protocol in ("http", "https"):
-                return Web(timeout)
-            return Hub(timeout) if protocol == "hf" else Objects(protocol, timeout)
-        except ImportError as error:
-            package = f" ({error.name})" if error.name else ""
-            problem = f"{protocol}:// needs a package that is missing{package}"
-            raise UsageError(f"{problem}: pip install 'dcgan_dist[remote]'") from error
-        except Exception as error:  # a setting that the package cannot read
-            raise UserError(f"{protocol}:// cannot be used ({type(error).__name__}: {error})") from None
-
-    def submit(self, act: Callable[[], bytes]) -> Future[bytes]:
-        with self._lock:
-            if self._tasks is None:
-                self._tasks = SimpleQueue()
-                for _ in range(IN_FLIGHT):
-                    threading.Thread(target=self._work, args=(self._tasks,), name="remote", daemon=True).start()
-        future: Future[bytes] = Future()
-        self._tasks.put((future, act))
-        return future
-
-    @staticmethod
-    def _work(tasks: "SimpleQueue[tuple[Future[bytes], Callable[[], bytes]]]") -> None:
-        while True:
-            future, act = tasks.get()
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(act())
-                except BaseException as error:
-                    future.set_exception(error)
-            del future, act  # not kept until the next one
+@cache
+def _open_store(protocol: str, timeout: float, _process: int) -> Store:
+    """A process opens its own, and never closes those of its parent: that would end the parent's requests."""
+    try:
+        return STORES[protocol](timeout)
+    except ImportError as error:
+        package = f" ({error.name})" if error.name else ""
+        problem = f"{protocol}:// needs a package that is missing{package}"
+        raise UsageError(f"{problem}: pip install 'dcgan_dist[remote]'") from error
+    except Exception as error:  # a setting that the package cannot read
+        raise UserError(f"{protocol}:// cannot be used ({type(error).__name__}: {error})") from None
 
 
-_connections = _Connections()
-_of_the_parent: list[_Connections] = []  # never closed: that would end the parent's requests
+@cache
+def _tasks(_process: int) -> _Tasks:
+    """Daemon threads work on these, and do not delay the exit as those of concurrent.futures do."""
+    tasks: _Tasks = SimpleQueue()
+    for _ in range(IN_FLIGHT):
+        threading.Thread(target=_work, args=(tasks,), name="remote", daemon=True).start()
+    return tasks
 
 
-def _forget_the_parents() -> None:
-    global _connections
-    _of_the_parent.append(_connections)
-    _connections = _Connections()
+def _work(tasks: _Tasks) -> None:
+    while True:
+        future, act = tasks.get()
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(act())
+            except BaseException as error:
+                future.set_exception(error)
+        del future, act  # not kept until the next one
 
 
-os.register_at_fork(after_in_child=_forget_the_parents)
+def _submit(act: Callable[[], bytes]) -> Future[bytes]:
+    future: Future[bytes] = Future()
+    with _lock:
+        tasks = _tasks(os.getpid())
+    tasks.put((future, act))
+    return future
 
 
 def is_remote(name: str) -> bool:
@@ -145,21 +132,17 @@ class Remote:
         Raises UsageError for a pattern that matches nothing, and for one on a web server, which has no listing.
         """
         url = Location(url)
-        store = _connections.store(url, self.timeout)
-        if isinstance(store, Web) and not isinstance(store, Hub):
-            if re.search(r"[*\[]", url.partition("://")[2].partition("/")[2]):
-                raise UsageError(f"{url}: a web server has no listing; use a brace list as in {{0..9}}")
-            return [url]
+        store = self._store(url)
         if not re.search(r"[*\[]|\?(?!versionId=)", url.reveal()):
             return [url]
         found = self._retried(store.glob, url)
         if not found:
             raise UsageError(f"{url}: no such files")
-        return [Location(name) for name in sorted(found)]
+        return sorted(map(Location, found))
 
     def stat(self, url: str) -> RemoteStat:
         """Size and version of a file."""
-        return self._retried(_connections.store(url, self.timeout).stat, Location(url))
+        return self._retried(self._store(url).stat, Location(url))
 
     def read(self, url: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from the byte `start`."""
@@ -169,30 +152,27 @@ class Remote:
         """The bytes of many ranges, read at the same time. Raises UserError for a file that was replaced meanwhile."""
         if len(spans) == 1:
             return [self._fetch(spans[0])]
-        futures = [_connections.submit(partial(self._fetch, span)) for span in spans]
-        try:
-            return [future.result() for future in futures]
-        finally:
-            for future in futures:
-                future.cancel()
+        return list(self._together(spans, len(spans)))
 
     def download(self, stat: RemoteStat) -> Iterator[bytes]:
         """The bytes of exactly this version of a complete file, part after part."""
-        yield from self._parts(stat)
+        if stat.ranges:
+            starts = range(0, stat.size, PART)
+            parts = (Span(stat.url, start, min(PART, stat.size - start), stat.version) for start in starts)
+            yield from self._together(parts, PARTS)
+        else:
+            yield from self._pieces(Span(stat.url, 0, stat.size, stat.version, ranges=False))
         now = self.stat(stat.url)
         if (now.size, now.version) != (stat.size, stat.version):
-            raise self._retry(stat.url).failure(FileChangedError())
+            raise failure(FileChangedError(), stat.url, self.timeout)
 
-    def _parts(self, stat: RemoteStat) -> Iterator[bytes]:
-        if not stat.ranges:
-            yield from self._pieces(Span(stat.url, 0, stat.size, stat.version, ranges=False))
-            return
+    def _together(self, spans: Iterable[Span], most: int) -> Iterator[bytes]:
+        """The bytes of ranges in their order, at most so many of them in flight."""
         pending: deque[Future[bytes]] = deque()
         try:
-            for start in range(0, stat.size, PART):
-                span = Span(stat.url, start, min(PART, stat.size - start), stat.version)
-                pending.append(_connections.submit(partial(self._fetch, span)))
-                if len(pending) == PARTS:
+            for span in spans:
+                pending.append(_submit(partial(self._fetch, span)))
+                if len(pending) == most:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -205,23 +185,34 @@ class Remote:
 
     def _pieces(self, span: Span) -> Iterator[bytes]:
         """The bytes in order; after a fault from the first one that is missing."""
-        store, retry = _connections.store(span.url, self.timeout), self._retry(span.url)
-        done = 0
+        store, done, failed = self._store(span.url), 0, 0
         while (before := done) < span.length:
             try:
                 for piece in store.read(replace(span, start=span.start + done, length=span.length - done)):
                     done += len(piece)
                     yield piece
             except Exception as error:
-                time.sleep(retry.after(error, done - before))
+                failed = 1 if done - before >= ENOUGH else failed + 1
+                self._pause_after(error, span.url, failed)
 
     def _retried(self, act: Callable[[Location], Any], url: Location) -> Any:
-        retry = self._retry(url)
-        while True:
+        for failed in count(1):
             try:
                 return act(url)
             except Exception as error:
-                time.sleep(retry.after(error))
+                self._pause_after(error, url, failed)
+        raise AssertionError
 
-    def _retry(self, url: str) -> Retry:
-        return Retry(_connections.store(url, self.timeout), url, self.timeout, retries=self.retries, pause=self.pause)
+    def _pause_after(self, error: Exception, url: str, failed: int) -> None:
+        """Before the next attempt; raises UserError when the error is permanent, or was the last of too many."""
+        retries = min(1, self.retries) if isinstance(error, FileChangedError) else self.retries
+        if failed > retries or not is_transient(error, self._store(url)):
+            raise failure(error, url, self.timeout, failed) from None  # the text of its cause may hold a signed URL
+        time.sleep(min(LONGEST_PAUSE, self.pause * 2 ** (failed - 1)) * random.uniform(0.5, 1))
+
+    def _store(self, url: str) -> Store:
+        protocol = protocol_of(url)
+        if protocol not in STORES:
+            raise UsageError(f"{Location(url)}: '{protocol}' is none of {', '.join(STORES)}")
+        with _lock:
+            return _open_store(protocol, self.timeout, os.getpid())

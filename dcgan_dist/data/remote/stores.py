@@ -1,22 +1,24 @@
 """What stands behind a URL: web servers, the Hugging Face Hub (web pages as well) and object stores.
 
-Every store gives the size and version of a file, reads a range of it, and knows which of its errors are transient.
-Nothing here retries or waits: that is `client` and `retry`. Threads may share a store.
+Every store gives the size and version of a file, reads a range of it, and names the errors that are `transient`, unless
+they are `lasting`. Nothing here retries or waits: that is `client` and `retry`. Threads may share a store.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
 PIECE = 2**20  # bytes that are taken from a connection at once, at most
 IN_FLIGHT = 32  # requests of one process
 REDIRECTS = 10
+UNCACHED: Any = {"skip_instance_cache": True, "use_listings_cache": False}
 IDENTITY = {"Accept-Encoding": "identity"}  # some servers call a .tar.gz a compressed transfer
 
 
@@ -72,7 +74,8 @@ class Web:
         self._http, self._utils, self._adapter = urllib3, requests.utils, requests.adapters.HTTPAdapter
         self._options: dict[str, Any] = {"timeout": timeout, "retries": False, "redirect": False}
         self._options |= {"preload_content": False, "enforce_content_length": False}
-        self._lasting = (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError)
+        self.transient: tuple[type[Exception], ...] = (urllib3.exceptions.HTTPError,)
+        self.lasting: tuple[type[Exception], ...] = (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError)
         settings = apply_config(Web, {})
         headers = settings.pop("client_kwargs", {}).get("headers", {}) | settings.pop("headers", {})
         if settings:
@@ -106,9 +109,7 @@ class Web:
             plain = self._utils.urldefragauth(address)
             wanted = IDENTITY | credentials | headers | ({"Range": f"bytes={span}"} if span else {})
             answer = connections.request("GET", plain, headers=wanted, **self._options)
-            version = version or answer.headers.get(
-                "X-Linked-ETag"
-            )  # of the Hub; other servers may not agree on theirs
+            version = version or answer.headers.get("X-Linked-ETag")  # the Hub's; its storage may have another
             following, redirections = answer.get_redirect_location(), redirections + 1
             if not following or redirections > REDIRECTS:
                 break
@@ -156,12 +157,10 @@ class Web:
                 raise EOFError(f"{end - position} bytes are missing")
 
     def glob(self, pattern: str) -> list[str]:
-        """A web server has no listing."""
-        raise NotImplementedError(pattern)
-
-    def transient(self, error: BaseException) -> bool:
-        """Whether the next attempt may succeed."""
-        return isinstance(error, self._http.exceptions.HTTPError) and not isinstance(error, self._lasting)
+        """The URL itself, whose query may look like a pattern: a web server has no listing."""
+        if re.search(r"[*\[]", str(Location(pattern)).partition("://")[2].partition("/")[2]):
+            raise UsageError(f"{Location(pattern)}: a web server has no listing; use a brace list as in {{0..9}}")
+        return [pattern]
 
 
 class Hub(Web):
@@ -175,6 +174,10 @@ class Hub(Web):
         self._hub: Any = huggingface_hub.HfFileSystem(skip_instance_cache=True)
         self._build_headers = huggingface_hub.utils.build_hf_headers
         self._pages: dict[str, str] = {}
+        self.transient, self.lasting = (
+            (Exception,),
+            (*self.lasting, OSError, ValueError),
+        )  # the Hub's package raises these
 
     def locate(self, url: str) -> tuple[str, dict[str, str]]:
         """See Web."""
@@ -186,47 +189,22 @@ class Hub(Web):
         """The files that match, as URLs."""
         return [f"hf://{name}" for name in self._hub.glob(Location(pattern).reveal())]
 
-    def transient(self, error: BaseException) -> bool:
-        """The Hub's package has errors of its own for what lasts; all others come from the network."""
-        return super().transient(error) or not isinstance(error, (ValueError, self._http.exceptions.HTTPError, OSError))
-
 
 class Objects:
-    """s3:// and gs://, by s3fs and gcsfs. These have retries of their own, which are switched off or cut short."""
+    """Object stores, by a package that has retries of its own, which are switched off or cut short."""
 
-    def __init__(self, protocol: str, timeout: float) -> None:
+    lasting = ()
+    limit: float | None = None  # seconds of a complete call
+    transient: tuple[type[Exception], ...]
+
+    def __init__(self, files: Any) -> None:
+        """`files`: the package's file system."""
         from fsspec.asyn import sync
-        from fsspec.config import conf
 
-        self._sync, self._protocol = sync, protocol
-        self._limit: float | None = None  # seconds of a complete call
-        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-        if protocol in ("s3", "s3a"):
-            import botocore.exceptions
-            import s3fs.core
-
-            ours = {
-                "connect_timeout": timeout,
-                "read_timeout": timeout,
-                "retries": {"total_max_attempts": 1},
-                "max_pool_connections": IN_FLIGHT,
-            }
-            given = conf.get("s3", {}).get("config_kwargs", {})
-            self._files: Any = s3fs.core.S3FileSystem(config_kwargs=ours | given, **options)
-            self._files.retries = 1
-            self._transient = (botocore.exceptions.ConnectionError, *s3fs.core.S3_RETRYABLE_ERRORS)
-        else:
-            import gcsfs.core
-            import gcsfs.retry
-
-            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the traceback of every error
-            # proxies of the environment, as other programs do
-            self._files = gcsfs.core.GCSFileSystem(session_kwargs={"trust_env": True}, **options)
-            self._limit = timeout  # in which it retries by itself
-            self._transient = gcsfs.retry.RETRIABLE_EXCEPTIONS
+        self._files, self._sync = files, sync
 
     def _call(self, method: Any, url: str, **options: Any) -> Any:
-        return self._sync(self._files.loop, method, Location(url).reveal(), timeout=self._limit, **options)
+        return self._sync(self._files.loop, method, Location(url).reveal(), timeout=self.limit, **options)
 
     def stat(self, url: str) -> RemoteStat:
         """Size and version."""
@@ -248,11 +226,36 @@ class Objects:
 
     def glob(self, pattern: str) -> list[str]:
         """The files that match, as URLs."""
-        return [f"{self._protocol}://{name}" for name in self._call(self._files._glob, pattern)]
+        return [f"{protocol_of(pattern)}://{name}" for name in self._call(self._files._glob, pattern)]
 
-    def transient(self, error: BaseException) -> bool:
-        """See Web."""
-        return isinstance(error, self._transient)
+
+class S3(Objects):
+    """s3://, by s3fs."""
+
+    def __init__(self, timeout: float) -> None:
+        import botocore.exceptions
+        import s3fs.core
+        from fsspec.config import conf
+
+        config = {"connect_timeout": timeout, "read_timeout": timeout, "max_pool_connections": IN_FLIGHT}
+        config |= {"retries": {"total_max_attempts": 1}} | conf.get("s3", {}).get("config_kwargs", {})
+        super().__init__(s3fs.core.S3FileSystem(config_kwargs=config, **UNCACHED))
+        self._files.retries = 1
+        self.transient = (botocore.exceptions.ConnectionError, *s3fs.core.S3_RETRYABLE_ERRORS)
+
+
+class GoogleStorage(Objects):
+    """gs://, by gcsfs."""
+
+    def __init__(self, timeout: float) -> None:
+        import gcsfs.core
+        import gcsfs.retry
+
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the traceback of every error
+        # proxies of the environment, as other programs do
+        super().__init__(gcsfs.core.GCSFileSystem(session_kwargs={"trust_env": True}, **UNCACHED))
+        self.limit = timeout  # in which it retries by itself
+        self.transient = gcsfs.retry.RETRIABLE_EXCEPTIONS
 
 
 Store = Web | Objects
