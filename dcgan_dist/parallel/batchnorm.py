@@ -1,6 +1,7 @@
 """Which ranks share BatchNorm statistics."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -42,9 +43,7 @@ def _torch(network: nn.Module, world: World) -> None:
                 setattr(parent, name, twin)
 
 
-_own_node: list[dist.ProcessGroup] = []
-
-
+@cache
 def _node_group(world: World) -> dist.ProcessGroup:
     """The group of this node's ranks; made once. All ranks must take part in making every group."""
     largest, smallest = world.maximum(world.local_size, -world.local_size)
@@ -52,12 +51,9 @@ def _node_group(world: World) -> dist.ProcessGroup:
         raise UsageError(
             f"--sync_batchnorm node: the nodes have {-smallest} to {largest} ranks; it needs the same number on each"
         )
-    if not _own_node:
-        for first in range(0, world.size, world.local_size):
-            group = dist.new_group(list(range(first, first + world.local_size)), timeout=world.timeout)
-            if isinstance(group, dist.ProcessGroup):  # else this rank is not in it
-                _own_node.append(group)
-    return _own_node[0]
+    nodes = (range(first, first + world.local_size) for first in range(0, world.size, world.local_size))
+    groups = [dist.new_group(list(ranks), timeout=world.timeout) for ranks in nodes]
+    return next(group for group in groups if isinstance(group, dist.ProcessGroup))  # else this rank is not in it
 
 
 SYNCHRONISATIONS: dict[SyncBatchNorm, Callable[[nn.Module, World], None]] = {

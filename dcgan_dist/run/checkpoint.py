@@ -192,11 +192,10 @@ def _put_away(path: Path, lease: Lease) -> Path | None:
 
 def all_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first, not verified. Raises OSError."""
-    try:
-        found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        found = []
-    return sorted(found, key=lambda path: int(path.name))
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found = (path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+        return sorted(found, key=lambda path: int(path.name))
+    return []
 
 
 def find_newest(folder: Path, warn: Callable[[str], None]) -> Path | None:

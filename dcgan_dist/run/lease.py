@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from dcgan_dist.data.system.locks import is_at, lock_for_process, open_shared
@@ -58,7 +59,7 @@ class Lease:
         self.owner: Owner | None = None
         """This attempt, once it has the run."""
         self._root, self._file, self._say = root, root / "owner.json", say
-        self._said = set[str]()
+        self.say_once = cache(say)
         self._beat_every, self._patience = beat, patience
         self._descriptors: list[int] = []
         self._released = threading.Event()
@@ -68,12 +69,6 @@ class Lease:
     def attempt(self) -> int:
         """Number of this attempt; 0 without a lease."""
         return self.owner.attempt if self.owner else 0
-
-    def say_once(self, line: str) -> None:
-        """Prints a line, unless this attempt has."""
-        if line not in self._said:
-            self._said.add(line)
-            self._say(line)
 
     def take(self, *, new: bool = False) -> None:
         """Takes the run, unless this attempt has it. Raises UsageError when another job has it.

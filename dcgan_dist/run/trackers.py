@@ -29,15 +29,12 @@ class Tracker(Protocol):
 
     def picture(self, images: int, name: str, array: NDArray[np.uint8]) -> None:
         """An (H, W, 3) picture."""
-        ...
 
     def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
         """The distribution of numbers of any shape; those that are not finite are left out."""
-        ...
 
     def close(self, exit_code: int = 0) -> None:
         """The end of this attempt, with the process's exit code."""
-        ...
 
 
 class Trackers:

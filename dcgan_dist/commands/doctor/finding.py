@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 Mark = Literal["ok", "warn", "FAIL"]
@@ -21,19 +22,9 @@ class Finding:
     """One line for each problem."""
 
 
-def ok(found: str) -> Finding:
-    """No problem."""
-    return Finding("ok", found)
-
-
-def warn(found: str, advice: str) -> Finding:
-    """The run will work, but slower or less safely than it could."""
-    return Finding("warn", found, advice)
-
-
-def fail(found: str, advice: str) -> Finding:
-    """The run will not start, or will not finish."""
-    return Finding("FAIL", found, advice)
+ok = partial(Finding, "ok")
+warn = partial(Finding, "warn")  # the run will work, but slower or less safely than it could
+fail = partial(Finding, "FAIL")  # the run will not start, or will not finish
 
 
 def conclude(found: str, *problems: Finding | None) -> Finding:
