@@ -2,7 +2,7 @@
 
 From the first update whose gradient is inf or NaN, the optimiser leaves its network and its moments unchanged; the
 device decides this without the host. Gradients are averages over all ranks, so all ranks decide alike. In fp16 the loss
-scaler skips such updates, and goes on.
+scaler skips such updates.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class NonFinite:
 
 
 class NonFiniteDetector:
-    """Remembers a network's losses and gradient norms from one look at them to the next: some kB an update."""
+    """Keeps a network's losses and gradient norms from one check to the next: some kB per update."""
 
     def __init__(self, network: nn.Module, optimizer: Adam, scaled: bool) -> None:
         """`scaled`: the optimiser is stepped by a loss scaler, which skips updates itself."""
@@ -71,7 +71,7 @@ class NonFiniteDetector:
         first = bad[-1]  # the gradient comes from the end of the network
         name, parameter = self._parameters[first]
         details = f"{len(bad)} of {len(norms)} parameters are affected{_range(norms[norms.isfinite()], 'norms')}"
-        # the numbers themselves are there of the newest update alone; from the bad one on the network stands still
+        # only the newest gradient exists; since the bad update the network is unchanged
         newest = not_finite(parameter.grad) if parameter.grad is not None else ""
         details += f"; as it is now, {newest}" if newest else ""
         text = f"the gradient of {name}: its norm is {float(norms[first])} ({details})"
@@ -94,7 +94,7 @@ def first_not_finite(files: Mapping[str, Mapping[str, Tensor]]) -> tuple[str, Te
 
 
 def not_finite(values: Tensor) -> str:
-    """How many elements are inf or NaN, and the range of the others, in words; empty if none is."""
+    """The number of elements that are inf or NaN, and the range of the others, as text; empty if all are finite."""
     fine = values.detach()[values.isfinite()]
     bad = values.numel() - fine.numel()
     return f"{bad} of {values.numel()} numbers are not finite{_range(fine)}" if bad else ""
