@@ -1,6 +1,6 @@
 """BatchNorm for several batches in one pass: D sees real and fake images together, each with its own statistics.
 
-Normalising both halves by common statistics would be another algorithm: D could see from them which half an image is in.
+Normalising both halves by common statistics would be another algorithm, which shows D the half of an image.
 """
 
 from collections.abc import Callable, Iterator

@@ -94,7 +94,7 @@ def first_not_finite(files: Mapping[str, Mapping[str, Tensor]]) -> tuple[str, Te
 
 
 def not_finite(values: Tensor) -> str:
-    """The number of elements that are inf or NaN, and the range of the others, as text; empty if all are finite."""
+    """The number of elements that are inf or NaN, and the range of the others, as text; empty if there are none."""
     fine = values.detach()[values.isfinite()]
     bad = values.numel() - fine.numel()
     return f"{bad} of {values.numel()} numbers are not finite{_range(fine)}" if bad else ""
