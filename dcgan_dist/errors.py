@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from itertools import dropwhile
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
 
 from dcgan_dist.location import redacted
 
@@ -26,6 +26,11 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))
+
+    def of_all_ranks(self) -> Self:
+        """The same error, marked as one that every rank raises."""
+        self.on_all_ranks = True
+        return self
 
 
 class UsageError(UserError):

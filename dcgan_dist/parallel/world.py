@@ -125,7 +125,7 @@ class World:
         if failure is not None and not isinstance(failure, UserError):
             raise failure  # a bug: its own traceback here, one line on the other ranks
         if box[1] is not None:
-            raise _shared(box[1])
+            raise box[1].of_all_ranks()
         return box[0]
 
     def gather(self, value: T) -> list[T]:
@@ -147,7 +147,7 @@ class World:
             raise failure
         for error in failures:
             if error is not None:
-                raise _shared(error)
+                raise error.of_all_ranks()
         return cast(T, result)
 
     def main_first(self, make: Callable[[], T]) -> T:
@@ -219,11 +219,6 @@ def _as_user_error(error: Exception | None, rank: int) -> UserError | None:
     if error is None or isinstance(error, UserError):
         return error
     return UserError(f"rank {rank} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
-
-
-def _shared(error: UserError) -> UserError:
-    error.on_all_ranks = True
-    return error
 
 
 def launch(config: Config, asked: bool = False) -> World:

@@ -82,9 +82,7 @@ class Recovery:
             remedies = f"{remedies}, or use --divergence.lr_factor 0.5; rollbacks so far: {self.state.rollbacks}"
         else:
             remedies += ", or let the run go back by itself with --divergence.policy rollback"
-        error = UserError(f"{reason}; {kept}: {remedies}")
-        error.on_all_ranks = True
-        return error
+        return UserError(f"{reason}; {kept}: {remedies}").of_all_ranks()
 
     def _names(self) -> list[str]:
         with suppress(UserError):

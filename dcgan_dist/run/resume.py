@@ -39,12 +39,10 @@ def check_agreement(config: Config, world: World) -> None:
     given = world.gather(_options(config))
     for rank, other in enumerate(given):
         for name in changed_options(given[0], other, OWN):
-            error = UsageError(
+            raise UsageError(
                 f"--{name} is {given[0][name]} on rank 0 and {other[name]} on rank {rank}: every node needs the same "
                 "options, --config files and ACCELERATE_* variables"
-            )
-            error.on_all_ranks = True
-            raise error
+            ).of_all_ranks()
 
 
 def describe(config: Config, data: Corpus | StreamUrls, state: TrainState) -> dict[str, Any]:
@@ -218,9 +216,8 @@ def restore(path: Path | None, state: TrainState, stats: Stats, world: World) ->
         state.load({file: values for file, values in tensors.items() if file != "stats"}, numbers)
         stats.load_state_dict(tensors["stats"], world.main)
     except (KeyError, RuntimeError) as error:
-        problem = UserError(f"{path}: does not fit these networks ({' '.join(str(error).split())})")
-        problem.on_all_ranks = True
-        raise problem from error
+        problem = f"{path}: does not fit these networks ({' '.join(str(error).split())})"
+        raise UserError(problem).of_all_ranks() from error
     return numbers
 
 
