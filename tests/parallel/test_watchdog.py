@@ -340,7 +340,7 @@ def test_without_a_watchdog_torchs_own_timeout_ends_all(shards, tmp_path):
 
 def timeouts_of_groups(given):
     session = begin([*given, "--sync_batchnorm", "node"], 2)
-    groups = (dist.group.WORLD, *batchnorm._own_node, session.engine.d.process_group)
+    groups = (dist.group.WORLD, batchnorm._node_group(session.world), session.engine.d.process_group)
     return [group._get_backend(CPU).options._timeout for group in groups if isinstance(group, dist.ProcessGroup)]
 
 
