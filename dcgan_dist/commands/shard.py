@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
             summary = write_shards(source, options.out, options, callbacks, part)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; run it again to continue with what is complete") from None
-    print(f"part {part}: " * (part is not None) + _text(summary, time.monotonic() - began))
+    print(f"part {options.part}: " * (part is not None) + _text(summary, time.monotonic() - began))
     return 0
 
 

@@ -23,7 +23,6 @@ from dcgan_dist.data.system.storage import NO_FILE
 from dcgan_dist.errors import UsageError
 from dcgan_dist.location import Location
 
-MANY = ("tar", "Parquet")  # kinds of which an argument can name several, and by URL
 HINT = (
     "give a folder of images, a .zip of one, or torchvision:NAME; or tar shards (.tar, .tar.gz, .tar.bz2, .tar.xz, "
     ".tar.zst) or .parquet files, here or by URL; or a .csv, .tsv or .jsonl list of paths"
@@ -63,8 +62,7 @@ def find_source(
     elif choice.for_tars:
         raise UsageError(f"{text}: has no members; --image_key, --label_key and --allow_cut are for tars")
     if (image_column or label_column) and not isinstance(source, ParquetSource | ListSource):
-        problem = "has no columns; --image_column and --label_column are for Parquet files and lists"
-        raise UsageError(f"{text}: {problem}")
+        raise UsageError(f"{text}: has no columns; --image_column and --label_column are for Parquet files and lists")
     return source
 
 
@@ -109,7 +107,7 @@ def _in_folder(folder: Path) -> list[str]:
     for name in files_below(folder):
         if is_image(name):
             return []
-        if ENDINGS.get(ending(name)) in MANY and not is_hidden(name):
+        if ENDINGS.get(ending(name)) in ("tar", "Parquet") and not is_hidden(name):
             found.append(str(folder / name))
     return found
 

@@ -27,7 +27,6 @@ from dcgan_dist.data.system.storage import open_regular
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.text import count_text, listed
 
-COLUMNS_LISTED = 10
 ENDINGS = {
     **dict.fromkeys(TAR_ENDINGS, "tar"),
     **dict.fromkeys((".csv", ".tsv", ".jsonl"), "list"),
@@ -93,9 +92,6 @@ class Images:
         place = range(len(self))[place]
         label = int(self.labels[place])
         return Item(self._name(place), None if label == NO_LABEL else label)
-
-    def __eq__(self, other: object) -> bool:
-        return list(self) == list(other) if isinstance(other, Images | list) else NotImplemented
 
 
 class Items(NamedTuple):
@@ -219,12 +215,11 @@ def folder_labels(images: Images, source: str) -> tuple[NDArray[np.int64], dict[
             outside = f"{len(images) - len(found):,} of {len(images):,} images"
             lines.append(f"labels: {outside} have none, for they lie beside the class folders")
         if all(map(SPLITS.fullmatch, classes.values())):
-            problem = "the classes are named as parts of a data set"
-            lines.append(f"labels: {problem}; one part as the source has its own classes")
+            lines.append("labels: the classes are named as parts of a data set; pack one part for classes of its own")
     return labels, classes, tuple(lines)
 
 
 def unused_columns(names: Iterable[str]) -> list[str]:
     """A line for people about the columns of a table that are neither image nor label; none where there is none."""
-    text = listed(list(names), COLUMNS_LISTED)
+    text = listed(list(names), 10)
     return [f"columns not used: {text} (--image_column and --label_column choose others)"] if text else []

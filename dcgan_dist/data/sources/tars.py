@@ -32,9 +32,7 @@ from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.text import listed
 
 INDEXED_TOGETHER = 16
-EMPTY_LISTED = 3  # tars without images
 MOST_OPEN_FILES = 64
-NO_IMAGE = "holds no image (null, or no bytes)"
 THREADS = 4  # copies at a time
 ROW = "{:09}"  # key of a table's row
 
@@ -106,7 +104,7 @@ class TarSource(Source):
         yield from self.lines
         empty = [tar.name for tar, note in zip(self.tars, notes, strict=True) if note.foreign and not note.images]
         if empty:
-            yield f"{len(empty):,} of {len(notes):,} tars hold no image: {listed(empty, EMPTY_LISTED)}"
+            yield f"{len(empty):,} of {len(notes):,} tars hold no image: {listed(empty, 3)}"
         if self.choice.for_tars and not any(note.foreign for note in notes):
             yield IGNORED
         yield from merge_notes(notes).lines()
@@ -148,26 +146,25 @@ class _Place(NamedTuple):
     length: int
     before: int  # bytes of its sample in front of it
     size: int  # bytes of the sample; without a checksum the image's alone
-    checksum: int | None  # of the sample
+    checksum: str  # of the sample, hexadecimal; '': there is none
 
     def problem(self, data: bytes, tar: Tar) -> str:
         """What is wrong with the bytes of the sample, or ''."""
         if len(data) < self.size:
             return "is cut"
-        if self.checksum is not None and xxhash.xxh3_64_intdigest(data) != self.checksum:
+        if self.checksum and f"{xxhash.xxh3_64_intdigest(data):x}" != self.checksum:
             again = "copy the shard again" if str(tar.path) == tar.name else f"remove {tar.path}, its copy, and retry"
             repair = "" if tar.prefix else ", or dcgan-dist verify --repair"
             return f"its bytes are not those that were written; {again}{repair}"
-        return "" if self.length else NO_IMAGE
+        return "" if self.length else "holds no image (null, or no bytes)"
 
 
 def _placed(item: Item) -> tuple[str, _Place]:
     """Name in the tar, and where that is."""
     name, _, text = item.name.rpartition("#")
     tar, offset, length, *sample = text.split(",")
-    before, size, checksum = sample or (0, length, None)
-    number = None if checksum is None else int(checksum, 16)
-    return name, _Place(int(tar), int(offset), int(length), int(before), int(size), number)
+    before, size, checksum = sample or (0, length, "")
+    return name, _Place(int(tar), int(offset), int(length), int(before), int(size), checksum)
 
 
 def _names(number: int, index: ShardIndex, prefix: str) -> Iterator[str]:

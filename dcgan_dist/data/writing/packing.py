@@ -109,9 +109,6 @@ class Part(NamedTuple):
         """Whether a shard, numbered from 0, belongs to this part."""
         return shard % self.parts == self.number - 1
 
-    def __str__(self) -> str:
-        return f"{self.number}/{self.parts}"
-
 
 def parse_part(text: str) -> Part:
     """The part that 'K/N' means. Raises UsageError for anything else."""

@@ -21,7 +21,6 @@ from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.text import listed
 
 SHARD = re.compile(r"shard-\d{5,}\.tar", re.ASCII)  # see numbered_shard_names
-MISSING_LISTED = 5
 
 
 @dataclass(kw_only=True)
@@ -80,7 +79,7 @@ def add_up(staging: Staging, plan: Plan, shards: Iterable[int]) -> Summary:
         late = sorted({number % plan.parts + 1 for number in missing})
         names = ", ".join(f"{part}/{plan.parts}" for part in late)
         run = f"part {names}" if plan.parts > 1 else "the command that writes them"
-        have = f"{len(missing):,} of {plan.shards:,} shards are missing or damaged ({listed(missing, MISSING_LISTED)})"
+        have = f"{len(missing):,} of {plan.shards:,} shards are missing or damaged ({listed(missing, 5)})"
         raise UserError(f"{staging.out}: {have}; run {run} again, then merge")
     if plan.options["duplicates"] == "drop":
         summary.duplicates = plan.dropped

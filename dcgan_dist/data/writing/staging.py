@@ -104,8 +104,7 @@ class Staging:
     """The files of one plan."""
 
     def __init__(self, out: Path, folder: Path) -> None:
-        self.out = out
-        self.folder = folder
+        self.out, self.folder = out, folder
         self.digests = folder / "digests"
         self.dropped = folder / "dropped.txt"
         self._read_publishing()

@@ -34,19 +34,13 @@ from dcgan_dist.errors import UsageError, UserError
 HASHED_TOGETHER = 4_096  # files whose checksums are kept in one file
 
 
-def _ignore(*_: object) -> None:
-    pass
-
-
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """Functions that are called during the work."""
+    """Functions that are called during the work; `packed` and `hashed` get the images done so far, and all."""
 
-    packed: Callable[[int, int], None] = _ignore
-    """Gets the images done and in all; first called with what was done before."""
-    hashed: Callable[[int, int], None] = _ignore
-    """The same for the checksums."""
-    say: Callable[[str], None] = _ignore
+    packed: Callable[[int, int], None] = lambda *_: None
+    hashed: Callable[[int, int], None] = lambda *_: None
+    say: Callable[[str], None] = lambda *_: None
 
 
 def write_shards(

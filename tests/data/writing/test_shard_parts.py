@@ -145,7 +145,7 @@ def test_what_a_part_is():
         [1, 4],
         [2, 5],
     ]
-    assert str(parse_part("2/8")) == "2/8"
+    assert parse_part("2/8") == Part(2, 8)
 
 
 @pytest.mark.parametrize("text", ["", "2", "0/3", "4/3", "1/0", "-1/3", "a/b", "1/2/3", "1 /2"])
