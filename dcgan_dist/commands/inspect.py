@@ -84,13 +84,8 @@ def main(argv: list[str]) -> int:
         check_output("--json", options.json, options.overwrite)
     if options.count:
         picture_path(options.out, SHEET, options.overwrite)
-    data = DataConfig(
-        timeout=options.timeout,
-        retries=options.retries,
-        image_key=options.image_key,
-        label_key=options.label_key,
-        allow_cut=options.allow_cut,
-    )
+    shared = ("timeout", "retries", "image_key", "label_key", "allow_cut")
+    data = DataConfig(**{name: getattr(options, name) for name in shared})
     names = shard_names(options.shards, Remote(timeout=data.timeout, retries=data.retries))
     opener = make_opener(data)
     complete = compare_with_manifests(options.shards, names, opener.remote)

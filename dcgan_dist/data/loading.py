@@ -28,7 +28,7 @@ from dcgan_dist.text import count_text, counted, listed
 Say = Callable[[str], None]
 COLOURS = {1: "grey", 3: "RGB"}
 SHARDS_LISTED = 3
-FACES_SEED = 0  # the embedded set is one and the same data set, whatever the seed of the run
+FACES_SEED = 0  # the embedded set does not depend on the seed of the run
 
 
 def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None) -> Corpus | StreamUrls:
@@ -94,8 +94,8 @@ def _open_pipeline(config: Config, say: Say) -> StreamUrls:
     assert data.pipeline is not None
     UserPipeline(data.pipeline, names, (config.model.image_size, config.model.channels))
     given = f"{counted(len(names), 'shard')}, whose content it checks itself" if names else "no shards"
-    says = "a resumed run starts it again: its position counts images, but their order is the pipeline's own"
-    say(f"data: samples of --data.pipeline {data.pipeline}, which is given {given}; {says}")
+    limits = "a resumed run starts it again: its position counts images, but their order is the pipeline's own"
+    say(f"data: samples of --data.pipeline {data.pipeline}, which is given {given}; {limits}")
     _say_unused(data, "decode", "workers", "damaged", "image_key", "label_key", "allow_cut", say=say)
     return StreamUrls(names)
 

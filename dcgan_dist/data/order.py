@@ -8,7 +8,7 @@ its slice of it.
 Up to SHUFFLED samples, an epoch is one keyed permutation of all of them: a uniform shuffle.
 
 Larger sets, whose shards are best read in runs, are mixed in two steps. The shards are cut into blocks of samples; the
-blocks are permuted (keyed by seed and epoch) and laid end to end; the result is cut into lanes of equal length; each
+blocks are permuted (keyed by seed and epoch) and concatenated; the result is cut into lanes of equal length; each
 lane is permuted in windows; and the lanes are interleaved sample by sample. Two samples of one batch thus come from
 distant places, while each lane walks through its blocks one after the other.
 """
@@ -50,12 +50,16 @@ class Order:
         # an instance's own caches; the reader may be in two epochs while another thread looks ahead into a third
         self._epoch = lru_cache(maxsize=3)(self._permute_all)
         self._epoch_blocks = lru_cache(maxsize=2)(self._permute_blocks)
-        blocks = -(-shards // BLOCK)  # a block lies in one shard, so a shard's last one may be short
+        blocks = -(-shards // BLOCK)  # a block is within one shard, so a shard's last one may be short
         self._blocks_end = np.cumsum(blocks)
         # block b of shard s begins at sample offset[s] + BLOCK * b
         self._offset = self._shard_end - shards - BLOCK * (self._blocks_end - blocks)
-        self._block_length = _block_lengths(shards, blocks)
-        self._lane_start, self._lane_length = _shares(self.size, LANES, np.arange(LANES))
+        self._block_length = np.full(int(blocks.sum()), BLOCK, dtype=np.uint8)  # samples
+        filled = shards > 0
+        self._block_length[self._blocks_end[filled] - 1] = (shards - BLOCK * (blocks - 1))[filled]
+        each, rest = divmod(self.size, LANES)
+        lanes = np.arange(LANES)
+        self._lane_start, self._lane_length = lanes * each + np.minimum(lanes, rest), each + (lanes < rest)
         self._lane_windows = np.maximum(1, np.rint(self._lane_length / WINDOW).astype(np.int64))
         widest = 0 if self._shuffled else int((-(-self._lane_length // self._lane_windows)).max())
         self._reading, self._looking_ahead = _Windows(widest), _Windows(widest)
@@ -116,7 +120,7 @@ class Order:
         return first, self._sequence(epoch, start + first, start + end)[order]
 
     def _sequence(self, epoch: int, start: int, end: int) -> NDArray[np.int64]:
-        """The samples at places start .. end of the epoch's blocks laid end to end."""
+        """The samples at places start .. end of the epoch's concatenated blocks."""
         order, ends = self._epoch_blocks(epoch)
         first, last = np.searchsorted(ends, (start, end - 1), side="right")
         block, block_end = order[first : last + 1], ends[first : last + 1]
@@ -152,20 +156,6 @@ class _Windows:
     def put(self, row: int, number: int, first: int, samples: NDArray[np.int64]) -> None:
         self.samples[row, : len(samples)] = samples
         self.number[row], self.first[row] = number, first
-
-
-def _block_lengths(shards: NDArray[np.int64], blocks: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Samples of every block, from the samples and the blocks of every shard."""
-    length = np.full(int(blocks.sum()), BLOCK, dtype=np.uint8)
-    filled = shards > 0
-    length[np.cumsum(blocks)[filled] - 1] = (shards - BLOCK * (blocks - 1))[filled]
-    return length
-
-
-def _shares(size: int, parts: int, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Start and length of some of `parts` shares of `size` things; the first `size % parts` shares have one more."""
-    each, rest = divmod(size, parts)
-    return part * each + np.minimum(part, rest), each + (part < rest)
 
 
 def rank_slices(start: int, batch: int, micro_batches: int, rank: int, world_size: int) -> list[int]:

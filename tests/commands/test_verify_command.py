@@ -43,7 +43,7 @@ def test_a_shard_named_twice_is_looked_at_once(shards, capsys):
     assert run(capsys, shards, shards / "1.tar")[1][0].startswith("all intact: 3 shards")
 
 
-def test_deep_says_the_size_of_the_images(shards, capsys):
+def test_deep_prints_the_size_of_the_images(shards, capsys):
     assert run(capsys, shards, "--deep")[1][1:] == ["all images are 32x32"]
     (shards / "manifest.json").unlink()
     write_ours(shards / "3.tar", 2, size=16)
@@ -106,7 +106,7 @@ def test_missing_files_are_problems_and_wrong_patterns_errors(tmp_path, capsys):
         verify.main(["pipe:cat x"])
 
 
-def test_says_that_other_programs_write_no_checksums(tmp_path, capsys):
+def test_the_lack_of_checksums_of_other_programs_is_reported(tmp_path, capsys):
     path = foreign(tmp_path / "a.tar")
     assert run(capsys, path)[1][1] == (
         "made by other programs, without checksums: 1 shard; only headers were checked; --deep decodes the images"

@@ -40,61 +40,61 @@ def shards(tmp_path):
 
 
 @pytest.fixture
-def said():
+def printed():
     """The lines for the console."""
     return []
 
 
 @pytest.mark.parametrize("reader", ["indexed", "stream"])
-def test_without_shards_the_embedded_faces_are_drawn_once_and_the_console_says_so(tmp_path, monkeypatch, said, reader):
+def test_without_shards_the_embedded_faces_are_drawn_once_and_this_is_printed(tmp_path, monkeypatch, printed, reader):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = configured(faces=64, reader=reader)
-    data = open_data(config, said.append)
+    data = open_data(config, printed.append)
     folder = tmp_path / "cache" / "dcgan_dist" / "faces"
-    assert said[0] == "data: no --data.shards given, so the embedded set of 64 cartoon faces, drawn by code"
-    assert said[1] == f"data: drawing them, once, into {folder} .."
+    assert printed[0] == "data: no --data.shards given, so the embedded set of 64 cartoon faces, drawn by code"
+    assert printed[1] == f"data: drawing them, once, into {folder} .."
     assert len(list(folder.glob("*.tar"))) == 1
     assert data.size == 64 if isinstance(data, Corpus) else len(data) == 1
     again: list[str] = []
     open_data(config, again.append)
-    assert again == [line for line in said if "drawing" not in line]
+    assert again == [line for line in printed if "drawing" not in line]
 
 
-def test_the_corpus_is_counted_and_checked(said, shards):
-    corpus = open_data(configured(shards), said.append)
+def test_the_corpus_is_counted_and_checked(printed, shards):
+    corpus = open_data(configured(shards), printed.append)
     assert isinstance(corpus, Corpus)
     assert corpus.lengths == [3, 4]
-    assert said == [
+    assert printed == [
         "data: 7 images in 2 shards; all indexes are intact, and each image is checked when it is first read"
     ]
 
 
-def test_a_stream_says_that_it_begins_anew(said, shards, tmp_path):
-    names = open_data(configured(shards, reader="stream"), said.append)
+def test_a_stream_reports_that_it_starts_again(printed, shards, tmp_path):
+    names = open_data(configured(shards, reader="stream"), printed.append)
     assert isinstance(names, list)
     assert names == [f"{tmp_path}/0.tar", f"{tmp_path}/1.tar"]
-    assert said == [
+    assert printed == [
         "data: 2 sources streamed by webdataset; a resumed run starts the stream again; "
         "only labels that are numbers and beside their image are used"
     ]
     pipes = [f"pipe:cat {name}" for name in names]
-    assert open_data(configured(*pipes, reader="stream", allow_pipe=True), said.append) == pipes
+    assert open_data(configured(*pipes, reader="stream", allow_pipe=True), printed.append) == pipes
 
 
 @pytest.mark.parametrize("reader", ["indexed", "stream"])
-def test_a_bad_shard_is_found_before_any_reader_starts(said, shards, tmp_path, reader):
+def test_a_bad_shard_is_found_before_any_reader_starts(printed, shards, tmp_path, reader):
     bad = tmp_path / "1.tar"
     bad.write_bytes(bad.read_bytes()[:9_000])
     with pytest.raises(UserError, match=rf"^{bad}: .*cut"):
-        open_data(configured(shards, reader=reader), said.append)
-    assert said == []
+        open_data(configured(shards, reader=reader), printed.append)
+    assert printed == []
 
 
-def test_a_stream_refuses_a_url_in_one_line(said):
+def test_a_stream_refuses_a_url_in_one_line(printed):
     """The indexed reader takes them: see test_remote_shards.py."""
     config = configured("http://localhost/{0..3}.tar", reader="stream")
     with pytest.raises(UsageError, match=r"^--data\.shards http://localhost/0\.tar: not a file; stream it with 'pipe:"):
-        make_reader(config, open_data(config, said.append), local_ranks=1, pinned=False, say=said.append)
+        make_reader(config, open_data(config, printed.append), local_ranks=1, pinned=False, say=printed.append)
 
 
 def test_there_is_a_cache_unless_it_is_forbidden_and_no_folder_before_it_is_needed(tmp_path):
@@ -107,18 +107,18 @@ def test_there_is_a_cache_unless_it_is_forbidden_and_no_folder_before_it_is_need
 
 
 @pytest.mark.parametrize("pattern", ["*", "a.tar.{gz,zst}", "*.gz"])
-def test_compressed_shards_are_found_by_any_pattern(said, tmp_path, pattern):
+def test_compressed_shards_are_found_by_any_pattern(printed, tmp_path, pattern):
     data = (write_ours(tmp_path / "x.tar", 3)).read_bytes()
     (tmp_path / "x.tar").unlink()
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(data))
     if "zst" in pattern:
         (tmp_path / "a.tar.zst").write_bytes(zstandard.compress(data))
-    corpus = open_data(configured(tmp_path / pattern), said.append)
+    corpus = open_data(configured(tmp_path / pattern), printed.append)
     assert isinstance(corpus, Corpus)
     assert corpus.size == (6 if "zst" in pattern else 3)
 
 
-def test_compressed_shards_that_the_cache_cannot_hold_are_refused_at_the_start(said, tmp_path):
+def test_compressed_shards_that_the_cache_cannot_hold_are_refused_at_the_start(printed, tmp_path):
     data = write_ours(tmp_path / "x.tar", 20).read_bytes()
     for name in "ab":
         (tmp_path / f"{name}.tar.gz").write_bytes(gzip.compress(data))
@@ -129,7 +129,7 @@ def test_compressed_shards_that_the_cache_cannot_hold_are_refused_at_the_start(s
     # found too many when all were unpacked, or while they were, two at a time
     many = r"the compressed shards take [\d,]+ bytes, but|.*not enough space in"
     with pytest.raises(UserError, match=rf"^({many}) the cache [^\n]* allow more --data\.cache_bytes"):
-        open_data(config, said.append)
+        open_data(config, printed.append)
 
 
 def test_the_cache_may_take_80_percent_of_what_is_free_or_its_own(tmp_path, monkeypatch):
@@ -164,32 +164,34 @@ def test_the_options_of_remote_reads_are_handed_on():
 
 
 @pytest.mark.parametrize("classes", [("3",), ("3,1",)])
-def test_the_classes_are_said(said, tmp_path, classes):
+def test_the_classes_are_printed(printed, tmp_path, classes):
     write_ours(tmp_path / "0.tar", 20, label=lambda number: number % 5)
-    corpus = open_data(configured(tmp_path / "0.tar", classes=classes), said.append)
+    corpus = open_data(configured(tmp_path / "0.tar", classes=classes), printed.append)
     assert isinstance(corpus, Corpus)
     named, count = ("1, 3", 8) if len(classes[0]) > 1 else ("3", 4)
     assert corpus.size == count
-    assert said == [
+    assert printed == [
         "data: 20 images in 1 shard; all indexes are intact, and each image is checked when it is first read",
         f"data: {count} images of the classes {named}",
     ]
 
 
-def test_the_choice_of_who_decodes_is_said_unless_it_was_given(said, shards):
+def test_the_choice_of_the_decoder_pool_is_printed_unless_it_was_given(printed, shards):
     """How it is chosen: see test_autotune.py."""
     config = configured(shards)
     corpus = open_data(config, lambda line: None)
-    reader = make_reader(config, corpus, local_ranks=2, pinned=False, say=said.append)
+    reader = make_reader(config, corpus, local_ranks=2, pinned=False, say=printed.append)
     assert reader.exact
     cores = len(os.sched_getaffinity(0))
-    assert said == [
+    assert printed == [
         "data: decoding threads per rank: 1 (pixels at training size are only copied; "
         f"{cores} cores, 2 ranks on this node)"
     ]
-    said.clear()
-    make_reader(configured(shards, workers=3, decode="threads"), corpus, local_ranks=1, pinned=False, say=said.append)
-    assert said == []
+    printed.clear()
+    make_reader(
+        configured(shards, workers=3, decode="threads"), corpus, local_ranks=1, pinned=False, say=printed.append
+    )
+    assert printed == []
 
 
 def test_what_becomes_of_damaged_images_is_handed_on(tmp_path):
@@ -228,17 +230,17 @@ def test_the_reader_is_the_one_that_the_options_describe(shards, kind, channels)
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_images_that_are_converted_are_said(said, tmp_path, grey):
+def test_conversion_of_images_is_reported(printed, tmp_path, grey):
     folder = make_folder(tmp_path / "in")
     write_shards(FolderSource(folder), tmp_path / "out", Packing(size=48, channels=1 if grey else 3, processes=1))
-    open_data(configured(tmp_path / "out" / "*.tar"), said.append)
+    open_data(configured(tmp_path / "out" / "*.tar"), printed.append)
     scaled = "are not 32x32 (most: 48x48); each is cropped to its central square and scaled whenever it is read"
-    assert [scaled in line for line in said[1:2]] == [True]
-    assert ("data: the images of the set are grey; they are read as RGB (--model.channels 3)" in said) == grey
-    said.clear()
+    assert [scaled in line for line in printed[1:2]] == [True]
+    assert ("data: the images of the set are grey; they are read as RGB (--model.channels 3)" in printed) == grey
+    printed.clear()
     fits = replace(configured(tmp_path / "out" / "*.tar"), model=ModelConfig(image_size=48, channels=1 if grey else 3))
-    open_data(fits, said.append)
-    assert len([line for line in said if "48" in line or "grey" in line]) == 0
+    open_data(fits, printed.append)
+    assert len([line for line in printed if "48" in line or "grey" in line]) == 0
 
 
 def test_other_files_in_a_folder_of_shards_are_counted(tmp_path):

@@ -1,1 +1,1 @@
-"""Whether shards are whole, what they hold, and what can be saved of damaged ones."""
+"""Verify, repair and inspect shards."""

@@ -44,7 +44,7 @@ class ShardJob:
 
     @property
     def shown(self) -> str:
-        """The name as it stands in messages."""
+        """The name in messages, without secrets."""
         return str(Location(self.name))
 
 

@@ -1,4 +1,4 @@
-"""Is a shard intact? Every tar header, checksum and index entry, what the manifest says, and if wanted every image."""
+"""Is a shard intact? Checks every tar header, checksum and index entry, the manifest, and optionally every image."""
 
 import io
 import re

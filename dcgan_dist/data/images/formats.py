@@ -1,8 +1,8 @@
 """The image files that are read, in folders, archives, tables and tars alike, and names for other files."""
 
-# Pillow's name of a format -> suffixes of its files; a fixed list, so that an index does not depend on how Pillow was
-# built. Formats that hold no picture, only a stub for one, or run a program to draw it (PDF, EPS) are not among them.
-# TGA comes last, for its files have no magic number.
+# Pillow's name of a format -> suffixes of its files; a fixed list, so that an index does not depend on the build of
+# Pillow. Without formats that hold only a stub for an image, or run a program to draw it (PDF, EPS). TGA comes last,
+# because its files have no magic number.
 FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
     "PNG": ("png", "apng"),
@@ -13,17 +13,9 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "GIF": ("gif",),
     "TIFF": ("tif", "tiff"),
     "JPEG2000": ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
-    "BLP": ("blp",),
-    "CUR": ("cur",),
-    "DCX": ("dcx",),
-    "DDS": ("dds",),
-    "DIB": ("dib",),
-    "ICNS": ("icns",),
-    "ICO": ("ico",),
-    "MSP": ("msp",),
-    "PCX": ("pcx",),
-    "PSD": ("psd",),
-    "QOI": ("qoi",),
+    **{
+        name: (name.lower(),) for name in ("BLP", "CUR", "DCX", "DDS", "DIB", "ICNS", "ICO", "MSP", "PCX", "PSD", "QOI")
+    },
     "SGI": ("sgi",),
     "SUN": ("ras",),
     "XBM": ("xbm",),
@@ -32,7 +24,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 FIRST = ("jpg", "jpeg", "png", "webp", "ppm", "pgm")
 IMAGE_SUFFIXES = (*FIRST, *(suffix for known in FORMATS.values() for suffix in known if suffix not in FIRST))
-"""Of several images in one sample of a tar the one whose suffix stands first here is used."""
+"""Of several images in one sample of a tar, the one whose suffix comes first here is used."""
 JPEG_SUFFIXES = frozenset(FORMATS["JPEG"])
 EXTENSIONS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.remote.stores import Span
@@ -22,25 +21,11 @@ NETWORK = (
 )  # fmt: skip
 
 
-class ShardFile(Protocol):
-    """Thread-safe random access to one shard. Raises UserError."""
-
-    @property
-    def view(self) -> memoryview | None:
-        """All bytes of the file, where it is mapped."""
-        ...
-
-    def size(self) -> int:
-        """Bytes of the file, now."""
-        ...
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Fewer bytes where the file ends."""
-        ...
-
-
 class LocalFile:
-    """A file of this machine or of a mounted file system. Closed when it is no longer referenced."""
+    """A file of this machine or of a mounted file system. Closed when it is no longer referenced.
+
+    Threads may read it at once. Errors are UserErrors that name the file.
+    """
 
     _descriptor = -1  # when it could not be opened
 
@@ -50,7 +35,7 @@ class LocalFile:
         with self._readable_errors():
             self._descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
             self.about = os.fstat(self._descriptor)
-            self.view: memoryview | None = None
+            self.view: memoryview | None = None  # all bytes, if the file is mapped
             if self.about.st_size and not on_network(self.about.st_dev):
                 # the map keeps the file open as long as a part of it is referenced
                 self._map = mmap.mmap(self._descriptor, self.about.st_size, prot=mmap.PROT_READ)
@@ -59,14 +44,14 @@ class LocalFile:
                 self._descriptor = -1
 
     def size(self) -> int:
-        """See ShardFile."""
+        """Current size in bytes."""
         try:  # called before every batch, for every shard
             return self._map.size() if self.view is not None else os.fstat(self._descriptor).st_size
         except OSError as error:
             raise self._unreadable(error) from error
 
     def read(self, offset: int, length: int) -> bytes:
-        """See ShardFile."""
+        """Returns fewer bytes where the file ends."""
         if self.view is not None:
             return bytes(self.view[offset : min(offset + length, self.size())])
         with self._readable_errors():
@@ -88,7 +73,7 @@ class LocalFile:
 
 
 class RangedFile:
-    """A remote file, read by range requests."""
+    """A remote file, read by range requests; as LocalFile."""
 
     view = None
 
@@ -96,16 +81,19 @@ class RangedFile:
         self.remote, self._stat = remote, stat
 
     def size(self) -> int:
-        """See ShardFile."""
+        """Size in bytes."""
         return self._stat.size
 
     def read(self, offset: int, length: int) -> bytes:
-        """See ShardFile."""
+        """Returns fewer bytes where the file ends."""
         return self.remote.read_spans([self.part(offset, length)])[0]
 
     def part(self, offset: int, length: int) -> Span:
         """The range to request."""
         return Span(self._stat.url, offset, min(length, self._stat.size - offset), self._stat.version)
+
+
+ShardFile = LocalFile | RangedFile
 
 
 def same_file(one: ShardFile, other: ShardFile | None) -> bool:

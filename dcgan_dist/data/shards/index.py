@@ -1,4 +1,4 @@
-"""The shard format: a plain WebDataset tar whose last member `__index__` says where every image lies.
+"""The shard format: a plain WebDataset tar whose last member `__index__` gives the place of every image.
 
     KEY.jpg, KEY.png and so on                  the encoded image, as it was; see formats.py for all suffixes
     KEY.ppm | KEY.pgm                           pixels at training size, so that the tar itself is an array
@@ -6,7 +6,7 @@
     __index__                                   arrays (safetensors), zeros, FOOTER, ending with its 512-byte block
     two zero blocks                             tar's end mark
 
-webdataset skips names of the form `__x__`. The footer stands at a fixed distance from the end: one read of some bytes
+webdataset skips names of the form `__x__`. The footer is at a fixed distance from the end: one read of some bytes
 opens a shard of any size, and a cut or foreign file is known at once; the arrays are read with the first image.
 """
 
@@ -52,7 +52,7 @@ ReadAt = Callable[[int, int], bytes]  # offset and length -> bytes of one file; 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """Where the n images of one tar lie. The arrays have n entries, but for the last three."""
+    """The places of the n images of one tar. The arrays have n entries, except the last three."""
 
     name: str  # path or URL
     suffixes: tuple[str, ...]  # the image suffixes that occur

@@ -57,7 +57,7 @@ class ClassEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The complete set; the module says what the fields mean."""
+    """The complete set; see the module for the fields."""
 
     version: int = MANIFEST_VERSION
     samples: int
@@ -94,20 +94,12 @@ def manifest_json(manifest: Manifest) -> bytes:
     return _json(asdict(manifest))
 
 
-def sizes_json(manifest: Manifest) -> bytes:
-    """open_clip's file: samples of every shard."""
-    return _json({shard.name: shard.samples for shard in manifest.shards})
-
-
-def info_json(manifest: Manifest) -> bytes:
-    """timm's file, with all shards as the split `train`."""
-    split = {
-        "name": "train",
-        "filenames": [shard.name for shard in manifest.shards],
-        "shard_lengths": [shard.samples for shard in manifest.shards],
-        "num_samples": manifest.samples,
-    }
-    return _json({"splits": {"train": split}})
+def set_files(manifest: Manifest) -> dict[str, bytes]:
+    """The files with the samples of every shard, by name: open_clip's, and timm's with all shards as split `train`."""
+    lengths = {shard.name: shard.samples for shard in manifest.shards}
+    split = {"name": "train", "filenames": list(lengths), "shard_lengths": list(lengths.values())}
+    info = {"splits": {"train": split | {"num_samples": manifest.samples}}}
+    return {SIZES: _json(lengths), INFO: _json(info)}
 
 
 def _json(tree: Any) -> bytes:

@@ -218,11 +218,8 @@ def _describe(staging: Staging, plan: Plan, summary: Summary) -> dict[str, bytes
     )
     lists = {BAD: summary.skipped, DUPLICATES: repeated}
     texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in lists.items() if lines}
-    return {name: text.encode(errors="backslashreplace") for name, text in texts.items()} | {
-        SIZES: manifest_file.sizes_json(manifest),
-        INFO: manifest_file.info_json(manifest),
-        manifest_file.NAME: manifest_file.manifest_json(manifest),
-    }
+    files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
+    return files | manifest_file.set_files(manifest) | {manifest_file.NAME: manifest_file.manifest_json(manifest)}
 
 
 def _duplicates(staging: Staging, plan: Plan, summary: Summary) -> list[str]:

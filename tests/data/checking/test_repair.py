@@ -201,7 +201,7 @@ def test_lost_samples_are_named(tmp_path):
     assert report.lines() == [f"{path}: 10 samples saved in {tmp_path}/b.tar, 2 lost", "  lost: 00002, 00009"]
 
 
-def test_flipped_pixels_behind_a_lost_block_are_still_told_by_checksum(tmp_path):
+def test_flipped_pixels_behind_a_lost_block_are_still_found_by_checksum(tmp_path):
     """The footer's offsets are of no use any more, but the index itself is intact and knows every sample."""
     path = write_ours(tmp_path / "a.tar", IMAGES, "ppm", label=lambda number: number)
     intact, content = rows_of(path), path.read_bytes()

@@ -26,7 +26,7 @@ def damage(shard, image):
     shard.write_bytes(content)
 
 
-def test_a_whole_shard(shard):
+def test_an_intact_shard(shard):
     assert spot_check(ShardJob(name=str(shard)), 4) == (4, [])
     assert spot_check(ShardJob(name=str(shard)), 1) == (1, [])
     assert spot_check(ShardJob(name=str(shard)), 1_000) == (IMAGES, [])

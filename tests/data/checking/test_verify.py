@@ -35,7 +35,7 @@ def entry_of(path):
 
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_whole_shard(tmp_path, make, deep):
+def test_an_intact_shard(tmp_path, make, deep):
     path = make(tmp_path / "a.tar")
     report = check(path, deep, entry=entry_of(path))
     assert report.problems == []
@@ -59,7 +59,7 @@ def test_damage_is_found(tmp_path, make, damage):
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("damage", [name for name in DAMAGES if "lost b" not in name and "first" not in name])
-def test_says_where(tmp_path, make, damage):
+def test_the_place_of_the_damage(tmp_path, make, damage):
     """The first thing that is said is about sample 5, or the byte where its members stand."""
     path = make(tmp_path / "a.tar")
     content = path.read_bytes()
@@ -86,7 +86,7 @@ def test_flipped_pixels_are_found_by_checksum_alone(tmp_path):
     assert str(problem) == f"{path}: 00008 at byte {index.offset[1]}: {message}"
 
 
-def test_a_flipped_header_is_told_from_flipped_pixels(tmp_path):
+def test_a_flipped_header_is_distinguished_from_flipped_pixels(tmp_path):
     path = ours_jpg(tmp_path / "a.tar")
     content = path.read_bytes()
     for member, what in (10, "the tar header or padding of the .jpg"), (11, "the .cls member"):
@@ -216,7 +216,7 @@ NAMES = st.sampled_from(
 
 @settings(max_examples=150, deadline=None)
 @given(names=st.lists(NAMES, max_size=7), tar_format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
-def test_whole_is_what_training_can_read(tmp_path_factory, names, tar_format):
+def test_intact_is_what_training_can_read(tmp_path_factory, names, tar_format):
     path = write_tar(tmp_path_factory.getbasetemp() / "a.tar", [(name, b"1") for name in names], tar_format)
     report = check(path, deep=False)
     try:
@@ -240,7 +240,7 @@ def test_all_kinds_of_tars(tmp_path, tar_format):
     assert check(path).problems
 
 
-def test_what_the_manifest_says(tmp_path):
+def test_differences_from_the_manifest(tmp_path):
     path = ours_jpg(tmp_path / "a.tar")
     entry = entry_of(path)
     assert check(path, entry=entry).problems == []

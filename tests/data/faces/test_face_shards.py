@@ -164,7 +164,7 @@ faces.ensure(Path(sys.argv[1]), size=32, channels=3, count=100_000, seed=0)
 """
 
 
-def test_a_killed_call_leaves_whole_shards_and_no_processes(tmp_path):
+def test_a_killed_call_leaves_complete_shards_and_no_processes(tmp_path):
     folder = tmp_path / "cache"
     with subprocess.Popen([sys.executable, "-c", GREEDY, folder]) as process:
         try:

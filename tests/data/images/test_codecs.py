@@ -250,7 +250,7 @@ def test_ppm_is_a_fixed_header_and_the_pixels():
 
 
 @pytest.mark.parametrize(("quality", "sampling"), [(90, 0), (89, 2)])
-def test_jpeg_keeps_colours_whole_from_quality_90(quality, sampling):
+def test_jpeg_keeps_full_chroma_from_quality_90(quality, sampling):
     suffix, data = encode(Image.fromarray(picture()), "jpg", quality)
     image = Image.open(io.BytesIO(data))
     assert (suffix, image.format) == ("jpg", "JPEG")
@@ -333,7 +333,7 @@ def test_a_cut_jpeg_is_never_half_an_image(size):
 
 
 @pytest.mark.parametrize(("file_format", "suffix"), [("PNG", "png"), ("PPM", "ppm"), ("WEBP", "webp")])
-def test_other_cut_images_are_whole_or_refused(file_format, suffix):
+def test_other_cut_images_are_complete_or_refused(file_format, suffix):
     data = to_bytes(Image.fromarray(picture()), file_format)
     whole = decoded(data, suffix)
     behind_the_pixels = 24 if file_format == "PNG" else 0  # checksums and an empty last chunk

@@ -84,7 +84,7 @@ def test_what_is_passed_over_is_counted_by_its_ending(name, ending):
     assert ending_of(name) == ending
 
 
-def test_many_endings_are_told_in_one_line():
+def test_many_extensions_are_counted_in_one_line():
     assert count_text({".txt": 2, ".json": 1_200}, "file") == "1,202 files (1,200 .json, 2 .txt)"
     assert count_text({f".{n}": 1 for n in range(10)}, "file").endswith("1 .7 and 2 others)") is False
     assert count_text({f".{n}": 1 for n in range(10)}, "file").endswith("1 .7, 2 others)")

@@ -175,7 +175,7 @@ def test_the_same_letters_name_a_class_however_they_are_encoded():
         find_labels([composed], {0: decomposed, 1: composed})
 
 
-def test_classes_that_are_hardly_told_apart_are_said():
+def test_classes_with_similar_names_are_reported():
     decomposed, composed, blank = "cafe\u0301", "caf\u00e9", " dog"
     classes = {0: "Cat", 1: decomposed, 2: composed, 3: "cat", 4: "dog", 5: "eel", 6: blank}
     assert numbering(classes).startswith("; different classes with similar names: 0 = Cat, 1 = caf")

@@ -222,7 +222,7 @@ NAMED = {
 
 @pytest.mark.parametrize(("folders", "classes", "line"), NAMED.values(), ids=NAMED)
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
-def test_whole_numbers_keep_their_number(tmp_path, capsys, kind, folders, classes, line):
+def test_integers_keep_their_number(tmp_path, capsys, kind, folders, classes, line):
     members = [(f"{name}/1.ppm", flat(number)) for number, name in enumerate(folders)]
     if kind == "folder":
         for name, data in members:
@@ -316,7 +316,7 @@ def test_long_names_do_not_fill_the_line():
     assert classes_text(MANY) == ", ".join(f"{n} = class {n}" for n in range(20)) + " .. (1,000 classes)"
 
 
-def test_training_by_name_says_what_it_is(source, tmp_path, capsys):
+def test_training_by_name_prints_label_and_name(source, tmp_path, capsys):
     shards = shards_of(source, tmp_path / "out", "--store", "keep")
     said: list[str] = []
     corpus = open_data(Config(data=DataConfig(shards=(shards,), classes=("cat,ant",))), said.append)

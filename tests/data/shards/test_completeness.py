@@ -1,4 +1,4 @@
-"""A shard that manifest.json names and that is gone is missed by every command; what was checked is said as it was."""
+"""Every command reports a missing shard that manifest.json names; messages name only what was checked."""
 
 import json
 import shutil
@@ -106,17 +106,17 @@ def test_shards_of_a_bucket_are_missed(folder, monkeypatch):
             assert [problem.shard for problem in problems] == absent
 
 
-def said_of(*patterns, **options):
+def lines_of(*patterns, **options):
     lines = []
     open_data(configured(*patterns, **options), lines.append)
     return lines
 
 
-def test_a_part_of_a_set_is_said(folder):
-    """What was asked for one by one, or by a pattern that leaves the missing shard out, is used and said."""
+def test_a_part_of_a_set_is_reported(folder):
+    """What was asked for one by one, or by a pattern that leaves the missing shard out, is used and reported."""
     (folder / "shard-3.tar").unlink()
     for patterns in (["set/shard-{0..1}.tar"], ["set/shard-[01].tar"], ["set/shard-0.tar", "set/shard-1.tar"]):
-        assert said_of(*patterns)[0] == "data: 2 of the 4 shards that set/manifest.json names are used"
+        assert lines_of(*patterns)[0] == "data: 2 of the 4 shards that set/manifest.json names are used"
 
 
 def test_a_shard_that_is_named_and_not_there_is_not_taken_for_one_of_another_set(folder):
@@ -126,32 +126,32 @@ def test_a_shard_that_is_named_and_not_there_is_not_taken_for_one_of_another_set
     assert lines == []
 
 
-def test_shards_that_the_manifest_does_not_name_are_said(folder):
+def test_shards_that_the_manifest_does_not_name_are_reported(folder):
     write_ours(folder / "left.tar", 3, "jpg")
     expected = "data: set/manifest.json does not name left.tar: of another set, or left from an earlier one?"
-    assert said_of("set/*.tar")[0] == expected
+    assert lines_of("set/*.tar")[0] == expected
 
 
-def test_a_shard_that_was_replaced_by_another_is_said(folder):
+def test_a_shard_that_was_replaced_by_another_is_reported(folder):
     write_ours(folder / "shard-2.tar", 2, "jpg")
-    assert said_of("set/*.tar")[1] == (
+    assert lines_of("set/*.tar")[1] == (
         "data: WARNING: shard-2.tar: not what manifest.json describes; write the set again, or remove the manifest"
     )
 
 
 @pytest.mark.parametrize("copy", [shutil.copy, lambda shard, copy: copy.symlink_to(shard)])
-def test_a_shard_under_two_names_is_said(folder, copy):
+def test_a_shard_under_two_names_is_reported(folder, copy):
     copy((folder / "shard-1.tar").resolve(), folder / "copied.tar")
     assert "data: WARNING: set/copied.tar and set/shard-1.tar hold the same images, so each is used twice; " in (
-        "\n".join(said_of("set/*.tar"))
+        "\n".join(lines_of("set/*.tar"))
     )
     (folder / "copied.tar").unlink()
-    assert "WARNING" not in "\n".join(said_of("set/*.tar"))
+    assert "WARNING" not in "\n".join(lines_of("set/*.tar"))
 
 
 def test_a_manifest_of_another_program_is_no_obstacle(folder, capsys):
     (folder / NAME).write_text('{"name": "an app"}')
-    assert "set/manifest.json: is not a manifest of shards" in said_of("set/*.tar")[0]
+    assert "set/manifest.json: is not a manifest of shards" in lines_of("set/*.tar")[0]
     assert main(["inspect", "set", "--count", "0"]) == 0
     assert "is not a manifest of shards" in capsys.readouterr().out
 
@@ -159,19 +159,19 @@ def test_a_manifest_of_another_program_is_no_obstacle(folder, capsys):
 def test_a_manifest_with_odd_values_is_no_obstacle(folder):
     odd = json.loads((folder / NAME).read_text()) | {"stored_sizes": {"32x32": "12"}}
     (folder / NAME).write_text(json.dumps(odd))
-    assert "contradicts itself (stored_sizes)" in said_of("set/*.tar")[0]
+    assert "contradicts itself (stored_sizes)" in lines_of("set/*.tar")[0]
 
 
 CHECKED = "all indexes are intact, and each image is checked when it is first read"
 HEADERS = "made by other programs, without checksums: only their tar headers were checked"
 
 
-def test_what_was_checked_is_said_as_it_was(folder, tmp_path):
+def test_the_message_names_only_what_was_checked(folder, tmp_path):
     for name in ("a", "b"):
         write_tar(tmp_path / f"{name}.tar", [(f"{name}.jpg", encoded(1, "jpg"))])
-    assert said_of("set/*.tar")[0] == f"data: 12 images in 4 shards; {CHECKED}"
-    assert said_of("a.tar", "b.tar") == [f"data: 2 images in 2 shards; {HEADERS}"]
-    assert said_of("a.tar", "set/*.tar")[0] == f"data: 13 images in 5 shards; 1 of them {HEADERS}"
+    assert lines_of("set/*.tar")[0] == f"data: 12 images in 4 shards; {CHECKED}"
+    assert lines_of("a.tar", "b.tar") == [f"data: 2 images in 2 shards; {HEADERS}"]
+    assert lines_of("a.tar", "set/*.tar")[0] == f"data: 13 images in 5 shards; 1 of them {HEADERS}"
 
 
 def test_an_empty_image_file_is_found_before_training(folder, tmp_path, capsys):
@@ -180,8 +180,8 @@ def test_an_empty_image_file_is_found_before_training(folder, tmp_path, capsys):
     write_tar(tmp_path / "x.tar", images)
     empty = r"x\.tar: 0\.jpg at byte 512 is an empty file \(2 such images in this shard\)"
     with pytest.raises(UserError, match=f"^{empty}; leave such images out"):
-        said_of("x.tar")
-    assert said_of("x.tar", damaged="substitute")[1] == (
+        lines_of("x.tar")
+    assert lines_of("x.tar", damaged="substitute")[1] == (
         "data: WARNING: x.tar: 0.jpg at byte 512 is an empty file (2 such images in this shard); other images of the "
         "same shard take their places"
     )

@@ -319,7 +319,7 @@ CONTENT = [
 
 
 @pytest.mark.parametrize("changed", [0, 1, 299, 598], ids=["first image", "first label", "a label", "last image"])
-def test_the_fingerprint_tells_tars_with_the_same_names_and_lengths_apart(tmp_path, changed):
+def test_the_fingerprint_distinguishes_tars_with_the_same_names_and_lengths(tmp_path, changed):
     """By labels and by bytes in the middle of images; what a run is trained on must not change without a word."""
     other = list(CONTENT)
     name, data = other[changed]

@@ -140,7 +140,7 @@ def test_checksums_cover_every_byte_before_the_index(tmp_path):
     assert index.checksum.tolist() == wanted
 
 
-def test_the_writer_tells_what_it_wrote(tmp_path):
+def test_the_writer_reports_what_it_wrote(tmp_path):
     path = tmp_path / "shard.tar"
     with ShardWriter(path) as shard:
         for sample in samples():
@@ -181,7 +181,7 @@ def test_an_exception_while_writing_leaves_nothing_and_an_old_shard_as_it_was(tm
     assert path.read_bytes() == before
 
 
-def test_a_shard_has_no_name_before_it_is_whole(tmp_path):
+def test_a_shard_has_no_name_before_it_is_complete(tmp_path):
     path = tmp_path / "shard.tar"
     with ShardWriter(path) as shard:
         shard.add("key", "jpg", b"data")

@@ -83,7 +83,7 @@ def test_a_mask_that_stands_before_all_images_may_be_one(tmp_path):
         (["a.1.jpg", "b.jpg", "b.1.jpg"], ["a.1", "b"]),
     ],
 )
-def test_what_stands_alone_is_used_and_said_where_damage_is_skipped(tmp_path, names, used):
+def test_lone_images_are_used_and_reported_where_damage_is_skipped(tmp_path, names, used):
     path, choice, streamed = tar(tmp_path / "x.tar", *names), MemberChoice(skip_bad=True), list[Notes]()
     assert keys(path, choice) == used
     notes = walk(path, choice).notes
@@ -234,7 +234,7 @@ def test_members_of_labels():
     assert read_label(b'{"cls": 3}', "json") == ("3", "")
 
 
-def test_training_says_what_is_not_used(tmp_path):
+def test_training_reports_what_is_not_used(tmp_path):
     image = encoded(1)
     content = [("1.ppm", image), ("1.seg.png", b""), ("1.txt", b""), ("2.ppm", image), ("2.cls", b"0.5"), ("x", b"")]
     path = write_tar(tmp_path / "x.tar", [*content, ("3.json", b"{}")])

@@ -60,7 +60,7 @@ def test_the_cache_folder_is_where_the_system_keeps_such_things(tmp_path, monkey
 
 
 @pytest.mark.parametrize("replaced", [True, False], ids=["another has a new one", "nobody has it"])
-def test_a_lock_whose_file_was_removed_meanwhile_lets_nobody_in(tmp_path, monkeypatch, replaced):
+def test_a_lock_whose_file_was_removed_meanwhile_excludes_no_one(tmp_path, monkeypatch, replaced):
     path = tmp_path / "lock"
     with ExitStack() as stack:
         first = lock(path, fcntl.LOCK_EX)
