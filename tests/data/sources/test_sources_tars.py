@@ -280,5 +280,6 @@ def test_a_manifest_without_names_of_classes(shards, tmp_path):
     assert classes() == {}
     (line,) = lines
     assert re.fullmatch(
-        r".*/manifest\.json: is not a manifest of shards .*, and the names of classes are not known", line
+        r".*/manifest\.json: is not a manifest of shards .*; so missing shards and the names of classes are not known",
+        line,
     )
