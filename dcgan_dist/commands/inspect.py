@@ -125,8 +125,8 @@ def facts(counts: Counts, decoded: Decoded, manifest: Manifest | None) -> list[s
         f"labels:   {_labels(counts.labels, _names(counts, manifest))}",
     ]
     if manifest is not None:
-        searched = manifest.duplicates is not None
-        duplicates = f"{manifest.duplicates:,} duplicates" if searched else "duplicates were not searched for"
+        found = manifest.duplicates
+        duplicates = "duplicates were not searched for" if found is None else counted(found, "duplicate")
         lines.append(f"manifest: {duplicates}; {counted(manifest.bad, 'unreadable image')} left out")
     total = decoded.images + len(decoded.bad)
     lines.append(f"of {'all' if total == counts.images else f'{total:,}'} images, decoded:")

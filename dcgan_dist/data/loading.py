@@ -63,7 +63,7 @@ def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None)
     if config.data.classes:
         labels = find_labels(config.data.classes, classes)
         corpus = corpus.of_classes(labels)
-        say(f"data: {corpus.size:,} images of the classes {classes_text(classes, labels)}")
+        say(f"data: {counted(corpus.size, 'image')} of the classes {classes_text(classes, labels)}")
     elif classes:
         say(f"data: classes {classes_text(classes)}{'' if named else numbering(classes)}")
     return corpus
@@ -147,7 +147,8 @@ def _say_converted(manifest: Manifest | None, names: Sequence[str], model: Model
     size, sizes = f"{model.image_size}x{model.image_size}", manifest.stored_sizes
     other = sum(sizes.values()) - sizes.get(size, 0)
     if other:
-        which = f"{other:,} of {manifest.samples:,} images are not {size} (most: {max(sizes, key=sizes.__getitem__)})"
+        most, be = max(sizes, key=sizes.__getitem__), "is" if other == 1 else "are"
+        which = f"{other:,} of {manifest.samples:,} images {be} not {size} (most: {most})"
         say(f"data: {which}; each is cropped to its central square and scaled whenever it is read")
     if manifest.channels != model.channels:
         have, want = (COLOURS[channels] for channels in (manifest.channels, model.channels))

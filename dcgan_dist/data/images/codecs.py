@@ -7,6 +7,7 @@ import io
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from typing import Literal
 
@@ -110,26 +111,18 @@ def to_rgb_or_grey(image: Image.Image, channels: int, background: Colour = WHITE
     Transparency is composited over `background`. 16-bit values are divided by 257. Floating-point values are taken as
     0 to 1 if none is larger, else as 0 to 255.
     """
-    image = _upright(image)
+    with suppress(Exception):  # unreadable EXIF data, of a readable image
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        image = _from_array((np.clip(np.asarray(image, dtype=np.int64), 0, 65535) + 128) // 257)
+        values = (np.clip(np.asarray(image, dtype=np.int64), 0, 65535) + 128) // 257
+        image = Image.fromarray(values.astype(np.uint8))
     elif image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
-        image = _from_array(np.rint(np.clip(values * (255 if values.max() <= 1 else 1), 0, 255)))
+        values = np.rint(np.clip(values * (255 if values.max() <= 1 else 1), 0, 255))
+        image = Image.fromarray(values.astype(np.uint8))
     elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image.convert("RGBA"))
     return image.convert("RGB" if channels == 3 else "L")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF data, of a readable image
-        return image
-
-
-def _from_array(values: NDArray[np.integer | np.floating]) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8))
 
 
 def fit(

@@ -135,14 +135,11 @@ def plain_size(data: bytes | memoryview) -> tuple[int, int] | None:
             length = data[at + 2] << 8 | data[at + 3]
             if marker in FRAMES and data[at + 4] == 8 and data[at + 9] in (1, 3):
                 size = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
-            elif marker == APP1 and _may_turn(bytes(data[at : at + 2 + length])):
-                return None
+            elif marker == APP1:
+                segment = bytes(data[at : at + 2 + length])
+                if b"Exif\0\0" in segment or b"tiff:Orientation" in segment:  # it may hold an orientation
+                    return None
             at += 2 + length
         return size if data[at] == MARK and data[0] == MARK and data[1] == START else None
     except IndexError:
         return None
-
-
-def _may_turn(segment: bytes) -> bool:
-    """Whether a segment is one of the two kinds that may hold an orientation."""
-    return b"Exif\0\0" in segment or b"tiff:Orientation" in segment

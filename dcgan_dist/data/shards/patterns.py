@@ -4,9 +4,8 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
 from glob import glob
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -73,7 +72,8 @@ def _shards_in(name: str, remote: Remote, passed: Counter[str]) -> list[str]:
         return [name]
     shards = [file for file in found if _is_shard(file) and not base_name(file).startswith(".")]
     if not shards:
-        images = any(map(is_image_name, found if is_remote(name) else _files_below(name)))
+        below = (file for _, _, files in islice(os.walk(name), FOLDERS) for file in files)
+        images = any(map(is_image_name, found if is_remote(name) else below))
         what = "these are images, not shards" if images else "holds no shards (.tar)"
         here = "COPY" if is_remote(name) else shlex.quote(name)
         how = f"dcgan-dist shard {here} OUT --size 64 makes shards of a folder"
@@ -106,10 +106,6 @@ def _remote_files(url: str, remote: Remote) -> list[str] | None:
             raise
         return None
     return [name for name in found if name.rstrip("/") != url.rstrip("/")]  # which may be a file of no bytes
-
-
-def _files_below(name: str) -> Iterator[str]:
-    return chain.from_iterable(files for _, _, files in islice(os.walk(name), FOLDERS))
 
 
 def _without_glob(name: str, remote: Remote) -> list[str]:
