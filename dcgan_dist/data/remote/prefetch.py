@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dcgan_dist.data.remote.cache import BeingMadeError, EntryRequest, ShardCache, entry_name
+from dcgan_dist.data.remote.cache import ANY, BeingMadeError, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.source import FileSource
 from dcgan_dist.errors import UserError
 
@@ -35,7 +35,7 @@ class Prefetcher:
         *,
         say: Callable[[str], None],
         position: int = 0,
-        check: Callable[[Path], object] = lambda _: None,
+        check: Callable[[Path], object] = ANY.check,
     ) -> None:
         """Starts the threads.
 
@@ -56,8 +56,7 @@ class Prefetcher:
         self._missing: deque[int] = deque()
         self._due = 0.0  # when the folder is looked at next, unless the plan changes before
         self._full = False
-        self._not_before: dict[int, float] = {}  # when a failed shard is retried
-        self._reported = False
+        self._not_before: dict[int | None, float] = {}  # when a failed shard is retried
         self._failed: Exception | None = None
         self._closed = threading.Event()
         self._request = EntryRequest(next_use=self._next_use, check=check, stop=self._closed, wait=False)
@@ -103,7 +102,10 @@ class Prefetcher:
         except BeingMadeError:
             return True
         except UserError as error:
-            self._postpone(number, error)
+            with self._looking:
+                self._not_before[number] = time.monotonic() + RESCAN_COMPLETE
+                say, self._say = self._say, lambda _: None
+            say(f"data: shards are not prefetched: {error}")
             return number is not None
         if shard is None:  # the quota is used up, also for what is needed later
             missing.clear()
@@ -127,11 +129,3 @@ class Prefetcher:
             self._due = now + (RESCAN if missing else RESCAN_COMPLETE)
             self._missing = deque(number for number in missing if self._not_before.get(number, 0.0) <= now)
         return self._missing
-
-    def _postpone(self, number: int | None, error: UserError) -> None:
-        with self._looking:
-            if number is not None:
-                self._not_before[number] = time.monotonic() + RESCAN_COMPLETE
-            first, self._reported = not self._reported, True
-        if first:
-            self._say(f"data: shards are not prefetched: {error}")

@@ -52,12 +52,11 @@ class FileChangedError(Exception):
     """The server holds another version than the one that was asked for."""
 
 
+@dataclass(eq=False)
 class StatusError(Exception):
     """A web server answers with an error."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(f"HTTP status {status}")
-        self.status = status
+    status: int
 
 
 class Web:

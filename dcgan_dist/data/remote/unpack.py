@@ -25,13 +25,13 @@ CODECS: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
 }
 MAGICS = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst"}  # first bytes
 BLOCK, MAGIC_AT = 512, 257  # of a tar
-_PACKED = re.compile(r"(\.tar)?\.(gz|bz2|xz|zst)$|\.(tgz|tbz2?|txz|tzst)$")
+_PACKED = re.compile(rf"(\.tar)?\.({'|'.join(KINDS)})$", re.IGNORECASE)
 
 
 def packing(name: str) -> str | None:
     """'gz', 'bz2', 'xz' or 'zst' by the end of a file name (.tar.gz, .tgz and so on); None for a tar."""
-    match = _PACKED.search(name.lower())
-    return None if match is None else KINDS[match[0].rpartition(".")[2]]
+    match = _PACKED.search(name)
+    return KINDS[match[2].lower()] if match else None
 
 
 def packing_of(path: str | Path) -> str | None:
@@ -50,8 +50,7 @@ def packing_of(path: str | Path) -> str | None:
 
 def unpacked_name(name: str) -> str:
     """'a.tar' of 'a.tar.gz' and of 'a.tgz'."""
-    match = _PACKED.search(name.lower())
-    return name if match is None else name[: match.start()] + ".tar"
+    return _PACKED.sub(".tar", name)
 
 
 def unpacked(packed: Iterable[bytes], kind: str, name: str) -> Iterator[bytes]:
