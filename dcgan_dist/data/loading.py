@@ -13,7 +13,7 @@ from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, TarPipeline, is_plain
 from dcgan_dist.data.reading.user_pipeline import UserPipeline
-from dcgan_dist.data.remote.cache import default_limit, shard_folder
+from dcgan_dist.data.remote.cache import default_limit
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.shards.completeness import compare_with_manifests
 from dcgan_dist.data.shards.labels import classes_text, find_labels, numbering
@@ -196,7 +196,7 @@ def make_opener(data: DataConfig) -> Opener:
     remote, choice = Remote(timeout=data.timeout, retries=data.retries), choice_of(data)
     if data.cache_bytes == 0:
         return Opener(remote, choice=choice)
-    folder = data.cache or shard_folder()
+    folder = data.cache or cache_folder() / "shards"
     limit = default_limit(folder) if data.cache_bytes is None else data.cache_bytes
     return Opener(remote, CachePlan(folder, limit), choice)
 

@@ -5,6 +5,7 @@ another entry. See `quota` for how the processes agree.
 """
 
 import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -15,18 +16,13 @@ from io import FileIO
 from pathlib import Path
 
 from dcgan_dist.data.remote.client import Remote
-from dcgan_dist.data.remote.quota import NextUse, Quota, Reservation, entries, open_pinned
+from dcgan_dist.data.remote.quota import NextUse, Quota, Reservation, entries
 from dcgan_dist.data.remote.source import PIECE, FileSource, Wanted, contents, wanted_of
-from dcgan_dist.data.system.storage import cache_folder
+from dcgan_dist.data.system.locks import lock
 from dcgan_dist.errors import UserError
 
 GROWTH = 16 * 2**20  # bytes that unpacking reserves at once
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def shard_folder() -> Path:
-    """The default folder of the cache."""
-    return cache_folder() / "shards"
 
 
 def default_limit(folder: Path) -> int:
@@ -44,8 +40,10 @@ def entry_name(source: FileSource) -> str:
 class CachedShard(FileIO):
     """An entry that stays in the cache until this is closed, or its process ends. Reading needs no lock."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        super().__init__(descriptor)
+    def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError when there is no such entry."""
+        # waits for one that looks whether the entry may go: for no time
+        super().__init__(path, opener=lambda _, flags: lock(path, fcntl.LOCK_SH, flags))
         self.path = path
 
     def __del__(self) -> None:
@@ -119,28 +117,23 @@ class ShardCache:
                     return None
             return shard
 
-    def discard(self, shard: CachedShard, only: os.stat_result | None = None) -> bool:
-        """Closes an entry, and removes it, so that it is downloaded again. Others that read it may go on.
+    def discard(self, source: FileSource, damaged: os.stat_result) -> bool:
+        """Removes the entry of a source, so that it is downloaded again, and others that read it may go on.
 
-        Args:
-            shard: was found to be damaged. What has replaced it meanwhile stays.
-            only: the file that was found to be damaged, which the caller has still open, when that may be another than
-                the one that `shard` has open. Then nothing is removed.
-
-        Returns whether the entry was removed.
+        `damaged`: of the file, which the caller has still open; what has replaced it meanwhile stays. Returns whether
+        the entry was removed.
         """
-        with self._readable_errors(), shard:
-            same = only is None or os.path.samestat(only, os.fstat(shard.fileno()))
-            return same and self._quota.remove(shard.path.name, shard.fileno())
+        with self._readable_errors():
+            return self._quota.remove(wanted_of(source).name, damaged)
 
     def _open(self, wanted: Wanted) -> CachedShard | None:
-        path = self.folder / wanted.name
-        descriptor = open_pinned(path)
-        if descriptor is None:
+        try:
+            shard = CachedShard(self.folder / wanted.name)
+        except FileNotFoundError:
             return None
         with suppress(OSError):  # another user's file
-            os.utime(descriptor)  # what was used last goes last, among those whose next use is not known
-        return CachedShard(path, descriptor)
+            os.utime(shard.fileno())  # what was used last goes last, among those whose next use is not known
+        return shard
 
     def _make(self, source: FileSource, wanted: Wanted, made: Reservation, request: EntryRequest) -> CachedShard | None:
         with closing(made):

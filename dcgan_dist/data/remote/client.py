@@ -21,23 +21,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from dcgan_dist.data.remote.faults import failure, is_transient
-from dcgan_dist.data.remote.stores import (
-    IN_FLIGHT,
-    S3,
-    FileChangedError,
-    GoogleStorage,
-    Hub,
-    RemoteStat,
-    Span,
-    Store,
-    Web,
-    protocol_of,
-)
+from dcgan_dist.data.remote.stores import IN_FLIGHT, STORES, FileChangedError, RemoteStat, Span, Store, protocol_of
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
@@ -47,8 +36,6 @@ PART = 8 * 2**20  # bytes of one request of a download
 PARTS = 4  # of a download in flight; together they bound its memory
 ENOUGH = 64 * 2**10  # bytes after which an attempt counts as progress: a server that cuts every answer gives the file
 LONGEST_PAUSE = 30.0  # seconds
-STORES: dict[str, Callable[[float], Store]] = {"http": Web, "https": Web, "hf": Hub}
-STORES |= {"s3": S3, "s3a": S3, "gs": GoogleStorage, "gcs": GoogleStorage}
 
 _Tasks = SimpleQueue[tuple[Future[bytes], Callable[[], bytes]]]
 _lock = threading.Lock()
@@ -103,10 +90,9 @@ def is_remote(name: str) -> bool:
 
 def base_name(name: str) -> str:
     """The name of a file without its folder, from a path or URL."""
-    if not is_remote(name):
-        return Path(name).name
-    path = re.split("[?#]", Location(name).reveal().partition("://")[2], maxsplit=1)[0].partition("/")[2]
-    return PurePosixPath(path).name
+    if is_remote(name):
+        name = re.split("[?#]", Location(name).reveal().partition("://")[2], maxsplit=1)[0].partition("/")[2]
+    return Path(name).name
 
 
 @dataclass(frozen=True, kw_only=True)

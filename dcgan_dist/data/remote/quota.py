@@ -36,13 +36,6 @@ def entries(folder: Path, names: re.Pattern[str] = ENTRY) -> Iterator[tuple[str,
                 yield found.name, found.stat()
 
 
-def open_pinned(path: Path) -> int | None:
-    """A descriptor that keeps an entry from being removed until it is closed; None when there is no entry."""
-    with suppress(FileNotFoundError):
-        return lock(path, fcntl.LOCK_SH, os.O_RDONLY)  # waits for one that looks whether it may go: for no time
-    return None
-
-
 def _unlink(path: Path) -> bool:
     """Removes a file, unless it is another user's in a folder like /tmp; whether it is gone."""
     with suppress(PermissionError):
@@ -117,11 +110,12 @@ class Quota:
                     path.unlink(missing_ok=True)
             return free >= need
 
-    def remove(self, name: str, descriptor: int) -> bool:
-        """Removes an entry if it is still the file that is open there."""
+    def remove(self, name: str, about: os.stat_result) -> bool:
+        """Removes an entry if it is still this file."""
         path = self.folder / name
-        with locked(self.lock):
-            return is_at(path, descriptor) and _unlink(path)
+        with locked(self.lock), suppress(FileNotFoundError):
+            return os.path.samestat(path.stat(), about) and _unlink(path)
+        return False
 
     def shrink(self) -> None:
         """After the disk was full sooner than thought: what is there now is the limit, for a while."""

@@ -6,7 +6,7 @@ they are `lasting`. Nothing here retries or waits: that is `client` and `retry`.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -62,12 +62,10 @@ class StatusError(Exception):
 class Web:
     """Servers of http:// and https://, by urllib3, with the environment's proxies, ~/.netrc and fsspec's headers."""
 
-    protocol = ("http", "https")  # whose settings apply
-
     def __init__(self, timeout: float) -> None:
         import requests.adapters
         import urllib3
-        from fsspec.config import apply_config
+        from fsspec.config import conf
 
         # requests finds proxies and credentials; its sessions take twice the time of urllib3 itself
         self._http, self._utils, self._adapter = urllib3, requests.utils, requests.adapters.HTTPAdapter
@@ -75,7 +73,7 @@ class Web:
         self._options |= {"preload_content": False, "enforce_content_length": False}
         self.transient: tuple[type[Exception], ...] = (urllib3.exceptions.HTTPError,)
         self.lasting: tuple[type[Exception], ...] = (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError)
-        settings = apply_config(Web, {})
+        settings = conf.get("http", {}) | conf.get("https", {})
         headers = settings.pop("client_kwargs", {}).get("headers", {}) | settings.pop("headers", {})
         if settings:
             raise ValueError(f"FSSPEC_HTTP sets {', '.join(sorted(settings))}, but only headers are supported")
@@ -257,9 +255,6 @@ class GoogleStorage(Objects):
         self.transient = gcsfs.retry.RETRIABLE_EXCEPTIONS
 
 
-Store = Web | Objects
-
-
 def protocol_of(url: str) -> str:
     """'s3' of 's3://bucket/key'."""
     return url.partition("://")[0].lower()
@@ -268,3 +263,9 @@ def protocol_of(url: str) -> str:
 def _no_ranges(span: Span) -> UserError:
     problem = "the server sends the whole file where a part was asked for"
     return UserError(f"{Location(span.url)}: {problem}; let it go through the cache")
+
+
+Store = Web | Objects
+STORES: dict[str, Callable[[float], Store]] = {"http": Web, "https": Web, "hf": Hub}
+STORES |= {"s3": S3, "s3a": S3, "gs": GoogleStorage, "gcs": GoogleStorage}
+"""By the scheme of a URL; given the seconds after which an attempt has failed."""

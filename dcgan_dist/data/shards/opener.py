@@ -168,9 +168,8 @@ class Opener:
 
     def discard(self, shard: Shard, file: ShardFile) -> None:
         """Removes a damaged shard from the cache, if its entry is still this file."""
-        cached = self.cache.get(shard.source) if self.cache is not None and shard.source is not None else None
-        if cached is not None and self.cache is not None and isinstance(file, LocalFile):
-            self.cache.discard(cached, file.about)
+        if self.cache is not None and shard.source is not None and isinstance(file, LocalFile):
+            self.cache.discard(shard.source, file.about)
 
 
 def _from_footer(name: str, footer: Footer, source: FileSource | None = None) -> Shard:

@@ -328,7 +328,8 @@ def test_what_the_check_refuses_is_not_kept(server, tmp_path):
 def test_a_damaged_entry_is_brought_anew(server, tmp_path):
     cache = ShardCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
-    assert cache.discard(bring(cache, source))
+    with bring(cache, source) as damaged:
+        assert cache.discard(source, os.fstat(damaged.fileno()))
     assert entry_name(source) not in cache.names()
     assert content(bring(cache, source)) == DATA["0.tar"]
 
@@ -336,19 +337,18 @@ def test_a_damaged_entry_is_brought_anew(server, tmp_path):
 def test_what_was_brought_in_the_place_of_a_damaged_entry_stays(server, tmp_path):
     cache = CountedCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
-    damaged, second = bring(cache, source), bring(cache, source)
     with bring(cache, source) as found:
-        about = os.fstat(found.fileno())
-        assert cache.discard(damaged)
-        assert not cache.discard(second), "it is gone already"
+        damaged = os.fstat(found.fileno())
+        assert cache.discard(source, damaged)
+        assert not cache.discard(source, damaged), "it is gone already"
         with bring(cache, source) as new:
             good = os.fstat(new.fileno())
         downloaded = cache.made
-        assert not cache.discard(bring(cache, source), about), "not the file that was damaged"
+        assert not cache.discard(source, damaged), "not the file that was damaged"
         with bring(cache, source) as kept:
             assert os.path.samestat(os.fstat(kept.fileno()), good)
             assert cache.made == downloaded
-    assert cache.discard(bring(cache, source), good)
+    assert cache.discard(source, good)
     assert entry_name(source) not in cache.names()
 
 

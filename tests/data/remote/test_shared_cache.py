@@ -11,7 +11,8 @@ import pytest
 from support.ranks import run_ranks
 
 from dcgan_dist.data.remote import quota as module
-from dcgan_dist.data.remote.quota import Quota, open_pinned
+from dcgan_dist.data.remote.cache import CachedShard
+from dcgan_dist.data.remote.quota import Quota
 from dcgan_dist.data.shards import files
 from dcgan_dist.data.system.locks import locked
 from dcgan_dist.run.lease import Lease
@@ -102,9 +103,7 @@ def as_nobody(folder: str) -> list[object]:
     os.setuid(NOBODY)
     os.umask(0o077)
     quota, found = Quota(Path(folder), 25), []
-    pinned = open_pinned(Path(folder) / NAME)
-    assert pinned is not None
-    os.close(pinned)
+    CachedShard(Path(folder) / NAME).close()
     for name, size in ((OTHER, 10), ("f" * 32 + "-b.tar", 20)):
         try:
             found.append(put(quota, name, size))
