@@ -1,6 +1,5 @@
 """What the loader counts."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -18,15 +17,5 @@ class Counters:
     from_remote: int = 0
     """Images of remote shards that were read by range requests."""
 
-    def add(self, other: "Counters") -> None:
-        """Adds in place."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-
-def total(parts: Iterable[Counters]) -> Counters:
-    """The sum of all."""
-    result = Counters()
-    for part in parts:
-        result.add(part)
-    return result
+    def __add__(self, other: "Counters") -> "Counters":
+        return Counters(**{name: value + getattr(other, name) for name, value in vars(self).items()})

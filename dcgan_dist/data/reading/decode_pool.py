@@ -2,8 +2,7 @@
 
 Decoding releases the GIL most of the time, so a few threads are as fast as a few processes and need no start-up. With
 many cores the GIL becomes the limit. Then each process decodes its rows straight into shared memory, which has no name
-and is freed with the last process. Only numbers of slots and rows cross the
-pipes, never pixels.
+and is freed with the last process. Only numbers of slots and rows cross the pipes, never pixels.
 """
 
 import mmap
@@ -12,24 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import wait
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
 import dcgan_dist
-from dcgan_dist.data.reading.counters import Counters, total
+from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, shared_memory_batch
 from dcgan_dist.data.reading.shared_batch import bytes_of_batch
-from dcgan_dist.data.system.workers import signals_blocked
+from dcgan_dist.data.system.workers import DaemonThreads, signals_blocked
 from dcgan_dist.errors import UserError
 
 JOIN_TIMEOUT = 10.0  # seconds that a process may take to exit
@@ -48,113 +47,78 @@ class DecodePlan:
     """Whether batches are in pinned memory."""
 
 
-class DecodePool(Protocol):
-    """Fills batches, one at a time."""
+class ThreadDecodePool:
+    """Threads of this process; one alone does its work in the calling thread."""
 
-    slots: list[Batch]
+    def __init__(self, fetcher: Fetcher, slots: list[Batch], count: int) -> None:
+        self.slots, self._fetcher, self._count = slots, fetcher, count
+        self._threads = DaemonThreads(count if count > 1 else 0, "decode")
 
     def fill(self, batch: Batch) -> Counters:
         """Reads the images of `batch.samples` into one of the slots; returns what was read. Raises UserError."""
-        ...
-
-
-class ThreadDecodePool:
-    """Threads of this process; one alone does its work in the calling thread.
-
-    They are daemons, for one that hangs in a read must not hold up the end of the program.
-    """
-
-    def __init__(self, fetcher: Fetcher, slots: list[Batch], count: int) -> None:
-        self.slots = slots
-        self._fetcher = fetcher
-        self._parts: SimpleQueue[tuple[Batch, slice] | None] = SimpleQueue()
-        self._answers: SimpleQueue[Counters | BaseException] = SimpleQueue()
-        self._count = count
-        self._threads = [
-            Thread(target=self._work, name="decode", daemon=True) for _ in range(count if count > 1 else 0)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def fill(self, batch: Batch) -> Counters:
-        """See DecodePool."""
         parts = shares(len(batch.samples), self._count)
         if len(parts) == 1:
             return self._fill(batch, parts[0])
-        for rows in parts:
-            self._parts.put((batch, rows))
-        answers = [self._answers.get() for _ in parts]
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return total(answer for answer in answers if isinstance(answer, Counters))
+        futures = [self._threads.submit(partial(self._fill, batch, rows)) for rows in parts]
+        wait(futures)  # before an error is raised: then no thread writes to the batch any more
+        return sum((future.result() for future in futures), Counters())
 
     def _fill(self, batch: Batch, rows: slice) -> Counters:
         return self._fetcher.fill(batch.rows.samples[rows], batch.rows.pixels[rows], batch.rows.labels[rows])
 
-    def _work(self) -> None:
-        while (part := self._parts.get()) is not None:
-            try:
-                self._answers.put(self._fill(*part))
-            except BaseException as error:
-                self._answers.put(error)
-
     def close(self) -> None:
         """Waits a while for what is being read."""
-        for _ in self._threads:
-            self._parts.put(None)
-        deadline = time.monotonic() + JOIN_TIMEOUT
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0))
+        self._threads.close(JOIN_TIMEOUT)
 
 
 class ProcessDecodePool:
     """Processes that decode into memory that they share with this one."""
 
-    def __init__(self, fetcher: Fetcher, slots: int, images: int, shape: tuple[int, int], count: int) -> None:
-        """`slots` batches of `images` images of `shape` (height and width, channels), filled by `count` processes.
+    def __init__(self, fetcher: Fetcher, slots: int, images: int, shape: tuple[int, int], plan: DecodePlan) -> None:
+        """`slots` batches of `images` images of `shape` (height and width, channels).
 
         Raises UserError when the system refuses the memory or the processes.
         """
-        self._fetcher = fetcher
+        self._fetcher, self._pinned = fetcher, 0  # address
+        self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
         try:
-            self._begin(slots, images, shape, count)
+            self._begin(slots, images, shape, plan)
         except OSError as error:
             size = slots * bytes_of_batch(images, *shape) / 1e6
             raise UserError(
-                f"{count} decoding processes with {size:.0f} MB of shared memory could not start ({error.strerror}); "
-                "try --data.decode threads, or fewer --data.workers and a smaller --data.prefetch"
+                f"{plan.count} decoding processes with {size:.0f} MB of shared memory could not start "
+                f"({error.strerror}); try --data.decode threads, or fewer --data.workers and a smaller --data.prefetch"
             ) from error
 
-    def _begin(self, slots: int, images: int, shape: tuple[int, int], count: int) -> None:
+    def _begin(self, slots: int, images: int, shape: tuple[int, int], plan: DecodePlan) -> None:
         each = bytes_of_batch(images, *shape)
         with ExitStack() as stack:
-            memory = os.memfd_create("dcgan_dist ring")
+            memory = os.memfd_create("dcgan_dist batches")
             stack.callback(os.close, memory)
             os.ftruncate(memory, slots * each)
             self._memory = mmap.mmap(memory, slots * each)
             view = memoryview(self._memory)
             self.slots = [shared_memory_batch(view[n * each : (n + 1) * each], images, *shape, n) for n in range(slots)]
-            self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
-            self._pinned = 0  # address
             stack.callback(self.close)
             task = ForkingPickler.dumps((self._fetcher, slots, images, shape))  # once, for a corpus may be large
-            for rows in shares(images, count):
+            for rows in shares(images, plan.count):
                 self._workers.append(_start(memory))
                 self._workers[-1][1].send_bytes(task)
                 self._workers[-1][1].send(rows)
+            if plan.pinned:
+                self._pin()
             stack.pop_all()
             os.close(memory)  # the map holds it, here and there
 
-    def pin(self) -> None:
-        """Registers the ring with CUDA, so that a GPU reads from it without a further copy."""
+    def _pin(self) -> None:
+        """Registers the memory with CUDA, so that a GPU reads from it without a further copy."""
         runtime: Any = torch.cuda.cudart()
         address = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
         torch.cuda.check_error(int(runtime.cudaHostRegister(address, len(self._memory), 0)))
         self._pinned = address
 
     def fill(self, batch: Batch) -> Counters:
-        """See DecodePool."""
+        """As ThreadDecodePool's."""
         try:
             for _, connection in self._workers:
                 connection.send_bytes(batch.slot.to_bytes(4, "little"))
@@ -166,7 +130,7 @@ class ProcessDecodePool:
             if failure is not None:
                 raise failure
             self._fetcher.note(damages)
-        return total(counters for _, counters, _ in answers)
+        return sum((counters for _, counters, _ in answers), Counters())
 
     def close(self) -> None:
         """Ends the processes."""
@@ -210,19 +174,13 @@ def shares(count: int, parts: int) -> list[slice]:
 @contextmanager
 def open_decode_pool(
     fetcher: Fetcher, plan: DecodePlan, *, images: int, shape: tuple[int, int]
-) -> Iterator[DecodePool]:
+) -> Iterator[ThreadDecodePool | ProcessDecodePool]:
     """The workers that fill batches of `images` images of `shape` (height and width, channels)."""
     slots = plan.prefetch + 2  # one is being filled, one is with the trainer
-    with ExitStack() as stack:
-        pool: ThreadDecodePool | ProcessDecodePool
-        if plan.kind == "processes":
-            pool = ProcessDecodePool(fetcher, slots, images, shape, plan.count)
-            stack.callback(pool.close)
-            if plan.pinned:
-                pool.pin()
-        else:
-            pool = ThreadDecodePool(
-                fetcher, [empty_batch(images, *shape, plan.pinned) for _ in range(slots)], plan.count
-            )
-            stack.callback(pool.close)
+    if plan.kind == "processes":
+        pool = ProcessDecodePool(fetcher, slots, images, shape, plan)
+    else:
+        batches = [empty_batch(images, *shape, plan.pinned) for _ in range(slots)]
+        pool = ThreadDecodePool(fetcher, batches, plan.count)
+    with closing(pool):
         yield pool

@@ -81,7 +81,7 @@ class IndexedReader:
 
             with closing(prefetch_batches(fill, pool.slots)) as batches:
                 for batch in batches:
-                    self.counters.add(batch.read)
+                    self.counters += batch.read
                     yield batch
 
     def _wanted(self, position: int, split: Split) -> Iterator[Wanted]:

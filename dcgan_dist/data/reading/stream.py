@@ -143,7 +143,7 @@ class StreamReader:
         atexit.register(close)  # processes of a user's pipeline, which nothing else may end
         try:
             for batch in batches:
-                self.counters.add(batch.read)
+                self.counters += batch.read
                 yield batch
         finally:
             atexit.unregister(close)

@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from dcgan_dist.data.remote.faults import failure, is_transient
 from dcgan_dist.data.remote.stores import IN_FLIGHT, STORES, FileChangedError, RemoteStat, Span, Store, protocol_of
+from dcgan_dist.data.system.workers import DaemonThreads
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
 
@@ -37,7 +37,6 @@ PARTS = 4  # of a download in flight; together they bound its memory
 ENOUGH = 64 * 2**10  # bytes after which an attempt counts as progress: a server that cuts every answer gives the file
 LONGEST_PAUSE = 30.0  # seconds
 
-_Tasks = SimpleQueue[tuple[Future[bytes], Callable[[], bytes]]]
 _lock = threading.Lock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
@@ -56,31 +55,14 @@ def _open_store(protocol: str, timeout: float, _process: int) -> Store:
 
 
 @cache
-def _tasks(_process: int) -> _Tasks:
-    """Daemon threads work on these, and do not delay the exit as those of concurrent.futures do."""
-    tasks: _Tasks = SimpleQueue()
-    for _ in range(IN_FLIGHT):
-        threading.Thread(target=_work, args=(tasks,), name="remote", daemon=True).start()
-    return tasks
-
-
-def _work(tasks: _Tasks) -> None:
-    while True:
-        future, act = tasks.get()
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(act())
-            except BaseException as error:
-                future.set_exception(error)
-        del future, act  # not kept until the next one
+def _threads(_process: int) -> DaemonThreads:
+    return DaemonThreads(IN_FLIGHT, "remote")
 
 
 def _submit(act: Callable[[], bytes]) -> Future[bytes]:
-    future: Future[bytes] = Future()
     with _lock:
-        tasks = _tasks(os.getpid())
-    tasks.put((future, act))
-    return future
+        threads = _threads(os.getpid())
+    return threads.submit(act)
 
 
 def is_remote(name: str) -> bool:

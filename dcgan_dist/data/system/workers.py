@@ -7,15 +7,19 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from dcgan_dist.data.system.cgroups import cpu_quotas
 
+T = TypeVar("T")
 SENT_TO_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 """Signals that a user, a terminal or SLURM may send to all processes of a job."""
 
@@ -36,6 +40,40 @@ def follow_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+class DaemonThreads:
+    """Threads that act on request; daemons, for one that hangs in a read must not delay the end of the program."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, act: Callable[[], T]) -> "Future[T]":
+        """The result of `act`, which the next free thread calls."""
+        future: Future[T] = Future()
+        self._tasks.put((future, act))
+        return future
+
+    def close(self, seconds: float) -> None:
+        """Ends the threads, and waits at most so long for what they do."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+
+    def _work(self) -> None:
+        while task := self._tasks.get():
+            future, act = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(act())
+                except BaseException as error:
+                    future.set_exception(error)
+            del task, future, act  # not kept until the next one
 
 
 @contextmanager
