@@ -35,15 +35,10 @@ class DecodeCost:
     """The part of it with the GIL held, 0 to 1."""
 
 
-def free_cores(local_ranks: int, on_gpu: bool) -> int:
-    """Cores for decoding in each rank of a node; one is left to the networks where they run on the CPU."""
-    return max(1, available_cores() // local_ranks - (0 if on_gpu else 1))
-
-
 def choose_decode_plan(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, say: Say) -> DecodePlan:
     """The plan for one rank; the choice is reported with its reason."""
     data, shape = config.data, (config.model.image_size, config.model.channels)
-    cores = free_cores(local_ranks, on_gpu)
+    cores = max(1, available_cores() // local_ranks - (0 if on_gpu else 1))  # one is for networks on the CPU
     count, kind, reason = data.workers, data.decode, ""
     if not count and _all_pixels(corpus, shape):
         count, reason = 1, "pixels at training size are only copied"
@@ -88,14 +83,12 @@ def measure_decoding(files: list[tuple[bytes, str]], shape: tuple[int, int]) -> 
             except UserError:  # it is named when it is trained on
                 continue
 
+    def seconds(threads: int) -> float:
+        begun = time.perf_counter()
+        list(pool.map(lambda _: decode_all(), range(threads)))
+        return time.perf_counter() - begun
+
     decode_all()  # the first time is slower
     with ThreadPoolExecutor(2) as pool:
-        alone = _seconds(lambda: list(pool.map(lambda _: decode_all(), range(1))))
-        together = _seconds(lambda: list(pool.map(lambda _: decode_all(), range(2))))
+        alone, together = seconds(1), seconds(2)
     return DecodeCost(seconds=alone / len(files), gil_share=min(max(together / alone - 1, 0.0), 1.0))
-
-
-def _seconds(act: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    act()
-    return time.perf_counter() - begun

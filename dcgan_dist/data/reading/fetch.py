@@ -9,8 +9,7 @@ import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.images.codecs import netpbm_header
 from dcgan_dist.data.images.jpeg import decode_jpeg
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.open_shard import JPEG, LIKELY, PIXELS, DamageError, OpenShard
+from dcgan_dist.data.reading.open_shard import JPEG, LIKELY, PIXELS, Bytes, DamageError, OpenShard
 from dcgan_dist.data.reading.pixels import PixelTable
 from dcgan_dist.data.shards.files import ShardFile, read_together, same_file
 from dcgan_dist.errors import UserError
@@ -40,8 +39,7 @@ def most_open(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
 
 
-@dataclass
-class _Target:
+class _Target(NamedTuple):
     """Where the images go; one row each."""
 
     samples: NDArray[np.int64]
@@ -50,13 +48,13 @@ class _Target:
 
     def row(self, row: int) -> "_Target":
         """One of them."""
-        alone = slice(row, row + 1)
-        return _Target(self.samples[alone], self.pixels[alone], self.labels[alone])
+        return _Target(*(part[row : row + 1] for part in self))
 
 
 Places = list[tuple[int, int]]  # of every row the shard and the member of it
 Shards = dict[int, OpenShard]
 Views = dict[int, memoryview | None]
+Image = tuple[OpenShard, int, tuple[int, int]]  # of a shard a member, and its span when it was read
 Bad = list[tuple[int, DamageError]]  # rows whose image cannot be used
 
 
@@ -66,10 +64,10 @@ class Fetcher:
     def __init__(
         self, corpus: Corpus, shape: tuple[int, int], damaged: Policy = "raise", most_damaged: int = 100
     ) -> None:
-        """`shape`: height (and width), channels. `damaged`: what becomes of an image that cannot be used.
+        """`shape`: height (and width), channels.
 
-        raise: it ends the run, by its name. substitute: the next intact one of its shard takes its place, always the
-        same; when more than `most_damaged` different ones are met, the run ends.
+        `damaged`: an image that cannot be used ends the run (raise), or the next intact one of its shard takes its
+        place, always the same one (substitute), until there are more than `most_damaged` different ones.
         """
         self.corpus, self._shape = corpus, shape
         self.damages: dict[int, str] = {}
@@ -131,7 +129,9 @@ class Fetcher:
             unmapped = [(row, *place) for row, place in enumerate(places) if views[place[0]] is None]
             bad += self._fill_unmapped(unmapped, shards, target, counters)
         if self._remote:
-            self._count_remote([shards[number] for number, _ in places], counters)
+            ranged = [shards[number].ranged for number, _ in places if shards[number].remote]
+            counters.from_remote += sum(ranged)
+            counters.from_cache += len(ranged) - sum(ranged)
         return bad
 
     def _fill_mapped(self, places: Places, shards: Shards, views: Views, target: _Target, counters: Counters) -> Bad:
@@ -164,13 +164,8 @@ class Fetcher:
                     continue
             except ValueError:  # too few bytes, or damaged since
                 pass
-            first, count = shard.span(member)
-            try:
-                shard.put(member, (first, count), view[first : first + count], pixels[row])
-                labels[row] = shard.label[member]
-                counters.bytes += shard.length[member]
-            except DamageError as error:
-                bad.append((row, error))
+            first, count = span = shard.span(member)
+            bad += self._put(row, (shard, member, span), view[first : first + count], target, counters)
         if raw:
             labels[raw] = found
             self._pixels.put(target.samples[raw], begins, labels[raw])
@@ -182,22 +177,22 @@ class Fetcher:
     ) -> Bad:
         """Reads all remote images at the same time."""
         bad: Bad = []
-        wanted = [(row, shards[number], member, shards[number].span(member)) for row, number, member in unmapped]
-        blobs = read_together([(shard.file, *span) for _, shard, _, span in wanted])
-        for (row, shard, member, span), data in zip(wanted, blobs, strict=True):
-            try:
-                shard.put(member, span, data, target.pixels[row])
-                target.labels[row] = shard.label[member]
-                counters.bytes += shard.length[member]
-            except DamageError as error:
-                bad.append((row, error))
+        wanted = [(shards[number], member, shards[number].span(member)) for _, number, member in unmapped]
+        blobs = read_together([(shard.file, *span) for shard, _, span in wanted])
+        for (row, *_), image, data in zip(unmapped, wanted, blobs, strict=True):
+            bad += self._put(row, image, data, target, counters)
         return bad
 
     @staticmethod
-    def _count_remote(shards: list[OpenShard], counters: Counters) -> None:
-        """Of the shard of every row, where it was."""
-        counters.from_remote += sum(shard.remote and shard.ranged for shard in shards)
-        counters.from_cache += sum(shard.remote and not shard.ranged for shard in shards)
+    def _put(row: int, image: Image, data: Bytes, target: _Target, counters: Counters) -> Bad:
+        shard, member, span = image
+        try:
+            shard.put(member, span, data, target.pixels[row])
+        except DamageError as error:
+            return [(row, error)]
+        target.labels[row] = shard.label[member]
+        counters.bytes += shard.length[member]
+        return []
 
     # ---- open shards
 

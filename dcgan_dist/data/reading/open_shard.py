@@ -67,11 +67,8 @@ class OpenShard:
         self.kind[member] = PIXELS
         return True
 
-    def put(self, member: int, span: tuple[int, int], data: Bytes, out: NDArray[np.uint8]) -> int:
-        """Decodes the image in the bytes of a span into `out`, uint8 (H, W, C), C-contiguous; returns its kind.
-
-        Raises DamageError.
-        """
+    def put(self, member: int, span: tuple[int, int], data: Bytes, out: NDArray[np.uint8]) -> None:
+        """Decodes the image in the bytes of a span into `out`, uint8 (H, W, C), C-contiguous. Raises DamageError."""
         first, count = span
         if len(data) < count:
             raise DamageError(f"{self.index.describe(member)}: the file ends early; it was cut after the run began")
@@ -87,7 +84,6 @@ class OpenShard:
         else:
             self._decode(member, kind, data, out)
         self.kind[member] = kind
-        return kind
 
     def _suffix(self, member: int) -> str:
         return self.index.suffixes[self.index.suffix[member]]

@@ -14,9 +14,7 @@ from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.shared_batch import FAVOURED, STEP, BatchArrays, batch_arrays
 from dcgan_dist.data.system.workers import signals_blocked
 
-JOIN_TIMEOUT = (
-    10  # seconds that a thread is waited for; one that hangs in a read must not hold up the end of the program
-)
+JOIN_TIMEOUT = 10  # seconds; a thread that hangs in a read must not delay the end of the program
 
 
 @dataclass(kw_only=True)

@@ -1,20 +1,25 @@
 """The indexed reader: any position of the order at once, images decoded straight into the batch."""
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.order import Order, rank_slices
+from dcgan_dist.data.corpus import Corpus
+from dcgan_dist.data.order import LANES, WINDOW, Order, rank_slices
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.decode_pool import DecodePlan, open_decode_pool
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.prefetch_buffer import Batch, prefetch_batches
-from dcgan_dist.data.reading.upcoming_shards import prefetching_shards
+from dcgan_dist.data.remote.prefetch import Prefetcher
+from dcgan_dist.data.shards.opener import verified
 from dcgan_dist.errors import to_stderr
 
+HORIZON = 2 * LANES * WINDOW  # positions: what the lanes still read of their current shards, and as much again
+STEP = LANES * WINDOW // 16  # positions after which the next uses of shards are looked up again
 LOOKED_UP = 2_048  # images, whose numbers are looked up in the order at once
 Wanted = tuple[int, NDArray[np.int64], NDArray[np.bool_]]
 """Position of a global batch; of this rank's images in it the numbers and whether they are mirrored."""
@@ -96,3 +101,29 @@ class IndexedReader:
         samples = [self.order.samples(start, count) for start in starts]
         flips = [self.order.flips(start, count) for start in starts]
         return here, np.concatenate(samples), np.concatenate(flips)
+
+
+@contextmanager
+def prefetching_shards(
+    corpus: Corpus, order: Order, start: int, say: Callable[[str], None]
+) -> Iterator[Callable[[int], None]]:
+    """Brings remote shards into the cache before they are read, from the position `start` on.
+
+    Yields a function to call with the reader's position. `say`: as of Prefetcher.
+    """
+    sources = [shard.source for shard in corpus.shards]
+    cache = corpus.opener.cache if any(sources) else None  # a cache that nothing needs is not opened
+    if cache is None:
+        yield lambda _: None
+        return
+
+    @lru_cache(maxsize=1)
+    def uses(step: int) -> list[tuple[int, int]]:
+        """Numbers of shards and positions of their next use, the soonest first."""
+        shards, positions = order.first_uses(start + step * STEP, min(HORIZON, order.size))
+        return list(zip(shards.tolist(), positions.tolist(), strict=True))
+
+    with closing(
+        Prefetcher(cache, sources, lambda here: uses((here - start) // STEP), say=say, position=start, check=verified)
+    ) as prefetcher:
+        yield prefetcher.advance

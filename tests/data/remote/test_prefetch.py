@@ -15,7 +15,7 @@ from support.http_server import HttpServer, silent, status
 from support.waiting import LIMIT, until
 
 from dcgan_dist.data.order import Order
-from dcgan_dist.data.reading.upcoming_shards import prefetching_shards
+from dcgan_dist.data.reading.reader import prefetching_shards
 from dcgan_dist.data.remote.cache import ANY, ShardCache, entry_name
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.remote.prefetch import Prefetcher
