@@ -18,6 +18,7 @@ from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.shards.files import read_together
 from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.errors import UserError
+from dcgan_dist.text import counted
 
 Say = Callable[[str], None]
 TRIED = 64  # images
@@ -50,7 +51,7 @@ def choose_decode_plan(config: Config, corpus: Corpus, *, local_ranks: int, on_g
     kind = "threads" if kind == "auto" else kind
     count = count or min(cores, MOST_THREADS if kind == "threads" else MOST_PROCESSES)
     if not (data.workers and data.decode != "auto"):
-        where = f"{available_cores()} cores, {local_ranks} rank{'s' * (local_ranks > 1)} on this node"
+        where = f"{counted(available_cores(), 'core')}, {counted(local_ranks, 'rank')} on this node"
         say(f"data: decoding {kind} per rank: {count} ({'; '.join(filter(None, [reason, where]))})")
     return DecodePlan(kind=kind, count=count, prefetch=data.prefetch, pinned=on_gpu)
 

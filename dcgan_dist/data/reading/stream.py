@@ -168,7 +168,14 @@ class TarPipeline:
     def __init__(self, urls: Sequence[str], choice: MemberChoice = DEFAULT, *, resampled: bool = False) -> None:
         """Raises UsageError for a URL, UserError for a missing file."""
         for url in urls:
-            _check_source(url)
+            if url.startswith("pipe:"):
+                if enforce_security:
+                    raise UsageError(f"--data.shards {url}: WDS_SECURE forbids commands; unset it")
+            elif "://" in url:
+                problem = "not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe"
+                raise UsageError(f"--data.shards {url}: {problem}")
+            elif not Path(url).exists():
+                raise UserError(f"{url}: no such file")
         self.name = f"--data.shards {', '.join(urls[:3])}"
         self._urls, self._choice, self._resampled = list(urls), choice, resampled
         self._notes: dict[str, Notes] = {}
@@ -201,17 +208,6 @@ class TarPipeline:
         if reports and self._read == wanted:
             for line in merge_notes(notes for url, notes in self._notes.items() if not is_plain(url)).lines():
                 to_stderr(f"data: {line} (pipes and packed files)")
-
-
-def _check_source(url: str) -> None:
-    if url.startswith("pipe:"):
-        if enforce_security:
-            raise UsageError(f"--data.shards {url}: WDS_SECURE forbids commands; unset it")
-    elif "://" in url:
-        problem = "not a file; stream it with 'pipe:COMMAND' and --data.allow_pipe"
-        raise UsageError(f"--data.shards {url}: {problem}")
-    elif not Path(url).exists():
-        raise UserError(f"{url}: no such file")
 
 
 def is_plain(url: str) -> bool:

@@ -261,7 +261,7 @@ def protocol_of(url: str) -> str:
 
 
 def _no_ranges(span: Span) -> UserError:
-    problem = "the server sends the whole file where a part was asked for"
+    problem = "the server sends the complete file where a part was asked for"
     return UserError(f"{Location(span.url)}: {problem}; let it go through the cache")
 
 

@@ -13,6 +13,7 @@ from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.reading import autotune
 from dcgan_dist.data.reading.autotune import DecodeCost, choose_decode_plan, measure_decoding
 from dcgan_dist.data.reading.decode_pool import DecodePlan
+from dcgan_dist.text import counted
 
 IMAGES = 70
 SUFFIXES = {"pixels": ["ppm"], "grey pixels": ["pgm"], "JPEG": ["jpg"], "mixed": ["ppm", "jpg"], "PNG": ["png"]}
@@ -59,7 +60,7 @@ def plan_for(monkeypatch, corpus, cores, ranks=1, on_gpu=False, size: Any = 32, 
 @pytest.mark.parametrize(
     ("cores", "ranks", "on_gpu", "where"),
     [
-        (1, 1, False, "1 cores, 1 rank on this node"),
+        (1, 1, False, "1 core, 1 rank on this node"),
         (8, 2, True, "8 cores, 2 ranks on this node"),
         (64, 1, True, "64 cores, 1 rank on this node"),
     ],
@@ -121,7 +122,7 @@ def test_processes_are_chosen_where_threads_would_wait_for_one_another(
     assert said[0].startswith(f"data: decoding {kind} per rank: {count} (")
     reason = f"250 us an image, {gil_share:.0%} of it with the GIL held; "
     assert (reason in said[0]) == bool(measured)
-    assert said[0].endswith(f"{cores} cores, {ranks} rank{'s' * (ranks > 1)} on this node)")
+    assert said[0].endswith(f"{counted(cores, 'core')}, {counted(ranks, 'rank')} on this node)")
 
 
 @given(

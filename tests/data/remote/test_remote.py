@@ -170,12 +170,12 @@ def test_no_server_at_all():
 
 def test_a_server_that_ignores_ranges_is_noticed(server):
     server.fail(NAME, without_range)
-    with pytest.raises(UserError, match="sends the whole file"):
+    with pytest.raises(UserError, match="sends the complete file"):
         REMOTE.read(server.url(NAME), 0, 100)
     server.ranges = False
     stat = REMOTE.stat(server.url(NAME))
     assert not stat.ranges
-    with pytest.raises(UserError, match="sends the whole file"):
+    with pytest.raises(UserError, match="sends the complete file"):
         REMOTE.read(server.url(NAME), 100, 100)
 
 
