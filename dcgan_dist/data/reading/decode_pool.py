@@ -26,12 +26,10 @@ import torch
 import dcgan_dist
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, shared_memory_batch
+from dcgan_dist.data.reading.prefetch_buffer import JOIN_TIMEOUT, Batch, empty_batch, shared_memory_batch
 from dcgan_dist.data.reading.shared_batch import bytes_of_batch
 from dcgan_dist.data.system.workers import DaemonThreads, signals_blocked
 from dcgan_dist.errors import UserError
-
-JOIN_TIMEOUT = 10.0  # seconds that a process may take to exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,7 @@ class ProcessDecodePool:
             if plan.pinned:
                 self._pin()
             stack.pop_all()
-            os.close(memory)  # the map holds it, here and there
+            os.close(memory)  # the maps of all processes hold it
 
     def _pin(self) -> None:
         """Registers the memory with CUDA, so that a GPU reads from it without a further copy."""
@@ -149,11 +147,11 @@ class ProcessDecodePool:
 
 
 def _start(memory: int) -> tuple[subprocess.Popen[bytes], Connection]:
-    """A process of ours that runs decode_worker; not one of multiprocessing, which would import the trainer's torch."""
+    """A process that runs decode_worker; one of multiprocessing would import the trainer's torch."""
     ours, its = Pipe()
     package = str(Path(dcgan_dist.__file__).parent.parent)
     known = os.environ.get("PYTHONPATH")
-    with signals_blocked():  # the trainer hangs up when it ends, in whatever way
+    with signals_blocked():  # they end when the trainer closes its pipes, however it ends
         process = subprocess.Popen(
             [sys.executable, "-m", "dcgan_dist.data.reading.decode_worker", str(memory), str(its.fileno())],
             pass_fds=(memory, its.fileno()),

@@ -1,4 +1,4 @@
-"""The process that decodes its rows of every batch into shared memory; see decode_pool.py. Imports no torch."""
+"""The process that decodes its rows of every batch into shared memory; see decode_pool.py. Does not import torch."""
 
 import contextlib
 import mmap
@@ -15,7 +15,7 @@ from dcgan_dist.errors import UserError
 
 
 def main(memory: int, connection: int) -> None:
-    """Serves until the other side hangs up, or ends in whatever way."""
+    """Serves until the trainer closes the connection or ends."""
     with Connection(connection) as parent, contextlib.suppress(EOFError, OSError):
         fetcher, slots, images, shape = parent.recv()
         rows = parent.recv()

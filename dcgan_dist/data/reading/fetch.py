@@ -25,7 +25,7 @@ from dcgan_dist.errors import UserError
 
 MOST_OPEN = 4_096  # shards; the lanes of an order are in about half as many at a time
 OPEN_THREADS = 16  # remote shards
-RELEASE_EVERY = 64  # calls of fill between two looks at what the cache has by now
+RELEASE_EVERY = 64  # calls of fill after which shards that are in the cache by now are closed
 Policy = Literal["raise", "substitute"]
 
 
@@ -48,7 +48,8 @@ class _Target(NamedTuple):
 
     def row(self, row: int) -> "_Target":
         """One of them."""
-        return _Target(*(part[row : row + 1] for part in self))
+        one = slice(row, row + 1)
+        return _Target(self.samples[one], self.pixels[one], self.labels[one])
 
 
 Places = list[tuple[int, int]]  # of every row the shard and the member of it
@@ -146,7 +147,7 @@ class Fetcher:
             shard, view = shards[number], views[number]
             if view is None:
                 continue
-            # with as few steps as can be; what goes wrong is named further down
+            # the hot path; errors are handled below
             kind, begin = shard.kind[member], shard.offset[member]
             try:
                 if kind == PIXELS or (kind == LIKELY and shard.is_pixels(member, view)):
@@ -217,7 +218,7 @@ class Fetcher:
         file = self.corpus.opener.open(self.corpus.shards[number])
         remote = self.corpus.shards[number].source is not None
         shard = OpenShard(file, self.corpus.index(number), self._shape, remote)
-        if same_file(file, self._discarded.get(number)):  # opened just before another thread threw it out
+        if same_file(file, self._discarded.get(number)):  # another thread discarded it meanwhile
             return self._open_one(number)
         with self._lock:
             while len(self._open) >= self._most_open:
@@ -225,7 +226,7 @@ class Fetcher:
             return self._open.setdefault(number, shard)
 
     def _release_remote(self) -> None:
-        """Lets go of remote shards that are by now in the cache, or whose place in it others may need."""
+        """Closes remote shards that are in the cache by now, or whose place in it other shards may need."""
         with self._lock:
             for number, shard in list(self._open.items()):
                 if shard.remote and (shard.ranged or self._fills - shard.used > RELEASE_EVERY):
@@ -234,9 +235,9 @@ class Fetcher:
     # ---- damaged images
 
     def _retry_damaged(self, sample: int) -> bool:
-        """Whether to read a damaged image once more: its shard was thrown out of the cache, which may be at fault.
+        """Whether to read a damaged image again, because its shard was removed from the cache, where it may be damaged.
 
-        That is done once for each shard; other rows, and other threads, may have met the same damage before it was.
+        This happens once for each shard. Other rows and threads may have found the damage before it was removed.
         """
         number, _ = self.corpus.locate(sample)
         described, found = self.corpus.shards[number], self._open.get(number)
@@ -248,7 +249,7 @@ class Fetcher:
             return False
         self.corpus.opener.discard(described, found.file)
         with self._lock:
-            self._discarded[number] = found.file  # kept open, so that no other file gets its number
+            self._discarded[number] = found.file  # kept open, so that its inode number is not used again
             self._open.pop(number, None)
         return True
 

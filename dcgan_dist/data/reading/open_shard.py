@@ -21,9 +21,9 @@ class DamageError(UserError):
 
 
 class OpenShard:
-    """The tables are views of the index, whose single numbers cost less than an array's.
+    """The tables are memory views of the index: an item of one costs less than an item of an array.
 
-    Several threads may read at once: what one finds out of an image, another may find out again.
+    Several threads may read at the same time, and two may check the same image.
     """
 
     def __init__(self, file: ShardFile, index: ShardIndex, shape: tuple[int, int], remote: bool) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.shared_batch import FAVOURED, STEP, BatchArrays, batch_arrays
+from dcgan_dist.data.reading.shared_batch import FAVOURED, MODULUS, BatchArrays, batch_arrays
 from dcgan_dist.data.system.workers import signals_blocked
 
 JOIN_TIMEOUT = 10  # seconds; a thread that hangs in a read must not delay the end of the program
@@ -28,7 +28,7 @@ class Batch:
     labels: Tensor
     """int64 (n,): -1 where there is none."""
     rows: BatchArrays
-    """The same memory as arrays. Threads use these alone: one that is in torch when the program ends would abort it."""
+    """The same memory as arrays. Threads use only these: a thread inside torch when the program ends would abort it."""
     slot: int = 0
     """Number of the memory that holds it."""
     read: Counters = field(default_factory=Counters)
@@ -48,8 +48,8 @@ class Batch:
 def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
     """A slot for `count` images; pinned memory goes to a GPU without a further copy and without waiting."""
     length = count * size * size * channels
-    memory = torch.zeros(length + STEP, dtype=torch.uint8, pin_memory=pinned)
-    first = (FAVOURED - memory.data_ptr()) % STEP
+    memory = torch.zeros(length + MODULUS, dtype=torch.uint8, pin_memory=pinned)
+    first = (FAVOURED - memory.data_ptr()) % MODULUS
     pixels = memory[first : first + length].view(count, size, size, channels)
     flips = torch.zeros(count, dtype=torch.bool, pin_memory=pinned)
     labels = torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned)
@@ -70,7 +70,7 @@ def shared_memory_batch(memory: memoryview, count: int, size: int, channels: int
 
 
 def prefetch_batches(fill: Callable[[Batch], None], slots: list[Batch]) -> Generator[Batch, None, None]:
-    """Yields the slots, filled one after the other by a thread. A batch is valid until the next one is asked for.
+    """Yields the slots, filled one after the other by a thread. A batch is valid until the next one is requested.
 
     An error in `fill` is raised here, in its turn, after the batches before it.
     """

@@ -47,7 +47,7 @@ class Split:
 class IndexedReader:
     """Reads the images of a corpus in the order of a seed. All state is the position that `batches` begins at."""
 
-    exact = True  # resumes at the very sample
+    exact = True  # resumes at the next sample
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class IndexedReader:
         self.corpus = fetcher.corpus
         self.order = Order(self.corpus.lengths, seed)
         self.counters = Counters()
-        """What was read for the batches that were asked for so far."""
+        """What was read for the batches so far."""
         self._fetcher, self._shape, self._plan, self._say = fetcher, shape, plan, say
 
     @property
@@ -90,7 +90,7 @@ class IndexedReader:
                     yield batch
 
     def _wanted(self, position: int, split: Split) -> Iterator[Wanted]:
-        """Batch after batch. Several are looked up at once: a copied batch leaves nothing of the code in the caches."""
+        """Batch after batch. Several are looked up at once, because copying a batch evicts the code from CPU caches."""
         count = split.per_rank_micro
         together = max(1, LOOKED_UP // (count * split.micro_batches))
         for first in range(position, 2**62, together * split.batch):

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNED = 4096  # bytes; a page, so that a GPU may be given each slot
-# Where pixels begin, in bytes modulo STEP. To rows that begin at a multiple of 32, libjpeg-turbo writes past the cache,
-# which makes the decoding of small images slower by half: 40 us instead of 28 for 64 x 64 pixels.
-FAVOURED, STEP = 16, 32
+ALIGNED = 4096  # bytes; a page, so that each slot can be registered with a GPU
+# Where pixels begin, in bytes modulo MODULUS. libjpeg-turbo writes rows that begin at a multiple of 32 past the cache,
+# which makes decoding of small images slower by half: 40 us instead of 28 for 64 x 64 pixels.
+FAVOURED, MODULUS = 16, 32
 
 
 class BatchArrays(NamedTuple):
@@ -31,7 +31,7 @@ def bytes_of_batch(count: int, size: int, channels: int) -> int:
 
 def _first_pixel(count: int) -> int:
     """Behind labels, samples and flips."""
-    return -(-count * (8 + 8 + 1) // STEP) * STEP + FAVOURED
+    return -(-count * (8 + 8 + 1) // MODULUS) * MODULUS + FAVOURED
 
 
 def batch_arrays(memory: memoryview, count: int, size: int, channels: int) -> BatchArrays:

@@ -1,4 +1,4 @@
-"""What stands behind a URL: web servers, the Hugging Face Hub (web pages as well) and object stores.
+"""The servers behind URLs: web servers, the Hugging Face Hub (web pages as well) and object stores.
 
 Every store gives the size and version of a file, reads a range of it, and names the errors that are `transient`, unless
 they are `lasting`. Nothing here retries or waits: that is `client` and `retry`. Threads may share a store.
