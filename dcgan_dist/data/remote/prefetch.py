@@ -17,7 +17,8 @@ RESCAN_COMPLETE = 30.0  # the same while nothing is; also the pause before a fai
 SHUTDOWN = 2.0  # seconds that a thread is waited for; one that hangs in a read must not delay the exit
 
 FirstUses = Callable[[int], Sequence[tuple[int, int]]]
-"""Given a position: the next shards, the soonest first, each with the position of its next use."""
+"""Given a position: the next shards, the soonest first, each with the position of its next use. The folder is not
+looked at again while the answer stays the same."""
 
 
 class Prefetcher:
@@ -42,7 +43,7 @@ class Prefetcher:
             cache: where the shards go.
             sources: of every shard; None for one that needs no cache.
             first_uses: called by the threads, one at a time.
-            say: called by a thread, with one line, for the first shard that fails; it is then read by ranges.
+            say: called by a thread, with one line, for the first shard that fails; shards may be read by ranges too.
             position: where the reader begins.
             check: as of EntryRequest.
         """
