@@ -72,7 +72,7 @@ def test_damaged_packing_is_named(tmp_path):
     assert str(problem) == f"{path}: the packed file is cut or empty; copy it again"
     assert problem.kind == "unreadable"
     path.write_bytes(b"<html>")
-    assert "not packed as its name says" in str(check(path).problems[0])
+    assert "has the wrong ending" in str(check(path).problems[0])
 
 
 def test_a_tar_that_is_packed_though_its_name_does_not_say_so(tmp_path):

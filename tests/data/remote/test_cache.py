@@ -427,7 +427,7 @@ def damaged(data):
         (lambda data: b"", "cut or empty"),
         (damaged, "is damaged|cut or empty"),
         (lambda data: data + b"more", "is damaged"),
-        (lambda data: b"<html>" + data, "not packed as its name says"),
+        (lambda data: b"<html>" + data, "has the wrong ending"),
     ],
 )
 def test_a_damaged_packed_file_is_an_error(tmp_path, kind, damage, message):

@@ -149,7 +149,7 @@ GZIP_FLIPPED = GZIP_FLIPPED[:-6] + bytes([GZIP_FLIPPED[-6] ^ 255]) + GZIP_FLIPPE
         ("a.tar", b"", "empty"),
         ("a.tar", tar_bytes([("a.txt", b"")]), "no images in it; skipped: 1 other member (1 .txt), 1 sample"),
         ("a.tar.gz", gzip.compress(PLAIN)[:-900], "the packed file is cut or empty; copy it again"),
-        ("a.tar.gz", GZIP_FLIPPED, "is damaged, or not packed as its name says (Error -3 while decompressing data: in"),
+        ("a.tar.gz", GZIP_FLIPPED, "is damaged, or has the wrong ending (Error -3 while decompressing data: in"),
         ("a.tar.gz", b"", "the packed file is cut or empty; copy it again"),
         ("a.tar.gz", gzip.compress(PLAIN[:HALF]), "cut"),
         ("a.tar.bz2", bz2.compress(PLAIN)[:-9], "the packed file is cut or empty; copy it again"),
@@ -174,10 +174,10 @@ def test_damaged_tars_are_named(tmp_path, name, data, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.tar.gz", "is damaged, or not packed as its name says (Error -3 while"),
-        ("a.tar.zst", "is damaged, or not packed as its name says (zstd"),
-        ("a.tar.bz2", "is damaged, or not packed as its name says (Invalid data stream"),
-        ("a.tar.xz", "is damaged, or not packed as its name says (Input format not supported"),
+        ("a.tar.gz", "is damaged, or has the wrong ending (Error -3 while"),
+        ("a.tar.zst", "is damaged, or has the wrong ending (zstd"),
+        ("a.tar.bz2", "is damaged, or has the wrong ending (Invalid data stream"),
+        ("a.tar.xz", "is damaged, or has the wrong ending (Input format not supported"),
     ],
 )
 def test_a_plain_tar_may_have_the_name_of_a_packed_one_on_a_local_disk(tmp_path, name, message):
