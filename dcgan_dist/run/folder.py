@@ -1,5 +1,6 @@
 """A run's folder: its paths, and the checks before it is used."""
 
+import errno
 import json
 import os
 import platform
@@ -202,10 +203,14 @@ def _not_mounted(folder: Path) -> str | None:
 
 
 def _move(path: Path, to: Path) -> None:
-    """Moves a file, or the content of a folder, which may be a mount point or a link. Raises OSError."""
-    if not path.is_dir():
-        path.rename(to)
-        return
+    """Moves a file or folder; of a mount point or a link to a folder, only the content. Raises OSError."""
+    try:
+        if not (path.is_symlink() and path.is_dir()):
+            path.rename(to)
+            return
+    except OSError as error:
+        if error.errno != errno.EBUSY or not path.is_dir():
+            raise
     make_folder(to)
     for child in path.iterdir():
         shutil.move(child, to)
