@@ -1,4 +1,4 @@
-"""Which errors of remote files are transient, and what the user is told about those that are not."""
+"""Which errors of remote files are transient, and the error for the user."""
 
 import re
 from http.client import responses

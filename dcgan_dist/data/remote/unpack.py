@@ -40,7 +40,7 @@ def packing_of(path: str | Path) -> str | None:
     webdataset's ShardWriter writes packed files named .tar (compress=True), and plain ones named .tar.gz.
     """
     head = b""
-    with suppress(OSError):  # whoever opens it reports that
+    with suppress(OSError):  # reported where it is opened
         if Path(path).is_file():
             with Path(path).open("rb") as file:
                 head = file.read(BLOCK)

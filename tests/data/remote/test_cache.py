@@ -1,4 +1,4 @@
-"""The node's cache of whole shards: one download, bounded, nothing left by the killed."""
+"""The node's cache of complete shards: one download, bounded, nothing left by killed processes."""
 
 import bz2
 import gzip
@@ -44,8 +44,8 @@ def content(shard):
         return os.pread(shard.fileno(), 10**7, 0)
 
 
-def bring(cache, source, wish=ANY):
-    shard = cache.acquire(source, wish)
+def obtain(cache, source, request=ANY):
+    shard = cache.acquire(source, request)
     assert shard is not None
     return shard
 
@@ -63,7 +63,7 @@ def test_a_shard_is_downloaded_once_and_then_served(server, tmp_path):
     cache = CountedCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
     before = server.requests()["0.tar"]
-    assert [content(bring(cache, source)) for _ in range(3)] == [DATA["0.tar"]] * 3
+    assert [content(obtain(cache, source)) for _ in range(3)] == [DATA["0.tar"]] * 3
     assert server.requests()["0.tar"] == before + 2, "the bytes, and the version afterwards"
     assert (cache.hits, cache.misses, cache.made) == (2, 1, 1000)
     assert left_over(tmp_path) == []
@@ -73,7 +73,7 @@ def test_a_shard_is_downloaded_once_and_then_served(server, tmp_path):
 def read_all(folder, sources, start, answers):
     cache = ShardCache(folder, 10_000, REMOTE)
     start.wait()
-    answers.put([content(bring(cache, source)) for source in sources])
+    answers.put([content(obtain(cache, source)) for source in sources])
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -118,13 +118,13 @@ def test_what_a_killed_downloader_leaves_goes_and_the_next_succeeds(server, tmp_
     assert left_over(tmp_path) == [f".{entry_name(source)}.tmp"]
     cache = ShardCache(tmp_path, 10_000, REMOTE)
     other = REMOTE.stat(server.url("1.tar"))
-    assert content(bring(cache, other)) == DATA["1.tar"]
-    assert left_over(tmp_path) == [], "whoever looks for room clears up"
-    assert content(bring(cache, source)) == DATA["0.tar"]
+    assert content(obtain(cache, other)) == DATA["1.tar"]
+    assert left_over(tmp_path) == [], "a process that reserves bytes removes it"
+    assert content(obtain(cache, source)) == DATA["0.tar"]
 
 
 @pytest.mark.parametrize("limit", [999, 10_000])
-def test_what_a_killed_downloader_left_goes_also_where_there_is_no_room(server, tmp_path, limit):
+def test_what_a_killed_downloader_left_is_removed_also_without_space(server, tmp_path, limit):
     (source, *_) = stats(server)
     (tmp_path / f".{entry_name(source)}.tmp").write_bytes(b"1000")
     ShardCache(tmp_path, limit, REMOTE).acquire(source)
@@ -139,13 +139,13 @@ def test_a_failed_download_leaves_nothing(server, tmp_path):
         cache.acquire(source)
     assert left_over(tmp_path) == []
     server.fail("0.tar", cut(10), status(503))
-    assert content(bring(cache, source)) == DATA["0.tar"]
+    assert content(obtain(cache, source)) == DATA["0.tar"]
 
 
 def test_the_bound_holds_and_pinned_shards_stay(server, tmp_path):
     cache = ShardCache(tmp_path, 3500, REMOTE)
     sources = stats(server)
-    held = [bring(cache, source) for source in sources[:3]]
+    held = [obtain(cache, source) for source in sources[:3]]
     assert cache.acquire(sources[3]) is None, "all are being read"
     held[1].close()
     assert content(cache.acquire(sources[3])) == DATA["3.tar"]
@@ -159,9 +159,9 @@ def test_the_bound_holds_and_pinned_shards_stay(server, tmp_path):
 def test_a_pin_holds_against_other_processes_and_ends_with_them(server, tmp_path):
     sources = stats(server)
     cache = ShardCache(tmp_path, 1500, REMOTE)
-    shard = bring(cache, sources[0])
+    shard = obtain(cache, sources[0])
     child = os.fork()
-    if child == 0:  # a process of its own, that asks for room in vain
+    if child == 0:  # a process of its own, that asks for space in vain
         os._exit(0 if ShardCache(tmp_path, 1500, REMOTE).acquire(sources[1]) is None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     shard.close()
@@ -170,18 +170,18 @@ def test_a_pin_holds_against_other_processes_and_ends_with_them(server, tmp_path
         ShardCache(tmp_path, 1500, REMOTE).acquire(sources[0])
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert content(bring(cache, sources[1])) == DATA["1.tar"]
+    assert content(obtain(cache, sources[1])) == DATA["1.tar"]
 
 
 def test_what_is_no_entry_is_left_alone(server, tmp_path):
-    """Somebody may name a folder in which other files are."""
+    """The folder may hold other files."""
     names = ["thesis.tar", ".thesis.lock", ".thesis.tmp", "0-0.tar", f"{ENTRY}~", f"x{ENTRY}"]
     for name in names:
         (tmp_path / name).write_bytes(bytes(900))
     (tmp_path / "folder").mkdir()
     cache = ShardCache(tmp_path, 1500, REMOTE)
     for source in stats(server)[:3]:
-        bring(cache, source).close()
+        obtain(cache, source).close()
         assert size_of_entries(tmp_path) == 1000
         assert len(cache.names()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {*names, "folder", ".lock", *cache.names()}
@@ -209,7 +209,7 @@ def test_what_is_being_made_counts(server, tmp_path):
     go_on.set()
     thread.join()
     assert content(with_result[0]) == DATA["0.tar"]
-    assert content(bring(cache, sources[1])) == DATA["1.tar"]
+    assert content(obtain(cache, sources[1])) == DATA["1.tar"]
 
 
 def test_a_shard_larger_than_the_bound_is_refused_without_a_download(server, tmp_path):
@@ -220,15 +220,15 @@ def test_a_shard_larger_than_the_bound_is_refused_without_a_download(server, tmp
     assert server.requests() == before
 
 
-def fewest_misses(order, room):
+def fewest_misses(order, capacity):
     """Of all caches that may also leave a shard out, by trying everything."""
     costs = {frozenset(): 0}
     for number in order:
         following: dict[frozenset, int] = {}
         for kept, cost in costs.items():
             cost += number not in kept
-            choices = [kept] if number in kept or len(kept) == room else [kept, kept | {number}]
-            if number not in kept and len(kept) == room:
+            choices = [kept] if number in kept or len(kept) == capacity else [kept, kept | {number}]
+            if number not in kept and len(kept) == capacity:
                 choices += [kept - {other} | {number} for other in kept]
             for choice in choices:
                 following[choice] = min(cost, following.get(choice, cost))
@@ -236,12 +236,12 @@ def fewest_misses(order, room):
     return min(costs.values())
 
 
-@pytest.mark.parametrize("room", [1, 2, 3, 5])
-def test_eviction_by_next_use_is_the_best_there_is(server, tmp_path, room):
-    order = random.Random(room).choices(range(8), k=60)
+@pytest.mark.parametrize("capacity", [1, 2, 3, 5])
+def test_eviction_by_next_use_is_the_best_there_is(server, tmp_path, capacity):
+    order = random.Random(capacity).choices(range(8), k=60)
     sources = stats(server)
     numbers = {entry_name(source): number for number, source in enumerate(sources)}
-    cache = CountedCache(tmp_path, room * 1000, REMOTE)
+    cache = CountedCache(tmp_path, capacity * 1000, REMOTE)
     for at, number in enumerate(order):
 
         def next_use(name, after=at + 1):
@@ -249,30 +249,30 @@ def test_eviction_by_next_use_is_the_best_there_is(server, tmp_path, room):
 
         shard = cache.acquire(sources[number], EntryRequest(next_use=next_use))
         assert shard is None or content(shard) == DATA[f"{number}.tar"]
-        assert size_of(tmp_path) <= room * 1000
-    assert cache.misses == fewest_misses(order, room)
+        assert size_of(tmp_path) <= capacity * 1000
+    assert cache.misses == fewest_misses(order, capacity)
 
 
 def test_of_unknown_use_the_oldest_goes_first(server, tmp_path):
     cache = ShardCache(tmp_path, 3000, REMOTE)
     sources = stats(server)
     for age, source in enumerate(sources[:3]):
-        bring(cache, source).close()
+        obtain(cache, source).close()
         os.utime(tmp_path / entry_name(source), (1000 + age, 1000 + age))
-    bring(cache, sources[0]).close()  # now the youngest
-    bring(cache, sources[3]).close()
-    bring(cache, sources[4], EntryRequest(next_use=lambda name: 5 if name == entry_name(sources[2]) else None)).close()
+    obtain(cache, sources[0]).close()  # now the youngest
+    obtain(cache, sources[3]).close()
+    obtain(cache, sources[4], EntryRequest(next_use=lambda name: 5 if name == entry_name(sources[2]) else None)).close()
     assert cache.names() == {entry_name(source) for source in sources[2:5]}
 
 
 def test_a_changed_file_is_another_entry(server, tmp_path):
     cache = ShardCache(tmp_path, 10_000, REMOTE)
     old = REMOTE.stat(server.url("0.tar"))
-    bring(cache, old).close()
+    obtain(cache, old).close()
     server.files["0.tar"] = bytes(500)
     new = REMOTE.stat(server.url("0.tar"))
-    assert content(bring(cache, new)) == bytes(500)
-    assert content(bring(cache, old)) == DATA["0.tar"]
+    assert content(obtain(cache, new)) == bytes(500)
+    assert content(obtain(cache, old)) == DATA["0.tar"]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_changed_file_is_another_entry(server, tmp_path):
         ("1000 bytes", False),
     ],
 )
-def test_a_url_that_is_signed_anew_is_the_same_entry_if_the_version_tells(version, same):
+def test_a_url_with_a_new_signature_is_the_same_entry_if_its_version_is_reliable(version, same):
     def entry(query, version=version, size=1000):
         return entry_name(RemoteStat(url=f"https://host/folder/a.tar{query}", size=size, version=version))
 
@@ -296,11 +296,11 @@ def test_a_url_that_is_signed_anew_is_the_same_entry_if_the_version_tells(versio
     assert len({entry("?a=1"), entry("?a=1", size=999), entry("?a=1", version='"other"')}) == 3
 
 
-def test_a_url_that_is_signed_anew_downloads_nothing(server, tmp_path):
+def test_a_url_with_a_new_signature_downloads_nothing(server, tmp_path):
     cache = CountedCache(tmp_path, 10_000, REMOTE)
     first, second = (REMOTE.stat(server.url(f"0.tar?Signature={name}")) for name in "xy")
-    bring(cache, first).close()
-    assert content(bring(cache, second)) == DATA["0.tar"]
+    obtain(cache, first).close()
+    assert content(obtain(cache, second)) == DATA["0.tar"]
     assert (cache.hits, cache.made) == (1, 1000)
 
 
@@ -325,46 +325,46 @@ def test_what_the_check_refuses_is_not_kept(server, tmp_path):
     assert (size_of(tmp_path), left_over(tmp_path)) == (0, [])
 
 
-def test_a_damaged_entry_is_brought_anew(server, tmp_path):
+def test_a_damaged_entry_is_downloaded_again(server, tmp_path):
     cache = ShardCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
-    with bring(cache, source) as damaged:
+    with obtain(cache, source) as damaged:
         assert cache.discard(source, os.fstat(damaged.fileno()))
     assert entry_name(source) not in cache.names()
-    assert content(bring(cache, source)) == DATA["0.tar"]
+    assert content(obtain(cache, source)) == DATA["0.tar"]
 
 
-def test_what_was_brought_in_the_place_of_a_damaged_entry_stays(server, tmp_path):
+def test_what_has_replaced_a_damaged_entry_stays(server, tmp_path):
     cache = CountedCache(tmp_path, 10_000, REMOTE)
     (source, *_) = stats(server)
-    with bring(cache, source) as found:
+    with obtain(cache, source) as found:
         damaged = os.fstat(found.fileno())
         assert cache.discard(source, damaged)
         assert not cache.discard(source, damaged), "it is gone already"
-        with bring(cache, source) as new:
+        with obtain(cache, source) as new:
             good = os.fstat(new.fileno())
         downloaded = cache.made
         assert not cache.discard(source, damaged), "not the file that was damaged"
-        with bring(cache, source) as kept:
+        with obtain(cache, source) as kept:
             assert os.path.samestat(os.fstat(kept.fileno()), good)
             assert cache.made == downloaded
     assert cache.discard(source, good)
     assert entry_name(source) not in cache.names()
 
 
-def test_a_full_disk_is_no_room_and_leaves_nothing(server, tmp_path):
+def test_a_full_disk_is_a_used_up_quota_and_leaves_nothing(server, tmp_path):
     cache = ShardCache(tmp_path, 10**9, REMOTE)
     sources = stats(server)
-    bring(cache, sources[0]).close()
+    obtain(cache, sources[0]).close()
     server.files["big.tar"] = bytes(5000)
     with no_file_larger_than(3000):
         assert cache.acquire(REMOTE.stat(server.url("big.tar"))) is None
     assert (size_of(tmp_path), left_over(tmp_path)) == (1000, [])
-    assert content(bring(cache, sources[1])) == DATA["1.tar"], "and it goes on with what there is room for"
+    assert content(obtain(cache, sources[1])) == DATA["1.tar"], "and it goes on with what fits"
     assert size_of(tmp_path) == 1000
 
 
-def test_a_disk_with_less_room_than_the_bound(server, tmp_path):
+def test_a_disk_with_less_space_than_the_limit(server, tmp_path):
     cache = ShardCache(tmp_path, 10**15, REMOTE)
     huge = RemoteStat(url=server.url("0.tar"), size=10**14, version="1")
     assert cache.acquire(huge) is None
@@ -397,10 +397,10 @@ def test_packed_tars_are_unpacked_once(server, tmp_path, name, remote):
     source = REMOTE.stat(server.url(name)) if remote else tmp_path / name
     cache = CountedCache(tmp_path / "cache", 6_000_000, REMOTE)
     before = server.requests()
-    with bring(cache, source) as shard:
+    with obtain(cache, source) as shard:
         assert content(shard) == data
         assert shard.path.suffix == ".tar"
-    bring(cache, source).close()
+    obtain(cache, source).close()
     assert server.requests()[name] - before[name] == 2 * remote
     assert (cache.hits, cache.misses, cache.made) == (1, 1, len(data))
 
@@ -411,7 +411,7 @@ def test_a_packed_file_that_changed_is_unpacked_again(tmp_path):
     for number in range(2):
         path.write_bytes(gzip.compress(bytes([number]) * 1000))
         os.utime(path, (number, number))
-        assert content(bring(cache, path)) == bytes([number]) * 1000
+        assert content(obtain(cache, path)) == bytes([number]) * 1000
 
 
 def damaged(data):
@@ -485,14 +485,14 @@ def test_the_usual_bound_is_most_of_the_disk_and_does_not_shrink_by_what_is_cach
     assert default_limit(tmp_path) == 800_000
 
 
-def test_unpacking_gets_no_room_of_what_is_pinned(server, tmp_path):
+def test_unpacking_removes_nothing_that_is_pinned(server, tmp_path):
     cache = ShardCache(tmp_path / "cache", 2500, REMOTE)
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(bytes(2000)))
-    with bring(cache, stats(server)[0]):
+    with obtain(cache, stats(server)[0]):
         assert cache.acquire(path) is None
         assert left_over(cache.folder) == []
-    assert content(bring(cache, path)) == bytes(2000)
+    assert content(obtain(cache, path)) == bytes(2000)
 
 
 def test_a_stopped_download_is_given_up(server, tmp_path):

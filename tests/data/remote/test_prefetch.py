@@ -34,7 +34,7 @@ def server():
 
 
 def first_uses(horizon):
-    """One shard after the other, each epoch anew."""
+    """One shard after the other, in every epoch."""
 
     def following(position):
         first = position // PER_SHARD
@@ -61,7 +61,7 @@ def content(cache, source):
         return os.pread(shard.fileno(), 10**6, 0)
 
 
-def test_shards_come_in_the_order_of_their_use_as_far_as_is_looked(server, tmp_path, one_thread):
+def test_shards_come_in_the_order_of_their_use_up_to_the_horizon(server, tmp_path, one_thread):
     sources = sources_of(server)
     server.log.clear()
     cache = CountedCache(tmp_path, 10**6, REMOTE)
@@ -95,46 +95,46 @@ def test_a_small_cache_keeps_what_is_needed_soonest(server, tmp_path):
         ahead.close()
 
 
-def test_what_cannot_be_brought_is_told_once_and_the_rest_is_brought(server, tmp_path):
-    sources, told = sources_of(server), []
+def test_a_failed_download_is_reported_once_and_the_rest_arrives(server, tmp_path):
+    sources, lines = sources_of(server), []
     server.always["1.tar"] = server.always["4.tar"] = status(403)
     cache = CountedCache(tmp_path, 10**6, REMOTE)
-    ahead = Prefetcher(cache, sources, first_uses(5), say=told.append)
+    ahead = Prefetcher(cache, sources, first_uses(5), say=lines.append)
     try:
-        until(lambda: cache.made == 3000 and told)
+        until(lambda: cache.made == 3000 and lines)
         ahead.advance(30)
         until(lambda: cache.made == 6000)
     finally:
         ahead.close()
-    (line,) = told
+    (line,) = lines
     assert re.fullmatch(r"data: shards are not prefetched: http://127.0.0.1:\d+/[14].tar: access denied .*", line)
 
 
 def test_an_error_that_has_passed_is_forgotten(server, tmp_path, monkeypatch):
     for name in ("RESCAN_COMPLETE", "RESCAN"):
         monkeypatch.setattr(f"dcgan_dist.data.remote.prefetch.{name}", 0.01)
-    sources, told = sources_of(server), []
+    sources, lines = sources_of(server), []
     server.fail("1.tar", status(503), status(503))
     cache = CountedCache(tmp_path, 10**6, REMOTE)
-    ahead = Prefetcher(cache, sources, first_uses(4), say=told.append)
+    ahead = Prefetcher(cache, sources, first_uses(4), say=lines.append)
     try:
         until(lambda: cache.made == 4000)
         assert content(cache, sources[1]) == DATA["1.tar"]
-        assert len(told) == 1
+        assert len(lines) == 1
     finally:
         ahead.close()
 
 
-def test_a_folder_that_is_gone_is_told_and_does_not_end_the_run(server, tmp_path):
-    cache, told = ShardCache(tmp_path / "cache", 10**6, REMOTE), []
+def test_a_folder_that_is_gone_is_reported_and_does_not_end_the_run(server, tmp_path):
+    cache, lines = ShardCache(tmp_path / "cache", 10**6, REMOTE), []
     (tmp_path / "cache").rmdir()
-    ahead = Prefetcher(cache, sources_of(server), first_uses(4), say=told.append)
+    ahead = Prefetcher(cache, sources_of(server), first_uses(4), say=lines.append)
     try:
-        until(lambda: told)
+        until(lambda: lines)
         ahead.advance(10)
     finally:
         ahead.close()
-    assert [line.partition("cache cannot be used")[0] for line in told] == [
+    assert [line.partition("cache cannot be used")[0] for line in lines] == [
         f"data: shards are not prefetched: {tmp_path}/cache: the "
     ]
 
@@ -162,7 +162,7 @@ def test_a_packed_shard_is_unpacked_ahead_and_a_plain_local_one_needs_nothing(tm
 
 
 class Watched(ShardCache):
-    """Counts the looks at the folder, and the tries to bring something."""
+    """Counts the looks at the folder, and the attempts to acquire something."""
 
     looks = tries = 0
 
@@ -175,14 +175,14 @@ class Watched(ShardCache):
         return super().acquire(source, request)
 
 
-@pytest.mark.parametrize(("room", "tries"), [(8000, 0), (7500, 4)])
-def test_the_folder_is_looked_at_once_for_every_step_of_the_reader(server, tmp_path, monkeypatch, room, tries):
+@pytest.mark.parametrize(("limit", "tries"), [(8000, 0), (7500, 4)])
+def test_the_folder_is_looked_at_once_for_every_step_of_the_reader(server, tmp_path, monkeypatch, limit, tries):
     """All that fits is cached already; what does not fit is tried at most once by every thread."""
     monkeypatch.setattr("dcgan_dist.data.remote.prefetch.PAUSE", 0.001)
     monkeypatch.setattr("dcgan_dist.data.remote.prefetch.RESCAN", 1000)
     sources, asked = sources_of(server), []
-    cache = Watched(tmp_path, room, REMOTE)
-    for number in ORDER[: room // 1000]:
+    cache = Watched(tmp_path, limit, REMOTE)
+    for number in ORDER[: limit // 1000]:
         shard = cache.acquire(sources[number])
         assert shard is not None
         shard.close()
@@ -216,7 +216,7 @@ def test_local_shards_open_no_cache(tmp_path):
     assert not folder.exists()
 
 
-def test_who_reads_is_told_what_keeps_shards_away(server, tmp_path):
+def test_the_reader_reports_why_shards_are_not_prefetched(server, tmp_path):
     sources, lines = sources_of(server), []
     server.always["1.tar"] = status(403)
     shards = [Shard(name=source.url, count=10, fingerprint=1, source=source) for source in sources[1:3]]
@@ -257,7 +257,7 @@ def prefetch_all(folder, sources, start, answers):
 
 
 @pytest.mark.dist
-def test_the_ranks_of_a_node_bring_every_shard_once(server, tmp_path):
+def test_the_ranks_of_a_node_download_every_shard_once(server, tmp_path):
     sources = sources_of(server)
     before = server.requests()
     context = multiprocessing.get_context("spawn")

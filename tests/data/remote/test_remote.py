@@ -140,7 +140,7 @@ def test_what_does_not_pass_ends_after_a_bounded_number_of_tries(server, act, fa
     with pytest.raises(UserError, match=f"^{stat.url}: .*{says}") as caught:
         acts[act]()
     assert "\n" not in str(caught.value)
-    until(lambda: server.requests()[NAME] - before >= 3)  # it may be late to read a request that nobody waits for
+    until(lambda: server.requests()[NAME] - before >= 3)  # it may be late to read a request that no client waits for
     tries = server.requests()[NAME] - before
     assert tries == 3
 
@@ -356,14 +356,14 @@ def test_a_fork_in_the_middle_of_a_download_disturbs_nobody(server, small_parts)
 
     server.fail(NAME, wait)
     with ThreadPoolExecutor(1) as pool:
-        whole = pool.submit(downloaded, stat)
+        complete = pool.submit(downloaded, stat)
         assert asked.wait(LIMIT)
         child = os.fork()
         if child == 0:
             os._exit(0 if REMOTE.read(stat.url, 7, 7) == DATA[7:14] else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         go_on.set()
-        assert whole.result() == DATA
+        assert complete.result() == DATA
 
 
 HANGING = """

@@ -29,7 +29,7 @@ REMOTE = Remote(timeout=LIMIT, retries=2, pause=0.01)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Three shards of ours and a tar of others'."""
-    folder = tmp_path_factory.mktemp("near")
+    folder = tmp_path_factory.mktemp("local")
     for number, suffix in enumerate(("jpg", "ppm", "png")):
         write_ours(folder / f"{number}.tar", 25, suffix, first=100 * number, label=lambda image: image)
     files = [(f"{image}.png", encoded(900 + image, "png")) for image in range(15)]
@@ -74,26 +74,26 @@ def opener(tmp_path, limit=10**9):
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 def test_the_batches_are_those_of_local_files(folder, server, tmp_path, monkeypatch, ending, kind):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    near = open_corpus([str(folder / "*.tar")])
-    far = open_corpus(names(server, ending), opener(tmp_path))
-    assert far.fingerprint == near.fingerprint
-    found, _ = contents(far, kind=kind)
-    assert same(found, contents(near)[0])
+    local = open_corpus([str(folder / "*.tar")])
+    remote = open_corpus(names(server, ending), opener(tmp_path))
+    assert remote.fingerprint == local.fingerprint
+    found, _ = contents(remote, kind=kind)
+    assert same(found, contents(local)[0])
 
 
 def test_compressed_local_files_too(folder, tmp_path):
     for path in folder.glob("*.tar"):
         (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    near, packed = open_corpus([str(folder / "*.tar")]), open_corpus([str(tmp_path / "*.tar.gz")], opener(tmp_path))
-    assert packed.fingerprint == near.fingerprint
-    assert same(contents(packed)[0], contents(near)[0])
+    local, packed = open_corpus([str(folder / "*.tar")]), open_corpus([str(tmp_path / "*.tar.gz")], opener(tmp_path))
+    assert packed.fingerprint == local.fingerprint
+    assert same(contents(packed)[0], contents(local)[0])
 
 
 def test_without_a_cache_images_come_by_range_and_no_more_than_they(folder, server, tmp_path):
     corpus = open_corpus(names(server)[:3], opener(tmp_path, limit=0))
-    near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
+    local = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
     found, reader = contents(corpus, steps=8)
-    assert same(found, contents(near, steps=8)[0])
+    assert same(found, contents(local, steps=8)[0])
     assert reader.counters.from_remote == reader.counters.images
     assert not (tmp_path / "cache").exists()
 
@@ -105,15 +105,15 @@ def test_the_cache_takes_over_while_the_reader_goes_on(folder, server, tmp_path)
     until(lambda: next(batches) and reader.counters.from_cache >= 200)
     batches.close()
     assert reader.counters.from_remote + reader.counters.from_cache == reader.counters.images
-    # the next life reads nothing from afar but what a start looks at
+    # the next attempt reads nothing from the server but what a start looks at
     before = server.requests()
     again = open_corpus(names(server)[:3], opener(tmp_path))
     found, reader = contents(again)
     assert reader.counters.from_remote == 0
     new = server.requests() - before
     assert all(new[f"{number}.tar"] <= 3 for number in range(3))
-    near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
-    assert same(found, contents(near)[0])
+    local = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
+    assert same(found, contents(local)[0])
 
 
 def test_a_cache_smaller_than_the_corpus_is_never_exceeded_and_the_batches_are_right(folder, server, tmp_path):
@@ -121,15 +121,15 @@ def test_a_cache_smaller_than_the_corpus_is_never_exceeded_and_the_batches_are_r
     limit = max(sizes) + 1024
     corpus = open_corpus(names(server)[:3], opener(tmp_path, limit))
     found, reader = contents(corpus, steps=60)
-    near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
-    assert same(found, contents(near, steps=60)[0])
+    local = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
+    assert same(found, contents(local, steps=60)[0])
     assert reader.counters.from_remote > 0
     held = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
     assert held <= limit
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_a_shard_that_the_cache_damaged_is_brought_anew(folder, server, tmp_path, ending):
+def test_a_shard_that_the_cache_damaged_is_downloaded_again(folder, server, tmp_path, ending):
     def read():
         return contents(open_corpus(names(server, ending)[:3], opener(tmp_path)), steps=30)
 
@@ -139,16 +139,16 @@ def test_a_shard_that_the_cache_damaged_is_brought_anew(folder, server, tmp_path
         content = bytearray(path.read_bytes())
         content[1_000] ^= 1  # in the first image
         path.write_bytes(content)
-    near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
-    assert same(contents(corpus)[0], contents(near)[0])
+    local = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
+    assert same(contents(corpus)[0], contents(local)[0])
 
 
 def test_faults_that_pass_are_survived(folder, server, tmp_path):
     corpus = open_corpus(names(server)[:3], opener(tmp_path, limit=0))
     for number in range(3):
         server.fail(f"{number}.tar", status(503), status(500))
-    near = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
-    assert same(contents(corpus, steps=4)[0], contents(near, steps=4)[0])
+    local = open_corpus([str(folder / f"{number}.tar") for number in range(3)])
+    assert same(contents(corpus, steps=4)[0], contents(local, steps=4)[0])
 
 
 def test_a_server_that_goes_away_ends_the_reading_in_one_line(server, tmp_path):
@@ -177,25 +177,25 @@ def test_a_bad_remote_shard_is_named_at_the_start(server, tmp_path, damage):
         open_corpus(names(server), opener(tmp_path))
 
 
-def test_the_options_choose_the_cache_and_the_console_is_told(server, tmp_path):
-    said = []
+def test_the_options_choose_the_cache_and_the_console_reports_it(server, tmp_path):
+    lines = []
     options = {"cache": tmp_path / "kept", "timeout": float(LIMIT), "retries": 1}
 
     def begin(**more):
-        said.clear()
+        lines.clear()
         data = DataConfig(shards=tuple(names(server)[:3]), **{**options, **more})
         config = Config(model=ModelConfig(image_size=32), data=data)
-        corpus = open_data(config, said.append)
+        corpus = open_data(config, lines.append)
         reader = make_reader(config, corpus, local_ranks=1, pinned=False, say=lambda line: None)
         batches = reader.batches(0, SPLIT)
         next(batches)
         batches.close()
 
     begin(cache_bytes=0)
-    assert any("no cache (--data.cache_bytes 0), so images are read one by one" in line for line in said)
+    assert any("no cache (--data.cache_bytes 0), so images are read one by one" in line for line in lines)
     assert not (tmp_path / "kept").exists()
     begin(cache_bytes=50_000)
-    assert any("% of them fit into the 0.0 GB of" in line for line in said)
+    assert any("% of them fit into the 0.0 GB of" in line for line in lines)
     begin()
-    assert any(f"fetched once into {tmp_path / 'kept'}" in line for line in said)
+    assert any(f"fetched once into {tmp_path / 'kept'}" in line for line in lines)
     assert (tmp_path / "kept").is_dir()

@@ -88,7 +88,7 @@ def test_a_file_without_ending_on_a_server_is_no_folder(bucket):
         shards_of("https://127.0.0.1:9/data/", REMOTE)
 
 
-def test_s3_ranges_and_whole_files(bucket, tmp_path):
+def test_s3_ranges_and_complete_files(bucket, tmp_path):
     url = "s3://shards/faces/1.tar"
     stat = REMOTE.stat(url)
     assert stat.size == len(DATA) - 1
@@ -96,7 +96,7 @@ def test_s3_ranges_and_whole_files(bucket, tmp_path):
         DATA[start + 1 : start + 51] for start in range(40)
     ]
     assert b"".join(REMOTE.download(stat)) == DATA[1:]
-    with ShardCache(tmp_path, 10**6, REMOTE).acquire(stat) or pytest.fail("no room") as shard:
+    with ShardCache(tmp_path, 10**6, REMOTE).acquire(stat) or pytest.fail("no space") as shard:
         assert shard.path.read_bytes() == DATA[1:]
 
 

@@ -87,7 +87,7 @@ def test_a_lock_that_may_only_be_read_locks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("of_folder", "goes"), [(0o777, True), (0o1777, False)])
 def test_what_another_user_alone_may_remove_stays(tmp_path, monkeypatch, of_folder, goes):
-    """Its room is taken, so that there is none for more; as for somebody who owns neither file nor folder."""
+    """It counts towards the limit; this user owns neither file nor folder."""
     tmp_path.chmod(of_folder)
     quota = Quota(tmp_path, 15)
     assert put(quota, NAME)
@@ -118,7 +118,7 @@ REAL_USERS = [(0o1777, [True, False]), (0o777, [True, True]), (0o755, ["Permissi
 @pytest.mark.dist
 @pytest.mark.parametrize(("of_folder", "found"), REAL_USERS if os.geteuid() == 0 else [])
 def test_a_second_user_uses_what_the_first_has_begun(of_folder, found):
-    """In a folder like /tmp the first entry stays, and goes where anybody may remove it; without room for both."""
+    """In a folder like /tmp the first entry stays, and is removed where any user may; both do not fit."""
     folder = Path(tempfile.mkdtemp())  # which, unlike those of pytest, others can reach
     try:
         folder.chmod(of_folder)
