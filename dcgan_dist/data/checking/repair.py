@@ -12,7 +12,7 @@ from dcgan_dist.data.checking.access import CHUNK, HashingReader, ShardJob, Unre
 from dcgan_dist.data.checking.indexed import IndexedSample, find_index, find_moved_index
 from dcgan_dist.data.checking.verify import decoded_size
 from dcgan_dist.data.shards.index import NO_LABEL, ShardIndex, ShardWriter
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 from dcgan_dist.text import counted, listed
 
 LOST_LISTED = 20
@@ -89,12 +89,10 @@ def _write(path: Path, samples: Iterator[_Sample]) -> int:
     if first is None:
         return 0
     kept = 0
-    try:
+    with os_error_as_user_error(path, "cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with ShardWriter(path, new=True) as shard:
             for sample in chain([first], samples):
                 shard.add(*sample)
                 kept += 1
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     return kept

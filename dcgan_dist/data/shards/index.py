@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from dcgan_dist.data.images.formats import IMAGE_SUFFIXES
 from dcgan_dist.data.shards.notes import Notes, from_dict
 from dcgan_dist.data.system.storage import atomic_file, remove_abandoned
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 
 INDEX = "__index__"  # name of the member
 BLOCK = 512  # tar's unit
@@ -195,16 +195,13 @@ def read_index(path: Path) -> ShardIndex | None:
 
     Raises UserError when the file is missing or unreadable, or its index is damaged.
     """
-    try:
-        with path.open("rb") as file:
+    with os_error_as_user_error(path, "cannot be read"), path.open("rb") as file:
 
-            def read(offset: int, length: int) -> bytes:
-                return os.pread(file.fileno(), length, offset)
+        def read(offset: int, length: int) -> bytes:
+            return os.pread(file.fileno(), length, offset)
 
-            footer = read_footer(str(path), os.fstat(file.fileno()).st_size, read)
-            return None if footer is None else load_index(str(path), footer, read)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        footer = read_footer(str(path), os.fstat(file.fileno()).st_size, read)
+        return None if footer is None else load_index(str(path), footer, read)
 
 
 def member_bytes(name: str, data: bytes) -> bytes:

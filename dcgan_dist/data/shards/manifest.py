@@ -25,7 +25,7 @@ from typing import Any
 
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.shards.index import corpus_fingerprint
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 from dcgan_dist.location import Location
 
 NAME = "manifest.json"
@@ -121,10 +121,8 @@ def commonest(sizes: Counter[str]) -> dict[str, int]:
 
 def load_manifest(path: Path) -> Manifest:
     """The manifest in a file. Raises UserError when it cannot be read; see parse_manifest."""
-    try:
+    with os_error_as_user_error(path, "cannot be read"):
         return parse_manifest(str(path), path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def parse_manifest(name: str, data: bytes) -> Manifest:

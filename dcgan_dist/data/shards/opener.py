@@ -18,7 +18,7 @@ from dcgan_dist.data.shards.index import Footer, ShardIndex, load_index, read_fo
 from dcgan_dist.data.shards.notes import Notes
 from dcgan_dist.data.shards.samples import MemberChoice
 from dcgan_dist.data.system.storage import NO_FILE
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 from dcgan_dist.location import Location
 
 
@@ -77,7 +77,7 @@ class Opener:
         if is_remote(name):
             return self._describe_remote(name, self.remote.stat(name))
         path = Path(name)
-        try:
+        with os_error_as_user_error(path, "cannot be read"):
             if path.is_dir():
                 raise UserError(f"{path}: is a folder; name the shards in it, as in '{path}/*.tar'")
             if not path.is_file():
@@ -92,8 +92,6 @@ class Opener:
             if footer is None:
                 index = foreign_index(path, self.choice)
                 return Shard(name=name, identity=_identity(about), **_facts(index))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         return _from_footer(name, footer)
 
     def _describe_remote(self, url: str, stat: RemoteStat) -> Shard:
@@ -140,10 +138,8 @@ class Opener:
         elif shard.source is not None:
             index = self._cached_index(shard.name, shard.source, shard.identity)
         else:
-            try:
+            with os_error_as_user_error(shard.name, "cannot be read any more"):
                 index = foreign_index(Path(shard.name), self.choice)
-            except OSError as error:
-                raise UserError(f"{shard.name}: cannot be read any more ({error.strerror})") from error
         if index.fingerprint != shard.fingerprint:
             raise UserError(f"{shard.name}: was replaced by another file after the run began")
         return index

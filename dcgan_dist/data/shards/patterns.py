@@ -14,7 +14,7 @@ from dcgan_dist.data.images.formats import EXTENSIONS, ending_of, is_image_name
 from dcgan_dist.data.remote.client import Remote, base_name, is_remote
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS
 from dcgan_dist.data.shards.manifest import SIDE_FILES
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
 from dcgan_dist.location import Location
 
 SIGNS = re.compile(r"[{}*?\[\\]|^~/")  # of a pattern
@@ -91,10 +91,8 @@ def _files_in(name: str, remote: Remote) -> list[str] | None:
         return None if file else _remote_files(name, remote)
     if not (exists(name) and Path(name).is_dir()):
         return None
-    try:
+    with os_error_as_user_error(name, "cannot be read", UsageError):
         return [str(path) for path in sorted(Path(name).iterdir(), key=os.fsencode)]
-    except OSError as error:
-        raise UsageError(f"{name}: cannot be read ({error.strerror})") from error
 
 
 def _remote_files(url: str, remote: Remote) -> list[str] | None:

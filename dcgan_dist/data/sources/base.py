@@ -24,7 +24,7 @@ from dcgan_dist.data.remote.unpack import TAR_ENDINGS
 from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.shards.labels import ENCODING, number_names
 from dcgan_dist.data.system.storage import open_regular
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, os_error_as_user_error
 from dcgan_dist.text import count_text, listed
 
 ENDINGS = {
@@ -151,11 +151,9 @@ class FilesSource(Source):
         """A function that reads files."""
 
         def load(item: Item) -> Loaded:
-            try:
-                with open_regular(self._folder / item.name) as file:
-                    return file.read(), item.label
-            except OSError as error:
-                raise UserError(f"{self.where(item)}: cannot be read ({error.strerror})") from error
+            path = self._folder / item.name
+            with os_error_as_user_error(path, "cannot be read"), open_regular(path) as file:
+                return file.read(), item.label
 
         yield load
 

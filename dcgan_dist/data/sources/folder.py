@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dcgan_dist.data.shards.labels import ENCODING
 from dcgan_dist.data.sources.base import FilesSource, Item, Items, Load, Loaded, Source, images_among
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,8 @@ def files_below(top: Path, below: str = "", above: frozenset[str] = frozenset())
     real = os.path.realpath(top / below)
     if real in above:
         return
-    try:
-        with os.scandir(top / below) as entries:
-            names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries]
-    except OSError as error:
-        raise UserError(f"{top / below}: cannot be read ({error.strerror})") from error
+    with os_error_as_user_error(top / below, "cannot be read"), os.scandir(top / below) as entries:
+        names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries]
     for name in sorted(names, key=_bytes):  # with its '/', a folder sorts as the paths below it do
         if name.endswith("/"):
             yield from files_below(top, below + name, above | {real})

@@ -17,7 +17,7 @@ from dcgan_dist.data.remote.client import is_remote
 from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.shards.labels import ENCODING, number_names
 from dcgan_dist.data.sources.base import FilesSource, Images, Items, unused_columns
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
 from dcgan_dist.location import Location
 from dcgan_dist.text import count_text
 
@@ -81,15 +81,15 @@ class ListSource(FilesSource):
             return path, label
 
         rows = self._json_rows if self.path.suffix.lower() == ".jsonl" else self._csv_rows
-        try:
-            with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                for line, names, cells in rows(file):
-                    path, label = places(names)
-                    if path is None:
-                        self._bad(line, f"it has no {self.image_column or ' or '.join(PATH_NAMES)}")
-                    yield line, cells[path], None if label is None else cells[label]
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
+        with (
+            os_error_as_user_error(self.path, "cannot be read"),
+            self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        ):
+            for line, names, cells in rows(file):
+                path, label = places(names)
+                if path is None:
+                    self._bad(line, f"it has no {self.image_column or ' or '.join(PATH_NAMES)}")
+                yield line, cells[path], None if label is None else cells[label]
 
     def _csv_rows(self, file: TextIO) -> Iterator[_Row]:
         reader = csv.reader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else ",", strict=True)

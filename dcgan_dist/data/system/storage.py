@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import psutil
 
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 
 LARGEST_PID = 2**31 - 1
 NO_FILE = "no regular file, but a pipe, a socket or a device"
@@ -63,12 +63,10 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False, new: boo
 
     `private`: only the owner can read it, at any moment. `new`: an existing file is not replaced.
     """
-    try:
+    with os_error_as_user_error(path, "cannot be written"):
         make_folder(path.parent)
         with atomic_file(path, 0o600 if private else 0o666, new) as file:
             file.write(data)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager

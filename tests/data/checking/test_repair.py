@@ -99,7 +99,7 @@ def test_nothing_comes_of_nothing(tmp_path, make, damage):
     path = make(tmp_path / "a.tar")
     path.write_bytes(NOTHING_LEFT[damage](path.read_bytes()) if damage != "gzip" else b"\x1f\x8b" + os.urandom(9000))
     if damage == "gzip":  # recognised by its first bytes, and not readable
-        with pytest.raises(UserError, match="is damaged, or not packed"):
+        with pytest.raises(UserError, match="is damaged, or has the wrong ending"):
             repair(path, tmp_path / "new" / "a.tar")
     else:
         report = repair(path, tmp_path / "new" / "a.tar")

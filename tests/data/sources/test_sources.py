@@ -200,7 +200,7 @@ def test_every_kind_of_source_gives_the_same_pictures(tmp_path, monkeypatch, tex
         ("http://me:secret@host/a.csv?key=secret", r"^http://host/a\.csv: of \.csv files, give one at a time"),
         ("http://host/a?key=secret.tar", r"^http://host/a: neither a folder nor a \.zip"),
         ("http://host/*.tar", r"^http://host/\*\.tar: a web server has no listing"),
-        ("ftp://host/a.tar", r"^ftp://host/a\.tar: 'ftp' is none of s3, "),
+        ("ftp://host/a.tar", r"^ftp://host/a\.tar: 'ftp' is none of http, "),
         ("pipe:cat a.tar", "no such file or folder"),
         ("http://[host/a", r"^http://\[host/a: neither a folder"),
         (f"http://host/a?{'signature' * 100}", r"^http://host/a: neither a folder"),
