@@ -8,5 +8,5 @@ export PATH="$PWD/.venv/bin:$PATH"
 export PYTHONDONTWRITEBYTECODE= # the tests start a thousand processes; none but the first is to compile the package
 export OMP_WAIT_POLICY=passive # several processes share the cores: waiting threads must leave them to others
 launch/lint.sh
-(($#)) || set -- --numprocesses 3 # also on two cores, because half of the time is waiting
+(($#)) || set -- --numprocesses 4 # also on two cores, because half of the time is waiting
 exec python -m pytest "$@"

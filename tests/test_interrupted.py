@@ -49,7 +49,7 @@ def start(tmp_path):
             text=True,
             cwd=tmp_path,
             process_group=0,
-            env=os.environ | variables | {"PYTHONPATH": path},
+            env=os.environ | variables | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         )
         started.append(process)
         return process

@@ -32,6 +32,8 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "allow_changes": st.lists(st.sampled_from(list(cli.NAMES))).map(tuple),
     "world_size": st.just(None),
     "reader": st.just("indexed"),
+    "resampled": st.just(False),
+    "pipeline": st.none(),
     "classes": st.lists(st.integers(0, 999).map(str)).map(tuple),
     "shards": st.lists(WORDS.map(lambda word: f"./{word}")).map(tuple),
 }

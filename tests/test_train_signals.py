@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,10 +46,16 @@ def make(shards, *, image_size, **_):
 
 
 @pytest.fixture
-def start(tmp_path) -> Iterator:
+def temporary() -> Iterator[Path]:
+    """A short path, because sockets in it have at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="dd") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def start(tmp_path, temporary) -> Iterator:
     processes: list[subprocess.Popen[str]] = []
-    (tmp_path / "tmp").mkdir()
-    folders = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "tmp")}
+    folders = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(temporary)}
 
     def start(options: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-u", "-m", "dcgan_dist.train", *TINY.split(), "--run_dir", str(tmp_path / "run")]
@@ -89,7 +96,7 @@ def drawn(cache: Path) -> list[Path]:
         ("it trains from a user's pipeline with workers", signal.SIGTERM),
     ],
 )
-def test_it_stops_in_order_while(moment, number, start, tmp_path):
+def test_it_stops_in_order_while(moment, number, start, tmp_path, temporary):
     options, sign = MOMENTS[moment]
     shard = None if "draw" in moment else drawn(tmp_path / "cache")[0]
     (tmp_path / "mine.py").write_text(PIPELINE)
@@ -113,8 +120,9 @@ def test_it_stops_in_order_while(moment, number, start, tmp_path):
     assert (int(images) > 0) == (sign == "0.0 %")
     assert f"stopped at {int(images):,} images" in out
     until(lambda: of_group(process.pid) == [])
-    # a cache that torch makes for all programs of this user
-    assert [path.name for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("torchinductor_")] == []
+    # a cache that torch makes for all programs of this user, and a socket of W&B's process, which the signal ended too
+    others = ("torchinductor_", "wandb_symon-")
+    assert [path.name for path in temporary.iterdir() if not path.name.startswith(others)] == []
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.tar")}
     assert "draw" in moment or before
     drawn(tmp_path / "cache")

@@ -346,7 +346,7 @@ def test_pytorchs_own_synchronised_batchnorm_takes_the_layers_places(device):
 @pytest.mark.parametrize(
     ("device", "supported", "name", "reason"),
     [
-        ("cpu", True, "fp32", "on a CPU"),
+        ("cpu", True, "fp32", "on CPUs"),
         ("cuda", True, "bf16", "the GPU supports it"),
         ("cuda", False, "fp32", "no bf16"),
     ],

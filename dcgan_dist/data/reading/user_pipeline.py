@@ -7,7 +7,9 @@ import atexit
 import importlib
 import inspect
 import operator
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ import numpy as np
 from dcgan_dist.data.reading.stream import DecodedImage, EncodedImage, Sample
 from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.system.workers import kill_children
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, to_stderr
 
 CALL = "FUNCTION(shards, *, image_size, channels, seed, rank, world_size)"
+LONGEST_FOLDER = 107 - len(
+    "/pymp-12345678/listener-12345678"
+)  # bytes: a socket of multiprocessing, which passes tensors
 Make = Callable[..., Iterable[Any]]
 
 
@@ -34,6 +39,9 @@ class UserPipeline:
         self.name = f"--data.pipeline {target}"
         self._shards, self._shape, self._make = list(shards), shape, _imported(target, self.name)
         atexit.register(kill_children)  # DataLoader workers that hang
+        if len(folder := os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
+            problem = f"has more than {LONGEST_FOLDER} characters, so DataLoader workers may hang"
+            to_stderr(f"WARNING: {os.fsdecode(folder)}: {problem}; set TMPDIR to a folder with a shorter path")
 
     def samples(self, seed: int, rank: int, world_size: int) -> Generator[Sample, None, None]:
         """See Pipeline. Raises UserError for a sample of another form, and for what the user's code raises."""

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import re
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
@@ -271,3 +272,12 @@ def example_members(number):
     file = io.BytesIO()
     picture(number, 40).save(file, "JPEG")
     return [("jpg", file.getvalue()), ("cls", str(number % 3).encode())]
+
+
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_reported(module, capsys, monkeypatch):
+    """The message with a tensor would be lost, and the training would wait for it."""
+    target = f"{module('def make(shards, **_): return []')}:make"
+    for length, lines in ((75, 0), (76, 1)):
+        monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * (length - 1))
+        UserPipeline(target, [], (SIZE, 3))
+        assert capsys.readouterr().err.count("set TMPDIR to a folder with a shorter path") == lines

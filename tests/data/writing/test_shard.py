@@ -388,8 +388,10 @@ def test_old_shards_stay_until_new_ones_are_complete(tmp_path):
 
 def test_a_killed_process_is_one_line(tmp_path):
     folder = make_folder(tmp_path / "in")
+    # takes a second to decode, so that there is time to be killed
+    Image.new("L", (10_000, 10_000)).save(large := io.BytesIO(), "PNG", compress_level=1)
     for colour in COLOURS:
-        os.mkfifo(folder / colour / "endless.png")  # whoever reads it waits, so that there is time to be killed
+        (folder / colour / "large.png").write_bytes(large.getvalue())
 
     def kill(_done, _total):
         for child in children("spawn_main"):
