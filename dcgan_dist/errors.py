@@ -91,11 +91,11 @@ def run_and_report(
 
     Args:
         act: the command; returns its exit code.
-        rank: this process. Of errors that all ranks raise, rank 0 speaks; of wrong commands that each rank found by
-            itself, the first rank of every node, for a file may be missing on one node alone.
+        rank: this process. Rank 0 reports errors that all ranks raise; the first rank of every node reports a wrong
+            command, because a file may be missing on one node only.
         given: the words of the command line; neither the line nor a traceback quotes their secrets.
-        output_counts: a command whose standard output cannot be written has failed. Of one that keeps its results in
-            files it is only said.
+        output_counts: whether a command fails when its standard output cannot be written. One that keeps its results
+            in files only reports it.
     """
 
     def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,9 +1,9 @@
 """The order of the images: pure arithmetic, whose only state is one integer.
 
-Position P counts the samples that the whole job has taken since its start. From (lengths of the shards, seed, P) follow
-the epoch, the sample and the flip bit. Nothing is padded, dropped or repeated: every epoch is a permutation of all
-samples, and the stream runs on into the next. The global batch at P is [P, P + B) on any number of ranks; a rank takes
-its slice of it.
+Position P counts the samples that all ranks together have taken since the start. The lengths of the shards, the seed
+and P determine the epoch, the sample and the flip bit. Nothing is padded, dropped or repeated: every epoch is a
+permutation of all samples, and the stream runs on into the next. The global batch at P is [P, P + B) on any number of
+ranks; a rank takes its slice of it.
 
 Up to SHUFFLED samples, an epoch is one keyed permutation of all of them: a uniform shuffle.
 

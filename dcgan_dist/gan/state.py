@@ -28,7 +28,7 @@ class TrainState:
     detector_g: NonFiniteDetector
     detector_d: NonFiniteDetector
     images: int = 0
-    """Real images seen by the whole job: the position in the data, the noise and every schedule."""
+    """Real images seen by all ranks: the position in the data, the noise and every schedule."""
     iteration: int = 0
     rollbacks: int = 0
     """Number of rollbacks; part of the key of the noise."""

@@ -112,13 +112,13 @@ def check_run_dir(context: Context) -> Finding:
     folder = RunFolder(context.config.run_dir)
     folder.check()
     Lease(folder.root, lambda _: None).refuse_other()
-    said: list[str] = []
+    lines: list[str] = []
     config = replace(context.config, precision=context.arithmetic.name)
     try:
         data = context.data or StreamUrls()  # the embedded set is not made for this: see below
     except UserError:
         data = StreamUrls()  # see the line shards
-    found = resume.find(config, folder, data, said.append)
+    found = resume.find(config, folder, data, lines.append)
     given = config.data.shards or config.data.pipeline
     if found is not None and not (given or "data.shards" in config.resume.allow_changes):
         trained = checkpoint.load_state(found)
@@ -128,7 +128,7 @@ def check_run_dir(context: Context) -> Finding:
     if found is not None:
         inside = found.parent.resolve() == folder.checkpoints.resolve()
         state = f"resumes from checkpoint {found.name if inside else found} ({config.resume.source})"
-    damaged = sum(line.startswith("WARNING") for line in said)
+    damaged = sum(line.startswith("WARNING") for line in lines)
     few = f"{damaged} newer checkpoint{'s are' if damaged > 1 else ' is'} damaged"
     stop = f"remove {folder.stop}, unless the run is meant to stop"
     return conclude(

@@ -76,7 +76,7 @@ def _names(pattern: str, remote: Remote, complete: set[str]) -> list[str]:
     if not is_remote(pattern) and exists(f"{pattern}/{NAME}") and not any(Path(pattern).glob("*.tar*")):
         return _names(f"{pattern}/{NAME}", remote, complete)  # all shards that it names are missing
     if pattern.startswith("pipe:"):
-        raise UsageError(f"{pattern}: a pipe cannot be checked, because it can be read only once")
+        raise UsageError(f"{pattern}: a pipe cannot be checked, because it is read only once")
     names = shards_of(pattern, remote)
     if is_remote(pattern) and ("*" in pattern or names != spell_out(pattern, remote)):  # a folder
         complete |= {folder_of(name) for name in names}
