@@ -21,7 +21,7 @@ export XDG_CACHE_HOME=$work/cache OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1
 if [[ ${1:-} == --smoke ]]; then
   export CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1
   tests=(-k "auto or refused or never_waits") limits=(600 600 600 600 600)
-  saves=(--rounds 1)
+  saves=(--rounds 1 --batch 2)
   speed=(--sizes 32 --batches 8 --ngf 8 --ndf 8 --rounds 2 --seconds 0.1 --contenders plain fp32 bf16)
   training=(--model.image_size 32 --model.ngf 8 --model.ndf 8 --batch_size 16 --data.faces 128)
   training+=(--log.every 160 --log.samples_every 320 --images 640)

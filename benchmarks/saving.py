@@ -25,15 +25,15 @@ from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.saving import Saver
 
-BATCH, ITERATIONS = 32, 6
+ITERATIONS = 6
 KINDS = ("none", "blocking", "beside")
 
 Turn = dict[str, float]
 
 
-def iterate(state: TrainState, device: torch.device) -> None:
+def iterate(state: TrainState, device: torch.device, batch: int) -> None:
     """One update of both networks; what they learn does not matter here."""
-    loss = state.netd(state.netg(torch.randn(BATCH, 100, 1, 1, device=device))).mean()
+    loss = state.netd(state.netg(torch.randn(batch, 100, 1, 1, device=device))).mean()
     loss.backward()
     for optimizer in (state.opt_g, state.opt_d):
         optimizer.step()
@@ -42,7 +42,7 @@ def iterate(state: TrainState, device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def turn(folder: Path, state: TrainState, device: torch.device, kind: str, number: int) -> Turn:
+def turn(folder: Path, state: TrainState, device: torch.device, kind: str, number: int, *, batch: int) -> Turn:
     """A save, and the iterations after it."""
     saver = Saver(RunFolder(folder), CheckpointConfig(blocking=kind == "blocking"), Lease(folder), print, device)
     begun = time.perf_counter()
@@ -50,7 +50,7 @@ def turn(folder: Path, state: TrainState, device: torch.device, kind: str, numbe
         saver.save(number, state.tensors() | {"stats": {}}, {"images": number})
     saved = time.perf_counter()
     for _ in range(ITERATIONS):
-        iterate(state, device)
+        iterate(state, device, batch)
     done = time.perf_counter()
     saver.finish()
     written = saver.seconds().get("save/write_seconds", 0.0)
@@ -61,6 +61,7 @@ def main() -> None:
     """Prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=32, help="images of an iteration")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
         folder = Path(name)
         for number in range(len(KINDS) * (options.rounds + 2)):  # from the third round on, each save removes one
             kind = KINDS[number % len(KINDS)]
-            turns[kind].append(turn(folder, state, device, kind, number))
+            turns[kind].append(turn(folder, state, device, kind, number, batch=options.batch))
         newest = checkpoint.all_checkpoints(folder / "checkpoints")[-1]
         size = sum(path.stat().st_size for path in newest.iterdir())
     turns = {kind: found[2:] for kind, found in turns.items()}
