@@ -3,7 +3,7 @@
     python -m benchmarks.soak        three minutes on 2 cores; prints JSON and writes results/soak.json
 
 One row for each fault, and a table by kinds. `seconds_to_end`: from the fault until no process of the job is left.
-`images_again`: reported by the killed life and computed once more by the next one, for they came after the last
+`images_again`: reported by the killed attempt and computed once more by the next one, for they came after the last
 checkpoint. `seconds_to_go_on`: from the next start of the command until it reports new images. At the end the run is
 compared with one that nothing disturbed; `images_lost` and `images_twice` count reports that its metrics.jsonl lacks or
 repeats.
@@ -54,7 +54,7 @@ FAULTS = (
     "the file STOP",
 )
 PATIENCE = 600  # seconds for anything that is waited for
-CLOCKED = ("time/", "speed/", "rank/", "save/", "data/")  # what no two lives report alike
+CLOCKED = ("time/", "speed/", "rank/", "save/", "data/")  # what no two attempts report alike
 MEMORY = Path("/dev/shm")
 
 
@@ -91,7 +91,7 @@ class Job:
         quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo"}
         self._variables = os.environ | quiet | {"XDG_CACHE_HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
         self.members: set[psutil.Process] = set()
-        """Every process that was seen of this life."""
+        """Every process that was seen of this attempt."""
 
     def start(self) -> subprocess.Popen[bytes]:
         self.members = set()
@@ -153,7 +153,7 @@ class Job:
 
 
 def disturb(job: Job, fault: str, chance: random.Random) -> dict[str, Any]:
-    """One life with its fault, at a random moment and on a random rank."""
+    """One attempt with its fault, at a random moment and on a random rank."""
     victim, reports = chance.randrange(RANKS), chance.randint(1, 7)
     row: dict[str, Any] = {"fault": fault} | ({"rank": victim} if fault.endswith("of a rank") else {})
     old, begun = set(job.lines()), time.monotonic()
@@ -219,7 +219,7 @@ def complete(job: Job, straight: Job) -> float:
         seconds = time.monotonic() - begun
         running.append(straight.start())
         if {launcher.wait(PATIENCE) for launcher in running} != {0}:
-            raise RuntimeError("a life that nothing disturbed failed")
+            raise RuntimeError("an attempt that nothing disturbed failed")
     finally:
         for launcher in running:
             launcher.kill()  # the ranks see it, and end
@@ -247,7 +247,7 @@ def soak(folder: Path, seed: int, count: int, watchdog: float) -> dict[str, Any]
         faults.append(disturb(job, fault, chance))
         print(f"  {fault:<32} at {faults[-1]['images']:,} images", file=sys.stderr, flush=True)
     went_on = complete(job, straight)
-    # what a fault cost is seen in the life after it
+    # what a fault cost is seen in the attempt after it
     later = [*[row.pop("began_after") for row in faults][1:], went_on]
     for row, seconds in zip(faults, later, strict=True):
         row["seconds_to_go_on"] = seconds

@@ -1,11 +1,8 @@
 """launch/install.sh with stand-ins for pip and uv."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from support.launching import ROOT
@@ -18,6 +15,7 @@ esac
 """
 UV = """#!/usr/bin/env bash
 echo "uv index=$UV_INDEX links=$UV_FIND_LINKS default=$UV_DEFAULT_INDEX" >>"$PWD/calls"
+echo "$*" >"$PWD/uv_options"
 echo "uv found no version" >&2
 exit "$UV_CODE"
 """
@@ -62,9 +60,7 @@ def test_where_uv_does_not_succeed_pip_tries_without_an_error_before(project):
     assert result.stdout.endswith("uv is not there or did not succeed; pip installs, which takes longer ...\n")
 
 
-def test_packages_are_compiled_for_users_who_may_not_write_bytecode():
-    """On this machine too, or each of the processes that the tests start would compile PyTorch."""
-    import torch.nn
-
-    cached = importlib.util.cache_from_source(torch.nn.__file__)
-    assert Path(cached).exists() or sys.pycache_prefix
+def test_packages_are_compiled_for_users_who_may_not_write_bytecode(project):
+    """Else each of their processes compiles PyTorch."""
+    install(project, "", 0)
+    assert "--compile-bytecode" in (project / "uv_options").read_text().split()

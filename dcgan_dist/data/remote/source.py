@@ -12,7 +12,7 @@ from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.data.remote.stores import RemoteStat
 from dcgan_dist.data.remote.unpack import packing, packing_of, unpacked, unpacked_name
 from dcgan_dist.data.system.storage import open_regular
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 from dcgan_dist.location import Location
 
 READABLE = 60  # characters of a file's own name that its entry keeps
@@ -48,10 +48,8 @@ def wanted_of(source: FileSource) -> Wanted:
         # a URL with a new signature is the same file; but without a reliable version the query may name the file
         address = str(shown) if _RELIABLE.fullmatch(version) else shown.reveal()
     else:
-        try:
+        with os_error_as_user_error(source, "cannot be read"):
             about = source.stat()
-        except OSError as error:
-            raise UserError(f"{source}: cannot be read ({error.strerror})") from error
         shown, address, version, size = str(source), str(source.resolve()), str(about.st_mtime_ns), about.st_size
     kind = packing(base_name(shown)) if isinstance(source, RemoteStat) else packing_of(source)
     own = base_name(shown)
@@ -67,10 +65,7 @@ def contents(source: FileSource, wanted: Wanted, remote: Remote) -> Iterator[byt
 
 
 def _pieces(path: Path, wanted: Wanted) -> Iterator[bytes]:
-    try:
-        with open_regular(path) as file:
-            yield from iter(partial(file.read, PIECE), b"")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with os_error_as_user_error(path, "cannot be read"), open_regular(path) as file:
+        yield from iter(partial(file.read, PIECE), b"")
     if wanted_of(path) != wanted:
         raise UserError(f"{path}: changed while it was being read; start the run again when the file is complete")

@@ -114,7 +114,7 @@ def test_a_substitute_is_the_same_on_any_ranks_and_counted(tmp_path, suffix, dam
 
 
 def corpus_after(folder):
-    """Opened anew, as a later life of the run does."""
+    """Opened again, as a later attempt of the run does."""
     return open_corpus([str(folder / "*.tar")])
 
 

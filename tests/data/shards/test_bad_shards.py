@@ -1,20 +1,15 @@
 """Every shard that is damaged is found when the run starts, and named in one clear line."""
 
-import io
 import os
-import tarfile
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
+from support.damages import HTML, IMAGES, NOTHING_LEFT, flipped, members, replaced
 from support.shards import by_index, encoded, write_ours, write_tar
 
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.errors import UserError
-
-IMAGES = 12
-HTML = b"<!DOCTYPE html><html><head><title>403 Forbidden</title></head></html>\n"
 
 
 def ours(path):
@@ -25,21 +20,6 @@ def others(path):
     rows = [(f"{number:05}", number) for number in range(IMAGES)]
     members = [row for key, n in rows for row in ((f"{key}.jpg", encoded(n, "jpg")), (f"{key}.cls", str(n).encode()))]
     return write_tar(path, members)
-
-
-def members(content):
-    """Where the header and the data of each member begin, and where its blocks end."""
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        return [(info.offset, info.offset_data, info.offset_data + -(-info.size // 512) * 512) for info in tar]
-
-
-def replaced(content, start, new):
-    return content[:start] + new + content[start + len(new) :]
-
-
-def flipped_in_header(content):
-    header = members(content)[10][0]
-    return replaced(content, header + 4, bytes([content[header + 4] ^ 2]))
 
 
 # what is left of the bytes of a shard, by the kind of damage
@@ -54,17 +34,9 @@ CUTS = {
     "cut after the first header": lambda c: c[:512],
     "only a few bytes": lambda c: c[:40],
 }
-BROKEN = {
-    "empty": lambda c: b"",
-    "a web page": lambda c: HTML,
-    "a long web page": lambda c: HTML * 500,
-    "zeros": lambda c: bytes(len(c)),
-    "noise": lambda c: np.random.default_rng(0).bytes(len(c)),
-    "the first half lost": lambda c: c[members(c)[10][0] + 100 :],
-    "gzip": lambda c: b"\x1f\x8b\x08\x00" + c,
-}
+BROKEN = NOTHING_LEFT | {"the first half lost": lambda c: c[members(c)[10][0] + 100 :]}
 IN_THE_MIDDLE = {
-    "a flipped bit in a header": flipped_in_header,
+    "a flipped bit in a header": lambda c: flipped(c, members(c)[10][0] + 4),
     "a zeroed header": lambda c: replaced(c, members(c)[10][0], bytes(512)),
     "a zeroed stretch": lambda c: replaced(c, members(c)[10][0] - 512, bytes(2048)),
     "a lost block": lambda c: c[: members(c)[10][1]] + c[members(c)[10][1] + 512 :],
@@ -75,8 +47,8 @@ CASES = [*((ours, name) for name in CUTS | BROKEN), *((others, name) for name in
 WORDS = {
     **dict.fromkeys(CUTS, "cut"),
     "empty": "is empty",
-    "a web page": "an HTML page",
-    "a long web page": "an HTML page",
+    "web page": "an HTML page",
+    "long web page": "an HTML page",
     "two tars in one": "several tars in one",
 }
 

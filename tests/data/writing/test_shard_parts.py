@@ -44,20 +44,22 @@ def test_the_same_files_by_any_number_of_processes_and_parts(pictures, tmp_path,
     assert one.duplicates == 3
 
 
+def assert_merged_as_packed_at_once(pictures, out, *, overwrite=False, **options):
+    merge_shards(out, overwrite=overwrite)
+    pack(pictures, out.parent / "one", **options)
+    assert contents(out) == contents(out.parent / "one")
+
+
 def test_more_parts_than_shards(pictures, tmp_path):
     for number in range(1, 15):
         pack(pictures, tmp_path / "parts", Part(number, 14))
-    pack(pictures, tmp_path / "one")
-    merge_shards(tmp_path / "parts", overwrite=False)
-    assert contents(tmp_path / "parts") == contents(tmp_path / "one")
+    assert_merged_as_packed_at_once(pictures, tmp_path / "parts")
 
 
 def test_the_number_of_parts_may_change(pictures, tmp_path):
     pack(pictures, tmp_path / "parts", Part(1, 2))
     assert sum(pack(pictures, tmp_path / "parts", Part(number, 3)).written for number in (1, 2, 3)) < 40
-    pack(pictures, tmp_path / "one")
-    merge_shards(tmp_path / "parts", overwrite=False)
-    assert contents(tmp_path / "parts") == contents(tmp_path / "one")
+    assert_merged_as_packed_at_once(pictures, tmp_path / "parts")
 
 
 def test_merge_names_the_missing_part(pictures, tmp_path):
@@ -100,9 +102,7 @@ def test_old_shards_are_replaced_only_when_that_is_asked_for(pictures, tmp_path)
     with pytest.raises(UsageError, match=r"holds \d+ \.tar files already"):
         merge_shards(out, overwrite=False)
     assert {name: data for name, data in contents(out).items() if "/" not in name} == old
-    merge_shards(out, overwrite=True)
-    pack(pictures, tmp_path / "one")
-    assert contents(out) == contents(tmp_path / "one")
+    assert_merged_as_packed_at_once(pictures, out, overwrite=True)
 
 
 def test_a_part_that_fails_leaves_the_others_shards(pictures, tmp_path):
@@ -125,9 +125,7 @@ def test_a_part_may_run_beside_others_but_not_beside_the_complete_command(pictur
 
     packing = Packing(size=12, shard_size=4, processes=1, skip_bad=True)
     write_shards(find_source(str(pictures)), out, packing, Callbacks(packed=others), Part(1, 2))
-    merge_shards(out, overwrite=False)
-    pack(pictures, tmp_path / "one")
-    assert contents(out) == contents(tmp_path / "one")
+    assert_merged_as_packed_at_once(pictures, out)
 
 
 def test_what_merge_finds_damaged_is_one_line(pictures, tmp_path):
@@ -165,9 +163,7 @@ def test_a_part_with_other_options_does_not_disturb_one_that_runs(pictures, tmp_
     packing = Packing(size=12, shard_size=4, processes=1, skip_bad=True)
     write_shards(find_source(str(pictures)), out, packing, Callbacks(packed=others), Part(1, 2))
     pack(pictures, out, Part(2, 2))
-    merge_shards(out, overwrite=False)
-    pack(pictures, tmp_path / "one")
-    assert contents(out) == contents(tmp_path / "one")
+    assert_merged_as_packed_at_once(pictures, out)
 
 
 def test_parts_of_a_new_plan_remove_the_old_ones_whichever_begins_first(pictures, tmp_path):
@@ -180,6 +176,4 @@ def test_parts_of_a_new_plan_remove_the_old_ones_whichever_begins_first(pictures
 
     packing = Packing(size=12, shard_size=4, processes=1, skip_bad=True, seed=1)
     write_shards(find_source(str(pictures)), out, packing, Callbacks(packed=others), Part(2, 2))
-    merge_shards(out, overwrite=False)
-    pack(pictures, tmp_path / "one", seed=1)
-    assert contents(out) == contents(tmp_path / "one")
+    assert_merged_as_packed_at_once(pictures, out, seed=1)
