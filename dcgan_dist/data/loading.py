@@ -12,7 +12,7 @@ from dcgan_dist.data.reading.autotune import choose_decode_plan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, TarPipeline, is_plain
-from dcgan_dist.data.reading.user_pipeline import UserPipeline
+from dcgan_dist.data.reading.user_pipeline import UserPipeline, folder_warning
 from dcgan_dist.data.remote.cache import default_limit
 from dcgan_dist.data.remote.client import Remote, RemoteStat, base_name
 from dcgan_dist.data.shards.completeness import compare_with_manifests
@@ -96,7 +96,9 @@ def _open_pipeline(config: Config, say: Say) -> StreamUrls:
     given = f"{counted(len(names), 'shard')}, whose content it checks itself" if names else "no shards"
     limits = "a resumed run starts it again: its position counts images, but their order is the pipeline's own"
     say(f"data: samples of --data.pipeline {data.pipeline}, which is given {given}; {limits}")
-    _say_unused(data, "decode", "workers", "damaged", "image_key", "label_key", "allow_cut", say=say)
+    _say_unused(data, "decode", "workers", "prefetch", "damaged", "image_key", "label_key", "allow_cut", say=say)
+    if warning := folder_warning():
+        say(f"data: {warning}")
     return StreamUrls(names)
 
 

@@ -1,7 +1,8 @@
-"""A prefetch buffer of preallocated batches: one producer thread fills them in turn; pixels are not copied."""
+"""Preallocated batches, filled in turn, ahead of the training by a thread or on request; pixels are not copied."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from itertools import cycle
 from queue import SimpleQueue
 from threading import Event, Thread
 
@@ -90,7 +91,7 @@ def prefetch_batches(fill: Callable[[Batch], None], slots: list[Batch]) -> Gener
             ready.put(slot)
 
     thread = Thread(target=produce, name="reader", daemon=True)
-    with signals_blocked():  # also in the processes that a user's pipeline starts from it
+    with signals_blocked():
         thread.start()
     try:
         while True:
@@ -103,3 +104,15 @@ def prefetch_batches(fill: Callable[[Batch], None], slots: list[Batch]) -> Gener
         closed.set()
         free.put(None)
         thread.join(JOIN_TIMEOUT)
+
+
+def batches_in_turn(fill: Callable[[Batch], None], slots: list[Batch]) -> Generator[Batch, None, None]:
+    """Yields the slots, each filled when it is requested, by the caller's thread.
+
+    For samples that may come from processes that are forked on the way, as those of a DataLoader: a process that is
+    forked by one thread while another computes or imports may wait for ever for a lock that the other held.
+    """
+    for slot in cycle(slots):
+        with signals_blocked():  # also in those processes
+            fill(slot)
+        yield slot

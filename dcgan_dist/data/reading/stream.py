@@ -32,7 +32,7 @@ from webdataset.utils import enforce_security  # pyright: ignore[reportAttribute
 from dcgan_dist.data.images.codecs import decode_into
 from dcgan_dist.data.order import flips
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch, prefetch_batches
+from dcgan_dist.data.reading.prefetch_buffer import Batch, batches_in_turn, empty_batch, prefetch_batches
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.remote.client import base_name, is_remote
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS, packing_of
@@ -44,7 +44,7 @@ from dcgan_dist.data.shards.samples import MemberChoice, escape_newlines
 from dcgan_dist.data.shards.tar_walker import NONE, TarWalker
 from dcgan_dist.data.shards.tarfiles import CUT, Header, tar_members
 from dcgan_dist.data.system.workers import end_programs, shielded_program
-from dcgan_dist.errors import UsageError, UserError, to_stderr
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error, to_stderr
 from dcgan_dist.location import Location
 
 SHUFFLE_BUFFER = 2_000  # samples
@@ -78,6 +78,8 @@ class Pipeline(Protocol):
 
     name: str
     """The option that names it, for messages."""
+    threaded: bool
+    """Whether a thread may read it ahead of the training."""
 
     def samples(self, seed: int, rank: int, world_size: int) -> Iterable[Sample]:
         """Those of one pass for one rank, or without end; `seed` differs between passes, and not between ranks."""
@@ -132,7 +134,7 @@ class StreamReader:
                     pixels[row] = sample.image
                     batch.read.bytes += sample.image.nbytes
 
-        batches = prefetch_batches(fill, slots)
+        batches = (prefetch_batches if self._pipeline.threaded else batches_in_turn)(fill, slots)
 
         def close() -> None:
             end_programs()  # or the thread would wait for what a command has yet to write
@@ -164,6 +166,8 @@ class StreamReader:
 
 class TarPipeline:
     """webdataset's pipeline: shards and samples shuffled by the seed, or shards drawn with replacement."""
+
+    threaded = True
 
     def __init__(self, urls: Sequence[str], choice: MemberChoice = DEFAULT, *, resampled: bool = False) -> None:
         """Raises UsageError for a URL, UserError for a missing file."""
@@ -232,7 +236,7 @@ def tar_images(
     url: str, choice: MemberChoice = DEFAULT, on_notes: Callable[[Notes], None] = lambda _: None
 ) -> Iterator[EncodedImage]:
     """The images of one tar; `on_notes` gets what of it is not used. Raises UserError when it cannot be read."""
-    try:
+    with os_error_as_user_error(url, "cannot be read"):
         if url.startswith("pipe:"):
             # a signal for all processes must not cut the tar, and so the iteration that ends in a checkpoint
             shell = Location(url).reveal().removeprefix("pipe:")
@@ -250,8 +254,6 @@ def tar_images(
             ours = packing_of(url) is None and read_index(Path(url)) is not None
             with Path(url).open("rb") as file:
                 yield from _in_tar(url, file, DEFAULT if ours else choice, on_notes)
-    except OSError as error:
-        raise UserError(f"{url}: cannot be read ({error.strerror})") from error
 
 
 def _pass_on(errors: IO[bytes], place: Location) -> None:

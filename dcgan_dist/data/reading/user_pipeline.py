@@ -19,7 +19,7 @@ import numpy as np
 from dcgan_dist.data.reading.stream import DecodedImage, EncodedImage, Sample
 from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.system.workers import kill_children
-from dcgan_dist.errors import UsageError, UserError, to_stderr
+from dcgan_dist.errors import UsageError, UserError
 
 CALL = "FUNCTION(shards, *, image_size, channels, seed, rank, world_size)"
 LONGEST_FOLDER = 107 - len(
@@ -31,6 +31,8 @@ Make = Callable[..., Iterable[Any]]
 class UserPipeline:
     """The samples of a user's function, for the stream reader."""
 
+    threaded = False
+
     def __init__(self, target: str, shards: Sequence[str], shape: tuple[int, int]) -> None:
         """`target`: MODULE:FUNCTION. `shape`: height (and width), channels.
 
@@ -39,9 +41,6 @@ class UserPipeline:
         self.name = f"--data.pipeline {target}"
         self._shards, self._shape, self._make = list(shards), shape, _imported(target, self.name)
         atexit.register(kill_children)  # DataLoader workers that hang
-        if len(folder := os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
-            problem = f"has more than {LONGEST_FOLDER} characters, so DataLoader workers may hang"
-            to_stderr(f"WARNING: {os.fsdecode(folder)}: {problem}; set TMPDIR to a folder with a shorter path")
 
     def samples(self, seed: int, rank: int, world_size: int) -> Generator[Sample, None, None]:
         """See Pipeline. Raises UserError for a sample of another form, and for what the user's code raises."""
@@ -56,6 +55,15 @@ class UserPipeline:
             lines = str(error).strip().splitlines() or [""]  # DataLoader quotes a traceback
             problem = f"{type(error).__name__}: {lines[-1][:200]}"
             raise UserError(f"{self.name} failed ({problem}); --debug shows where") from error
+
+
+def folder_warning() -> str | None:
+    """Why DataLoader workers may hang: they pass tensors by sockets in the folder for temporary files."""
+    folder = os.fsencode(tempfile.gettempdir())
+    if len(folder) <= LONGEST_FOLDER:
+        return None
+    problem = f"has more than {LONGEST_FOLDER} characters, so DataLoader workers may hang"
+    return f"WARNING: {os.fsdecode(folder)}: {problem}; set TMPDIR to a folder with a shorter path"
 
 
 def _imported(target: str, name: str) -> Make:

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import re
 import tempfile
+import threading
 from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
@@ -189,6 +190,19 @@ def test_a_finite_pipeline_is_started_again_with_another_seed_the_same_on_all_ra
     assert resumed[0][1][0] not in seeds[0]
 
 
+def test_workers_are_forked_by_the_thread_that_trains(module):
+    """Forked by another one, they may wait for ever for a lock, such as that of an import, that this thread held."""
+    name = module(
+        HEAD + "    import sys, threading\n"
+        "    sys.modules[__name__].threads = getattr(sys.modules[__name__], 'threads', set())\n"
+        "    for _ in range(3):\n"
+        "        sys.modules[__name__].threads.add(threading.current_thread())\n"
+        "        yield image, 1\n"
+    )
+    first(f"{name}:make", 4)
+    assert __import__(name).threads == {threading.current_thread()}
+
+
 def test_an_empty_pipeline_is_refused(module):
     name = module(SIGNATURE + "\n    return [] if rank else [(__import__('numpy').zeros((32, 32, 3), 'uint8'), 0)]\n")
     first(f"{name}:make", 2, at=split(0, 2))
@@ -274,10 +288,11 @@ def example_members(number):
     return [("jpg", file.getvalue()), ("cls", str(number % 3).encode())]
 
 
-def test_a_temporary_folder_that_is_too_long_for_sockets_is_reported(module, capsys, monkeypatch):
+@pytest.mark.parametrize(("length", "warnings"), [(75, 0), (76, 1)])
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_reported_once(module, monkeypatch, length, warnings):
     """The message with a tensor would be lost, and the training would wait for it."""
-    target = f"{module('def make(shards, **_): return []')}:make"
-    for length, lines in ((75, 0), (76, 1)):
-        monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * (length - 1))
-        UserPipeline(target, [], (SIZE, 3))
-        assert capsys.readouterr().err.count("set TMPDIR to a folder with a shorter path") == lines
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * (length - 1))
+    data = DataConfig(reader="stream", pipeline=f"{module('def make(shards, **_): return []')}:make")
+    config, lines = Config(model=ModelConfig(image_size=SIZE), data=data), list[str]()
+    make_reader(config, open_data(config, lines.append), local_ranks=1, pinned=False, say=lines.append)
+    assert sum("set TMPDIR to a folder with a shorter path" in line for line in lines) == warnings
