@@ -21,8 +21,7 @@ class UserError(Exception):
     """Something in the run failed that the user can fix (a shard, a disk, a checkpoint); exit code 1."""
 
     exit_code = 1
-    on_all_ranks = False
-    """Every rank raises this error, so that only one prints it."""
+    on_all_ranks = False  # every rank raises this error, so that only one prints it
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))

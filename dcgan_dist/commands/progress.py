@@ -14,8 +14,7 @@ PLAIN_EVERY = 5.0  # seconds between two lines without a terminal
 Unit = Literal["img", "B"]
 DONE = {"img": "{n_fmt} of {total_fmt} images", "B": "{n_fmt} of {total_fmt}B"}
 
-Progress = Callable[[int, int], None]
-"""Called with the numbers done and in all; first with what was done before."""
+Progress = Callable[[int, int], None]  # called with the numbers done and in all; first with what was done before
 
 
 @contextmanager

@@ -59,14 +59,10 @@ class Activity:
     """Written by the main thread, without a lock; read by any thread. An error leaves it unchanged."""
 
     def __init__(self, *, on_gpu: bool = False) -> None:
-        self.waits = Waits(on_gpu=on_gpu)
-        """Of the collectives inside sections."""
-        self.place: Callable[[], str] = lambda: "at the start"
-        """The place in the run, for messages."""
-        self.progress = 0
-        """Changes with every progress."""
-        self.patient = 1
-        """Not 0 during work that only --timeout limits, such as the first iteration."""
+        self.waits = Waits(on_gpu=on_gpu)  # of the collectives inside sections
+        self.place: Callable[[], str] = lambda: "at the start"  # the place in the run, for messages
+        self.progress = 0  # changes with every progress
+        self.patient = 1  # not 0 during work that only --timeout limits, such as the first iteration
         self._started = False
         self._section: tuple[str, float] | None = None
         self._collective: tuple[str, float] | None = None

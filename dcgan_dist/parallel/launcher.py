@@ -30,13 +30,10 @@ class Job:
     """The ranks of a job, and those on this machine."""
 
     machines: int = 1
-    machine: int = 0
-    """Number of this machine."""
-    here: int = 1
-    """Ranks on each machine."""
+    machine: int = 0  # number of this machine
+    here: int = 1  # ranks on each machine
     address: str = "127.0.0.1"
-    port: int = 0
-    """Of the rendezvous, on the first machine."""
+    port: int = 0  # of the rendezvous, on the first machine
 
     @property
     def size(self) -> int:

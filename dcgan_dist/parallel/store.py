@@ -14,8 +14,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[re
 from dcgan_dist.parallel.world import World
 
 T = TypeVar("T")
-Alarm = Literal["hang", "lost"]
-"""hang: no progress, all ranks write stacks. lost: a rank is gone."""
+Alarm = Literal["hang", "lost"]  # hang: no progress, all ranks write stacks. lost: a rank is gone
 ANSWER_TIMEOUT = 3.0  # seconds for an answer of the store
 ASK_EVERY = 0.1  # seconds
 RECONNECT_EVERY = 30.0  # seconds; torch prints a warning at each failure
@@ -31,8 +30,7 @@ class Alarms:
     def __init__(self, world: World) -> None:
         self._rank, self._size = world.rank, world.size
         self._store: Store | None = None
-        self._open: Thread | None = None
-        """A request without an answer yet."""
+        self._open: Thread | None = None  # a request without an answer yet
         self._next_try = 0.0 if world.size > 1 and "MASTER_ADDR" in os.environ else math.inf
         """Time of the next attempt to connect."""
         self._ask(self._known, None)

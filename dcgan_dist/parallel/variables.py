@@ -13,8 +13,7 @@ NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"
 LARGEST_PORT = 65_535
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that torch reads."""
-MARK = "DCGAN_DIST_LAUNCHER"
-"""Set in ranks of our own launcher, which returns their exit codes."""
+MARK = "DCGAN_DIST_LAUNCHER"  # set in ranks of our own launcher, which returns their exit codes
 ADVICE = "start the ranks with dcgan-dist launch, torchrun or accelerate launch; for one process unset it"
 
 

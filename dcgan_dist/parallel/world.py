@@ -36,11 +36,9 @@ class World:
     """This process among the others of the job."""
 
     accelerator: "Accelerator"
-    timeout: timedelta = timedelta(minutes=10)
-    """Of the collectives."""
+    timeout: timedelta = timedelta(minutes=10)  # of the collectives
     activity: Activity = field(default_factory=Activity)
-    alone: bool = False
-    """As if this rank were the only one, for comparisons with all of them."""
+    alone: bool = False  # as if this rank were the only one, for comparisons with all of them
 
     @property
     def rank(self) -> int:

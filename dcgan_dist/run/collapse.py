@@ -22,8 +22,7 @@ FOR_VARIETY = "lower --optimizer.g_lr, or try another --seed or --augment color 
 class Sign:
     """One sign of collapse."""
 
-    value: str
-    """Name of the scalar."""
+    value: str  # name of the scalar
     shows: Callable[[float, CollapseConfig], bool]
     meaning: str
     remedy: str

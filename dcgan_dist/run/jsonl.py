@@ -16,8 +16,7 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.last = -1
-        """Images of the last record; -1: there is none."""
+        self.last = -1  # images of the last record; -1: there is none
         self._waiting = b""
 
     def append(self, record: Mapping[str, Any]) -> None:

@@ -33,16 +33,13 @@ GRACE = 3.0  # seconds in which a process that is ending releases its lock
 class Owner:
     """What owner.json holds."""
 
-    attempt: int
-    """1 for a run's first attempt, and one more for each that follows."""
+    attempt: int  # 1 for a run's first attempt, and one more for each that follows
     host: str
     pid: int
     slurm_job: str | None
     slurm_restart: str | None
-    since: str
-    """UTC, ISO 8601."""
-    ended: bool = False
-    """The attempt ended, and was not killed."""
+    since: str  # UTC, ISO 8601
+    ended: bool = False  # the attempt ended, and was not killed
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
@@ -56,8 +53,7 @@ class Lease:
     def __init__(
         self, root: Path, say: Callable[[str], None] = print, *, beat: float = BEAT, patience: float = HEARTBEAT_TIMEOUT
     ) -> None:
-        self.owner: Owner | None = None
-        """This attempt, once it has the run."""
+        self.owner: Owner | None = None  # this attempt, once it has the run
         self._root, self._file, self._say = root, root / "owner.json", say
         self.say_once = cache(say)
         self._beat_every, self._patience = beat, patience

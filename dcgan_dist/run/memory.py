@@ -30,18 +30,12 @@ NAMED = 0.2  # fraction of all from which on a part is named
 class Need:
     """Bytes that a run needs. The minima are given by what needs them, with the options that decide it."""
 
-    computing: dict[str, float]
-    """Minimum for each rank, where it computes."""
-    reading: dict[str, float]
-    """Minimum for each rank, in the machine's memory."""
-    showing: dict[str, float]
-    """Minimum for the main rank, in the machine's memory."""
-    host: float
-    """Estimate for each rank, in the machine's memory."""
-    host_once: float
-    """Estimate of what the main rank needs besides."""
-    gpu: float
-    """Estimate for the main rank, on its GPU."""
+    computing: dict[str, float]  # minimum for each rank, where it computes
+    reading: dict[str, float]  # minimum for each rank, in the machine's memory
+    showing: dict[str, float]  # minimum for the main rank, in the machine's memory
+    host: float  # estimate for each rank, in the machine's memory
+    host_once: float  # estimate of what the main rank needs besides
+    gpu: float  # estimate for the main rank, on its GPU
 
 
 def estimate(config: Config, chosen: Arithmetic, ranks: int, on_gpu: bool) -> Need:

@@ -57,8 +57,7 @@ class Session:
     requests: RequestMonitor
     metrics: MetricsFile
     trackers: Trackers
-    earlier: float
-    """Seconds that the run took in earlier attempts, up to the checkpoint that this one resumes from."""
+    earlier: float  # seconds that the run took in earlier attempts, up to the checkpoint that this one resumes from
 
     def __post_init__(self) -> None:
         config, world, say = self.config, self.world, self.console.say

@@ -95,14 +95,10 @@ class Start:
     """What a tracker is opened with."""
 
     config: Config
-    images: int
-    """Real images seen where this attempt of the run begins."""
-    say: Say
-    """Prints a line."""
-    on_stop: Callable[[], None]
-    """Called, in any thread, when someone stops the run from outside."""
-    environment: Mapping[str, Any]
-    """Versions and devices, shown with the options."""
+    images: int  # real images seen where this attempt of the run begins
+    say: Say  # prints a line
+    on_stop: Callable[[], None]  # called, in any thread, when someone stops the run from outside
+    environment: Mapping[str, Any]  # versions and devices, shown with the options
 
 
 TRACKERS: dict[str, Callable[[Start], Tracker | None]] = {

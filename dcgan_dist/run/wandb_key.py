@@ -24,8 +24,7 @@ class Credentials:
     """What W&B will log in with."""
 
     where: str
-    key: str | None = field(repr=False)
-    """None: a token in a file, which W&B exchanges for one."""
+    key: str | None = field(repr=False)  # None: a token in a file, which W&B exchanges for one
 
 
 @dataclass(frozen=True)

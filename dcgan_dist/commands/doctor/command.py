@@ -178,5 +178,4 @@ CHECKS: dict[str, Callable[[Context], Finding]] = {
     "ranks": ranks.check_ranks,
     "equality": ranks.check_equality,
 }
-TOGETHER = ("ranks", "equality")
-"""The checks of all ranks together."""
+TOGETHER = ("ranks", "equality")  # the checks of all ranks together

@@ -20,8 +20,7 @@ class Context:
     """A configuration on this machine."""
 
     config: Config
-    world: World | None = None
-    """The launched ranks; None: this process is alone."""
+    world: World | None = None  # the launched ranks; None: this process is alone
 
     @cached_property
     def device(self) -> torch.device:

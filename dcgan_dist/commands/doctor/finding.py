@@ -18,8 +18,7 @@ class Finding:
 
     mark: Mark
     found: str
-    advice: str = ""
-    """One line for each problem."""
+    advice: str = ""  # one line for each problem
 
 
 ok = partial(Finding, "ok")
@@ -46,8 +45,7 @@ class Line(Finding):
     check: str
     node: str
     seconds: float
-    hung: bool = False
-    """The check did not end."""
+    hung: bool = False  # the check did not end
 
     def text(self, checks: Iterable[str], node: bool = False) -> str:
         """Mark, check and finding; below them the advice. `checks`: all names; `node`: name the node."""

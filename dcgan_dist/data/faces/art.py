@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
-Factors = dict[str, str]
-"""The value of each factor."""
-Jitter = dict[str, float]
-"""Continuous variation: every number in [-1, 1], 0 is the middle of its range."""
+Factors = dict[str, str]  # the value of each factor
+Jitter = dict[str, float]  # continuous variation: every number in [-1, 1], 0 is the middle of its range
 Colour = tuple[int, ...]  # red, green, blue
 Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 Points = NDArray[np.float64]  # (n, 2), columns x and y

@@ -30,8 +30,7 @@ MOST_WORKERS = 8
 LARGEST_PIXELS = 64  # size up to which faces are stored as pixels
 LEAST_JPEG = 0.05  # bytes a pixel
 
-DISTRIBUTION: dict[str, dict[str, float]] = DRAWING["factors"]
-"""Factor -> value -> probability."""
+DISTRIBUTION: dict[str, dict[str, float]] = DRAWING["factors"]  # factor -> value -> probability
 
 
 def factors(seed: int, index: int) -> Factors:

@@ -32,8 +32,7 @@ class DecodeCost:
     """What one image takes."""
 
     seconds: float
-    gil_share: float
-    """The part of it with the GIL held, 0 to 1."""
+    gil_share: float  # the part of it with the GIL held, 0 to 1
 
 
 def choose_decode_plan(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, say: Say) -> DecodePlan:

@@ -37,12 +37,9 @@ class DecodePlan:
     """How batches are filled."""
 
     kind: Literal["threads", "processes"] = "threads"
-    count: int = 1
-    """How many of them."""
-    prefetch: int = 4
-    """Number of batches to prefetch."""
-    pinned: bool = False
-    """Whether batches are in pinned memory."""
+    count: int = 1  # how many of them
+    prefetch: int = 4  # number of batches to prefetch
+    pinned: bool = False  # whether batches are in pinned memory
 
 
 class ThreadDecodePool:

@@ -22,18 +22,13 @@ JOIN_TIMEOUT = 10  # seconds; a thread that hangs in a read must not delay the e
 class Batch:
     """A rank's part of one global batch of n images."""
 
-    images: Tensor
-    """uint8 (n, C, H, W), channels last in memory."""
-    flips: Tensor
-    """bool (n,): mirror this image."""
-    labels: Tensor
-    """int64 (n,): -1 where there is none."""
+    images: Tensor  # uint8 (n, C, H, W), channels last in memory
+    flips: Tensor  # bool (n,): mirror this image
+    labels: Tensor  # int64 (n,): -1 where there is none
     rows: BatchArrays
     """The same memory as arrays. Threads use only these: a thread inside torch when the program ends would abort it."""
-    slot: int = 0
-    """Number of the memory that holds it."""
-    read: Counters = field(default_factory=Counters)
-    """What was read for it."""
+    slot: int = 0  # number of the memory that holds it
+    read: Counters = field(default_factory=Counters)  # what was read for it
 
     @property
     def pixels(self) -> NDArray[np.uint8]:

@@ -61,8 +61,7 @@ class IndexedReader:
         """`shape`: height (and width), channels; `say`: as of Prefetcher."""
         self.corpus = fetcher.corpus
         self.order = Order(self.corpus.lengths, seed)
-        self.counters = Counters()
-        """What was read for the batches so far."""
+        self.counters = Counters()  # what was read for the batches so far
         self._fetcher, self._shape, self._plan, self._say = fetcher, shape, plan, say
 
     @property

@@ -14,14 +14,10 @@ FAVOURED, MODULUS = 16, 32
 class BatchArrays(NamedTuple):
     """A batch of n images as arrays over shared memory."""
 
-    pixels: NDArray[np.uint8]
-    """(n, H, W, C)"""
-    labels: NDArray[np.int64]
-    """(n,)"""
-    samples: NDArray[np.int64]
-    """(n,)"""
-    flips: NDArray[np.bool_]
-    """(n,)"""
+    pixels: NDArray[np.uint8]  # (n, H, W, C)
+    labels: NDArray[np.int64]  # (n,)
+    samples: NDArray[np.int64]  # (n,)
+    flips: NDArray[np.bool_]  # (n,)
 
 
 def bytes_of_batch(count: int, size: int, channels: int) -> int:

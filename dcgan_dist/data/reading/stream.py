@@ -76,10 +76,8 @@ Sample = EncodedImage | DecodedImage
 class Pipeline(Protocol):
     """Where samples come from."""
 
-    name: str
-    """The option that names it, for messages."""
-    threaded: bool
-    """Whether a thread may read it ahead of the training."""
+    name: str  # the option that names it, for messages
+    threaded: bool  # whether a thread may read it ahead of the training
 
     def samples(self, seed: int, rank: int, world_size: int) -> Iterable[Sample]:
         """Those of one pass for one rank, or without end; `seed` differs between passes, and not between ranks."""

@@ -62,10 +62,8 @@ class EntryRequest:
     """When entries are read next, the new one included: what is needed sooner is not removed for it."""
     check: Callable[[Path], object] = lambda _: None
     """Given the path of the new file, raises UserError when it is damaged. Then it is not kept."""
-    stop: threading.Event | None = None
-    """Once set, the work is abandoned."""
-    wait: bool = True
-    """For another thread or process that is making the entry; else BeingMadeError is raised."""
+    stop: threading.Event | None = None  # once set, the work is abandoned
+    wait: bool = True  # for another thread or process that is making the entry; else BeingMadeError is raised
 
 
 ANY = EntryRequest()

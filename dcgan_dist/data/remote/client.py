@@ -89,8 +89,7 @@ class Remote:
     timeout: float = 60
     """Seconds without an answer, or without the next byte, after which an attempt has failed; gs:// gets no more for a
     complete part of 8 MiB."""
-    retries: int = 5
-    """Further attempts after the first failed one; an attempt that received some bytes is not counted."""
+    retries: int = 5  # further attempts after the first failed one; an attempt that received some bytes is not counted
     pause: float = 0.5
     """Seconds before the first further attempt; doubled each time up to 30, and drawn from its upper half."""
 

@@ -21,24 +21,18 @@ PIECE = 2**20
 # an ETag that covers every byte, or a generation; not a date, a length or a weak ETag
 _RELIABLE = re.compile(r'"[^"]+"|\w+')
 
-FileSource = RemoteStat | Path
-"""A remote file, or a local packed one."""
+FileSource = RemoteStat | Path  # a remote file, or a local packed one
 
 
 @dataclass(frozen=True)
 class Wanted:
     """A source as the cache sees it."""
 
-    identity: str
-    """The hash of address, version and size."""
-    name: str
-    """Of the entry: the identity, and the end of the file's own name."""
-    shown: str
-    """For messages."""
-    size: int
-    """Bytes of the source, which are more when it is unpacked."""
-    packed: str | None
-    """As of packing()."""
+    identity: str  # the hash of address, version and size
+    name: str  # of the entry: the identity, and the end of the file's own name
+    shown: str  # for messages
+    size: int  # bytes of the source, which are more when it is unpacked
+    packed: str | None  # as of packing()
 
 
 def wanted_of(source: FileSource) -> Wanted:

@@ -27,12 +27,9 @@ class RemoteStat:
     """One version of a remote file."""
 
     url: str
-    size: int
-    """Bytes."""
-    version: str
-    """ETag, generation or date of the last change, whatever the server reports; never empty."""
-    ranges: bool = True
-    """The server gives parts of the file."""
+    size: int  # bytes
+    version: str  # ETag, generation or date of the last change, whatever the server reports; never empty
+    ranges: bool = True  # the server gives parts of the file
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,7 @@ class Span:
     length: int
     version: str | None = None
     """Only this version's bytes will do; None: whatever is there. Object stores do not look at it."""
-    ranges: bool = True
-    """False: the server sends the complete file, and this part is cut out of it."""
+    ranges: bool = True  # False: the server sends the complete file, and this part is cut out of it
 
 
 class FileChangedError(Exception):

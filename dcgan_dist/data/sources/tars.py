@@ -37,8 +37,7 @@ THREADS = 4  # copies at a time
 ROW = "{:09}"  # key of a table's row
 
 
-Convert = Callable[[FileSource, Wanted, Path], None]
-"""Makes the copy of a file at the path: complete or not at all."""
+Convert = Callable[[FileSource, Wanted, Path], None]  # makes the copy of a file at the path: complete or not at all
 
 
 class Tar(NamedTuple):
@@ -64,8 +63,7 @@ class TarSource(Source):
     tars: tuple[Tar, ...]
     classes: Mapping[int, str] = field(default_factory=dict[int, str])
     choice: MemberChoice = DEFAULT
-    lines: tuple[str, ...] = ()
-    """For people, of the manifests beside them."""
+    lines: tuple[str, ...] = ()  # for people, of the manifests beside them
 
     def prepared(self, folder: Path, report: Report) -> "TarSource":
         """The same with staged copies of what is compressed or remote."""

@@ -25,10 +25,8 @@ WAITING = 2  # jobs for each process that are made beforehand
 
 J = TypeVar("J")
 R = TypeVar("R")
-Tick = Callable[[int], None]
-"""Called with the progress since the last call."""
-Work = Callable[[J, Tick], R]
-"""Called with a job and a Tick."""
+Tick = Callable[[int], None]  # called with the progress since the last call
+Work = Callable[[J, Tick], R]  # called with a job and a Tick
 
 
 class WorkerKilledError(UserError):

@@ -29,19 +29,15 @@ class Summary(Receipt):
 
     out: Path
     plan: Plan
-    levels: PixelCounts
-    """Of the stored images."""
+    levels: PixelCounts  # of the stored images
     shards: dict[int, Receipt] = field(default_factory=dict)
     """Those that hold images, by their numbers in the plan; without the files."""
     numbers: list[NDArray[np.int64]] = field(default_factory=list)
     digests: list[NDArray[np.uint64]] = field(default_factory=list)
     """(n,), and (n, 2): numbers and checksums of the n files of each shard."""
-    duplicates: int | None = None
-    """None: not known, or not yet."""
-    published: bool = False
-    """Otherwise there are other parts to come."""
-    others: int = 0
-    """.tar files in OUT that are not among these shards."""
+    duplicates: int | None = None  # None: not known, or not yet
+    published: bool = False  # otherwise there are other parts to come
+    others: int = 0  # .tar files in OUT that are not among these shards
     written: int = 0
     processes: int = 1
 

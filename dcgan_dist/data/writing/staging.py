@@ -45,19 +45,13 @@ VERSION = 3  # of all these files, and of what a plan makes of the same images
 class Plan:
     """What is being written."""
 
-    images: int
-    """Images that are to be packed."""
+    images: int  # images that are to be packed
     shards: int
-    parts: int
-    """Number of computers that share the work, for messages."""
-    left_out: dict[str, int]
-    """Other files in the source, by their endings."""
-    dropped: int
-    """Duplicates that are not packed."""
-    classes: Mapping[int, str]
-    """Names of labels; empty: they have none."""
-    options: dict[str, Any]
-    """Those that decide what the shards hold."""
+    parts: int  # number of computers that share the work, for messages
+    left_out: dict[str, int]  # other files in the source, by their endings
+    dropped: int  # duplicates that are not packed
+    classes: Mapping[int, str]  # names of labels; empty: they have none
+    options: dict[str, Any]  # those that decide what the shards hold
 
 
 @dataclass(kw_only=True)
@@ -67,23 +61,15 @@ class Receipt:
     Numbers of images are positions in the source.
     """
 
-    bytes: int = 0
-    """Size of the shard's file."""
-    xxh128: str = ""
-    """Of the shard's file, hexadecimal."""
-    fingerprint: str = ""
-    """That of the shard's index, 16 hexadecimal digits."""
+    bytes: int = 0  # size of the shard's file
+    xxh128: str = ""  # of the shard's file, hexadecimal
+    fingerprint: str = ""  # that of the shard's index, 16 hexadecimal digits
     samples: int = 0
-    several: int = 0
-    """Images made of files that hold several pictures, of which the first is used."""
-    labels: Counter[str] = field(default_factory=Counter)
-    """Images of each label; those without one do not count."""
-    stored_sizes: Counter[str] = field(default_factory=Counter)
-    """Stored images of each 'WIDTHxHEIGHT'."""
-    source_sizes: Counter[str] = field(default_factory=Counter)
-    """The same for the images that they were made of."""
-    pixels: list[list[int]] = field(default_factory=list)
-    """The `counts` of PixelCounts of the stored images."""
+    several: int = 0  # images made of files that hold several pictures, of which the first is used
+    labels: Counter[str] = field(default_factory=Counter)  # images of each label; those without one do not count
+    stored_sizes: Counter[str] = field(default_factory=Counter)  # stored images of each 'WIDTHxHEIGHT'
+    source_sizes: Counter[str] = field(default_factory=Counter)  # the same for the images that they were made of
+    pixels: list[list[int]] = field(default_factory=list)  # the `counts` of PixelCounts of the stored images
     bad: list[tuple[int, str]] = field(default_factory=list)
     """Number and message of every image that could not be read and was left out."""
     files: list[tuple[int, str, str]] = field(default_factory=list)
@@ -138,8 +124,7 @@ class Staging:
         names = numbered_shard_names(len(tree["shards"]))
         self.published: dict[int, Path] = dict(zip(tree["shards"], (self.out / name for name in names), strict=True))
         """Number and place of the shards that may have moved to OUT already; none before that began."""
-        self.earlier: list[str] = tree["earlier"]
-        """The files in OUT that are removed before the shards move there."""
+        self.earlier: list[str] = tree["earlier"]  # the files in OUT that are removed before the shards move there
 
     def receipt(self, number: int) -> Receipt | None:
         """The receipt of a shard that is complete, here or in OUT; None for any other."""
