@@ -3,7 +3,6 @@
 A source is a small value that is sent to other processes; each opens it for itself.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -52,29 +51,23 @@ def find_source(
     """
     text = Location(text)
     if text.startswith(TORCHVISION):
-        source = _data_set(text, root, download)
+        name, _, options = text.removeprefix(TORCHVISION).partition("?")
+        try:
+            source = TorchvisionSource(name, tuple(parse_qsl(options, strict_parsing=True)), root, download)
+        except ValueError as error:
+            raise UsageError(f"{text}: {error}; write options as in torchvision:MNIST?train=false") from error
     elif download:
         raise UsageError(f"{text}: is not downloaded; --download is for {TORCHVISION}NAME")
     else:
-        source = _files(text, image_column, label_column)
-    if isinstance(source, TarSource):
-        source = replace(source, choice=choice)
-    elif choice.for_tars:
+        source = _files(text, image_column, label_column, choice)
+    if choice.for_tars and not isinstance(source, TarSource):
         raise UsageError(f"{text}: has no members; --image_key, --label_key and --allow_cut are for tars")
     if (image_column or label_column) and not isinstance(source, ParquetSource | ListSource):
         raise UsageError(f"{text}: has no columns; --image_column and --label_column are for Parquet files and lists")
     return source
 
 
-def _data_set(text: str, root: Path, download: bool) -> Source:
-    name, _, options = text.removeprefix(TORCHVISION).partition("?")
-    try:
-        return TorchvisionSource(name, tuple(parse_qsl(options, strict_parsing=True)), root, download)
-    except ValueError as error:
-        raise UsageError(f"{text}: {error}; write options as in torchvision:MNIST?train=false") from error
-
-
-def _files(text: str, image_column: str | None, label_column: str | None) -> Source:
+def _files(text: str, image_column: str | None, label_column: str | None, choice: MemberChoice) -> Source:
     if not text:  # an empty variable of a shell, not the folder in which it is
         raise UsageError(f"the source is empty; {HINT}")
     names = _in_folder(Path(text)) if exists(text) and Path(text).is_dir() else _expand(text)
@@ -93,12 +86,13 @@ def _files(text: str, image_column: str | None, label_column: str | None) -> Sou
     if kind == "tar":
         beside = compare_with_manifests([text], names, Remote()).require()
         plain = [Path(name) if ending(name) == ".tar" and not is_remote(name) else None for name in names]
-        return TarSource(tuple(map(Tar, names, plain)), names_in(beside.manifest, names), lines=beside.notes)
+        return TarSource(tuple(map(Tar, names, plain)), names_in(beside.manifest, names), choice, beside.notes)
     if kind == "Parquet":
         return ParquetSource(tuple(names), image_column, label_column)
     if len(names) > 1 or is_remote(names[0]):
         raise UsageError(f"{text}: of {ending(names[0])} files, give one at a time, on a local disk")
-    return ZipSource(Path(names[0])) if kind == "zip" else ListSource(Path(names[0]), image_column, label_column)
+    path = Path(names[0])
+    return ZipSource(path) if kind == "zip" else ListSource(path.parent, path, image_column, label_column)
 
 
 def _in_folder(folder: Path) -> list[str]:
@@ -116,10 +110,9 @@ def _expand(text: str) -> list[str]:
     """The files that an argument names. Raises UsageError for one that does not exist, or is named twice."""
     found = spell_out(text, Remote())
     for name in found:
-        if not (is_remote(name) or exists(name)):
-            raise UsageError(f"{name}: no such file or folder; {HINT}")
-        if not (is_remote(name) or Path(name).is_file() or Path(name).is_dir()):
-            raise UsageError(f"{name}: {NO_FILE}; {HINT}")
+        there = is_remote(name) or exists(name)
+        if not (there and (is_remote(name) or Path(name).is_file() or Path(name).is_dir())):
+            raise UsageError(f"{name}: {NO_FILE if there else 'no such file or folder'}; {HINT}")
     if len(set(found)) < len(found):
         raise UsageError(f"{Location(text)}: names a file twice")
     return found

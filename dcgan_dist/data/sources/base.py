@@ -8,7 +8,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -43,11 +43,6 @@ def ending(name: str) -> str:
     return next((known for known in ENDINGS if base_name(name).lower().endswith(known)), "")
 
 
-def stem(name: str) -> str:
-    """The file's name without ending."""
-    return base_name(name)[: -len(ending(name)) or None]
-
-
 class Item(NamedTuple):
     """One image of a source."""
 
@@ -67,8 +62,7 @@ class Images:
             text.write(name.encode(*ENCODING))
             bounds.append(text.tell())
         self._text, self._bounds = text.getvalue(), np.array(bounds, dtype=np.int64)  # of the names in the text
-        self.labels = np.full(len(self), NO_LABEL, dtype=np.int64) if labels is None else labels
-        """Label of every image, -1 where there is none."""
+        self.labels = np.full(len(self), NO_LABEL, dtype=np.int64) if labels is None else labels  # of all; -1: none
 
     def take(self, places: Sequence[int] | NDArray[np.int64]) -> "Images":
         """The images at these places, in this order."""
@@ -103,7 +97,8 @@ class Items(NamedTuple):
     lines: tuple[str, ...] = ()  # for people: what is not used of the source, and why images have no label
 
 
-Loaded = tuple[bytes | Image.Image, int | None]  # the file's bytes or the picture, and the label
+File = bytes | Image.Image  # the bytes of an image's file, or the picture where the source has no files
+Loaded = tuple[File, int | None]  # with the label
 Load = Callable[[Item], Loaded]
 Report = Callable[[str], None]  # takes a line for people
 
@@ -136,26 +131,19 @@ class Source:
 class FilesSource(Source):
     """Images that are files, by their paths below a folder."""
 
-    path: Path
-
-    @property
-    def _folder(self) -> Path:
-        return self.path
+    folder: Path
 
     def where(self, item: Item) -> str:
         """The file's path."""
-        return str(self._folder / item.name)
+        return str(self.folder / item.name)
 
-    @contextmanager
-    def open(self) -> Iterator[Load]:
+    def open(self) -> AbstractContextManager[Load]:
         """A function that reads files."""
+        return nullcontext(self._load)
 
-        def load(item: Item) -> Loaded:
-            path = self._folder / item.name
-            with os_error_as_user_error(path, "cannot be read"), open_regular(path) as file:
-                return file.read(), item.label
-
-        yield load
+    def _load(self, item: Item) -> Loaded:
+        with os_error_as_user_error(self.where(item), "cannot be read"), open_regular(self.folder / item.name) as file:
+            return file.read(), item.label
 
 
 def images_among(names: Iterable[str], source: Path) -> Items:

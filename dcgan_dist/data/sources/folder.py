@@ -18,7 +18,7 @@ class FolderSource(FilesSource):
 
     def items(self) -> Items:
         """All images below the folder."""
-        return images_among(files_below(self.path), self.path)
+        return images_among(files_below(self.folder), self.folder)
 
 
 def files_below(top: Path, below: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
@@ -31,15 +31,11 @@ def files_below(top: Path, below: str = "", above: frozenset[str] = frozenset())
         return
     with os_error_as_user_error(top / below, "cannot be read"), os.scandir(top / below) as entries:
         names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries]
-    for name in sorted(names, key=_bytes):  # with its '/', a folder sorts as the paths below it do
+    for name in sorted(names, key=lambda name: name.encode(*ENCODING)):  # with '/', a folder sorts as the paths in it
         if name.endswith("/"):
             yield from files_below(top, below + name, above | {real})
         else:
             yield below + name
-
-
-def _bytes(name: str) -> bytes:
-    return name.encode(*ENCODING)
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class ZipSource(Source):
         """All images in the archive."""
         with self._opened() as (_, members):
             files = [name for name, _ in members if not name.endswith("/")]
-        items = images_among(sorted(set(files), key=_bytes), self.path)
+        items = images_among(sorted(set(files), key=lambda name: name.encode(*ENCODING)), self.path)
         twice = len(files) - len(set(files))
         return items._replace(left_out=items.left_out | {"earlier files of the same name": twice}) if twice else items
 

@@ -36,18 +36,12 @@ class ListSource(FilesSource):
     For labels see number_names; a negative integer is none.
     """
 
+    path: Path  # of the list
     image_column: str | None = None
     label_column: str | None = None
 
-    @property
-    def _folder(self) -> Path:
-        return self.path.parent
-
     def items(self) -> Items:
-        """All files of the list; whether they exist is only checked when they are loaded.
-
-        Raises UserError that names a bad line.
-        """
+        """All files of the list, which are only looked for when they are loaded. Raises UserError for a bad line."""
         texts, others, tagged = dict[str, int](), dict[str, None](), Counter[str]()
         numbers = array("q")
 
@@ -58,7 +52,7 @@ class ListSource(FilesSource):
                     label = None
                 text = self._label(line, label)
                 numbers.append(NO_LABEL if text is None else texts.setdefault(text, len(texts)))
-                yield self._name(line, name)
+                yield name
 
         images = Images(names())
         if not len(images):
@@ -71,7 +65,7 @@ class ListSource(FilesSource):
         lines += [f"labels: {count_text(tagged, f'{of} has none', f'{of} have none')}"] * bool(tagged)
         return Items(images, {}, classes, (*lines, *unused_columns(others)))
 
-    def _rows(self, others: dict[str, None]) -> Iterator[tuple[int, Any, Any]]:
+    def _rows(self, others: dict[str, None]) -> Iterator[tuple[int, str, Any]]:
         """Line, path and label of every row; `others` gets the names of the other columns."""
 
         @lru_cache
@@ -89,7 +83,12 @@ class ListSource(FilesSource):
                 path, label = places(names)
                 if path is None:
                     self._bad(line, f"it has no {self.image_column or ' or '.join(PATH_NAMES)}")
-                yield line, cells[path], None if label is None else cells[label]
+                name = cells[path]
+                if not _is_text(name) or not name.strip():
+                    self._bad(line, f"{name!r} is no path")
+                if is_remote(name):
+                    self._bad(line, f"{Location(name)} is a URL; a list names files on a disk")
+                yield line, name, None if label is None else cells[label]
 
     def _csv_rows(self, file: TextIO) -> Iterator[_Row]:
         reader = csv.reader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else ",", strict=True)
@@ -131,13 +130,6 @@ class ListSource(FilesSource):
             if not isinstance(row, dict):
                 self._bad(line, 'no JSON object, as in {"path": "a.jpg", "label": 3}')
             yield line, tuple(row), list(row.values())
-
-    def _name(self, line: int, name: Any) -> str:
-        if not _is_text(name) or not name.strip():
-            self._bad(line, f"{name!r} is no path")
-        if is_remote(name):
-            self._bad(line, f"{Location(name)} is a URL; a list names files on a disk")
-        return name
 
     def _label(self, line: int, label: Any) -> str | None:
         if label is None:

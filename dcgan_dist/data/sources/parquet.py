@@ -14,12 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.data.remote.source import FileSource, Wanted
 from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.shards.labels import FIELDS, label_text, renumber
 from dcgan_dist.data.shards.notes import Notes, from_dict
-from dcgan_dist.data.sources.base import Report, Source, stem, unused_columns
+from dcgan_dist.data.sources.base import Report, Source, unused_columns
 from dcgan_dist.data.sources.tars import ROW, Tar, TarSource, staged_copies
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
@@ -32,8 +32,7 @@ COPIES_VERSION = 4  # goes up with what a copy holds of the same file
 
 # names of Arrow's types
 BINARY = re.compile(r"(large_)?binary|dictionary<values=(large_)?binary,.*")
-WORDS = re.compile(r"(large_)?string|dictionary<values=(large_)?string,.*")
-NUMBERS = re.compile(r"u?int\d+|halffloat|float|double|bool")
+LABELS = re.compile(r"u?int\d+|halffloat|float|double|bool|(large_)?string|dictionary<values=(large_)?string,.*")
 
 
 @dataclass(frozen=True)
@@ -49,22 +48,21 @@ class ParquetSource(Source):
         _pyarrow()
         settings = json.dumps([self.image_column, self.label_column, COPIES_VERSION])
         copies = staged_copies(self.names, folder, self._convert, report, settings)
-        about = [json.loads(copy.with_suffix(ABOUT).read_bytes()) for copy in copies]
-        classes = about[0]["classes"]
-        for name, each in zip(self.names, about, strict=True):
-            if each["classes"] != classes:
+        abouts = [json.loads(copy.with_suffix(ABOUT).read_bytes()) for copy in copies]
+        classes, others, tars = abouts[0]["classes"], dict[str, None](), list[Tar]()
+        for name, copy, about in zip(self.names, copies, abouts, strict=True):
+            if about["classes"] != classes:
                 raise UsageError(f"{name}: its classes are others than those of {self.names[0]}")
-        for line in unused_columns(dict.fromkeys(text for each in about for text in each["others"])):
+            others |= dict.fromkeys(about["others"])
+            tars.append(Tar(name, copy, f"{Path(base_name(name)).stem}-", notes=from_dict(about["notes"])))
+        for line in unused_columns(others):
             report(line)
-        files = zip(self.names, copies, about, strict=True)
-        tars = (Tar(name, copy, f"{stem(name)}-", notes=from_dict(each["notes"])) for name, copy, each in files)
         return TarSource(tuple(tars), renumber(classes)[1])
 
     def _convert(self, source: FileSource, wanted: Wanted, target: Path) -> None:
         with _opened(source, wanted.shown, target.parent) as table:
             schema = table.schema_arrow
-            image = _image_column(schema, self.image_column, wanted.shown)
-            label = _label_column(schema, self.label_column, wanted.shown)
+            image, label = _columns(schema, self.image_column, self.label_column, wanted.shown)
             classes = _class_names(schema, label)
             labels = _Labels(schema, label, classes)
             with ShardWriter(target) as shard:
@@ -81,8 +79,8 @@ class _Labels:
 
     def __init__(self, schema: Any, column: str | None, classes: Sequence[str]) -> None:
         self._renumbered, _ = renumber(classes)
-        self._are_words = column is not None and WORDS.fullmatch(str(schema.field(column).type))
-        self._problem = _no_label_column(schema) if column is None else ""
+        named = next((field for field in schema if field.name in FIELDS), None) if column is None else None
+        self._problem = f"in column {named.name}, which holds {named.type}" if named else ""  # of all rows
         self._words: dict[str, int] = {}
         self._unlabelled = Counter[str]()
         self._images = 0
@@ -90,11 +88,11 @@ class _Labels:
     def number(self, value: Any) -> int | None:
         """The label for a value of the column: a number, or the place among all words."""
         self._images += 1
-        text, problem = ("", self._problem) if self._problem else label_text(value)
+        text, problem = label_text(value)
         if not text:
-            self._unlabelled[problem] += 1
+            self._unlabelled[problem or self._problem] += 1
             return None
-        if self._are_words:
+        if isinstance(value, str):
             return self._words.setdefault(text, len(self._words))
         return self._renumbered.get(int(text), int(text))
 
@@ -155,39 +153,23 @@ def _holds_images(kind: Any) -> bool:
     return bool(BINARY.fullmatch(str(kind)))
 
 
-def _image_column(schema: Any, wanted: str | None, name: str) -> str:
-    able = [field.name for field in schema if _holds_images(field.type)]
-    if wanted is not None:
-        return _among(wanted, able, "images (binary, or a struct with binary 'bytes')", schema, name)
-    named = [known for known in IMAGE_NAMES if known in able]
-    if named or len(able) == 1:
-        return (named or able)[0]
-    raise UsageError(f"{name}: no clear image column; name one with --image_column; {_listed(schema)}")
-
-
-def _label_column(schema: Any, wanted: str | None, name: str) -> str | None:
-    able = [field.name for field in schema if any(kind.fullmatch(str(field.type)) for kind in (NUMBERS, WORDS))]
-    if wanted is not None:
-        return _among(wanted, able, "labels (numbers or words)", schema, name)
-    named = [known for known in FIELDS if known in able]
-    with_classes = [column for column in able if _class_names(schema, column)]
-    return next(iter(named), with_classes[0] if len(with_classes) == 1 else None)
-
-
-def _no_label_column(schema: Any) -> str:
-    """Why a column that is named like one of labels is none; '': there is no such column."""
-    named = next((field for field in schema if field.name in FIELDS), None)
-    return f"in column {named.name}, which holds {named.type}" if named else ""
-
-
-def _among(wanted: str, able: Sequence[str], what: str, schema: Any, name: str) -> str:
-    if wanted not in able:
-        raise UsageError(f"{name}: no column '{wanted}' of {what}; {_listed(schema)}")
-    return wanted
-
-
-def _listed(schema: Any) -> str:
-    return "it has " + (", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns")
+def _columns(schema: Any, image: str | None, label: str | None, name: str) -> tuple[str, str | None]:
+    """The columns of images and labels: those that are wanted, or found by their names or as the only ones."""
+    images = [field.name for field in schema if _holds_images(field.type)]
+    labels = [field.name for field in schema if LABELS.fullmatch(str(field.type))]
+    has = "it has " + (", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns")
+    named = [known for known in IMAGE_NAMES if known in images]
+    if image is not None and image not in images:
+        raise UsageError(f"{name}: no column '{image}' of images (binary, or a struct with binary 'bytes'); {has}")
+    if image is None and not named and len(images) != 1:
+        raise UsageError(f"{name}: no clear image column; name one with --image_column; {has}")
+    if label is not None and label not in labels:
+        raise UsageError(f"{name}: no column '{label}' of labels (numbers or words); {has}")
+    if label is None:
+        with_classes = [column for column in labels if _class_names(schema, column)]
+        only = with_classes[0] if len(with_classes) == 1 else None
+        label = next((known for known in FIELDS if known in labels), only)
+    return (named or images)[0] if image is None else image, label
 
 
 def _class_names(schema: Any, label: str | None) -> list[str]:

@@ -28,14 +28,13 @@ from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
 from dcgan_dist.data.sources.base import NOT_PREPARED, Images, Item, Items, Load, Loaded, Report, Source, folder_labels
 from dcgan_dist.data.system.locks import locked
 from dcgan_dist.data.system.storage import atomic_file, remove_abandoned
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
 from dcgan_dist.text import listed
 
 INDEXED_TOGETHER = 16
 MOST_OPEN_FILES = 64
 THREADS = 4  # copies at a time
 ROW = "{:09}"  # key of a table's row
-
 
 Convert = Callable[[FileSource, Wanted, Path], None]  # makes the copy of a file at the path: complete or not at all
 
@@ -100,8 +99,7 @@ class TarSource(Source):
 
     def _lines(self, notes: Sequence[Notes]) -> Iterator[str]:
         yield from self.lines
-        empty = [tar.name for tar, note in zip(self.tars, notes, strict=True) if note.foreign and not note.images]
-        if empty:
+        if empty := [tar.name for tar, note in zip(self.tars, notes, strict=True) if note.foreign and not note.images]:
             yield f"{len(empty):,} of {len(notes):,} tars hold no image: {listed(empty, 3)}"
         if self.choice.for_tars and not any(note.foreign for note in notes):
             yield IGNORED
@@ -180,16 +178,13 @@ def _index(tar: Tar, choice: MemberChoice) -> ShardIndex:
         index = None
         with suppress(UserError) if choice.skip_bad else nullcontext():  # images before it may be intact
             index = read_index(tar.file)
-        return foreign_index(tar.file, choice) if index is None else index
+        with os_error_as_user_error(tar.file, "cannot be read"):
+            return foreign_index(tar.file, choice) if index is None else index
     except UserError as error:
         raise UserError(str(error).replace(str(tar.file), tar.name)) from error
-    except OSError as error:
-        raise UserError(f"{tar.name}: cannot be read ({error.strerror})") from error
 
 
-def staged_copies(
-    names: Sequence[str], folder: Path, convert: Convert, report: Report, settings: str = ""
-) -> list[Path]:
+def staged_copies(names: Sequence[str], folder: Path, make: Convert, report: Report, settings: str = "") -> list[Path]:
     """Staged copies of files by path or URL, each as a plain tar; `report` takes a line for every one that is made.
 
     The folder is made when it is missing, and can be shared: every file is copied by one process at a time, while the
@@ -206,11 +201,11 @@ def staged_copies(
             is_new = mine and not target.exists()
             if is_new:
                 remove_abandoned(target)
-                convert(source, wanted, target)
+                make(source, wanted, target)
         return target, is_new
 
-    pool, paths = ThreadPoolExecutor(THREADS), list[Path]()
-    try:
+    paths = list[Path]()
+    with os_error_as_user_error(folder, "cannot be written"), ThreadPoolExecutor(THREADS) as pool:
         folder.mkdir(parents=True, exist_ok=True)
         for name, (path, is_new) in zip(names, pool.map(copy, names), strict=True):
             paths.append(path)
@@ -220,10 +215,6 @@ def staged_copies(
             if not path.exists():
                 report(f"waiting for another process that copies {name}")
                 copy(name, wait=True)  # makes it, should that process have been killed
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
     return paths
 
 
