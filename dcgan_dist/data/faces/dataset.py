@@ -86,9 +86,13 @@ def ensure(
     workers = min(available_cores(), MOST_WORKERS, len(tasks) // 5)  # starting one must be worth it
     work = partial(encode_faces, seed=seed, size=size, channels=channels)
     total, done = sum(map(len, missing.values())), 0
+    needed = total * size**2 * (channels if size <= LARGEST_PIXELS else LEAST_JPEG)  # bytes
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _require_disk(folder, total, size**2 * (channels if size <= LARGEST_PIXELS else LEAST_JPEG))
+        free = shutil.disk_usage(folder).free
+        if needed > free:  # now, not after hours of drawing
+            what = f"{total:,} embedded faces take at least {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
+            raise UserError(f"{folder}: {what}; lower --data.faces, or set XDG_CACHE_HOME to a larger disk")
         with closing(run_jobs(partial(nullcontext, work), tasks, workers, lambda _: None)) as encoded:
             files = chain.from_iterable(encoded)
             for path, images in missing.items():
@@ -114,11 +118,3 @@ def _complete(path: Path, count: int) -> bool:
         index = read_index(path)
         return index is not None and len(index) == count
     return False
-
-
-def _require_disk(folder: Path, images: int, each: float) -> None:
-    """Raises UserError when the disk has not enough space for faces of `each` bytes, before drawing them for hours."""
-    needed, free = images * each, shutil.disk_usage(folder).free
-    if needed > free:
-        what = f"{images:,} embedded faces take at least {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
-        raise UserError(f"{folder}: {what}; lower --data.faces, or set XDG_CACHE_HOME to a larger disk")

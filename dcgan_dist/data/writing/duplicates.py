@@ -18,20 +18,14 @@ def digest(loaded: bytes | Image.Image) -> bytes:
     return xxhash.xxh3_128_digest(loaded)
 
 
-def as_array(digests: bytes) -> NDArray[np.uint64]:
-    """The checksums of n images, one after the other, as (n, 2)."""
-    return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-
-
-def find_duplicates(digests: NDArray[np.uint64], numbers: NDArray[np.int64]) -> Repeats:
+def find_duplicates(digests: bytes | bytearray, numbers: NDArray[np.int64]) -> Repeats:
     """Which of n images repeat one with a smaller number: their numbers, ascending, and of the first equal of each.
 
-    Args:
-        digests: (n, 2).
-        numbers: (n,), distinct.
+    `digests`: their checksums, one after the other. `numbers`: (n,), distinct.
     """
-    order = np.lexsort((numbers, digests[:, 0], digests[:, 1]))
-    ordered = digests[order]
+    pairs = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+    order = np.lexsort((numbers, pairs[:, 0], pairs[:, 1]))
+    ordered = pairs[order]
     repeats = np.zeros(len(order), dtype=bool)
     repeats[1:] = (ordered[1:] == ordered[:-1]).all(axis=1) & ordered[1:].any(axis=1)
     begins = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(order))))

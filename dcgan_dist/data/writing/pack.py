@@ -18,7 +18,7 @@ from dcgan_dist.data.images.codecs import encode, fit, open_image, to_rgb_or_gre
 from dcgan_dist.data.images.formats import kept_suffix
 from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.shards.index import ShardWriter
-from dcgan_dist.data.sources.base import Images, Item, Load, Source
+from dcgan_dist.data.sources.base import File, Images, Item, Load, Source
 from dcgan_dist.data.system.pool import Tick
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.data.writing.duplicates import UNREADABLE, digest
@@ -82,9 +82,7 @@ class _Worker:
         receipt.pixels = pixels.counts.tolist()
         write_atomically(job.shard.with_suffix(RECEIPT), json.dumps(vars(receipt)).encode())
 
-    def _add(
-        self, shard: ShardWriter, receipt: Receipt, item: Item, key: str
-    ) -> tuple[bytes | Image.Image, Image.Image]:
+    def _add(self, shard: ShardWriter, receipt: Receipt, item: Item, key: str) -> tuple[File, Image.Image]:
         """Packs and counts one image; what was loaded, and the stored pixels. Raises UserError for a bad one."""
         packing, where = self.packing, self.source.where(item)
         loaded, label = self.load(item)
@@ -138,9 +136,8 @@ def key_digits(images: Images) -> int:
     Distinct within a shard is not enough: where one shard ends and another begins with the same key, older versions of
     webdataset take the two samples for one. Needs 8 bytes for each image.
     """
-    hashes = np.fromiter(
-        (xxhash.xxh3_64_intdigest(plain_key(name).encode()) for name in images.names()), np.uint64, len(images)
-    )
+    keys = map(plain_key, images.names())
+    hashes = np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(images))
     hashes.sort()
     return len(str(len(images) - 1)) if (hashes[1:] == hashes[:-1]).any() else 0
 

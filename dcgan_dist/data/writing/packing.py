@@ -63,10 +63,9 @@ class Packing(OptionGroup):
     def colour(self) -> Colour:
         """The background as red, green and blue, 0 to 255."""
         try:
-            red, green, blue = ImageColor.getrgb(self.background)[:3]
+            return ImageColor.getrgb(self.background)[:3]
         except ValueError as error:
             raise UsageError(f"--background {self.background}: no colour; write it as '#rrggbb'") from error
-        return red, green, blue
 
     @property
     def encoding(self) -> StoreFormat | None:
@@ -104,10 +103,6 @@ class Part(NamedTuple):
 
     number: int  # 1 .. parts
     parts: int
-
-    def owns(self, shard: int) -> bool:
-        """Whether a shard, numbered from 0, belongs to this part."""
-        return shard % self.parts == self.number - 1
 
 
 def parse_part(text: str) -> Part:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.shards import manifest as manifest_file
 from dcgan_dist.data.shards.index import corpus_fingerprint
-from dcgan_dist.data.shards.manifest import BAD, DUPLICATES, INFO, SIDE_FILES, SIZES, Manifest, ShardEntry
+from dcgan_dist.data.shards.manifest import BAD, DUPLICATES, INFO, SIDE_FILES, SIZES, ClassEntry, Manifest, ShardEntry
 from dcgan_dist.data.system.storage import move_to_free, sync_folder, write_atomically
-from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicates
+from dcgan_dist.data.writing.duplicates import describe, find_duplicates
 from dcgan_dist.data.writing.staging import Plan, Receipt, Staging, read_receipt, remove_copies
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.text import listed
@@ -30,11 +30,9 @@ class Summary(Receipt):
     out: Path
     plan: Plan
     levels: PixelCounts  # of the stored images
-    shards: dict[int, Receipt] = field(default_factory=dict)
-    """Those that hold images, by their numbers in the plan; without the files."""
-    numbers: list[NDArray[np.int64]] = field(default_factory=list)
-    digests: list[NDArray[np.uint64]] = field(default_factory=list)
-    """(n,), and (n, 2): numbers and checksums of the n files of each shard."""
+    shards: dict[int, Receipt] = field(default_factory=dict)  # that hold images, by number in the plan; without files
+    numbers: list[NDArray[np.int64]] = field(default_factory=list)  # of the files of each shard
+    digests: bytearray = field(default_factory=bytearray)  # checksums of all files
     duplicates: int | None = None  # None: not known, or not yet
     published: bool = False  # otherwise there are other parts to come
     others: int = 0  # .tar files in OUT that are not among these shards
@@ -59,21 +57,19 @@ class Summary(Receipt):
             self.source_sizes.update(receipt.source_sizes)
             self.levels.counts += np.array(receipt.pixels)
             self.numbers.append(np.array([number for number, _, _ in receipt.files], dtype=np.int64))
-            self.digests.append(as_array(bytes.fromhex("".join(digest for _, digest, _ in receipt.files))))
+            self.digests += bytes.fromhex("".join(digest for _, digest, _ in receipt.files))
 
 
 def add_up(staging: Staging, plan: Plan, shards: Iterable[int]) -> Summary:
     """What some shards hold. Raises UserError when one of them is not complete."""
     summary, missing = Summary(out=staging.out, plan=plan, levels=PixelCounts(plan.options["channels"])), list[int]()
     for number in shards:
-        receipt = staging.receipt(number)
-        if receipt is None:
-            missing.append(number)
-        else:
+        if receipt := staging.receipt(number):
             summary.add(number, receipt)
+        else:
+            missing.append(number)
     if missing:
-        late = sorted({number % plan.parts + 1 for number in missing})
-        names = ", ".join(f"{part}/{plan.parts}" for part in late)
+        names = ", ".join(f"{part}/{plan.parts}" for part in sorted({number % plan.parts + 1 for number in missing}))
         run = f"part {names}" if plan.parts > 1 else "the command that writes them"
         have = f"{len(missing):,} of {plan.shards:,} shards are missing or damaged ({listed(missing, 5)})"
         raise UserError(f"{staging.out}: {have}; run {run} again, then merge")
@@ -130,17 +126,16 @@ def publish(staging: Staging, plan: Plan, overwrite: bool) -> Summary:
     if not summary.shards:
         staging.remove()
         raise UserError(f"none of the {plan.images:,} images can be read; the first: {summary.skipped[0]}")
-    files = _describe(staging, plan, summary)
+    names = manifest_file.numbered_shard_names(len(summary.shards))
+    files = _describe(staging, plan, summary, names)
     for name, data in files.items():
         write_atomically(staging.folder / name, data)
-    names = manifest_file.numbered_shard_names(len(summary.shards))
     places = {out / name: staging.shard(number) for number, name in zip(summary.shards, names, strict=True)}
     places |= {out / name: staging.folder / name for name in files}
     if not staging.published:
         earlier = earlier_files(out)[0] if overwrite else []
-        for path in places:
-            if path.name not in earlier and os.path.lexists(path):
-                raise _is_taken(path)
+        if taken := [path for path in places if path.name not in earlier and os.path.lexists(path)]:
+            raise _is_taken(taken[0])
         staging.begin_publishing(list(summary.shards), earlier)
     _remove_earlier(staging)
     for path, staged in places.items():
@@ -171,12 +166,10 @@ def _take_place(staged: Path, path: Path) -> None:
     try:
         move_to_free(staged, path)
     except FileExistsError as error:
-        if path.is_file() and not path.stat().st_size:  # by a call that was killed in move_to_free
-            staged.replace(path)
-            return
-        if not (path.is_file() and filecmp.cmp(staged, path, shallow=False)):
+        # it is empty if a call was killed in move_to_free
+        if not (path.is_file() and (not path.stat().st_size or filecmp.cmp(staged, path, shallow=False))):
             raise _is_taken(path) from error
-        staged.unlink()
+        staged.replace(path)  # of two links to one file both stay, until the staging is removed
 
 
 def _is_taken(path: Path) -> UserError:
@@ -184,10 +177,9 @@ def _is_taken(path: Path) -> UserError:
     return UserError(f"{path}: {problem}; move it away, and run the same command again to continue")
 
 
-def _describe(staging: Staging, plan: Plan, summary: Summary) -> dict[str, bytes]:
+def _describe(staging: Staging, plan: Plan, summary: Summary, names: Iterable[str]) -> dict[str, bytes]:
     """The files beside the shards, the manifest last. Sets the number of duplicates."""
     repeated = _duplicates(staging, plan, summary)
-    names = manifest_file.numbered_shard_names(len(summary.shards))
     shards = tuple(
         ShardEntry(name=name, bytes=r.bytes, samples=r.samples, xxh128=r.xxh128, fingerprint=r.fingerprint)
         for name, r in zip(names, summary.shards.values(), strict=True)
@@ -202,10 +194,7 @@ def _describe(staging: Staging, plan: Plan, summary: Summary) -> dict[str, bytes
         std=tuple(summary.levels.std()),
         stored_sizes=manifest_file.commonest(summary.stored_sizes),
         source_sizes=manifest_file.commonest(summary.source_sizes),
-        classes=tuple(
-            manifest_file.ClassEntry(label=label, name=plan.classes.get(label), samples=summary.labels[str(label)])
-            for label in labels
-        ),
+        classes=tuple(ClassEntry(label=n, name=plan.classes.get(n), samples=summary.labels[str(n)]) for n in labels),
         unlabelled=summary.samples - summary.labels.total(),
         duplicates=summary.duplicates,
         bad=len(summary.bad),
@@ -224,7 +213,7 @@ def _duplicates(staging: Staging, plan: Plan, summary: Summary) -> list[str]:
         return []
     if plan.options["duplicates"] == "drop":
         return staging.dropped.read_text(encoding="utf-8").splitlines()
-    repeats = find_duplicates(np.concatenate(summary.digests), np.concatenate(summary.numbers))
+    repeats = find_duplicates(summary.digests, np.concatenate(summary.numbers))
     summary.duplicates = len(repeats[0])
     wanted, names = set(np.concatenate(repeats).tolist()), dict[int, str]()
     for shard, numbers in zip(summary.shards, summary.numbers, strict=True):

@@ -29,7 +29,7 @@ from typing import Any
 
 from dcgan_dist.data.shards.index import read_index
 from dcgan_dist.data.shards.manifest import numbered_shard_names
-from dcgan_dist.data.system.locks import is_at, lock
+from dcgan_dist.data.system.locks import lock
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
 
@@ -70,10 +70,8 @@ class Receipt:
     stored_sizes: Counter[str] = field(default_factory=Counter)  # stored images of each 'WIDTHxHEIGHT'
     source_sizes: Counter[str] = field(default_factory=Counter)  # the same for the images that they were made of
     pixels: list[list[int]] = field(default_factory=list)  # the `counts` of PixelCounts of the stored images
-    bad: list[tuple[int, str]] = field(default_factory=list)
-    """Number and message of every image that could not be read and was left out."""
-    files: list[tuple[int, str, str]] = field(default_factory=list)
-    """Number, xxh3-128 and place of each original file; empty unless duplicates are reported."""
+    bad: list[tuple[int, str]] = field(default_factory=list)  # number and message of each unreadable, left out image
+    files: list[tuple[int, str, str]] = field(default_factory=list)  # number, xxh3-128, place; to report duplicates
 
 
 def read_receipt(shard: Path) -> Receipt | None:
@@ -117,10 +115,9 @@ class Staging:
         self._read_publishing()
 
     def _read_publishing(self) -> None:
-        try:
+        tree: dict[str, Any] = {"shards": [], "earlier": []}
+        with suppress(OSError, ValueError):
             tree = json.loads((self.folder / PUBLISHING).read_bytes())
-        except (OSError, ValueError):
-            tree = {"shards": [], "earlier": []}
         names = numbered_shard_names(len(tree["shards"]))
         self.published: dict[int, Path] = dict(zip(tree["shards"], (self.out / name for name in names), strict=True))
         """Number and place of the shards that may have moved to OUT already; none before that began."""
@@ -153,17 +150,16 @@ def locked_out(out: Path, shared: bool) -> Iterator[None]:
     """Keeps other commands out of OUT's unfinished shards, except others that share them.
 
     The system frees the lock of a killed process. Afterwards the folder is gone, unless something unfinished is in it,
-    and so is OUT if it was made for nothing.
-    Raises UserError when another command has the lock.
+    and so is OUT if it was made for nothing. Raises UserError when another command has the lock.
     """
     partial, problem = out / PARTIAL, "another command is writing shards there; wait for its end, or stop it"
     made = not out.exists()
-    with _locked(partial, shared, f"{out}: {problem}") as held:
-        try:
+    try:
+        with _locked(partial, shared, f"{out}: {problem}"):
             yield
-        finally:
-            alone = _is_alone(partial / LOCK, held)
-            if alone and not any(path.name == COPIES or OWN.match(path.name) for path in partial.iterdir()):
+    finally:
+        with suppress(UserError), _locked(partial, shared=False, problem="others share it, or have it by now"):
+            if not any(path.name == COPIES or OWN.match(path.name) for path in partial.iterdir()):
                 (partial / LOCK).unlink()
                 with suppress(OSError):  # there are other files in it
                     partial.rmdir()
@@ -171,19 +167,8 @@ def locked_out(out: Path, shared: bool) -> Iterator[None]:
                         out.rmdir()
 
 
-def _is_alone(path: Path, held: int) -> bool:
-    """Whether no other process has the lock, which was shared until now, or will get it."""
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # see NO_LOCKS
-        pass
-    return is_at(path, held)
-
-
 @contextmanager
-def _locked(folder: Path, shared: bool, problem: str) -> Iterator[int]:
+def _locked(folder: Path, shared: bool, problem: str) -> Iterator[None]:
     """Holds the lock in a folder, which is made. Raises UserError with the problem when another has the lock."""
     descriptor = None
     while descriptor is None:
@@ -198,10 +183,8 @@ def _locked(folder: Path, shared: bool, problem: str) -> Iterator[int]:
             if error.errno not in NO_LOCKS:
                 raise
             descriptor = os.open(folder / LOCK, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with os.fdopen(descriptor, "rb"):  # closes it, which releases the lock
+        yield
 
 
 def stagings(out: Path) -> list[Staging]:
@@ -222,13 +205,11 @@ def open_staging(out: Path, identity: str, say: Callable[[str], None]) -> Iterat
     if any(other.published for other in others):
         problem = "another set of shards was being completed there"
         raise UserError(f"{out}: {problem}; complete it by dcgan-dist shard --merge {out} --overwrite")
-    busy = (
-        f"{out}: shards of other images or options are being written there; stop that command, or choose another folder"
-    )
+    busy = "shards of other images or options are being written there; stop that command, or choose another folder"
     with _locked(staging.folder, shared=True, problem=f"{out}: another command removes what is there; try again"):
         for path in (out / PARTIAL).iterdir():
             if path.name != identity and OWN.fullmatch(path.name):
-                with _locked(path, shared=False, problem=busy):
+                with _locked(path, shared=False, problem=f"{out}: {busy}"):
                     shutil.rmtree(path, ignore_errors=True)
         if others:
             say(f"{out}: holds unfinished shards of other images, options or versions; they are removed")

@@ -24,12 +24,12 @@ from dcgan_dist.data.sources.tars import TarSource
 from dcgan_dist.data.system.pool import run_jobs
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.data.system.workers import available_cores
-from dcgan_dist.data.writing.duplicates import as_array, describe, find_duplicates
+from dcgan_dist.data.writing.duplicates import describe, find_duplicates
 from dcgan_dist.data.writing.pack import HashJob, PackJob, key_digits, one_line, opened_worker
 from dcgan_dist.data.writing.packing import Packing, Part
 from dcgan_dist.data.writing.publish import Summary, add_up, earlier_files, publish, refuse_others, taken_places
 from dcgan_dist.data.writing.staging import COPIES, PARTIAL, VERSION, Plan, Staging, locked_out, open_staging, stagings
-from dcgan_dist.errors import UsageError, UserError
+from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
 
 HASHED_TOGETHER = 4_096  # files whose checksums are kept in one file
 
@@ -54,7 +54,7 @@ def write_shards(
     an image cannot be read (without packing.skip_bad) or a shard cannot be written; both leave OUT's files as they
     were. What is complete by then stays in OUT/.partial, from where the same call continues.
     """
-    callbacks = callbacks or Callbacks()
+    callbacks, own = callbacks or Callbacks(), part or Part(1, 1)
     refuse_others(out, packing.overwrite, chain.from_iterable(map(taken_places, stagings(out))))
     with _errors_of(out), locked_out(out, shared=part is not None):
         source = source.prepared(out / PARTIAL / COPIES, callbacks.say)
@@ -66,18 +66,18 @@ def write_shards(
         with open_staging(out, _identity(source, images, packing), callbacks.say) as staging:
             try:
                 work = _Work(source, images, packing, staging, callbacks)
-                order = work.order(part)
+                order = work.order(own)
                 plan = Plan(
                     images=len(order),
                     shards=-(-len(order) // packing.shard_size),
-                    parts=part.parts if part else 1,
+                    parts=own.parts,
                     left_out=left_out,
                     dropped=len(images) - len(order),
                     classes=dict(classes),
                     options=packing.content(),
                 )
                 staging.write_plan(plan)
-                shards = [number for number in range(plan.shards) if part is None or part.owns(number)]
+                shards = range(own.number - 1, plan.shards, own.parts)
                 written, processes = work.pack(order, shards)
                 summary = add_up(staging, plan, shards) if part else publish(staging, plan, packing.overwrite)
                 summary.written, summary.processes = written, processes
@@ -90,8 +90,7 @@ def write_shards(
 def merge_shards(out: Path, overwrite: bool) -> Summary:
     """Publishes what all parts have written.
 
-    Raises UsageError when there is nothing to publish or OUT holds shards already, UserError when a part is missing,
-    which the message names.
+    Raises UsageError when there is nothing to publish or OUT holds shards already, UserError that names missing parts.
     """
     with _errors_of(out), locked_out(out, shared=False):
         found = stagings(out)
@@ -115,12 +114,11 @@ def _refuse_source(out: Path, source: Source) -> None:
 def _errors_of(out: Path) -> Iterator[None]:
     """Turns the errors of the disk into one line that names OUT, not a file in it that the user does not know."""
     try:
-        yield
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+        with os_error_as_user_error(out, "cannot be written"):
+            yield
     except UserError as error:
         file, colon, problem = str(error).rpartition(": cannot be written")
-        if type(error) is UserError and colon and file.startswith(f"{out / PARTIAL}/"):
+        if type(error) is UserError and file.startswith(f"{out / PARTIAL}/"):
             raise UserError(f"{out}{colon}{problem}") from error
         raise
 
@@ -143,7 +141,7 @@ class _Work:
     staging: Staging
     callbacks: Callbacks
 
-    def order(self, part: Part | None) -> NDArray[np.int64]:
+    def order(self, part: Part) -> NDArray[np.int64]:
         """Numbers of the images as they follow one another in the shards; writes the list of those that are dropped."""
         order = np.arange(len(self.images))
         if self.packing.duplicates == "drop":
@@ -156,25 +154,23 @@ class _Work:
             order = order[keyed.permutation(keyed.key(self.packing.seed, "shard"), len(order))]
         return order
 
-    def _digests(self, part: Part | None) -> NDArray[np.uint64]:
+    def _digests(self, part: Part) -> bytes:
         """Checksums of all files. Parts that run at the same time begin at different places and share their results."""
         total = len(self.images)
-        chunks = {
-            self.staging.digests / f"{number:07}.bin": range(first, min(first + HASHED_TOGETHER, total))
-            for number, first in enumerate(range(0, total, HASHED_TOGETHER))
-        }
+        together = (range(total)[first : first + HASHED_TOGETHER] for first in range(0, total, HASHED_TOGETHER))
+        chunks = {self.staging.digests / f"{number:07}.bin": places for number, places in enumerate(together)}
 
         def is_missing(path: Path) -> bool:
             return not path.is_file() or path.stat().st_size != 16 * len(chunks[path])
 
-        begin = (part.number - 1) * len(chunks) // part.parts if part else 0
+        begin = (part.number - 1) * len(chunks) // part.parts
         paths = [*chunks][begin:] + [*chunks][:begin]
         todo = [len(chunks[path]) for path in paths if is_missing(path)]
         jobs = (HashJob(path, self.images.take(chunks[path])) for path in paths if is_missing(path))
         self._run(jobs, len(todo), lambda done: self.callbacks.hashed(total - sum(todo) + done, total))
-        return as_array(b"".join(path.read_bytes() for path in chunks))
+        return b"".join(path.read_bytes() for path in chunks)
 
-    def pack(self, order: NDArray[np.int64], shards: list[int]) -> tuple[int, int]:
+    def pack(self, order: NDArray[np.int64], shards: range) -> tuple[int, int]:
         """Writes those of the shards that are not complete; how many images, and by how many processes."""
         size, digits = self.packing.shard_size, key_digits(self.images)
         if digits:
