@@ -15,7 +15,7 @@ from support.training import TENSOR_FILES, TINY
 from dcgan_dist import train
 from dcgan_dist.data.remote.quota import Quota
 from dcgan_dist.data.sources import find_source
-from dcgan_dist.data.system.storage import atomic_file, make_folder, put_in_place, sync_folder, write_atomically
+from dcgan_dist.data.system.storage import atomic_file, make_folder, sync_folder, write_atomically
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import write_shards
 from dcgan_dist.run import checkpoint
@@ -65,6 +65,12 @@ def save(root: Path, images: int = 100) -> Path:
     return checkpoint.save(root / "checkpoints", images, TENSORS, {"images": images}, keep=3)
 
 
+def rename(old: Path, new: Path) -> None:
+    """Durably."""
+    old.replace(new)
+    sync_folder(new.parent)
+
+
 def stream(root: Path) -> None:
     with atomic_file(root / "file") as file:
         file.write(b"data")
@@ -94,7 +100,7 @@ def place(root: Path) -> None:
     """A folder with what is in it."""
     make_folder(root / "a" / "b")
     write_atomically(root / "a" / "b" / "file", b"data")
-    put_in_place(root / "a", root / "z")
+    rename(root / "a", root / "z")
 
 
 WRITERS = {
@@ -169,7 +175,7 @@ def test_a_run_that_reports_how_it_ended_is_on_disk(root, disk, tmp_path, end):
 
 def unsynced(root):
     (root / ".tmp").write_bytes(b"data")
-    put_in_place(root / ".tmp", root / "file")
+    rename(root / ".tmp", root / "file")
 
 
 def written_afterwards(root):
@@ -177,7 +183,7 @@ def written_afterwards(root):
         file.write(b"data")
         os.fsync(file.fileno())
         file.write(b"more")
-    put_in_place(root / ".tmp", root / "file")
+    rename(root / ".tmp", root / "file")
 
 
 def without_its_folder(root):
@@ -196,7 +202,7 @@ def half_a_folder(root):
     (root / ".tmp").mkdir()
     write_atomically(root / ".tmp" / "one", b"data")
     (root / ".tmp" / "two").write_bytes(b"data")
-    put_in_place(root / ".tmp", root / "file")
+    rename(root / ".tmp", root / "file")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
 from dcgan_dist import cli
@@ -22,7 +22,6 @@ from dcgan_dist.data.checking.checklist import shard_names
 from dcgan_dist.data.checking.corpus_statistics import Counts, Decoded, Picture, count, decode, pictures, spread
 from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.images.codecs import to_rgb_or_grey
-from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.shards.completeness import compare_with_manifests
 from dcgan_dist.data.shards.index import NO_LABEL
 from dcgan_dist.data.shards.manifest import Manifest, names_in
@@ -85,9 +84,8 @@ def main(argv: list[str]) -> int:
     if options.count:
         picture_path(options.out, SHEET, options.overwrite)
     shared = ("timeout", "retries", "image_key", "label_key", "allow_cut")
-    data = DataConfig(**{name: getattr(options, name) for name in shared})
-    names = shard_names(options.shards, Remote(timeout=data.timeout, retries=data.retries))
-    opener = make_opener(data)
+    opener = make_opener(DataConfig(**{name: getattr(options, name) for name in shared}))
+    names = shard_names(options.shards, opener.remote)
     complete = compare_with_manifests(options.shards, names, opener.remote)
     manifest = complete.manifest
     corpus = Corpus(open_shards(names, opener), opener)
@@ -113,13 +111,11 @@ def facts(counts: Counts, decoded: Decoded, manifest: Manifest | None) -> list[s
     """Everything as lines of text."""
     mean = counts.image_bytes / counts.images
     suffixes = ", ".join(f"{images:,} .{suffix}" for suffix, images in counts.suffixes.most_common())
-    origins = {
-        "with an index and checksums": counts.checked,
-        "made by other programs, no checksums": counts.shards - counts.checked,
-    }
-    made = ", ".join(f"{shards:,} {origin}" for origin, shards in origins.items() if shards)
+    others = counts.shards - counts.checked
+    made = [f"{counts.checked:,} with an index and checksums"] * bool(counts.checked)
+    made += [f"{others:,} made by other programs, no checksums"] * bool(others)
     lines = [
-        f"shards:   {counts.shards:,} ({made}), {counts.file_bytes / 1e6:,.1f} MB",
+        f"shards:   {counts.shards:,} ({', '.join(made)}), {counts.file_bytes / 1e6:,.1f} MB",
         f"images:   {counts.images:,} ({suffixes}), {mean:,.0f} bytes each",
         f"epoch:    {counts.image_bytes / 1e6:,.1f} MB of images to read",
         f"labels:   {_labels(counts.labels, _names(counts, manifest))}",
@@ -220,8 +216,7 @@ def _tile(image: Image.Image | UserError) -> Image.Image:
     image = to_rgb_or_grey(image, 3)
     longest = max(image.size)
     if longest < SMALLEST:
-        factor = -(-SMALLEST // longest)
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        return ImageOps.scale(image, -(-SMALLEST // longest), Image.Resampling.NEAREST)
     image.thumbnail((LARGEST, LARGEST))
     return image
 

@@ -15,17 +15,12 @@ from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run.checkpoint_manifest import is_checkpoint
 
-JPEG: tuple[str, dict[str, Any]] = ("JPEG", {"quality": 95, "subsampling": 0})
 PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
-    ".jpg": JPEG,
-    ".jpeg": JPEG,
-    ".jpe": JPEG,
-    ".jfif": JPEG,
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), ("JPEG", {"quality": 95, "subsampling": 0})),
     ".webp": ("WEBP", {"lossless": True}),
     ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
-    ".tif": ("TIFF", {}),
-    ".tiff": ("TIFF", {}),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF", {})),
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
@@ -52,20 +47,18 @@ def _refuse_checkpoint(option: str, path: Path) -> None:
         raise UsageError(f"{option} {path}: {folder} is a checkpoint, which training removes; choose another folder")
 
 
-def check_picture(option: str, path: Path, overwrite: bool) -> None:
-    """The same for a picture; raises UsageError also for an ending of no writable format."""
-    check_output(option, path, overwrite)
-    Image.init()
-    if PICTURES.get(path.suffix.lower(), ("",))[0] not in Image.SAVE:
-        known = " ".join(ending for ending, (kind, _) in PICTURES.items() if kind in Image.SAVE)
-        raise UsageError(f"{option} {path}: pictures can be written as {known}")
-
-
 def picture_path(named: Path | None, default: str, overwrite: bool) -> Path:
-    """The file that --out names, else `default`, or `default-2` and so on if it exists. Raises as check_picture."""
+    """The file that --out names, else `default`, or `default-2` and so on if it exists.
+
+    Raises UsageError as check_output does, and for an ending of no writable format.
+    """
     path = named or Path(default)
     if named or overwrite:
-        check_picture("--out", path, overwrite)
+        check_output("--out", path, overwrite)
+        Image.init()
+        if PICTURES.get(path.suffix.lower(), ("",))[0] not in Image.SAVE:
+            known = " ".join(ending for ending, (kind, _) in PICTURES.items() if kind in Image.SAVE)
+            raise UsageError(f"--out {path}: pictures can be written as {known}")
         return path
     _refuse_checkpoint("--out", path)
     others = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))

@@ -15,8 +15,9 @@ from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output
 from dcgan_dist.commands.progress import progress
 from dcgan_dist.config.groups import Retries, Timeout, Workers
+from dcgan_dist.data.checking.access import ShardJob
 from dcgan_dist.data.checking.checklist import Checklist, make_checklist
-from dcgan_dist.data.checking.repair import Repaired, RepairJob, repair_shard
+from dcgan_dist.data.checking.repair import Repaired, repair_shard
 from dcgan_dist.data.checking.verify import Problem, ShardReport, check_shard
 from dcgan_dist.data.remote.client import Remote, base_name
 from dcgan_dist.data.shards.samples import MemberChoice
@@ -68,7 +69,8 @@ def main(argv: list[str]) -> int:
     remote = Remote(timeout=options.timeout, retries=options.retries)
     choice = MemberChoice(image_key=options.image_key)
     todo = make_checklist(options.shards, options.manifest, remote, options.deep, choice)
-    _check_folder(options.repair, todo)
+    if options.repair:
+        _check_folder(options.repair, todo)
     began = time.monotonic()
     with progress("verify", "B") as show:
         show(0, todo.bytes)
@@ -87,10 +89,8 @@ def main(argv: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _check_folder(folder: Path | None, todo: Checklist) -> None:
+def _check_folder(folder: Path, todo: Checklist) -> None:
     """Repaired shards never replace other files."""
-    if folder is None:
-        return
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"--repair {folder}: is not a folder; choose another name")
     check_output("--repair", folder / "*", overwrite=False)
@@ -103,15 +103,13 @@ def _check_folder(folder: Path | None, todo: Checklist) -> None:
 
 def _repair(folder: Path, todo: Checklist, reports: Sequence[ShardReport], processes: int) -> list[Repaired]:
     """Repairs damaged shards that have an index, but not intact ones that differ from the manifest."""
-    jobs, others = list[RepairJob](), list[Repaired]()
-    shown = {job.shown: job for job in todo.jobs}
-    for report in reports:
+    jobs, others = list[tuple[ShardJob, Path]](), list[Repaired]()
+    for job, report in zip(todo.jobs, reports, strict=True):
         kinds = {problem.kind for problem in report.problems} - {"manifest"}
         if not kinds or "unreadable" in kinds:
             continue
         if report.checked:
-            job = shown[report.name]
-            jobs.append(RepairJob(job, folder / base_name(job.name)))
+            jobs.append((job, folder / base_name(job.name)))
         elif not report.samples:
             others.append(Repaired(name=report.name))
         else:
@@ -145,9 +143,5 @@ def _json(reports: Sequence[ShardReport], problems: Sequence[Problem], saved: Se
         {"name": report.name, "bytes": report.bytes, "samples": report.samples, "checksums": report.checked}
         for report in reports
     ]
-    tree = {
-        "shards": shards,
-        "problems": [asdict(problem) for problem in problems],
-        "repaired": [asdict(shard) for shard in saved],
-    }
+    tree = {"shards": shards, "problems": list(map(asdict, problems)), "repaired": list(map(asdict, saved))}
     return (json.dumps(tree, indent=1) + "\n").encode()

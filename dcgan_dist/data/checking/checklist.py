@@ -31,12 +31,9 @@ def make_checklist(
 ) -> Checklist:
     """The shards that patterns stand for, each with its entry in a manifest if there is one.
 
-    Args:
-        patterns: paths, globs, brace lists, URLs, folders of shards, or a manifest.json (all shards that it names).
-        manifest: path or URL of the manifest of all these shards; None: the manifest.json beside each shard, if any.
-        remote: how remote shards are read.
-        deep: whether to decode every image.
-        choice: how tars of other programs are read.
+    `patterns`: paths, globs, brace lists, URLs, folders of shards, or a manifest.json (all shards that it names).
+    `manifest`: path or URL of the manifest of all these shards; None: the manifest.json beside each shard, if any.
+    `deep`, `choice`: see ShardJob.
 
     Raises UsageError when a pattern matches nothing, UserError when a manifest cannot be read.
     """
@@ -89,10 +86,9 @@ def _compare(folder: str, names: list[str], entries: list[str], complete: bool) 
     absent = [within_folder(folder, name) for name in entries if name not in found]
     absent = [name for name in absent if (complete if is_remote(name) else not Path(name).exists())]
     extra = [name for base, name in found.items() if base not in entries]
-    missing, unnamed = "the manifest names this shard; it is not there", "the manifest does not name this shard"
-    return [Problem(shard=Location(name), kind="missing", what=missing) for name in absent] + [
-        Problem(shard=Location(name), kind="extra", what=unnamed) for name in extra
-    ]
+    rows = [(name, "missing", "the manifest names this shard; it is not there") for name in absent]
+    rows += [(name, "extra", "the manifest does not name this shard") for name in extra]
+    return [Problem(shard=Location(name), kind=kind, what=what) for name, kind, what in rows]
 
 
 def _measure(job: ShardJob) -> tuple[ShardJob | Problem, int]:

@@ -15,7 +15,7 @@ from dcgan_dist.data.images.codecs import open_image, to_rgb_or_grey
 from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.shards.opener import Shard
 from dcgan_dist.data.system.workers import available_cores
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 
 READ_THREADS = 16
 AT_ONCE = 16  # decoded images in memory, each of up to 768 MiB
@@ -32,8 +32,7 @@ class Counts:
     image_bytes: int = 0  # read in an epoch
     suffixes: Counter[str] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)  # images of each label; -1: without
-    classes: dict[int, str] = field(default_factory=dict)
-    """Class names, where labels are words in tars of other programs."""
+    classes: dict[int, str] = field(default_factory=dict)  # names, where labels are words in tars of other programs
 
 
 @dataclass
@@ -99,12 +98,11 @@ def _picture(corpus: Corpus, sample: int) -> Picture:
     index = corpus.index(number)
     where, key, label = index.describe(member), index.keys[member], int(index.label[member])
     try:
-        file = corpus.opener.open(corpus.shards[number])
-        image = open_image(file.read(int(index.offset[member]), int(index.length[member])), where)
+        with os_error_as_user_error(where, "cannot be read"):
+            file = corpus.opener.open(corpus.shards[number])
+            image = open_image(file.read(int(index.offset[member]), int(index.length[member])), where)
     except UserError as error:
         image = error
-    except OSError as error:
-        image = UserError(f"{where}: cannot be read ({error.strerror})")
     return Picture(key, label, image)
 
 

@@ -1,6 +1,6 @@
 """Checks shards with an index, sample by sample."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from typing import BinaryIO
@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
+from dcgan_dist.data.checking.access import UnreadableError
 from dcgan_dist.data.shards.index import (
     BLOCK,
     FOOTER,
@@ -33,8 +34,20 @@ def find_index(name: str, size: int, read: ReadAt) -> tuple[Footer, ShardIndex] 
     return None if footer is None else (footer, _consistent(name, footer, read))
 
 
-def find_moved_index(name: str, size: int, read: ReadAt) -> tuple[Footer, ShardIndex, int] | None:
-    """Footer and index of a shard that has lost or gained bytes, and by how many bytes they moved; or None."""
+def find_any_index(
+    name: str, size: int, read: ReadAt, refuse: Callable[[UserError], object]
+) -> tuple[Footer, ShardIndex, int] | None:
+    """As find_index, also in a shard that has lost or gained bytes; and by how many bytes the samples have moved.
+
+    `refuse`: called with what is wrong with the index where it should be.
+    """
+    try:
+        if found := find_index(name, size, read):
+            return *found, 0
+    except UnreadableError:
+        raise
+    except UserError as error:
+        refuse(error)
     begin = max(size - SEARCHED, 0)
     tail = read(begin, SEARCHED)
     place = tail.rfind(MAGIC)

@@ -6,23 +6,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-from dcgan_dist.data.checking.access import CHUNK, HashingReader, ShardJob, UnreadableError, opened
-from dcgan_dist.data.checking.indexed import IndexedSample, find_index, find_moved_index
+from dcgan_dist.data.checking.access import CHUNK, HashingReader, ShardJob, opened
+from dcgan_dist.data.checking.indexed import IndexedSample, find_any_index
 from dcgan_dist.data.checking.verify import decoded_size
 from dcgan_dist.data.shards.index import NO_LABEL, ShardIndex, ShardWriter
 from dcgan_dist.errors import UserError, os_error_as_user_error
 from dcgan_dist.text import counted, listed
 
 LOST_LISTED = 20
-
-
-class RepairJob(NamedTuple):
-    """A damaged shard, and the path of the new one."""
-
-    job: ShardJob
-    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,28 +42,22 @@ class Repaired:
 _Sample = tuple[str, str, bytes, int | None]  # key, suffix, image, label
 
 
-def repair_shard(job: RepairJob, tick: Callable[[int], None]) -> Repaired:
-    """Writes the intact samples of a damaged shard to a new one, with their keys and labels.
+def repair_shard(job: tuple[ShardJob, Path], tick: Callable[[int], None]) -> Repaired:
+    """Writes the intact samples of a damaged shard to a new one at a path, with their keys and labels.
 
     A sample is intact when its image has its checksum, even if its tar header is damaged, and can be decoded. A shard
     without an intact index is not repaired. Raises UserError when the shard cannot be read or the new one not written.
     """
-    with opened(job.job) as (read, size):
-        try:
-            found = find_index(job.job.name, size, read)
-        except UnreadableError:
-            raise
-        except UserError:
-            found = None
-        placed = (*found, 0) if found else find_moved_index(job.job.name, size, read)
+    damaged, path = job
+    with opened(damaged) as (read, size):
+        placed = find_any_index(damaged.name, size, read, lambda _error: None)
         if placed is None:
-            return Repaired(name=job.job.shown, problem="it has no intact index")
+            return Repaired(name=damaged.shown, problem="it has no intact index")
         _, index, moved = placed
         lost: list[str] = []
         with io.BufferedReader(HashingReader(read, size, tick), CHUNK) as file:
-            kept = _write(job.path, _intact(file, index, moved, lost))
-    path = str(job.path) if kept else None
-    return Repaired(name=job.job.shown, path=path, kept=kept, lost=tuple(lost))
+            kept = _write(path, _intact(file, index, moved, lost))
+    return Repaired(name=damaged.shown, path=str(path) if kept else None, kept=kept, lost=tuple(lost))
 
 
 def _intact(file: BinaryIO, index: ShardIndex, moved: int, lost: list[str]) -> Iterator[_Sample]:

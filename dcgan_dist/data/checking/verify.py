@@ -5,12 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 from dcgan_dist.data.checking.access import CHUNK, HashingReader, ShardJob, UnreadableError, opened
-from dcgan_dist.data.checking.indexed import IndexedSample, find_index, find_moved_index, is_index_member
+from dcgan_dist.data.checking.indexed import IndexedSample, find_any_index, find_index, is_index_member
 from dcgan_dist.data.images.codecs import open_image, to_rgb_or_grey
-from dcgan_dist.data.shards.foreign import members
+from dcgan_dist.data.shards.foreign import members, read_member
 from dcgan_dist.data.shards.index import INDEX, Footer, ReadAt, ShardIndex
 from dcgan_dist.data.shards.tar_walker import FoundImage, TarWalker
 from dcgan_dist.data.shards.tarfiles import Header
@@ -48,8 +49,7 @@ class ShardReport:
     checked: bool = False  # whether the shard carries checksums; tars of other programs carry none
     sizes: Counter[str] = field(default_factory=Counter)  # images of each "WIDTHxHEIGHT", where all were decoded
     problems: list[Problem] = field(default_factory=list)
-    passed: Counter[str] = field(default_factory=Counter)
-    """Members of a tar of another program that are not used, by their extensions."""
+    passed: Counter[str] = field(default_factory=Counter)  # unused members of a tar of another program, by extension
 
 
 def check_shard(job: ShardJob, tick: Callable[[int], None]) -> ShardReport:
@@ -103,18 +103,11 @@ class _Check:
         self.note(kind, str(error).removeprefix(f"{self.job.shown}: "), byte=byte)
 
     def run(self, read: ReadAt, size: int, tick: Callable[[int], None]) -> None:
-        report, entry, name = self.report, self.job.entry, self.job.shown
+        report, entry = self.report, self.job.entry
         report.bytes = size
         if entry and size != entry.bytes:
             self.note("manifest", f"{size:,} bytes, but {entry.bytes:,} in the manifest")
-        found = None
-        try:
-            found = find_index(name, size, read)
-        except UnreadableError:
-            raise
-        except UserError as error:
-            self.refuse("index", error)
-        placed = (*found, 0) if found else find_moved_index(name, size, read)
+        placed = find_any_index(self.job.shown, size, read, partial(self.refuse, "index"))
         reader = HashingReader(read, size, tick)
         with io.BufferedReader(reader, CHUNK) as file:
             if placed is None:
@@ -150,12 +143,7 @@ class _Check:
 
     def _walked(self, file: BinaryIO) -> None:
         """A tar without an index, as training reads it: up to the first place that training refuses."""
-
-        def load(info: Header) -> bytes:
-            file.seek(info.offset_data)
-            return file.read(info.size)
-
-        walk = TarWalker(self.job.shown, self._members(file), load, self.job.choice)
+        walk = TarWalker(self.job.shown, self._members(file), partial(read_member, file), self.job.choice)
         images: list[FoundImage] = []
         try:
             for image in walk.images():

@@ -6,9 +6,8 @@ Colour profiles are ignored, as everywhere in the field; of animations and multi
 import io
 import warnings
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -23,7 +22,6 @@ Resize = Literal["crop", "pad", "stretch"]
 Filter = Literal["lanczos", "bicubic", "box"]
 StoreFormat = Literal["jpg", "png", "webp", "ppm"]
 Colour = tuple[int, int, int]
-Size = tuple[int, int]  # width, height
 
 WHITE: Colour = (255, 255, 255)
 FULL_CHROMA_FROM = 90  # JPEG quality
@@ -133,41 +131,32 @@ def fit(
     crop: the central square, scaled. pad: the complete image, scaled, centred on `background`. stretch: the
     complete image, its aspect ratio changed.
     """
-    part, shape = RESIZES[resize](image, size)
-    scaled = part if part.size == shape else part.resize(shape, FILTERS[filter_])
-    if shape == (size, size):
-        return scaled
+    width = height = size
+    if resize == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    elif resize == "pad":
+        width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling[filter_.upper()])
+    if width == height:
+        return image
     canvas = Image.new("RGB", (size, size), background).convert(image.mode)
-    canvas.paste(scaled, ((size - shape[0]) // 2, (size - shape[1]) // 2))
+    canvas.paste(image, ((size - width) // 2, (size - height) // 2))
     return canvas
-
-
-def _crop(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side)), (size, size)
-
-
-def _pad(image: Image.Image, size: int) -> tuple[Image.Image, Size]:
-    longest = max(image.size)
-    return image, (max(1, round(image.width * size / longest)), max(1, round(image.height * size / longest)))
 
 
 def encode(image: Image.Image, store: StoreFormat, quality: int = 95) -> tuple[str, bytes]:
     """File suffix and bytes of an RGB or L image. `quality`, 1 to 100, is that of the lossy formats, jpg and webp."""
-    return STORES[store](image, quality)
-
-
-def _encode_file(file_format: str, image: Image.Image, quality: int, **options: bool) -> tuple[str, bytes]:
+    if store == "ppm":
+        channels = len(image.getbands())
+        return ("ppm" if channels == 3 else "pgm"), netpbm_header(*image.size, channels) + image.tobytes()
     buffer = io.BytesIO()
-    subsampling = "4:4:4" if quality >= FULL_CHROMA_FROM else "4:2:0"  # used by JPEG only
-    image.save(buffer, file_format, quality=quality, subsampling=subsampling, **options)
-    return FORMATS[file_format][0], buffer.getvalue()
-
-
-def _encode_netpbm(image: Image.Image, _quality: int) -> tuple[str, bytes]:
-    channels = len(image.getbands())
-    return ("ppm" if channels == 3 else "pgm"), netpbm_header(image.width, image.height, channels) + image.tobytes()
+    subsampling = "4:4:4" if quality >= FULL_CHROMA_FROM else "4:2:0"
+    jpeg = {"subsampling": subsampling, "optimize": True} if store == "jpg" else {}
+    image.save(buffer, "JPEG" if store == "jpg" else store, quality=quality, **jpeg)
+    return store, buffer.getvalue()
 
 
 def netpbm_header(width: int, height: int, channels: int) -> bytes:
@@ -193,22 +182,3 @@ def decode_into(data: bytes, suffix: str, out: NDArray[np.uint8], where: str) ->
     else:
         image = fit(to_rgb_or_grey(open_image(data, where), channels), size)
         out[:] = np.asarray(image).reshape(out.shape)
-
-
-# the part of the image that is used, and its new width and height
-RESIZES: dict[Resize, Callable[[Image.Image, int], tuple[Image.Image, Size]]] = {
-    "crop": _crop,
-    "pad": _pad,
-    "stretch": lambda image, size: (image, (size, size)),
-}
-FILTERS: dict[Filter, Image.Resampling] = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-}
-STORES: dict[StoreFormat, Callable[[Image.Image, int], tuple[str, bytes]]] = {
-    "jpg": partial(_encode_file, "JPEG", optimize=True),
-    "png": partial(_encode_file, "PNG"),
-    "webp": partial(_encode_file, "WEBP"),
-    "ppm": _encode_netpbm,
-}

@@ -1,5 +1,6 @@
 """The image files that are read, in folders, archives, tables and tars alike, and names for other files."""
 
+OF_ONE_SUFFIX = ("BLP", "CUR", "DCX", "DDS", "DIB", "ICNS", "ICO", "MSP", "PCX", "PSD", "QOI", "SGI")  # their own name
 # Pillow's name of a format -> suffixes of its files; a fixed list, so that an index does not depend on the build of
 # Pillow. Without formats that hold only a stub for an image, or run a program to draw it (PDF, EPS). TGA comes last,
 # because its files have no magic number.
@@ -13,10 +14,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "GIF": ("gif",),
     "TIFF": ("tif", "tiff"),
     "JPEG2000": ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
-    **{
-        name: (name.lower(),) for name in ("BLP", "CUR", "DCX", "DDS", "DIB", "ICNS", "ICO", "MSP", "PCX", "PSD", "QOI")
-    },
-    "SGI": ("sgi",),
+    **{name: (name.lower(),) for name in OF_ONE_SUFFIX},
     "SUN": ("ras",),
     "XBM": ("xbm",),
     "XPM": ("xpm",),

@@ -24,9 +24,7 @@ RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 # simplejpeg's messages about missing or wrong pixels
-DAMAGED = re.compile(
-    "premature end|Huffman|arithmetic|progression|instead of RST|before marker 0xd[0-7]", re.IGNORECASE
-)
+DAMAGED = re.compile("(?i)premature end|Huffman|arithmetic|progression|instead of RST|before marker 0xd[0-7]")
 REST = re.compile("([0-9]+) extraneous bytes before marker 0xd9")  # padding, or the rest of a damaged scan
 FILLERS = (b"\xed\xb7\x5b" * 22, b"\xff\0" * 33)  # neither markers nor the zeros that libjpeg fills in
 ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}  # such a scan may end before its last zeros

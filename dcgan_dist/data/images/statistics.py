@@ -30,15 +30,12 @@ class PixelCounts:
 
     def std(self) -> list[float]:
         """Standard deviation of each channel over all pixels (the population's), in the same unit."""
-        return [
-            math.sqrt(pixels * second - first * first) / (pixels * (LEVELS - 1))
-            for pixels, first, second in self._sums()
-        ]
+        sums = self._sums()
+        return [math.sqrt(pixels * second - first**2) / (pixels * (LEVELS - 1)) for pixels, first, second in sums]
 
     def _sums(self) -> Iterable[tuple[int, int, int]]:
         """Pixels, sum and sum of squares of each channel, as Python's integers, which never overflow."""
         for channel in self.counts.tolist():
-            pixels, first, second = (
-                sum(count * level**power for level, count in enumerate(channel)) for power in range(3)
-            )
+            levels = list(enumerate(channel))
+            pixels, first, second = (sum(count * level**power for level, count in levels) for power in range(3))
             yield max(pixels, 1), first, second

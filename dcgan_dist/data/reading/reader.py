@@ -15,7 +15,7 @@ from dcgan_dist.data.reading.decode_pool import DecodePlan, open_decode_pool
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.prefetch_buffer import Batch, prefetch_batches
 from dcgan_dist.data.remote.prefetch import Prefetcher
-from dcgan_dist.data.shards.opener import verified
+from dcgan_dist.data.shards.index import read_index
 from dcgan_dist.errors import to_stderr
 
 HORIZON = 2 * LANES * WINDOW  # positions: what the lanes still read of their current shards, and as much again
@@ -123,6 +123,6 @@ def prefetching_shards(
         return list(zip(shards.tolist(), positions.tolist(), strict=True))
 
     with closing(
-        Prefetcher(cache, sources, lambda here: uses((here - start) // STEP), say=say, position=start, check=verified)
+        Prefetcher(cache, sources, lambda here: uses((here - start) // STEP), say=say, position=start, check=read_index)
     ) as prefetcher:
         yield prefetcher.advance

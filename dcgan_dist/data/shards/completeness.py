@@ -34,20 +34,15 @@ class Completeness:
     def require(self) -> "Completeness":
         """Raises UserError when shards are missing; returns itself."""
         if self.missing:
-            raise UserError(
-                f"{'; '.join(self.missing)}: restore what is missing, or name the shards to use one by one, as in "
-                f"'shard-{{00000..00007}}.tar'"
-            )
+            how = "restore what is missing, or name the shards to use one by one, as in 'shard-{00000..00007}.tar'"
+            raise UserError(f"{'; '.join(self.missing)}: {how}")
         return self
 
 
 def compare_with_manifests(patterns: Sequence[str], names: Sequence[str], remote: Remote) -> Completeness:
-    """Compares shards with the manifests in their folders.
+    """Compares the shards `names` with the manifests in their folders.
 
-    Args:
-        patterns: as given by the user: paths, globs, brace lists, folders, URLs.
-        names: the shards that they match.
-        remote: how remote manifests are read.
+    `patterns`: of these shards, as given by the user: paths, globs, brace lists, folders, URLs.
     """
     named, globs = _split(patterns)
     folders = _by_folder(names, globs)

@@ -6,19 +6,19 @@ network file systems are read, and the size of a mapped file is checked before e
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from dcgan_dist.data.remote.client import Remote, RemoteStat
 from dcgan_dist.data.remote.stores import Span
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 
 NETWORK = (
     "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "orangefs",
     "panfs", "pvfs", "smb", "weka",
 )  # fmt: skip
+LOST = "cannot be read any more"
 
 
 class LocalFile:
@@ -32,7 +32,7 @@ class LocalFile:
     def __init__(self, path: Path, descriptor: int | None = None) -> None:
         """`descriptor`: of the open file; this object will close it."""
         self._path = path
-        with self._readable_errors():
+        with os_error_as_user_error(path, LOST):
             self._descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
             self.about = os.fstat(self._descriptor)
             self.view: memoryview | None = None  # all bytes, if the file is mapped
@@ -48,24 +48,14 @@ class LocalFile:
         try:  # called before every batch, for every shard
             return self._map.size() if self.view is not None else os.fstat(self._descriptor).st_size
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise UserError(f"{self._path}: {LOST} ({error.strerror})") from error
 
     def read(self, offset: int, length: int) -> bytes:
         """Returns fewer bytes where the file ends."""
         if self.view is not None:
             return bytes(self.view[offset : min(offset + length, self.size())])
-        with self._readable_errors():
+        with os_error_as_user_error(self._path, LOST):
             return os.pread(self._descriptor, length, offset)
-
-    @contextmanager
-    def _readable_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: OSError) -> UserError:
-        return UserError(f"{self._path}: cannot be read any more ({error.strerror})")
 
     def __del__(self) -> None:
         if self._descriptor >= 0:

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,25 +60,15 @@ def cached_index(identity: str, name: str, make: Callable[[], ShardIndex]) -> Sh
 def walk(path: Path, choice: MemberChoice = DEFAULT) -> ShardIndex:
     """Builds the index of a tar from its headers, and a fingerprint from a small part of the image data."""
     with path.open("rb") as file:
-
-        def load(info: Header) -> bytes:
-            file.seek(info.offset_data)
-            return file.read(info.size)
-
-        found = TarWalker(str(path), members(str(path), file, os.fstat(file.fileno()).st_size), load, choice)
-        rows = found.images_with_labels()
+        headers = members(str(path), file, os.fstat(file.fileno()).st_size)
+        found = TarWalker(str(path), headers, partial(read_member, file), choice)
+        rows = found.joined(list(found.images()))  # a label may follow all images
         sampled = _sample_bytes(file, [(row.offset, row.size) for row in rows])
     labels, words = number_labels([row.label for row in rows])
-    notes = found.notes(len(rows), int((labels != NO_LABEL).sum()))
-    return make_index(
-        str(path),
-        [
-            (escape_newlines(row.name), row.suffix, row.offset, row.size, label)
-            for row, label in zip(rows, labels.tolist(), strict=True)
-        ],
-        sampled=np.array([sampled], dtype=np.uint64),
-        notes=replace(notes, words=words),
-    )
+    notes = replace(found.notes(len(rows), int((labels != NO_LABEL).sum())), words=words)
+    pairs = zip(rows, labels.tolist(), strict=True)
+    places = [(escape_newlines(row.name), row.suffix, row.offset, row.size, label) for row, label in pairs]
+    return make_index(str(path), places, sampled=np.array([sampled], dtype=np.uint64), notes=notes)
 
 
 def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
@@ -89,6 +80,12 @@ def _sample_bytes(file: BinaryIO, images: list[tuple[int, int]]) -> int:
         file.seek(offset + (length - part) // 2)
         digest.update(file.read(part))
     return digest.intdigest()
+
+
+def read_member(file: BinaryIO, info: Header) -> bytes:
+    """The bytes of a member of an open tar."""
+    file.seek(info.offset_data)
+    return file.read(info.size)
 
 
 def members(name: str, file: BinaryIO, size: int) -> Iterator[Header]:

@@ -178,10 +178,8 @@ def find_labels(texts: Sequence[str], classes: Mapping[int, str]) -> list[int]:
     named: dict[str, list[int]] = {}
     for label, name in classes.items():
         named.setdefault(_spelled(name), []).append(label)
-    words = [
-        word for text in texts for word in ([text] if _spelled(text) in named else text.split(",")) if word.strip()
-    ]
-    return sorted({_find_label(_spelled(word), named, classes) for word in words})
+    words = [word for text in texts for word in ([text] if _spelled(text) in named else text.split(","))]
+    return sorted({_find_label(_spelled(word), named, classes) for word in words if word.strip()})
 
 
 def _spelled(name: str) -> str:

@@ -153,17 +153,16 @@ def parse_manifest(name: str, data: bytes) -> Manifest:
 
 
 def _contradiction(manifest: Manifest) -> str | None:
-    names = [shard.name for shard in manifest.shards]
+    shards, sizes = manifest.shards, manifest.stored_sizes.values()
+    names = [shard.name for shard in shards]
     labelled = sum(entry.samples for entry in manifest.classes)
-    sizes = manifest.stored_sizes.values()
     checks = {
-        "samples of the shards": sum(shard.samples for shard in manifest.shards) == manifest.samples,
-        "bytes of the shards": sum(shard.bytes for shard in manifest.shards) == manifest.bytes,
+        "samples of the shards": sum(shard.samples for shard in shards) == manifest.samples,
+        "bytes of the shards": sum(shard.bytes for shard in shards) == manifest.bytes,
         "order of the names": names == sorted(set(names)),
         "a shard's name is a path": not any("/" in name or "\\" in name for name in names),
         "samples of the classes": labelled + manifest.unlabelled == manifest.samples,
-        "fingerprint": corpus_fingerprint(int(shard.fingerprint, 16) for shard in manifest.shards)
-        == manifest.fingerprint,
+        "fingerprint": corpus_fingerprint(int(shard.fingerprint, 16) for shard in shards) == manifest.fingerprint,
         "number of channels": len(manifest.mean) == len(manifest.std) == manifest.channels in (1, 3),
         "stored_sizes": all(type(count) is int for count in sizes) and sum(sizes) == manifest.samples,
         "labels of the classes": all(type(entry.label) is int for entry in manifest.classes),

@@ -14,15 +14,13 @@ class Notes:
 
     passed: Mapping[str, int] = field(default_factory=dict)  # members that are not used, by their extensions
     imageless: int = 0  # samples without an image
-    alone: int = 0
-    """Images that may be masks: no other image stands beside them, but elsewhere one stands beside such a suffix."""
+    alone: int = 0  # images that may be masks: they stand alone, but elsewhere one stands beside such a suffix
     unlabelled: Mapping[str, int] = field(default_factory=dict)  # images with an unusable label, by reason
     labelled: int = 0
     images: int = 0
     cut: int = 0  # tars without tar's end mark, which are only read where that is allowed
     foreign: bool = False  # whether they are of a tar of another program
-    words: tuple[str, ...] = ()
-    """Class names of the labels 0, 1, .., where some labels are not numbers; of one tar only."""
+    words: tuple[str, ...] = ()  # class names of the labels 0, 1, .., where some are not numbers; of one tar only
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that are set, for JSON."""

@@ -1,6 +1,7 @@
 """Opens shards, local or remote: their description at the start of a run, their index, and their bytes."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,16 +54,13 @@ class CachePlan:
     limit: int
 
 
+@dataclass(eq=False)
 class Opener:
     """Opens shards from a local disk, the node's cache, or a server. Can be pickled."""
 
-    def __init__(
-        self, remote: Remote | None = None, plan: CachePlan | None = None, choice: MemberChoice | None = None
-    ) -> None:
-        """`plan`: the cache; None: remote images are read by range. `choice`: how tars of other programs are read."""
-        self.remote = remote or Remote()
-        self.plan = plan
-        self.choice = choice or MemberChoice()
+    remote: Remote = field(default_factory=Remote)
+    plan: CachePlan | None = None  # the cache; None: remote images are read by range
+    choice: MemberChoice = field(default_factory=MemberChoice)  # how tars of other programs are read
 
     def __reduce__(self) -> tuple[type["Opener"], tuple[Remote, CachePlan | None, MemberChoice]]:
         return Opener, (self.remote, self.plan, self.choice)
@@ -86,12 +84,9 @@ class Opener:
                 return self._describe_cached(name, path)
             with path.open("rb") as file:
                 about = os.fstat(file.fileno())
-                footer = read_footer(
-                    name, about.st_size, lambda offset, length: os.pread(file.fileno(), length, offset)
-                )
+                footer = read_footer(name, about.st_size, lambda start, length: os.pread(file.fileno(), length, start))
             if footer is None:
-                index = foreign_index(path, self.choice)
-                return Shard(name=name, identity=_identity(about), **_facts(index))
+                return Shard(name=name, identity=_identity(about), **_facts(foreign_index(path, self.choice)))
         return _from_footer(name, footer)
 
     def _describe_remote(self, url: str, stat: RemoteStat) -> Shard:
@@ -126,7 +121,7 @@ class Opener:
         if self.cache is None:
             problem = "compressed or without index, so it needs the cache, which --data.cache_bytes 0 forbids"
             raise UserError(f"{name}: {problem}; allow one, or make shards of it by dcgan-dist shard")
-        cached = self.cache.acquire(source, request or EntryRequest(check=verified))
+        cached = self.cache.acquire(source, request or EntryRequest(check=read_index))
         if cached is None:
             raise UserError(f"{name}: not enough space in the cache {self.cache.folder}; allow more --data.cache_bytes")
         return cached
@@ -156,7 +151,7 @@ class Opener:
                 assert isinstance(shard.source, RemoteStat)
                 return RangedFile(self.remote, shard.source)
             own = entry_name(shard.source)
-            now = EntryRequest(next_use=lambda name: -1 if name == own else None, check=verified)
+            now = EntryRequest(next_use=lambda name: -1 if name == own else None, check=read_index)
             cached = self._download(shard.name, shard.source, now)
         with cached:
             # the lock that pins the entry belongs to the open file, not to the number of its descriptor
@@ -192,16 +187,9 @@ def _unchanged(shard: Shard, file: LocalFile) -> LocalFile:
     if shard.footer is None:
         same = _identity(file.about) == shard.identity
     else:
-        try:
-            cut = file.about.st_size < shard.footer.file_size  # the rest may be read
-            same = cut or read_footer(shard.name, file.about.st_size, file.read) == shard.footer
-        except UserError:
-            same = False
+        same = file.about.st_size < shard.footer.file_size  # it was cut: the rest may be read
+        with suppress(UserError):
+            same = same or read_footer(shard.name, file.about.st_size, file.read) == shard.footer
     if not same:
         raise UserError(f"{shard.name}: was replaced by another file after the run began")
     return file
-
-
-def verified(path: Path) -> None:
-    """Raises UserError when a fetched shard has a damaged index, or was cut on the way."""
-    read_index(path)

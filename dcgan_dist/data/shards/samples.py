@@ -9,7 +9,6 @@ beside earlier images. If they do so only later, and for `1.left.jpg`, `1.right.
 the tar is ambiguous, and --image_key has to choose.
 """
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,16 +17,10 @@ from dcgan_dist.data.images.formats import IMAGE_SUFFIXES
 from dcgan_dist.data.shards.labels import FIELDS
 from dcgan_dist.errors import UserError
 
-KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-WEBDATASETS_OWN = ("__key__", "__url__")  # webdataset adds them to every sample, so they cannot be suffixes
-BAD = "__bad__"  # webdataset skips a sample with a non-empty member of this suffix
 LABELS = ("cls", "class", "label", "json")  # suffixes; the first one counts
-LINKS = "links (write the tar with --dereference --hard-dereference)"
 IGNORED = "image_key, label_key and allow_cut are not used: they are for tars of other programs"
-HOW, IN_TRAINING = (
-    "choose one by its key, as in --image_key",
-    " (--data.image_key in training, with --resume.allow_changes data.image_key where a run goes on)",
-)
+HOW = "choose one by its key, as in --image_key"
+IN_TRAINING = " (--data.image_key in training, with --resume.allow_changes data.image_key where a run goes on)"
 _KNOWN = frozenset(IMAGE_SUFFIXES)
 
 
@@ -72,8 +65,7 @@ class MemberChooser:
         self._roles: set[str] = set()  # dotted suffixes of images of the same sample
         # dotted suffixes of images without a plain one beside them: the key of the last, and their number
         self._alone: dict[str, tuple[str, int]] = {}
-        self.used_alone = 0
-        """Images without a plain one beside them, although later images of their suffix have one (with skip_bad)."""
+        self.used_alone = 0  # with skip_bad: images that stand alone, although later ones of their suffix do not
         self.companions: set[str] = set()  # dotted suffixes beside a plain image: masks and the like
 
     def images(self, key: str, suffixes: Collection[str]) -> list[str]:

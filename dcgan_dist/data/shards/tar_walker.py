@@ -4,6 +4,7 @@ Of a file only the headers are read, of a stream also the bytes of its members. 
 webdataset does; samples.py chooses images and labels.
 """
 
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -13,25 +14,20 @@ from dcgan_dist.data.images.formats import ending_of
 from dcgan_dist.data.shards.index import SKIPPED
 from dcgan_dist.data.shards.labels import read_label
 from dcgan_dist.data.shards.notes import Notes
-from dcgan_dist.data.shards.samples import (
-    BAD,
-    KEY_AND_SUFFIX,
-    LINKS,
-    WEBDATASETS_OWN,
-    MemberChoice,
-    MemberChooser,
-    count_passed,
-    escape_newlines,
-    split_name,
-)
+from dcgan_dist.data.shards.samples import MemberChoice, MemberChooser, count_passed, escape_newlines, split_name
 from dcgan_dist.data.shards.tarfiles import CutError, Header
 from dcgan_dist.errors import UserError
 
+KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+WEBDATASETS_OWN = ("__key__", "__url__")  # webdataset adds them to every sample, so they cannot be suffixes
+BAD = "__bad__"  # webdataset skips a sample with a non-empty member of this suffix
+LINKS = "links (write the tar with --dereference --hard-dereference)"
 MOST_LABEL_BYTES = 2**20
 OR_SKIP = ", or leave such members out (shard --skip_bad, --data.damaged substitute)"
 NONE = "\0"  # an unusable label
 
 Members = dict[str, Header]
+Load = Callable[[Header], bytes]
 
 
 class FoundImage(NamedTuple):
@@ -49,9 +45,7 @@ class FoundImage(NamedTuple):
 class TarWalker:
     """Reads one tar once; counts what is not used."""
 
-    def __init__(
-        self, name: str, members: Iterable[Header], load: Callable[[Header], bytes], choice: MemberChoice
-    ) -> None:
+    def __init__(self, name: str, members: Iterable[Header], load: Load, choice: MemberChoice) -> None:
         """`name`: of the tar, for messages. `load`: returns the bytes of the member that was read last."""
         self._name, self._members, self._load = name, members, load
         self._choice, self._chooser = choice, MemberChooser(choice)
@@ -77,14 +71,16 @@ class TarWalker:
             count_passed(self.passed, key, members.keys() - used)
             yield from (image for image, _ in found)
 
-    def images_with_labels(self) -> list[FoundImage]:
-        """All images, with labels from anywhere in the tar."""
-        return self.joined(list(self.images()))
-
     def joined(self, images: Iterable[FoundImage]) -> list[FoundImage]:
         """All images that images() has returned, with labels from anywhere in the tar."""
-        matched = set[str]()
-        rows = [self._joined(image, matched) for image in images]
+        matched, rows = set[str](), list[FoundImage]()
+        for image in images:
+            label = "" if image.label == NONE else image.label
+            key = next((key for key in (image.name, image.key) if key in self.separate_labels), None)
+            if key is not None and not image.label:
+                matched.add(key)
+                label = self.separate_labels[key][0]
+            rows.append(image._replace(label=label))
         alone = [suffix for key, (_, suffix) in self.separate_labels.items() if key not in matched]
         count_passed(self.passed, "", alone)
         self._imageless += len(alone)
@@ -169,16 +165,6 @@ class TarWalker:
                 self.separate_labels[split_name(key, suffix)[0]] = text, suffix
                 used.add(suffix)
         return used
-
-    def _joined(self, row: FoundImage, matched: set[str]) -> FoundImage:
-        """The image with its label from elsewhere in the tar, whose key is added to `matched`."""
-        if row.label:
-            return row._replace(label="" if row.label == NONE else row.label)
-        key = next((key for key in (row.name, row.key) if key in self.separate_labels), None)
-        if key is None:
-            return row
-        matched.add(key)
-        return row._replace(label=self.separate_labels[key][0])
 
     def notes(self, images: int, labelled: int) -> Notes:
         """What is not used. `labelled`: images with a label."""

@@ -88,6 +88,5 @@ class Header(tarfile.TarInfo):
         except ERRORS.HeaderError as error:
             if tarfile.offset == 0 or isinstance(error, ERRORS.EOFHeaderError):
                 raise
-            cut = isinstance(error, ERRORS.EmptyHeaderError | ERRORS.TruncatedHeaderError)
-            kind = CutError if cut else ReadError
+            kind = CutError if isinstance(error, ERRORS.EmptyHeaderError | ERRORS.TruncatedHeaderError) else ReadError
             raise kind(f"no tar header and no end mark at byte {tarfile.offset}") from error

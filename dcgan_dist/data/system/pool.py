@@ -11,13 +11,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
-from dcgan_dist.data.system.workers import (
-    available_cores,
-    follow_parent,
-    interrupt_deferred,
-    kill_children,
-    shielded_processes,
-)
+from dcgan_dist.data.system.workers import available_cores, follow_parent, kill_children, shielded_spawn, uninterrupted
 from dcgan_dist.errors import UserError
 
 POLL = 0.2  # seconds
@@ -27,6 +21,8 @@ J = TypeVar("J")
 R = TypeVar("R")
 Tick = Callable[[int], None]  # called with the progress since the last call
 Work = Callable[[J, Tick], R]  # called with a job and a Tick
+Opened = Callable[[], AbstractContextManager[Work[J, R]]]  # sent to each process and called there once
+Report = Callable[[int], None]  # called in this process with the progress of all jobs together
 
 
 class WorkerKilledError(UserError):
@@ -37,24 +33,16 @@ class _StopError(Exception):
     """Another process has failed, or the command was interrupted."""
 
 
-def over_processes(work: Work[J, R], jobs: Sequence[J], processes: int, report: Callable[[int], None]) -> list[R]:
+def over_processes(work: Work[J, R], jobs: Sequence[J], processes: int, report: Report) -> list[R]:
     """As run_jobs, for work that needs nothing opened: a function of a module. `processes` 0: as many as CPU cores."""
     return list(run_jobs(partial(nullcontext, work), jobs, min(processes or available_cores(), len(jobs)), report))
 
 
-def run_jobs(
-    opened: Callable[[], AbstractContextManager[Work[J, R]]],
-    jobs: Iterable[J],
-    processes: int,
-    report: Callable[[int], None],
-) -> Generator[R, None, None]:
+def run_jobs(opened: Opened[J, R], jobs: Iterable[J], processes: int, report: Report) -> Generator[R, None, None]:
     """The results of all jobs, in their order. Closing the generator stops the processes.
 
-    Args:
-        opened: sent to each process and called there once: the work, with what it needs.
-        jobs: made one by one, as they are needed.
-        processes: with 1, everything happens in this process.
-        report: called in this process with the progress of all jobs together.
+    `opened`: gives the work, with what it needs. `jobs`: made one by one, as they are needed. `processes`: with 1,
+    everything happens in this process.
 
     Raises WorkerKilledError when a process was killed, and whatever the work raises.
     """
@@ -73,14 +61,9 @@ def run_jobs(
             yield work(job, tick)
 
 
-def _spread(
-    opened: Callable[[], AbstractContextManager[Work[J, R]]],
-    jobs: Iterator[J],
-    processes: int,
-    report: Callable[[int], None],
-) -> Iterator[R]:
+def _spread(opened: Opened[J, R], jobs: Iterator[J], processes: int, report: Report) -> Iterator[R]:
     # spawned, because a forked process inherits the locks of threads that it does not have
-    context = shielded_processes()  # Ctrl-C is for this process, which has them stop
+    context = shielded_spawn()  # Ctrl-C is for this process, which has them stop
     try:
         counter, stop = context.Value("q", 0), context.Event()
     except OSError as error:
@@ -92,7 +75,7 @@ def _spread(
             pending: set[Future[R]] = set()
             while True:
                 new_jobs = list(itertools.islice(jobs, WAITING * processes - len(pending)))
-                with interrupt_deferred():  # an executor is useless where one comes while it starts its processes
+                with uninterrupted():  # an executor is useless where one comes while it starts its processes
                     more = [pool.submit(_do, job) for job in new_jobs]
                 futures += more
                 pending |= set(more)
@@ -108,7 +91,7 @@ def _spread(
             problem = "a process was killed, perhaps for want of memory; try fewer --processes"
             raise WorkerKilledError(problem) from error
         finally:
-            with interrupt_deferred(kill_children):  # Ctrl-C a second time does not wait for the jobs in hand
+            with uninterrupted(kill_children):  # Ctrl-C a second time does not wait for the jobs in hand
                 stop.set()
                 pool.shutdown(cancel_futures=True)
 
@@ -118,9 +101,7 @@ _mine: list[tuple[Work[Any, Any], Tick]] = []
 _open = ExitStack()
 
 
-def _begin(
-    opened: Callable[[], AbstractContextManager[Work[Any, Any]]], counter: "Synchronized[int]", stop: Event
-) -> None:
+def _begin(opened: Opened[Any, Any], counter: "Synchronized[int]", stop: Event) -> None:
     follow_parent()
 
     def tick(more: int) -> None:

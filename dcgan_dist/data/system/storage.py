@@ -35,21 +35,16 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def temporary_path(path: Path) -> Path:
-    """The name under which this process writes a file until it is complete."""
-    return path.with_name(f"{_temporary_prefix(path)}{os.getpid()}.tmp")
-
-
-def _temporary_prefix(path: Path) -> str:
-    return f".{path.name}.{socket.gethostname()}."
+def temporary_path(path: Path, pid: str = "") -> Path:
+    """The name under which this process, or another one of this host, writes a file until it is complete."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{pid or os.getpid()}.tmp")
 
 
 def remove_abandoned(path: Path) -> None:
     """Removes temporary files of killed processes of this host that wrote the same file."""
-    prefix = _temporary_prefix(path)
     for found in path.parent.iterdir():
-        pid = found.name.removeprefix(prefix).removesuffix(".tmp")
-        if found.name == f"{prefix}{pid}.tmp" and pid.isdecimal() and not process_exists(int(pid)):
+        pid = found.stem.rpartition(".")[2]
+        if pid.isdecimal() and found == temporary_path(path, pid) and not process_exists(int(pid)):
             found.unlink(missing_ok=True)
 
 
@@ -82,7 +77,11 @@ def atomic_file(path: Path, mode: int = 0o666, new: bool = False) -> Iterator[Bi
             yield file
             file.flush()
             os.fsync(file.fileno())
-        put_in_place(temporary, path, new)
+        if new:
+            move_to_free(temporary, path)
+        else:
+            temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         with suppress(OSError):  # may fail for the same reason as the writing
             temporary.unlink(missing_ok=True)
@@ -106,15 +105,6 @@ def move_to_free(source: Path, path: Path) -> None:
             raise
     else:
         source.unlink()
-
-
-def put_in_place(temporary: Path, path: Path, new: bool = False) -> None:
-    """Renames a file or folder whose content is on disk, durably. `new`: the name must be free."""
-    if new:
-        move_to_free(temporary, path)
-    else:
-        temporary.replace(path)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -103,7 +103,7 @@ class _ShieldedProcesses(SpawnContext):
     Process = _ShieldedProcess
 
 
-def shielded_processes() -> SpawnContext:
+def shielded_spawn() -> SpawnContext:
     """A context of multiprocessing for a pool whose processes ignore all SENT_TO_ALL signals."""
     with signals_blocked():
         resource_tracker.ensure_running()  # the same for this process of Python's
@@ -111,7 +111,7 @@ def shielded_processes() -> SpawnContext:
 
 
 @contextmanager
-def interrupt_deferred(again: Callable[[], None] = lambda: None) -> Iterator[None]:
+def uninterrupted(again: Callable[[], None] = lambda: None) -> Iterator[None]:
     """For code that Ctrl-C must not interrupt: calls `again` instead, and raises KeyboardInterrupt at the end."""
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():

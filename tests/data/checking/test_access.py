@@ -11,7 +11,7 @@ from support.http_server import HttpServer
 from support.waiting import LIMIT
 
 from dcgan_dist.data.checking.access import ShardJob, base_name, opened
-from dcgan_dist.data.checking.repair import RepairJob, repair_shard
+from dcgan_dist.data.checking.repair import repair_shard
 from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.errors import UserError
@@ -85,7 +85,7 @@ def test_a_tar_that_is_packed_though_its_name_does_not_say_so(tmp_path):
 def test_packed_shards_are_saved_unpacked(tmp_path):
     content = ours_jpg(tmp_path / "a.tar").read_bytes()
     (tmp_path / "b.tar.gz").write_bytes(gzip.compress(DAMAGES["flipped start of an image"](content)))
-    job = RepairJob(job=ShardJob(name=str(tmp_path / "b.tar.gz")), path=tmp_path / "c.tar")
+    job = (ShardJob(name=str(tmp_path / "b.tar.gz")), tmp_path / "c.tar")
     assert repair_shard(job, lambda _: None).lost == ("00005",)
     assert check(tmp_path / "c.tar").problems == []
 

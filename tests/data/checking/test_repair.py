@@ -14,7 +14,7 @@ from support.shards import by_index, encoded, write_ours
 from support.waiting import LIMIT
 
 from dcgan_dist.data.checking.access import ShardJob
-from dcgan_dist.data.checking.repair import RepairJob, repair_shard
+from dcgan_dist.data.checking.repair import repair_shard
 from dcgan_dist.data.checking.verify import check_shard
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.shards.foreign import walk
@@ -29,7 +29,7 @@ from dcgan_dist.errors import UserError
 def repair(path, new, **settings):
     if Path(new).is_file():
         Path(new).unlink()
-    return repair_shard(RepairJob(job=ShardJob(name=str(path), **settings), path=Path(new)), lambda _: None)
+    return repair_shard((ShardJob(name=str(path), **settings), Path(new)), lambda _: None)
 
 
 def rows_of(path):
@@ -262,5 +262,5 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path):
         new.write_bytes(b"mine")
 
     with pytest.raises(UserError, match=rf"^{new}: cannot be written \(File exists\)$"):
-        repair_shard(RepairJob(job=ShardJob(name=str(path)), path=new), tick)
+        repair_shard((ShardJob(name=str(path)), new), tick)
     assert new.read_bytes() == b"mine"

@@ -365,6 +365,6 @@ def test_no_header_is_kept_for_an_image(tmp_path):
     path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"-") for number in range(50)])
     with path.open("rb") as file:
         found = TarWalker("x.tar", members("x.tar", file, path.stat().st_size), lambda _: b"", MemberChoice())
-        assert len(found.images_with_labels()) == 50
+        assert len(found.joined(list(found.images()))) == 50
     gc.collect()
     assert sum(type(each) is Header for each in gc.get_objects()) < 10
