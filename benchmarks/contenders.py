@@ -22,7 +22,8 @@ from webdataset.compat import WebDataset
 from benchmarks.corpora import SHARDS
 from benchmarks.ours import open_batches, with_workers
 from benchmarks.turns import BATCH, Loader, Task
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 
 PACKAGES = ("webdataset", "torch", "torchvision", "simplejpeg", "pillow", "numpy")
 SHUFFLE = 1_000  # webdataset's buffer, as in its documentation

@@ -19,7 +19,8 @@ import psutil
 from benchmarks.corpora import face_corpus, many_shards
 from benchmarks.ours import open_batches, with_workers
 from benchmarks.turns import Turn
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 
 REPOSITORY = Path(__file__).parent.parent
 SIZES = (64, 178)  # pixels

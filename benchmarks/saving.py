@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import RESULTS, save
-from dcgan_dist.config import CheckpointConfig, Config
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import CheckpointConfig
 from dcgan_dist.gan.state import TrainState, create_state
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.folder import RunFolder

@@ -27,7 +27,8 @@ from benchmarks.measure import RESULTS, interleave, save, summary, table
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.turns import Turn
 from benchmarks.with_data import compare_trainers
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.reading.prefetch_buffer import Batch, empty_batch
 from dcgan_dist.parallel.engine import Iteration
 from dcgan_dist.parallel.feed import on_device

@@ -9,7 +9,8 @@ import pytest
 import tyro
 
 from dcgan_dist import cli
-from dcgan_dist.config import Config, Count, LossConfig, ModelConfig, OptimizerConfig, ResumeConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import Count, LossConfig, ModelConfig, OptimizerConfig, ResumeConfig
 from dcgan_dist.errors import UsageError, tracebacks_wanted
 
 ROOT = Path(__file__).parent.parent

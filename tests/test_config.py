@@ -12,18 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dcgan_dist
-from dcgan_dist.config import (
-    Config,
+from dcgan_dist.config import Config, OptionGroup, flatten
+from dcgan_dist.config.checks import ConfigError, ranges
+from dcgan_dist.config.groups import (
     DataConfig,
     DivergenceConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
-    OptionGroup,
     ResumeConfig,
-    flatten,
 )
-from dcgan_dist.config.checks import ConfigError, ranges
 
 # names of an option that its dictionary leaves to something else
 ELSEWHERE = {"PRECISIONS": {"auto"}, "FRAME": {"none"}, "LENS": {"none"}}

@@ -11,7 +11,8 @@ import torch
 from support.launching import ROOT, call
 from support.shards import encoded, write_ours
 
-from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.gan.state import create_state
 from dcgan_dist.run import checkpoint
 

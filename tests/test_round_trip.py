@@ -9,7 +9,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from dcgan_dist import cli
-from dcgan_dist.config import Augmentation, Config, Range
+from dcgan_dist.config import Config, Range
+from dcgan_dist.config.groups import Augmentation
 
 WORDS = st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), codec="utf-8"), min_size=1).filter(
     lambda text: (

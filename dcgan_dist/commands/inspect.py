@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output, picture_path, save_picture
-from dcgan_dist.config import DataConfig, Images, Range, Seed
-from dcgan_dist.config.groups import Retries, Timeout
+from dcgan_dist.config import Range
+from dcgan_dist.config.groups import DataConfig, Images, Retries, Seed, Timeout
 from dcgan_dist.data.checking.checklist import shard_names
 from dcgan_dist.data.checking.corpus_statistics import Counts, Decoded, Picture, count, decode, pictures, spread
 from dcgan_dist.data.corpus import Corpus, open_shards

@@ -9,7 +9,8 @@ import tyro
 
 from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output, picture_path, save_picture, write_picture
-from dcgan_dist.config import Range, Seed
+from dcgan_dist.config import Range
+from dcgan_dist.config.groups import Seed
 from dcgan_dist.errors import UsageError
 
 GRID = "samples.png"

@@ -8,28 +8,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from dcgan_dist.config import groups
 from dcgan_dist.config.checks import OptionGroup, Range, check
-from dcgan_dist.config.groups import (
-    Augmentation,
-    CheckpointConfig,
-    CollapseConfig,
-    Count,
-    DataConfig,
-    DivergenceConfig,
-    EmaConfig,
-    Images,
-    LogConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Precision,
-    ResumeConfig,
-    Seed,
-    StopConfig,
-    SyncBatchNorm,
-    WandbConfig,
-    WatchdogConfig,
-)
 from dcgan_dist.text import counted
 
 
@@ -39,21 +19,21 @@ class Config(OptionGroup):
 
     run_dir: Path = Path("runs/dcgan")
     """Folder of the run. Run the same command again to resume from its newest checkpoint."""
-    images: Images = 2_000_000
+    images: groups.Images = 2_000_000
     """Length of the run: number of real images shown, including iterations that do not update D."""
-    batch_size: Count = 128
+    batch_size: groups.Count = 128
     """Global batch size: images per iteration, over all ranks."""
-    accumulate: Count = 1
+    accumulate: groups.Count = 1
     """Micro-batches per iteration, to save memory. BatchNorm sees micro-batches."""
-    seed: Seed = 0
+    seed: groups.Seed = 0
     """Seed of weights, data order, flips, noise and augmentation."""
-    precision: Precision = "auto"
+    precision: groups.Precision = "auto"
     """Precision of the networks; auto: bf16 if the GPU supports it, else fp32. fp64 is for tests."""
-    sync_batchnorm: SyncBatchNorm = "global"
+    sync_batchnorm: groups.SyncBatchNorm = "global"
     """Ranks that share BatchNorm statistics: all, a node's, or none. torch: torch.nn.SyncBatchNorm (GPU only)."""
     channels_last: bool = True
     """Keep images and weights in channels-last (NHWC) memory format, which is faster for convolutions."""
-    augment: tuple[Augmentation, ...] = ()
+    augment: tuple[groups.Augmentation, ...] = ()
     """Differentiable augmentation of real and fake images before D (DiffAugment)."""
     world_size: Annotated[int, Range(least=1, most=100_000)] | None = None
     """Required number of ranks; any other number is an error."""
@@ -63,19 +43,19 @@ class Config(OptionGroup):
     """Print the resolved configuration, layers, parameters, ranks and batch split, and exit."""
     debug: bool = False
     """Show the traceback of an error."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    ema: EmaConfig = field(default_factory=EmaConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    log: LogConfig = field(default_factory=LogConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
-    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
-    collapse: CollapseConfig = field(default_factory=CollapseConfig)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    resume: ResumeConfig = field(default_factory=ResumeConfig)
-    stop: StopConfig = field(default_factory=StopConfig)
+    model: groups.ModelConfig = field(default_factory=groups.ModelConfig)
+    loss: groups.LossConfig = field(default_factory=groups.LossConfig)
+    optimizer: groups.OptimizerConfig = field(default_factory=groups.OptimizerConfig)
+    ema: groups.EmaConfig = field(default_factory=groups.EmaConfig)
+    data: groups.DataConfig = field(default_factory=groups.DataConfig)
+    log: groups.LogConfig = field(default_factory=groups.LogConfig)
+    checkpoint: groups.CheckpointConfig = field(default_factory=groups.CheckpointConfig)
+    watchdog: groups.WatchdogConfig = field(default_factory=groups.WatchdogConfig)
+    divergence: groups.DivergenceConfig = field(default_factory=groups.DivergenceConfig)
+    collapse: groups.CollapseConfig = field(default_factory=groups.CollapseConfig)
+    wandb: groups.WandbConfig = field(default_factory=groups.WandbConfig)
+    resume: groups.ResumeConfig = field(default_factory=groups.ResumeConfig)
+    stop: groups.StopConfig = field(default_factory=groups.StopConfig)
 
     def check(self) -> "Config":
         """Raises ConfigError when options contradict each other; returns itself."""
@@ -118,7 +98,7 @@ class Config(OptionGroup):
         return self.batch_size // parts
 
 
-def _check_pipeline(data: DataConfig) -> None:
+def _check_pipeline(data: groups.DataConfig) -> None:
     if data.reader == "indexed":
         check(not data.resampled, "--data.resampled needs --data.reader stream; indexed permutes every epoch")
         check(data.pipeline is None, f"--data.pipeline {data.pipeline} needs --data.reader stream")

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dcgan_dist.config import Config, DataConfig, ModelConfig
-from dcgan_dist.config.groups import Damaged
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import Damaged, DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus, expand_shards, open_shards
 from dcgan_dist.data.faces import dataset as faces
 from dcgan_dist.data.reading.autotune import choose_decode_plan

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dcgan_dist.config import Augmentation
+from dcgan_dist.config.groups import Augmentation
 
 UNIFORMS = 7  # uniform numbers on (0, 1) per image: brightness, saturation, contrast, shift y, x, hole y, x
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dcgan_dist.config import EmaConfig
+from dcgan_dist.config.groups import EmaConfig
 
 
 def ema_beta(config: EmaConfig, images: int, images_since: int) -> float:

@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from dcgan_dist.config import ModelConfig
-from dcgan_dist.config.groups import DNorm, ImageSize, Output
+from dcgan_dist.config.groups import DNorm, ImageSize, ModelConfig, Output
 from dcgan_dist.gan.layers import GroupedBatchNorm
 
 WIDEST = 16  # multiples of ngf/ndf; without a bound the 4 x 4 layer at 256 pixels would hold most of the parameters

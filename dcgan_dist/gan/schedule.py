@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 
-from dcgan_dist.config import Config, OptimizerConfig
-from dcgan_dist.config.groups import Decay
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import Decay, OptimizerConfig
 from dcgan_dist.gan.state import TrainState
 
 # progress through the decay, 0 to 1 -> factor

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from dcgan_dist.config import Augmentation, Config
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import Augmentation
 from dcgan_dist.gan.augment import augment
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.images import to_range

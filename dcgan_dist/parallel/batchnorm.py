@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dcgan_dist.config import SyncBatchNorm
+from dcgan_dist.config.groups import SyncBatchNorm
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.layers import GroupedBatchNorm
 from dcgan_dist.parallel.world import World

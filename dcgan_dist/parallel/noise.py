@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist import keyed
-from dcgan_dist.config import Config, ModelConfig
-from dcgan_dist.config.groups import Latent
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import Latent, ModelConfig
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.gan.augment import UNIFORMS
 from dcgan_dist.gan.step import Noise

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dcgan_dist.config import Precision
+from dcgan_dist.config.groups import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

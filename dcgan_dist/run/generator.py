@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dcgan_dist.config import ModelConfig
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error, to_stderr
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.networks import NetG

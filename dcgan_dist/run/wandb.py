@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.config import Config, WandbConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import WandbConfig
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.wandb_key import credentials

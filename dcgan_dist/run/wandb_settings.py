@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from dcgan_dist.config import WandbConfig
+from dcgan_dist.config.groups import WandbConfig
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: dict[str, Mode] = {  # values of WANDB_MODE; the last two are old names

@@ -22,7 +22,8 @@ from dcgan_dist.commands.doctor import command, machine, run_folder, shards
 from dcgan_dist.commands.doctor.command import CHECKS, examine
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import ok
-from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.data.system import cgroups
 from dcgan_dist.gan.network_sizes import measure_networks
 from dcgan_dist.gan.networks import layer_table

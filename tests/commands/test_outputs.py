@@ -10,7 +10,8 @@ from support.shards import write_ours
 
 from dcgan_dist.__main__ import main
 from dcgan_dist.commands import output
-from dcgan_dist.config import Config, ModelConfig, flatten
+from dcgan_dist.config import Config, flatten
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.state import create_state
 from dcgan_dist.run import checkpoint

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from dcgan_dist.__main__ import main
-from dcgan_dist.config import Config, ModelConfig, flatten
+from dcgan_dist.config import Config, flatten
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.gan.state import create_state
 from dcgan_dist.run import checkpoint
 

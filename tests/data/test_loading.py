@@ -12,7 +12,8 @@ import zstandard
 from support.shards import write_ours
 from support.sources import make_folder
 
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_opener, make_reader, open_data
 from dcgan_dist.data.order import Order

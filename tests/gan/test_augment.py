@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 import torch
 
-from dcgan_dist.config import Augmentation
+from dcgan_dist.config.groups import Augmentation
 from dcgan_dist.gan.augment import AUGMENTATIONS, UNIFORMS, augment, color, cutout, translation
 
 NAMES = tuple(AUGMENTATIONS)

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from dcgan_dist.config import EmaConfig, ModelConfig
+from dcgan_dist.config.groups import EmaConfig, ModelConfig
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.networks import NetG
 

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from dcgan_dist.config import ModelConfig
-from dcgan_dist.config.groups import Channels, DNorm, ImageSize, Output
+from dcgan_dist.config.groups import Channels, DNorm, ImageSize, ModelConfig, Output
 from dcgan_dist.gan.layers import GroupedBatchNorm
 from dcgan_dist.gan.networks import NORMS, OUTPUTS, NetD, NetG, geometry, layer_table
 

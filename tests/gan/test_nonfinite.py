@@ -6,7 +6,8 @@ import pytest
 import torch
 from support.engines import plain
 
-from dcgan_dist.config import Config, ModelConfig, OptimizerConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import ModelConfig, OptimizerConfig
 from dcgan_dist.gan.state import create_state
 from dcgan_dist.gan.step import Noise, Objective, discriminator_step, generate
 

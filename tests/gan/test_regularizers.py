@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from dcgan_dist.config import ModelConfig
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.gan.networks import NetD
 from dcgan_dist.gan.regularizers import gradient_penalty, r1_penalty
 

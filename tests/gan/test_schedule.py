@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgan_dist.config import OptimizerConfig
-from dcgan_dist.config.groups import Decay
+from dcgan_dist.config.groups import Decay, OptimizerConfig
 from dcgan_dist.gan.schedule import DECAYS, lr_factor
 
 TOTAL = 10_000

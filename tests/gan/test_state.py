@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from dcgan_dist.config import Config, ModelConfig, OptimizerConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import ModelConfig, OptimizerConfig
 from dcgan_dist.gan.state import TrainState, create_state
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from support.engines import plain
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, relu
 
-from dcgan_dist.config import Config, LossConfig, ModelConfig, OptimizerConfig
-from dcgan_dist.config.groups import LossName
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import LossConfig, LossName, ModelConfig, OptimizerConfig
 from dcgan_dist.gan.ema import update_ema
 from dcgan_dist.gan.losses import LOSSES
 from dcgan_dist.gan.networks import NetD

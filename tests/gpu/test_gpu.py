@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from dcgan_dist import cli
-from dcgan_dist.config import CheckpointConfig, Config
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import CheckpointConfig
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher

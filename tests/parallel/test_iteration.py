@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dcgan_dist.commands.doctor.ranks import ITERATIONS, small_run
-from dcgan_dist.config import Config, OptimizerConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import OptimizerConfig
 from dcgan_dist.gan import step as module
 from dcgan_dist.parallel.engine import Iteration
 from dcgan_dist.parallel.world import launch

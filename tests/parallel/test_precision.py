@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.gan.networks import NetG
 from dcgan_dist.parallel.precision import PRECISIONS, arithmetic
 

@@ -16,7 +16,8 @@ from support.recording import begin, metrics, options
 from support.training import TENSOR_FILES, before_each_iteration
 
 from dcgan_dist import train as trainer
-from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.gan.losses import LOSSES
 from dcgan_dist.gan.schedule import set_learning_rates
 from dcgan_dist.gan.state import TrainState, create_state

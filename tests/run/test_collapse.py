@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from dcgan_dist import train
-from dcgan_dist.config import CollapseConfig, Config, LossConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import CollapseConfig, LossConfig
 from dcgan_dist.run import start
 from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.trackers import Trackers

@@ -10,7 +10,8 @@ from support.shards import write_ours
 from support.waiting import LIMIT
 
 from dcgan_dist import cli, train
-from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.data.system import cgroups
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.networks import NetD, NetG

@@ -2,8 +2,9 @@ import re
 
 import pytest
 
-from dcgan_dist.config import Config, ModelConfig
+from dcgan_dist.config import Config
 from dcgan_dist.config.checks import ConfigError
+from dcgan_dist.config.groups import ModelConfig
 from dcgan_dist.run.plan import layers_text, split_text
 
 

@@ -7,16 +7,15 @@ import pytest
 import torch
 from support.shards import write_ours
 
-from dcgan_dist.config import (
+from dcgan_dist.config import Config, flatten
+from dcgan_dist.config.groups import (
     CollapseConfig,
-    Config,
     DataConfig,
     DivergenceConfig,
     LogConfig,
     ModelConfig,
     OptimizerConfig,
     ResumeConfig,
-    flatten,
 )
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus, open_corpus

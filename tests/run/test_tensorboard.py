@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dcgan_dist.config import Config, LogConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import LogConfig
 from dcgan_dist.run.tensorboard import open_tensorboard
 
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)

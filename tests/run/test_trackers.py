@@ -9,7 +9,8 @@ from support.shards import write_ours
 from support.training import TINY
 
 from dcgan_dist import train
-from dcgan_dist.config import Config, WandbConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import WandbConfig
 from dcgan_dist.run import trackers
 from dcgan_dist.run.trackers import TRACKERS, Start, Trackers, open_trackers
 

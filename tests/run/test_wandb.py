@@ -18,7 +18,8 @@ from support.shards import write_ours
 from support.waiting import LIMIT
 
 from dcgan_dist import cli
-from dcgan_dist.config import Config, DataConfig, OptimizerConfig, WandbConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, OptimizerConfig, WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.trackers import Trackers

@@ -7,7 +7,8 @@ import pytest
 import wandb
 
 from dcgan_dist import cli
-from dcgan_dist.config import Config, WandbConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run.wandb import resolve_mode
 from dcgan_dist.run.wandb_settings import (

@@ -19,7 +19,8 @@ from torch import Tensor
 from dcgan_dist import cli
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, Line, conclude, fail, warn
-from dcgan_dist.config import Config, SyncBatchNorm
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import SyncBatchNorm
 from dcgan_dist.data.system.workers import shielded_program
 from dcgan_dist.errors import UserError
 from dcgan_dist.parallel.engine import Iteration

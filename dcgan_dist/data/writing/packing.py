@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from PIL import ImageColor
 
-from dcgan_dist.config import OptionGroup, Range, Seed
-from dcgan_dist.config.groups import Channels, Workers
+from dcgan_dist.config import OptionGroup, Range
+from dcgan_dist.config.groups import Channels, Seed, Workers
 from dcgan_dist.data.images.codecs import Colour, Filter, Resize, StoreFormat
 from dcgan_dist.errors import UsageError
 

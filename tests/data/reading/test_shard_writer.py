@@ -16,7 +16,8 @@ import pytest
 from support.shards import encoded, picture
 from webdataset.writer import ShardWriter, TarWriter, default_handlers
 
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.reader import Split
 

@@ -16,7 +16,8 @@ from support.processes import open_files
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist import keyed
-from dcgan_dist.config import Config, DataConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading import stream as stream_module

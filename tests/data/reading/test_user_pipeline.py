@@ -14,8 +14,9 @@ import pytest
 from support.shards import picture, write_ours, write_tar
 
 from dcgan_dist import train
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
 from dcgan_dist.config.checks import ConfigError
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.reading.stream import StreamReader

@@ -11,7 +11,8 @@ from support.http_server import HttpServer, status
 from support.shards import encoded, write_ours, write_tar
 from support.waiting import LIMIT, until
 
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.data.reading.decode_pool import DecodePlan

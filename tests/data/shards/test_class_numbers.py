@@ -14,7 +14,8 @@ from support.training import TINY
 
 from dcgan_dist import train
 from dcgan_dist.__main__ import main
-from dcgan_dist.config import Config, DataConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig
 from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.reader import Split

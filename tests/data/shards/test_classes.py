@@ -18,7 +18,8 @@ from support.shards import write_tar
 
 from dcgan_dist import cli, train
 from dcgan_dist.commands import shard
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus, open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.decode_pool import DecodePlan

@@ -9,7 +9,8 @@ from support.s3 import s3_server
 from support.shards import encoded, write_ours, write_tar
 
 from dcgan_dist.__main__ import main
-from dcgan_dist.config import Config, DataConfig, ModelConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.checking.checklist import make_checklist
 from dcgan_dist.data.corpus import expand_shards
 from dcgan_dist.data.loading import open_data

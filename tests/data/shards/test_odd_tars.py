@@ -8,7 +8,8 @@ import subprocess
 import pytest
 from support.shards import by_index, encoded, write_tar
 
-from dcgan_dist.config import Config, DataConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.data.shards.foreign import walk

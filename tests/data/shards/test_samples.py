@@ -5,7 +5,8 @@ import json
 import pytest
 from support.shards import by_index, encoded, write_ours, write_tar
 
-from dcgan_dist.config import Config, DataConfig
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import DataConfig
 from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import tar_images
