@@ -109,7 +109,7 @@ def run_and_report(
         if _tracebacks:
             raise
         if rank == 0 or os.environ.get("LOCAL_RANK", "0") == "0":
-            sys.stderr.write(f"{str(interrupt) or 'interrupted'}\n")
+            to_stderr(str(interrupt) or "interrupted")
         return 128 + signal.SIGINT
     except Exception as failure:
         if isinstance(failure, BrokenPipeError) and _is_unread(sys.stdout):  # and no connection
@@ -118,12 +118,10 @@ def run_and_report(
         error = failure if isinstance(failure, UserError) else from_system_error(failure)
         if _tracebacks or error is None:
             raise
-        if rank == 0 or not (
-            error.on_all_ranks or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")
-        ):
+        local_rank = os.environ.get("LOCAL_RANK", "0")
+        if rank == 0 or not (error.on_all_ranks or (isinstance(error, UsageError) and local_rank != "0")):
             where = f"rank {rank}: " if rank else ""
-            sys.stderr.write(f"{where}error: {redacted(str(error), *given)}\n")
-            sys.stderr.flush()
+            to_stderr(f"{where}error: {redacted(str(error), *given)}")
         return error.exit_code
 
 
@@ -173,14 +171,13 @@ def _flush(output_counts: bool) -> None:
         problem = f"standard output cannot be written ({error.strerror})"
         if output_counts:
             raise UserError(problem) from error
-        sys.stderr.write(f"WARNING: {problem}; the run's folder is complete\n")
+        to_stderr(f"WARNING: {problem}; the run's folder is complete")
 
 
 def discard(stream: TextIO) -> None:
     """Sends the rest of an output to nowhere; Python flushes it once more at its exit. Raises OSError, ValueError."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _is_unread(stream: TextIO) -> bool:

@@ -42,10 +42,8 @@ def normal(key: NDArray[np.uint64], start: int, count: int) -> NDArray[np.float6
 
 
 def permutation(key: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
-    """A uniform permutation of 0 .. size - 1.
-
-    Sorts random words with their index in the low bits, so that the result is the same in every library version.
-    """
+    """A uniform permutation of 0 .. size - 1, the same in every library version."""
+    # random words are sorted with their index in the low bits
     bits = np.uint64(max(size - 1, 1).bit_length())
     tagged = words(key, 0, size)
     tagged <<= bits

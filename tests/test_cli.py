@@ -400,7 +400,7 @@ def test_help_shows_every_option_in_its_group_with_its_default(capsys, monkeypat
     names = ["model", "loss", "optimizer", "ema", "data", "log", "checkpoint", *watched, "wandb", "resume", "stop"]
     assert groups == names
     flat = " ".join(text.split())
-    for name in cli.NAMES:
+    for name in cli.KINDS:
         _, found, after = flat.partition(f" --{name}")
         assert found, name
         assert "(default: " in after.split(" --")[0] + after.partition("(default: ")[1], name

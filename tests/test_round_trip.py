@@ -30,7 +30,7 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "label_smoothing": st.just(0.0),
     "accumulate": st.just(1),
     "augment": st.lists(st.sampled_from(typing.get_args(Augmentation)), unique=True).map(tuple),
-    "allow_changes": st.lists(st.sampled_from(list(cli.NAMES))).map(tuple),
+    "allow_changes": st.lists(st.sampled_from(list(cli.KINDS))).map(tuple),
     "world_size": st.just(None),
     "reader": st.just("indexed"),
     "resampled": st.just(False),

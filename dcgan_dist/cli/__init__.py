@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -13,14 +13,14 @@ from typing import TypeVar
 import tyro
 
 from dcgan_dist.cli.parser import parse_options
-from dcgan_dist.cli.yaml_files import KINDS, NAMES, as_options, dump, options_in, read_yaml, scalar_resume
+from dcgan_dist.cli.yaml_files import KINDS, dump, options_in, read_yaml, scalar_resume
 from dcgan_dist.config import Config, OptionGroup, values
 from dcgan_dist.config.option_names import bare, given, kinds, negative
 from dcgan_dist.config.settings import apply_settings, launch_environment
 from dcgan_dist.errors import UsageError, run_and_report, show_tracebacks
 from dcgan_dist.run import wandb_settings
 
-__all__ = ["KINDS", "NAMES", "CommandOptions", "as_options", "check", "dump", "load", "load_with", "parse", "read_yaml"]
+__all__ = ["KINDS", "CommandOptions", "check", "dump", "load", "load_with", "parse", "read_yaml"]
 
 T = TypeVar("T")
 PROGRAM = "dcgan_dist.train"
@@ -55,7 +55,6 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
     """The configuration from files, options and other tools' settings, with a line for each of those.
 
     `argv`: the command line without the program's name; `quiet`: print nothing, for all ranks but the first.
-
     Raises UsageError; prints and exits for --help and --print_config.
     """
     config, lines = _checked.pop(tuple(argv), None) or _read(argv, quiet)
@@ -94,7 +93,7 @@ def _read(argv: Sequence[str], quiet: bool) -> tuple[Config, list[str]]:
         config = parse_options(Config, in_file, where=f"{path}: ", quiet=quiet, default=config, **settings)
         chosen |= given(in_file, KINDS)
     if {"-h", "--help"} & {*options}:  # the values in the files are the defaults
-        shown = _WithFiles(**{item.name: getattr(config, item.name) for item in fields(Config)})
+        shown = _WithFiles(**vars(config))
         parse_options(_WithFiles, ["--help"], quiet=quiet, default=shown, **settings)
     options = [scalar_resume(option) for option in options]
     config = parse_options(Config, options, quiet=quiet, default=config, **settings)

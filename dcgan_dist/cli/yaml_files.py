@@ -10,12 +10,11 @@ import yaml
 
 from dcgan_dist.config import Config
 from dcgan_dist.config.option_names import bare, check_name, kinds, negative
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, os_error_as_user_error
 from dcgan_dist.location import Location
 
 KINDS = kinds(Config)
 SPELLINGS = KINDS | {negative(name): kind for name, kind in KINDS.items() if kind is bool}
-NAMES = tuple(KINDS)
 
 
 def dump(config: Config, *, reveal: bool = False) -> str:
@@ -42,9 +41,8 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path, option: str = "--config") -> dict[str, Any]:
     """The mapping in a file that `option` names, with values as text. Raises UsageError."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
+        with os_error_as_user_error(f"{option} {path}", "cannot be read", UsageError):
+            tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.MarkedYAMLError as error:  # its text quotes lines
         place = f"{error.problem} in line {error.problem_mark.line + 1}" if error.problem_mark else error.problem
         raise UsageError(f"{option} {path}: is not YAML ({place})") from None
@@ -77,7 +75,7 @@ def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
     """Converts a YAML mapping to options: {model: {nz: 64}} -> --model.nz=64. Raises UsageError for anything else."""
     for key, value in tree.items():
         name = f"--{prefix}{key}"
-        kind, group = SPELLINGS.get(bare(name)), any(known.startswith(f"{prefix}{key}.") for known in NAMES)
+        kind, group = SPELLINGS.get(bare(name)), any(known.startswith(f"{prefix}{key}.") for known in KINDS)
         several = get_origin(kind) is tuple
         match value:
             case dict() if kind is None:

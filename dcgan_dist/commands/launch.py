@@ -4,10 +4,11 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dcgan_dist import cli
 from dcgan_dist.config import values
@@ -17,7 +18,6 @@ from dcgan_dist.parallel.launcher import KEPT_FROM_RANKS, Job, free_port, run
 from dcgan_dist.parallel.variables import LARGEST_PORT
 from dcgan_dist.text import counted
 
-T = TypeVar("T")
 PROGRAM = "dcgan-dist launch"
 TRAINER = "dcgan_dist.train"
 PORT = 29500
@@ -64,14 +64,13 @@ class Options:
 
     def job(self) -> Job:
         """The requested ranks."""
-        alone = self.num_machines == 1
         here = self.num_processes // self.num_machines if self.num_processes else max(1, 0 if self.cpu else gpus_here())
         return Job(
             machines=self.num_machines,
             machine=self.machine_rank,
             here=here,
             address=self.main_process_ip or "127.0.0.1",
-            port=self.main_process_port or (free_port() if alone else PORT),
+            port=self.main_process_port or (free_port() if self.num_machines == 1 else PORT),
         )
 
 
@@ -109,10 +108,8 @@ def _check(options: Sequence[str], ranks: int) -> bool:
     """Raises UsageError as the ranks would; returns whether it is a dry run."""
     config = cli.load(options, quiet=True)  # the first rank prints the lines
     if config.world_size not in (None, ranks):
-        raise UsageError(
-            f"--world_size {config.world_size}, but {ranks} ranks are to be launched; change one of them, or leave "
-            "--world_size out"
-        )
+        problem = f"but {ranks} ranks are to be launched; change one of them, or leave --world_size out"
+        raise UsageError(f"--world_size {config.world_size}, {problem}")
     config.per_rank(ranks)
     return config.dry_run
 
@@ -179,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
     )
-    whole, name, path = map(_typed, (values.whole_number, values.name, values.path))
+    whole, name, path = map(_typed(), (values.whole_number, values.name, values.path))
     for option, kind, metavar, text in (
         ("--num_processes", whole, "N", "ranks on all machines (default: one for each GPU, or 1)"),
         ("--num_machines", whole, "N", "machines, each with the same number of ranks (default: 1)"),
@@ -199,13 +196,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _typed(meaning: Callable[[str], T]) -> Callable[[str], T]:
-    """A type of argparse that parses values, and refuses them, as all options do."""
-
-    def read(text: str) -> T:
-        try:
-            return meaning(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return read
+@contextmanager
+def _typed() -> Iterator[None]:
+    """Decorates a function that parses values: argparse prints its error as all options do."""
+    try:
+        yield
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

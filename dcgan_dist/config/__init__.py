@@ -90,11 +90,9 @@ class Config(OptionGroup):
         """Images of one micro-batch on one rank; raises ConfigError when the ranks do not divide the batch evenly."""
         parts = world_size * self.accumulate
         nearest = max(parts, round(self.batch_size / parts) * parts)
-        check(
-            self.batch_size % parts == 0,
-            f"--batch_size {self.batch_size} does not divide evenly over {counted(world_size, 'rank')} "
-            f"x --accumulate {self.accumulate}; the nearest that does is {nearest}",
-        )
+        divisor = f"{counted(world_size, 'rank')} x --accumulate {self.accumulate}"
+        problem = f"does not divide evenly over {divisor}; the nearest that does is {nearest}"
+        check(self.batch_size % parts == 0, f"--batch_size {self.batch_size} {problem}")
         return self.batch_size // parts
 
 

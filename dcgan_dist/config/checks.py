@@ -1,9 +1,9 @@
 """The limits of options, and the errors that quote their flags."""
 
 import operator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, ClassVar, get_args, get_origin, get_type_hints
+from typing import ClassVar, get_args, get_type_hints
 
 from dcgan_dist.errors import UsageError
 
@@ -44,8 +44,7 @@ class Range:
 class OptionGroup:
     """A group of options; numbers must be within their Range."""
 
-    prefix: ClassVar[str] = ""
-    """Prefix of the options' names."""
+    prefix: ClassVar[str] = ""  # of the options' names
 
     def __post_init__(self) -> None:
         for name, limits in ranges(type(self)).items():
@@ -57,10 +56,8 @@ class OptionGroup:
 @cache
 def ranges(kind: type[OptionGroup]) -> dict[str, Range]:
     """The limits of the fields of a dataclass."""
-    hints, found = get_type_hints(kind, include_extras=True), {}
-    for item in fields(kind):
-        hint = hints[item.name]
-        parts = [part for part in (hint, *get_args(hint)) if get_origin(part) is Annotated]  # of `Annotated[..] | None`
-        limits = [about for part in parts for about in part.__metadata__ if isinstance(about, Range)]
-        found |= dict.fromkeys([item.name], limits[0]) if limits else {}
+    found: dict[str, Range] = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        parts = (part for whole in (hint, *get_args(hint)) for part in get_args(whole))  # of `Annotated[..] | None`
+        found.update((name, part) for part in parts if isinstance(part, Range))
     return found

@@ -17,20 +17,14 @@ LossName = Literal["non_saturating", "minimax", "hinge", "least_squares", "wasse
 Augmentation = Literal["color", "translation", "cutout"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 SyncBatchNorm = Literal["global", "node", "none", "torch"]
-ReaderName = Literal["indexed", "stream"]
-Decode = Literal["auto", "threads", "processes"]
 Damaged = Literal["raise", "substitute"]
 Decay = Literal["none", "linear", "cosine"]
-DivergencePolicy = Literal["stop", "rollback"]
-CollapsePolicy = Literal["warn", "rollback"]
-WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 # limits beyond what any machine can do
 Images = Annotated[int, Range(least=1, most=10**12)]
 Since = Annotated[int, Range(least=0, most=10**12)]
 Width = Annotated[int, Range(least=1, most=65_536)]
 Count = Annotated[int, Range(least=1, most=10**6)]
-Times = Annotated[int, Range(least=0, most=10**6)]
 Weight = Annotated[float, Range(least=0, most=1e9)]
 Rate = Annotated[float, Range(least=0, most=1e38)]
 Norm = Annotated[float, Range(above=0, most=1e38)]
@@ -130,7 +124,7 @@ class DataConfig(OptionGroup):
     shards: tuple[str, ...] = ()
     """Tar shards: folders, paths, globs ('d/*.tar'), brace lists ('d/{000..011}.tar'), or URLs of these
     (s3:// gs:// https:// hf://). Default: the embedded cartoon faces."""
-    reader: ReaderName = "indexed"
+    reader: Literal["indexed", "stream"] = "indexed"
     """indexed: exact order and exact resume. stream: webdataset's pipeline, also reads pipes; resume is not exact."""
     resampled: bool = False
     """Let the stream reader draw shards with replacement (webdataset's resampled): an epoch is no permutation then."""
@@ -146,7 +140,7 @@ class DataConfig(OptionGroup):
     """Read tars of other programs that lack the end mark. A member that is cut off is skipped and reported."""
     hflip: bool = False
     """Flip half of the images horizontally, at random (on the device)."""
-    decode: Decode = "auto"
+    decode: Literal["auto", "threads", "processes"] = "auto"
     """Decode in threads, or in processes with shared memory. auto: measured at the start and reported."""
     workers: Workers = 0
     """Decoding threads or processes per rank. 0: measured at the start and reported."""
@@ -228,11 +222,11 @@ class DivergenceConfig(OptionGroup):
     """What to do when a loss, gradient or weight is inf or NaN. Checked before every report and checkpoint."""
 
     prefix = "divergence."
-    policy: DivergencePolicy = "stop"
+    policy: Literal["stop", "rollback"] = "stop"
     """stop: end the run, exit code 1. rollback: resume from the newest checkpoint with new noise and augmentation."""
     lr_factor: Annotated[float, Range(above=0, most=1)] = 1.0
     """Factor for both learning rates at every rollback; above 0, at most 1."""
-    most_rollbacks: Times = 3
+    most_rollbacks: Annotated[int, Range(least=0, most=10**6)] = 3
     """Maximum number of rollbacks of a run, for divergence and collapse together. Then it stops."""
 
 
@@ -241,7 +235,7 @@ class CollapseConfig(OptionGroup):
     """Detection of mode collapse. A sign counts when it shows in several consecutive reports."""
 
     prefix = "collapse."
-    policy: CollapsePolicy = "warn"
+    policy: Literal["warn", "rollback"] = "warn"
     """warn: one warning per episode, also in W&B. rollback: resume from an earlier checkpoint with new noise."""
     reports: Count = 5
     """Consecutive reports after which a sign counts."""
@@ -262,7 +256,7 @@ class WandbConfig(OptionGroup):
     """Weights & Biases."""
 
     prefix = "wandb."
-    mode: WandbMode = "auto"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: WANDB_MODE or WANDB_DISABLED if set, else online with an API key, else disabled."""
     project: str = "dcgan_dist"
     """W&B project."""

@@ -25,9 +25,7 @@ def kinds(schema: type, prefix: str = "") -> dict[str, Any]:
 def spelled(options: Sequence[str], known: dict[str, Any], positional: bool) -> Iterator[str]:
     """The words of a command line with switches as tyro has them: `--x=false` and `--x false` become --no_x.
 
-    `known`: from `kinds`; `positional`: whether there are arguments without names.
-
-    Raises ConfigError for unknown options.
+    `known`: from `kinds`; `positional`: there are arguments without names. Raises ConfigError for unknown options.
     """
     names = [name for name, kind in known.items() if kind is bool]
     switches = {name: (name, True) for name in names} | {negative(name): (name, False) for name in names}

@@ -63,16 +63,12 @@ class Setting:
     """A row of the table."""
 
     variable: str
+    # option: sets an option of ours. obeyed: by Accelerate, torch or us. unused: with a line
     does: Literal["option", "obeyed", "refused", "unused"]
-    """option: sets an option of ours. obeyed: by Accelerate, torch or us. unused: with a line."""
-    launcher: str = ""
-    """The option of accelerate launch that sets it, if any."""
-    read: Callable[[str], Any] = _flag
-    """Parses the value; None or False: not set. Raises ValueError."""
-    option: str = ""
-    """The field of Config that it sets."""
-    text: str = ""
-    """Why it is refused or not used, or its effect, and what to do."""
+    launcher: str = ""  # the option of accelerate launch that sets it, if any
+    read: Callable[[str], Any] = _flag  # parses the value; None or False: not set. Raises ValueError
+    option: str = ""  # the field of Config that it sets
+    text: str = ""  # why it is refused or not used, or its effect, and what to do
 
     @property
     def flag(self) -> bool:
@@ -83,6 +79,9 @@ class Setting:
 NO_SHARDING = "not supported, every rank holds complete networks, and DDP averages the gradients; launch without it"
 OTHER_NUMBERS = "it changes the numbers of the chosen precision; unset it"
 NO_TPU = "TPUs are not supported; run on GPUs or CPUs"
+NOT_COMPILED = "the networks are not compiled; launch with --dynamo_backend no"
+OTHER_DEVICE = "choose GPUs by CUDA_VISIBLE_DEVICES, or the CPU by ACCELERATE_USE_CPU=true"
+OTHER_CLIPPING = "--optimizer.g_clip and --optimizer.d_clip clip gradients"
 SETTINGS = (
     Setting("ACCELERATE_MIXED_PRECISION", "option", "--mixed_precision", _precision, "precision"),
     Setting("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "option", "--gradient_accumulation_steps", _count, "accumulate"),
@@ -96,32 +95,22 @@ SETTINGS = (
     Setting("ACCELERATE_USE_DEEPSPEED", "refused", "--use_deepspeed", text=NO_SHARDING),
     Setting("ACCELERATE_USE_MEGATRON_LM", "refused", "--use_megatron_lm", text=NO_SHARDING),
     Setting("ACCELERATE_USE_PARALLELISM_CONFIG", "refused", "--use_parallelism_config", text=NO_SHARDING),
-    Setting(
-        "ACCELERATE_DYNAMO_BACKEND", "refused", "--dynamo_backend", _unless("no"),
-        text="the networks are not compiled; launch with --dynamo_backend no",
-    ),
-    Setting(
-        "ACCELERATE_TORCH_DEVICE", "refused", read=bool,
-        text="choose GPUs by CUDA_VISIBLE_DEVICES, or the CPU by ACCELERATE_USE_CPU=true",
-    ),
+    Setting("ACCELERATE_DYNAMO_BACKEND", "refused", "--dynamo_backend", _unless("no"), text=NOT_COMPILED),
+    Setting("ACCELERATE_TORCH_DEVICE", "refused", read=bool, text=OTHER_DEVICE),
     Setting("ACCELERATE_USE_SAGEMAKER", "refused", text="start the trainer with torchrun or accelerate launch"),
     Setting("ACCELERATE_IN_TPU_POD", "refused", "--tpu", text=NO_TPU),
     Setting("ACCELERATE_DOWNCAST_BF16", "refused", "--downcast_bf16", text=NO_TPU),
     Setting("XLA_USE_BF16", "refused", "--tpu", text=NO_TPU),
     Setting("XLA_DOWNCAST_BF16", "refused", "--downcast_bf16", text=NO_TPU),
-    Setting(
-        "ACCELERATE_GRADIENT_CLIPPING", "unused", "--gradient_clipping", _unless("no"),
-        text="--optimizer.g_clip and --optimizer.d_clip clip gradients",
-    ),
+    Setting("ACCELERATE_GRADIENT_CLIPPING", "unused", "--gradient_clipping", _unless("no"), text=OTHER_CLIPPING),
     Setting("NVIDIA_TF32_OVERRIDE", "obeyed", read=_unless("0", "strict"), text=OTHER_NUMBERS),
     Setting("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "obeyed", read=_unless("0", "strict"), text=OTHER_NUMBERS),
     Setting("ONEDNN_DEFAULT_FPMATH_MODE", "obeyed", read=_unless("0", "strict"), text=OTHER_NUMBERS),
     Setting("DNNL_DEFAULT_FPMATH_MODE", "obeyed", read=_unless("0", "strict"), text=OTHER_NUMBERS),
-)  # fmt: skip
-PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
-"""Prefixes of Accelerate's variables."""
+)
+PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")  # of Accelerate's variables
+# prefixes of variables without a line: accelerate launch sets them by default, or with one that is refused
 PARTS = ("ACCELERATE_DYNAMO_", "ACCELERATE_FP8_")
-"""Prefixes of variables without a line: accelerate launch sets them by default, or with one that is refused."""
 
 
 def started_by_launcher(env: Mapping[str, str]) -> bool:
@@ -149,9 +138,8 @@ def launch_environment() -> dict[str, str]:
 def apply_settings(config: Config, env: Mapping[str, str], given: Collection[str]) -> tuple[Config, list[str]]:
     """The configuration with the settings in `env`, and lines that name what was taken or is not used.
 
-    `given`: names of the options on the command line or in a file, which win, also with their default values.
-
-    Raises ConfigError for a setting that cannot be followed.
+    `given`: names of the options on the command line or in a file, which win, also with their default values. Raises
+    ConfigError for a setting that cannot be followed.
     """
     lines: list[str] = []
     for setting in SETTINGS:

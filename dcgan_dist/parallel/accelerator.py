@@ -18,13 +18,7 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
     `seconds`: the timeout of the ranks; `cpu`: do not use GPUs.
     """
     # only now: with settings that it does not know Accelerate cannot be imported; they were refused before
-    from accelerate import Accelerator
-    from accelerate.utils import (
-        DistributedDataParallelKwargs,
-        GradientAccumulationPlugin,
-        InitProcessGroupKwargs,
-        patch_environment,
-    )
+    from accelerate import Accelerator, utils
 
     log = logging.getLogger("accelerate")
     if "ACCELERATE_LOG_LEVEL" in os.environ and not log.handlers:
@@ -34,15 +28,15 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
         given = "LOCAL_WORLD_SIZE" in os.environ
         try:
             # if it is unset, Accelerate warns and sets threads itself; a list it cannot read
-            with patch_environment(OMP_NUM_THREADS=1):
+            with utils.patch_environment(OMP_NUM_THREADS=1):
                 return Accelerator(
                     cpu=cpu,
                     mixed_precision="no",  # the engine chooses the precision of every forward pass itself
                     dynamo_backend="no",
-                    gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the step accumulates
+                    gradient_accumulation_plugin=utils.GradientAccumulationPlugin(num_steps=1),  # the step accumulates
                     kwargs_handlers=[
-                        DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-                        InitProcessGroupKwargs(timeout=timedelta(seconds=seconds)),
+                        utils.DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                        utils.InitProcessGroupKwargs(timeout=timedelta(seconds=seconds)),
                     ],
                 )
         except ImportError as error:

@@ -82,27 +82,22 @@ class Activity:
         self.progress += 1
         self.waits.tick()
 
-    def gradients_known(self) -> None:
-        """From here to the end of the backward pass, DDP waits for the gradients of the other ranks."""
-        self._collective = ("gradients", time.monotonic())
+    def begin_collective(self, name: str) -> None:
+        """From here on, this rank waits for the others."""
         if self._section is not None:
             self.waits.begin()
+        self._collective = (name, time.monotonic())
 
-    def gradients_averaged(self) -> None:
-        """The end of a backward pass."""
+    def end_collective(self) -> None:
+        """The end of the wait, if there was one."""
         self._collective = None
         self.waits.end()
 
     def collective(self, name: str, call: Callable[..., T], *args: object, **named: object) -> T:
         """Calls a collective operation."""
-        measured = self._section is not None
-        if measured:
-            self.waits.begin()
-        self._collective = (name, time.monotonic())
+        self.begin_collective(name)
         result = call(*args, **named)
-        self._collective = None
-        if measured:
-            self.waits.end()
+        self.end_collective()
         return result
 
     @contextmanager

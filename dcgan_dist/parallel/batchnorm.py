@@ -48,9 +48,8 @@ def _node_group(world: World) -> dist.ProcessGroup:
     """The group of this node's ranks; made once. All ranks must take part in making every group."""
     largest, smallest = world.maximum(world.local_size, -world.local_size)
     if largest != -smallest:
-        raise UsageError(
-            f"--sync_batchnorm node: the nodes have {-smallest} to {largest} ranks; it needs the same number on each"
-        )
+        problem = f"the nodes have {-smallest} to {largest} ranks; it needs the same number on each"
+        raise UsageError(f"--sync_batchnorm node: {problem}")
     nodes = (range(first, first + world.local_size) for first in range(0, world.size, world.local_size))
     groups = [dist.new_group(list(ranks), timeout=world.timeout) for ranks in nodes]
     return next(group for group in groups if isinstance(group, dist.ProcessGroup))  # else this rank is not in it

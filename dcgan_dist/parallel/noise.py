@@ -1,7 +1,6 @@
 """The noise of the run: every position has its own numbers, from a generator keyed by (seed, purpose).
 
-So a global batch has the same noise on any number of ranks, each rank draws only its slice, and a checkpoint needs no
-state of a generator.
+So a global batch has the same noise on any number of ranks, a rank draws only its slice, and there is no state to save.
 """
 
 from collections.abc import Callable
@@ -20,8 +19,6 @@ from dcgan_dist.gan.step import Noise
 from dcgan_dist.parallel.world import World
 
 Draw = Callable[[NDArray[np.uint64], int, int], NDArray[np.float64]]
-
-
 LATENTS: dict[Latent, Draw] = {
     "gaussian": keyed.normal,
     "uniform": lambda key, start, count: 2 * keyed.uniform(key, start, count) - 1,

@@ -5,7 +5,9 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from datetime import timedelta
+from functools import partial
 from threading import Thread
 from typing import Literal, TypeVar
 
@@ -23,16 +25,15 @@ RECONNECT_EVERY = 30.0  # seconds; torch prints a warning at each failure
 class Alarms:
     """Alarms of all ranks, and which ranks have answered them. No call lasts long, also if the store does not answer.
 
-    There is one request at a time, so that a store whose process is suspended gathers no threads; after an error there
-    is a new connection.
+    There is one request at a time, so that a suspended store gathers no threads. An error leads to a new connection.
     """
 
     def __init__(self, world: World) -> None:
         self._rank, self._size = world.rank, world.size
         self._store: Store | None = None
-        self._open: Thread | None = None  # a request without an answer yet
+        self._request: Future | None = None  # the last one, which may have no answer yet
+        # time of the next attempt to connect
         self._next_try = 0.0 if world.size > 1 and "MASTER_ADDR" in os.environ else math.inf
-        """Time of the next attempt to connect."""
         self._ask(self._known, None)
 
     def raise_alarm(self, kind: Alarm) -> bool:
@@ -62,22 +63,18 @@ class Alarms:
     def silent(self, seconds: float) -> list[str]:
         """Waits for the answers of all ranks; returns those that are missing, with rank and host."""
         deadline = time.monotonic() + seconds
-        missing = [rank for rank in range(self._size) if rank != self._rank]
-        answered = False
-        while missing:
-            left = self._ask(lambda: [r for r in missing if not self._known().check([f"answer/{r}"])], None)  # noqa: B023
-            missing, answered = missing if left is None else left, left is not None
-            if not answered or time.monotonic() > deadline:
-                break
+        others = [rank for rank in range(self._size) if rank != self._rank]
+
+        def look() -> list[int]:
+            return [rank for rank in others if not self._known().check([f"answer/{rank}"])]
+
+        while (missing := self._ask(look, [])) and time.monotonic() < deadline:
             time.sleep(ASK_EVERY)
-        return [f"rank {rank}{self._host(rank)}" for rank in missing] if answered else []
+        return [f"rank {rank}{self._ask(partial(self._host, rank), '')}" for rank in missing]
 
     def _host(self, rank: int) -> str:
-        def look() -> str:
-            name = f"host/{rank}"
-            return f" on {self._known().get(name).decode()}" if self._known().check([name]) else ""
-
-        return self._ask(look, "")
+        name = f"host/{rank}"
+        return f" on {self._known().get(name).decode()}" if self._known().check([name]) else ""
 
     def _known(self) -> Store:
         if self._store is None:
@@ -89,46 +86,30 @@ class Alarms:
         return self._store
 
     def _ask(self, call: Callable[[], T], otherwise: T) -> T:
-        if self._open is not None:
-            self._open.join(ANSWER_TIMEOUT)
-            if self._open.is_alive():
-                return otherwise
-            self._open = None
+        if self._request is not None and wait([self._request], ANSWER_TIMEOUT).not_done:
+            return otherwise
+        self._request = ask(call)
         try:
-            return ask(call, ANSWER_TIMEOUT, self._leave_open)
+            return self._request.result(ANSWER_TIMEOUT)
         except TimeoutError:  # it may answer later
             return otherwise
         except (RuntimeError, OSError):  # the connection is broken, or there was none
             self._store = None
             return otherwise
 
-    def _leave_open(self, thread: Thread) -> None:
-        self._open = thread
 
-
-def ask(call: Callable[[], T], seconds: float, unanswered: Callable[[Thread], None] = lambda _: None) -> T:
-    """A store's answer, requested in a thread, because a store whose process is suspended never answers.
-
-    `unanswered` gets the thread then. Raises the RuntimeError or OSError of the call, or TimeoutError.
-    """
-    answers: list[T] = []
-    errors: list[Exception] = []
+def ask(call: Callable[[], T]) -> Future[T]:
+    """A request to a store, in a thread, because a store whose process is suspended never answers."""
+    request: Future[T] = Future()
 
     def act() -> None:
         try:
-            answers.append(call())
-        except (RuntimeError, OSError) as error:
-            errors.append(error)
+            request.set_result(call())
+        except Exception as error:
+            request.set_exception(error)
 
-    thread = Thread(target=act, name="asks the store", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if answers:
-        return answers[0]
-    if errors:
-        raise errors[0]
-    unanswered(thread)
-    raise TimeoutError(f"no answer within {seconds:g} s")
+    Thread(target=act, name="asks the store", daemon=True).start()
+    return request
 
 
 def host() -> TCPStore:

@@ -1,7 +1,4 @@
-"""The environment variables that a launcher sets, checked before torch and Accelerate read them.
-
-Standard library only.
-"""
+"""The environment variables of a launcher, checked before torch and Accelerate read them. Standard library only."""
 
 import os
 from collections.abc import Mapping
@@ -11,10 +8,13 @@ from dcgan_dist.errors import UserError
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of MPI; Accelerate obeys them, on CPUs alone
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", *SIZES)
 LARGEST_PORT = 65_535
-NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables that torch reads."""
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torch
 MARK = "DCGAN_DIST_LAUNCHER"  # set in ranks of our own launcher, which returns their exit codes
 ADVICE = "start the ranks with dcgan-dist launch, torchrun or accelerate launch; for one process unset it"
+
+
+class _VariableError(UserError):
+    exit_code = 2  # not a UsageError, which one rank per node prints: the local rank is unknown here
 
 
 def rank() -> int:
@@ -26,13 +26,7 @@ def check_variables(*, on_cpu: bool) -> None:
     """Raises UserError, with exit code 2, when the variables of a launcher are not those of a rank."""
     found = problem(os.environ, on_cpu=on_cpu)
     if found:
-        raise _wrong(f"{found} (environment); {ADVICE}")
-
-
-def _wrong(text: str) -> UserError:
-    error = UserError(text)
-    error.exit_code = 2  # not a UsageError, which one rank per node prints: the local rank is unknown here
-    return error
+        raise _VariableError(f"{found} (environment); {ADVICE}")
 
 
 def check_gpus(gpus: int) -> None:
@@ -44,9 +38,9 @@ def check_gpus(gpus: int) -> None:
         return  # a single process; LOCAL_WORLD_SIZE may be left in a shell
     here = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0")) + 1)
     if gpus and "LOCAL_RANK" not in os.environ:
-        raise _wrong("WORLD_SIZE is set, but LOCAL_RANK is not: on GPUs it chooses the one of this rank")
+        raise _VariableError("WORLD_SIZE is set, but LOCAL_RANK is not: on GPUs it chooses the one of this rank")
     if 0 < gpus < here:
-        raise _wrong(
+        raise _VariableError(
             f"{here} ranks were launched on this machine, but torch finds {gpus} GPU{'s' * (gpus > 1)} here, one for "
             "each; launch fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to train on the CPU"
         )

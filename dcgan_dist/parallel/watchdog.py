@@ -28,7 +28,6 @@ LINGER = 2.0  # seconds in which other ranks see an alarm and write their stacks
 GRACE = 5.0  # seconds in which a rank that sees the alarm can end by itself
 OF_TIMEOUT, LONG_OF_TIMEOUT = 0.9, 0.95
 """Fractions of --timeout: limits of an iteration and of long work; below 1, to come before torch's own error."""
-FAILED = 1
 _REPORTED = "reported to the other ranks"
 
 
@@ -76,14 +75,13 @@ class Watchdog:
         if not self._last_word.acquire(blocking=False):
             time.sleep(2 * GRACE)  # the watchdog is ending this process
         self._lost_at = time.monotonic()
-        hang, details = "imed out" in str(error), [str(self._activity)]
-        gone: list[str] = []
+        activity, gone = str(self._activity), list[str]()
         if self._thread is not None:
-            first = self._alarms.raise_alarm("hang" if hang else "lost")
+            first = self._alarms.raise_alarm("hang" if "imed out" in str(error) else "lost")
             self._alarms.answer()
             gone = self._alarms.silent(LINGER / 2) if first else []
-        details += [f"no answer from {', '.join(gone)}"] if gone else []
-        return f"{', '.join(details)}: {_short(error)}"
+        missing = f", no answer from {', '.join(gone)}" if gone else ""
+        return f"{activity}{missing}: {_short(error)}"
 
     def _watch(self) -> None:
         seen, since = -1, time.monotonic()
@@ -137,16 +135,15 @@ class Watchdog:
     def _end(self, words: str) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
             to_stderr(f"rank {self._rank}: {words}; stacks: {self._file.name}")
-        os._exit(FAILED)  # the main thread cannot be woken
+        os._exit(1)  # the main thread cannot be woken
 
 
 def _open(path: Path) -> IO[str]:
     """Opens a file to append to: an earlier attempt's stacks stay."""
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
-    except OSError:
-        return cast(IO[str], sys.__stderr__)
+    return cast(IO[str], sys.__stderr__)
 
 
 _watchdogs: list[Watchdog] = []  # at most one, because there is one timer of faulthandler

@@ -84,15 +84,15 @@ class World:
             # newer versions of torch have another name for broadcast_buffers
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             wrapped = self.accelerator.prepare_model(network, device_placement=False)
-        # its gradient is the last one: then the wait for those of the other ranks begins
+        # its gradient is the last one: then, to the end of the backward pass, DDP waits for those of the other ranks
         first = next(network.parameters())
-        first.register_post_accumulate_grad_hook(lambda _: self.activity.gradients_known())
+        first.register_post_accumulate_grad_hook(lambda _: self.activity.begin_collective("gradients"))
         return wrapped
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss, averaged over the ranks if the network is wrapped."""
         self.accelerator.backward(loss)
-        self.activity.gradients_averaged()
+        self.activity.end_collective()
 
     def no_sync(self, network: nn.Module) -> AbstractContextManager:
         """Within it, gradients of a wrapped network stay on this rank."""
@@ -179,8 +179,7 @@ class World:
             return tensors
         received: dict[str, Tensor] = {}
         for name, (shape, dtype) in shapes.items():
-            value = tensors[name] if self.main else torch.empty(shape, dtype=dtype)
-            value = value.to(self.device)
+            value = (tensors[name] if self.main else torch.empty(shape, dtype=dtype)).to(self.device)
             self.activity.collective("broadcast_tensors", dist.broadcast, value, src=0)
             received[name] = value.cpu()
         return received
@@ -233,10 +232,8 @@ def launch(config: Config, asked: bool = False) -> World:
     # a dry run on one process describes the ranks of a later launch
     if config.world_size not in (None, world.size) and not config.dry_run:
         launched = "1 rank was" if world.size == 1 else f"{world.size} ranks were"
-        raise UsageError(
-            f"--world_size {config.world_size}, but {launched} launched; "
-            "check --num_processes of accelerate launch (--nproc-per-node of torchrun), or leave --world_size out"
-        )
+        advice = "check --num_processes of accelerate launch (--nproc-per-node of torchrun), or leave --world_size out"
+        raise UsageError(f"--world_size {config.world_size}, but {launched} launched; {advice}")
     return world
 
 
@@ -246,12 +243,12 @@ def set_cpu_threads(world: World) -> str | None:
     OMP_NUM_THREADS=1 counts only under our launcher, because others set it by default. Returns a line to print. Each of
     several ranks on GPUs gets one CPU thread by default.
     """
+    requested = settings.requested_threads(os.environ, ours=MARK in os.environ)
     if world.device.type != "cpu":
-        if world.size > 1 and settings.requested_threads(os.environ, ours=MARK in os.environ) is None:
+        if world.size > 1 and requested is None:
             torch.set_num_threads(1)
         return None
     cores, ranks = available_cores(), world.local_size
-    shared = max(1, cores // ranks), f"cores: {cores}, ranks on this node: {ranks}"
-    threads, why = settings.requested_threads(os.environ, ours=MARK in os.environ) or shared
+    threads, why = requested or (max(1, cores // ranks), f"cores: {cores}, ranks on this node: {ranks}")
     torch.set_num_threads(threads)
     return f"computing threads per rank: {threads} ({why})"

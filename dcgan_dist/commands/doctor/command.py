@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-from dcgan_dist.commands.doctor import machine, ranks, run_folder, shards
+from dcgan_dist.commands.doctor import DoctorOptions, machine, ranks, run_folder, shards
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.finding import Finding, FoundError, Line, fail, summary
-from dcgan_dist.commands.doctor.options import DoctorOptions
 from dcgan_dist.commands.output import check_output
 from dcgan_dist.config import Config
 from dcgan_dist.data.system.storage import write_atomically
@@ -26,20 +25,20 @@ GROUP_TIMEOUT = 180  # seconds; more than a check may take, because NCCL ends th
 
 
 def run(own: DoctorOptions, config: Config, several: bool) -> int:
-    """Runs the checks; 1 if anything fails. Raises UsageError and UserError.
-
-    `several`: a launcher started this process and others.
-    """
-    rank = int(os.environ["RANK"]) if several else 0
+    """Runs the checks, on all ranks if `several` were launched; 1 if anything fails. Raises UsageError, UserError."""
     _check_options(own)
-    world = _join(config) if several else None
+    world: World | None = None
+    if several:
+        world = launch(replace(config, timeout=GROUP_TIMEOUT))
+        set_cpu_threads(world)
+        _ = world.local_size  # all ranks must ask for it together
     config.per_rank(world.size if world is not None else config.world_size or 1)
     context = Context(config=config, world=world)
     only, skip = _names(own.only) or CHECKS, _names(own.skip)
     names = [name for name in CHECKS if name in only and name not in skip]
     began = time.monotonic()
     lines = _alone(context, names) if world is None else _on_all_ranks(context, names, world)
-    if rank == 0:
+    if world is None or world.main:
         print(summary(lines, time.monotonic() - began), flush=True)
         if own.json is not None:
             about = {name: value for name, value in environment().items() if name != "command"}  # it can hold secrets
@@ -48,14 +47,6 @@ def run(own: DoctorOptions, config: Config, several: bool) -> int:
             write_atomically(own.json, json.dumps(found, indent=1).encode() + b"\n", new=not own.overwrite)
             print(f"written: {own.json}", flush=True)
     return _end(lines, world)
-
-
-def _join(config: Config) -> World:
-    """The launched ranks. Raises UserError when they do not find each other."""
-    world = launch(replace(config, timeout=GROUP_TIMEOUT))
-    set_cpu_threads(world)
-    _ = world.local_size  # all ranks must ask for it together
-    return world
 
 
 def _check_options(own: DoctorOptions) -> None:

@@ -69,9 +69,9 @@ def gather(world: World, what: str, lines: Sequence[Line], seconds: float) -> li
 
 def _ask(call: Callable[[], T]) -> T:
     try:
-        return ask(call, ANSWER)
+        return ask(call).result(ANSWER)
     except (RuntimeError, OSError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = " ".join(str(error).split())[:200] or f"no answer within {ANSWER:g} s"
         problem = f"the launcher's store is gone: its process, or that of rank 0, has ended or hangs ({why})"
         raise UserError(problem) from error
 
