@@ -41,8 +41,7 @@ def train(session: Session) -> bool:
 
     Each iteration uses one global batch: D learns to tell real from fake, then G learns from the updated D.
     """
-    config, state, clock = session.config, session.state, session.clock
-    engine, objective = session.engine, session.objective
+    config, state, engine, clock = session.config, session.state, session.engine, session.clock
     inputs = session.inputs()
     while True:
         requests = session.agreed()
@@ -59,9 +58,9 @@ def train(session: Session) -> bool:
 
         with clock.section("data", on_device=True):
             real, noise = next(inputs)
-        session.stats.add(training_step(config, state, engine, objective, real, noise))
+        session.stats.add(training_step(config, state, engine, real, noise))
         if session.due(config.log.every):
-            session.stats.add(probe(state, engine, objective, real, noise))
+            session.stats.add(probe(config, state, engine, real, noise))
         clock.tick()
         session.console.progress(state.images)
     return done

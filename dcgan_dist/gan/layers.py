@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-SumOverRanks = Callable[[Tensor], Tensor]
+SumOverRanks = Callable[[Tensor], Tensor]  # adds a small float64 tensor up over the ranks that share statistics
 
 
 class GroupedBatchNorm(nn.BatchNorm2d):
@@ -24,10 +24,8 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     mean and variance; the running statistics are updated group after group, as by separate calls.
     """
 
-    sum_over_ranks: SumOverRanks | None = None
-    """Adds a small float64 tensor up over the ranks that share statistics; None: this process alone."""
-    ranks: int = 1
-    """Number of those ranks. All have the same batch."""
+    sum_over_ranks: SumOverRanks | None = None  # None: the statistics are this process's alone
+    ranks: int = 1  # that share statistics; all have the same batch
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """X (groups * n, C, H, W) -> the same shape."""
@@ -94,7 +92,8 @@ class SharedBatchNorm(torch.autograd.Function):
         """dx = w / sigma * (dy - mean(dy) - xhat * mean(dy * xhat)), means over all ranks; dw and db of this rank."""
         x, weight, mean, var = ctx.saved_tensors
         parts = x.chunk(ctx.groups)
-        dys = grads[0].contiguous(memory_format=_layout(x)).chunk(ctx.groups)
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        dys = grads[0].contiguous(memory_format=layout).chunk(ctx.groups)
         sums = torch.stack(
             [_sums(dy, part, mean[i], var[i], ctx.eps) for i, (dy, part) in enumerate(zip(dys, parts, strict=True))]
         )
@@ -113,10 +112,6 @@ class SharedBatchNorm(torch.autograd.Function):
         )
         dbias, dweight = sums.sum(0).to(weight.dtype)
         return dx, dweight, dbias, None, None, None, None
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
 def _mean_and_var(x: Tensor) -> Tensor:

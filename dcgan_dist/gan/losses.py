@@ -16,8 +16,7 @@ from dcgan_dist.config.groups import LossName
 class Loss:
     """What D minimises for real and for fake images, and what G minimises. Logits (n,) -> losses (n,)."""
 
-    d_real: Callable[[Tensor, float], Tensor]
-    """Second argument: label smoothing, 0 for none."""
+    d_real: Callable[[Tensor, float], Tensor]  # second argument: label smoothing, 0 for none
     d_fake: Callable[[Tensor], Tensor]
     g: Callable[[Tensor], Tensor]
 
@@ -27,19 +26,11 @@ def cross_entropy_real(logits: Tensor, smoothing: float) -> Tensor:
     return softplus(-logits) + smoothing * logits
 
 
-def _minimax_g(logits: Tensor) -> Tensor:
-    """log(1 - D(G(z))) (Goodfellow et al. 2014, equation 1); its gradient vanishes where D is sure."""
-    return -softplus(logits)
-
-
-def _non_saturating_g(logits: Tensor) -> Tensor:
-    """-log D(G(z)) (Goodfellow et al. 2014, section 3)."""
-    return softplus(-logits)
-
-
 LOSSES: dict[LossName, Loss] = {
-    "non_saturating": Loss(d_real=cross_entropy_real, d_fake=softplus, g=_non_saturating_g),
-    "minimax": Loss(d_real=cross_entropy_real, d_fake=softplus, g=_minimax_g),
+    # G: -log D(G(z)) (Goodfellow et al. 2014, section 3)
+    "non_saturating": Loss(d_real=cross_entropy_real, d_fake=softplus, g=lambda x: softplus(-x)),
+    # G: log(1 - D(G(z))) (Goodfellow et al. 2014, equation 1); its gradient vanishes where D is sure
+    "minimax": Loss(d_real=cross_entropy_real, d_fake=softplus, g=lambda x: -softplus(x)),
     # Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17
     "hinge": Loss(d_real=lambda x, _: relu(1 - x), d_fake=lambda x: relu(1 + x), g=lambda x: -x),
     # Mao et al. 2017, equation 9 with a = 0, b = c = 1

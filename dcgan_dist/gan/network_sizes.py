@@ -15,14 +15,10 @@ ADAM = 2  # numbers that Adam keeps for each parameter
 class NetworkSizes:
     """Bytes of the networks of a run."""
 
-    gradients: int
-    """Of both networks."""
-    checkpoint: int
-    """The tensors of one: three networks, and Adam's state of two."""
-    largest_file: int
-    """Of a checkpoint."""
-    outputs: int
-    """Of all layers for one image: G's once and D's twice, for a real and a generated one."""
+    gradients: int  # of both networks
+    checkpoint: int  # the tensors of one: three networks, and Adam's state of two
+    largest_file: int  # of a checkpoint
+    outputs: int  # of all layers for one image: G's once and D's twice, for a real and a generated one
 
 
 def measure_networks(config: Config, weights: torch.dtype) -> NetworkSizes:

@@ -5,6 +5,7 @@ padding 0). Sizes that are three times a power of two end with kernel 5, stride 
 D mirrors G. The names NetG and NetD and the 96 x 96 variant follow the common PyTorch implementations of the paper.
 """
 
+from functools import partial
 from itertools import pairwise
 from typing import get_args
 
@@ -125,10 +126,6 @@ def layer_table(network: NetG | NetD, example: Tensor) -> list[tuple[str, str, i
     return rows
 
 
-def layer_norm(channels: int) -> nn.Module:
-    """Normalises every image by itself, over channels and space (Gulrajani et al. 2017, section 4)."""
-    return nn.GroupNorm(1, channels)
-
-
 OUTPUTS: dict[Output, type[nn.Module]] = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
-NORMS: dict[DNorm, tuple] = {"batch": (GroupedBatchNorm,), "layer": (layer_norm,), "none": ()}
+# "layer" normalises every image by itself, over channels and space (Gulrajani et al. 2017, section 4)
+NORMS: dict[DNorm, tuple] = {"batch": (GroupedBatchNorm,), "layer": (partial(nn.GroupNorm, 1),), "none": ()}

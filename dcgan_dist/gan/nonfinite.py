@@ -17,12 +17,9 @@ from torch.optim import Adam
 class NonFinite:
     """The first number of an update that was not finite."""
 
-    images: int
-    """Images seen before the iteration."""
-    in_gradient: bool
-    """Found in a gradient, which is the same on all ranks; otherwise in this rank's loss."""
-    text: str
-    """Which tensor, how much of it is bad, and the range of the rest."""
+    images: int  # seen before the iteration
+    in_gradient: bool  # found in a gradient, which is the same on all ranks; otherwise in this rank's loss
+    text: str  # which tensor, how much of it is bad, and the range of the rest
 
 
 class NonFiniteDetector:

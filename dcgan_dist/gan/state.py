@@ -22,18 +22,15 @@ class TrainState:
     ema: NetG
     opt_g: Adam
     opt_d: Adam
-    scaler_g: GradScaler
-    """Loss scale of G's gradients, in fp16; does nothing in other precisions. Each network has its own."""
+    scaler_g: GradScaler  # loss scale of G's gradients, in fp16; does nothing in other precisions; each network has one
     scaler_d: GradScaler
     detector_g: NonFiniteDetector
     detector_d: NonFiniteDetector
-    images: int = 0
-    """Real images seen by all ranks: the position in the data, the noise and every schedule."""
+    images: int = 0  # real images seen by all ranks: the position in the data, the noise and every schedule
     iteration: int = 0
-    rollbacks: int = 0
-    """Number of rollbacks; part of the key of the noise."""
+    rollbacks: int = 0  # part of the key of the noise
+    # signs of collapse: consecutive reports that showed one, and the images seen before the first of them
     signs: dict[str, list[int]] = field(default_factory=dict)
-    """Signs of collapse: consecutive reports that showed one, and the images seen before the first of them."""
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of the state: file name -> tensor name -> tensor."""

@@ -28,12 +28,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import Augmentation
+from dcgan_dist.config.groups import LossConfig
 from dcgan_dist.gan.augment import augment
 from dcgan_dist.gan.ema import ema_beta, update_ema
 from dcgan_dist.gan.images import to_range
 from dcgan_dist.gan.layers import frozen_statistics
-from dcgan_dist.gan.losses import LOSSES, Loss
+from dcgan_dist.gan.losses import LOSSES
 from dcgan_dist.gan.nonfinite import NonFiniteDetector
 from dcgan_dist.gan.regularizers import gradient_penalty, r1_penalty
 from dcgan_dist.gan.schedule import set_learning_rates
@@ -46,15 +46,12 @@ Scalars = dict[str, Tensor]
 class Engine:
     """How the networks are run here."""
 
-    g: nn.Module
-    """G as its update goes through it: gradients are averaged over the ranks."""
+    g: nn.Module  # as its update goes through it: gradients are averaged over the ranks
     d: nn.Module
     autocast: Callable[[], AbstractContextManager]
     backward: Callable[[Tensor], None]
-    no_sync: Callable[[nn.Module], AbstractContextManager]
-    """Within it, gradients of a network are added up on this rank alone."""
-    section: Callable[[str], AbstractContextManager] = nullcontext
-    """Measures the part of an iteration with this name: "g" or "d"."""
+    no_sync: Callable[[nn.Module], AbstractContextManager]  # within it, gradients are added up on this rank alone
+    section: Callable[[str], AbstractContextManager] = nullcontext  # measures the part of an iteration: "g" or "d"
 
     def forward(self, network: nn.Module, *inputs: Tensor | int) -> Tensor:
         """The network in the run's precision; the result in float32, or float64 if the network is."""
@@ -64,44 +61,14 @@ class Engine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What is minimised."""
-
-    loss: Loss
-    label_smoothing: float
-    r1_gamma: float
-    gp_weight: float
-    augmentations: Sequence[Augmentation]
-    g_clip: float | None
-    d_clip: float | None
-
-    @classmethod
-    def of(cls, config: Config) -> "Objective":
-        """The objective that `config` describes."""
-        return cls(
-            loss=LOSSES[config.loss.name],
-            label_smoothing=config.loss.label_smoothing,
-            r1_gamma=config.loss.r1_gamma,
-            gp_weight=config.loss.gp_weight,
-            augmentations=config.augment,
-            g_clip=config.optimizer.g_clip,
-            d_clip=config.optimizer.d_clip,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Noise:
     """The random numbers of one micro-batch of n images."""
 
-    z: Tensor
-    """(n, nz, 1, 1)"""
-    mix: Tensor | None = None
-    """(n,) uniform: the gradient penalty's points between real and fake."""
-    augment_real: Tensor | None = None
-    """(n, UNIFORMS) uniform, for D's update; None: no augmentation."""
+    z: Tensor  # (n, nz, 1, 1)
+    mix: Tensor | None = None  # (n,) uniform: the gradient penalty's points between real and fake
+    augment_real: Tensor | None = None  # (n, UNIFORMS) uniform, for D's update; None: no augmentation
     augment_fake: Tensor | None = None
-    augment_g: Tensor | None = None
-    """The same for G's update."""
+    augment_g: Tensor | None = None  # the same for G's update
 
 
 def micro_batches(config: Config, pixels: Tensor, flips: Tensor, dtype: torch.dtype) -> list[Tensor]:
@@ -112,12 +79,7 @@ def micro_batches(config: Config, pixels: Tensor, flips: Tensor, dtype: torch.dt
 
 
 def training_step(
-    config: Config,
-    state: TrainState,
-    engine: Engine,
-    objective: Objective,
-    real: Sequence[Tensor],
-    noise: Sequence[Noise],
+    config: Config, state: TrainState, engine: Engine, real: Sequence[Tensor], noise: Sequence[Noise]
 ) -> Scalars:
     """One iteration: updates D and G where they are due, and the average of G. Returns unreduced device tensors.
 
@@ -130,10 +92,10 @@ def training_step(
         fake = generate(engine, noise, g_due) if d_due or g_due else []
     if d_due:
         with engine.section("d"):
-            scalars |= discriminator_step(state, engine, objective, real, fake, noise)
+            scalars |= discriminator_step(config, state, engine, real, fake, noise)
     if g_due:
         with engine.section("g"):
-            scalars |= generator_step(state, engine, objective, fake, noise)
+            scalars |= generator_step(config, state, engine, fake, noise)
     state.images += config.batch_size
     state.iteration += 1
     if g_due:
@@ -149,9 +111,9 @@ def generate(engine: Engine, noise: Sequence[Noise], g_due: bool) -> list[Tensor
 
 
 def discriminator_step(
+    config: Config,
     state: TrainState,
     engine: Engine,
-    objective: Objective,
     real: Sequence[Tensor],
     fake: Sequence[Tensor],
     noise: Sequence[Noise],
@@ -159,26 +121,27 @@ def discriminator_step(
     """Updates D. `real` and `fake`: the micro-batches, each (n, C, H, W). Returns unreduced tensors on the device."""
     state.netd.requires_grad_(True)
     state.opt_d.zero_grad(set_to_none=True)
+    loss_of = LOSSES[config.loss.name]
     seen: list[Scalars] = []
     for k, (x, x_fake, n) in enumerate(zip(real, fake, noise, strict=True)):
         with _syncing(engine, engine.d, last=k == len(real) - 1):
-            x = augment(x, objective.augmentations, n.augment_real)
-            x_fake = augment(x_fake.detach(), objective.augmentations, n.augment_fake)
+            x = augment(x, config.augment, n.augment_real)
+            x_fake = augment(x_fake.detach(), config.augment, n.augment_fake)
             logits, logits_fake = engine.forward(engine.d, torch.cat([x, x_fake]), 2).chunk(2)
-            losses = objective.loss.d_real(logits, objective.label_smoothing) + objective.loss.d_fake(logits_fake)
-            penalties = _penalties(objective, state.netd, x, x_fake, n)
+            losses = loss_of.d_real(logits, config.loss.label_smoothing) + loss_of.d_fake(logits_fake)
+            penalties = _penalties(config.loss, state.netd, x, x_fake, n)
             loss = losses.mean() + sum(penalty.mean() for penalty in penalties.values())
             engine.backward(state.scaler_d.scale(loss / len(real)))
         seen.append({"loss/d": losses, "d/real": logits.sigmoid(), "d/fake": logits_fake.sigmoid()} | penalties)
         seen[-1] |= {"logit/real": logits, "logit/fake": logits_fake}
-    norm, norms = _update(state.opt_d, state.scaler_d, state.netd, state.detector_d, objective.d_clip)
+    norm, norms = _update(state.opt_d, state.scaler_d, state.netd, state.detector_d, config.optimizer.d_clip)
     scalars = _join(seen, {"grad_norm/d": norm})
     state.detector_d.update(state.images, scalars, norms)
     return scalars
 
 
 def generator_step(
-    state: TrainState, engine: Engine, objective: Objective, fake: Sequence[Tensor], noise: Sequence[Noise]
+    config: Config, state: TrainState, engine: Engine, fake: Sequence[Tensor], noise: Sequence[Noise]
 ) -> Scalars:
     """Updates G by what D, frozen, makes of its images. Returns unreduced tensors on the device."""
     state.netd.requires_grad_(False)
@@ -189,35 +152,33 @@ def generator_step(
             if not x.requires_grad:
                 with frozen_statistics(state.netg):
                     x = engine.forward(engine.g, n.z)
-            logits = engine.forward(state.netd, augment(x, objective.augmentations, n.augment_g))
-            losses = objective.loss.g(logits)
+            logits = engine.forward(state.netd, augment(x, config.augment, n.augment_g))
+            losses = LOSSES[config.loss.name].g(logits)
             engine.backward(state.scaler_g.scale(losses.mean() / len(noise)))
         seen.append({"loss/g": losses, "d/fake_after": logits.sigmoid()})
-    norm, norms = _update(state.opt_g, state.scaler_g, state.netg, state.detector_g, objective.g_clip)
+    norm, norms = _update(state.opt_g, state.scaler_g, state.netg, state.detector_g, config.optimizer.g_clip)
     scalars = _join(seen, {"grad_norm/g": norm})
     state.detector_g.update(state.images, scalars, norms)
     return scalars
 
 
 @torch.no_grad()
-def probe(
-    state: TrainState, engine: Engine, objective: Objective, real: Sequence[Tensor], noise: Sequence[Noise]
-) -> Scalars:
+def probe(config: Config, state: TrainState, engine: Engine, real: Sequence[Tensor], noise: Sequence[Noise]) -> Scalars:
     """D(x) on the same images, augmented alike, after D's update; changes nothing."""
     with frozen_statistics(state.netd):
-        seen = [augment(x, objective.augmentations, n.augment_real) for x, n in zip(real, noise, strict=True)]
+        seen = [augment(x, config.augment, n.augment_real) for x, n in zip(real, noise, strict=True)]
         return _join([{"d/real_after": engine.forward(state.netd, x).sigmoid()} for x in seen])
 
 
-def _penalties(objective: Objective, netd: nn.Module, real: Tensor, fake: Tensor, noise: Noise) -> Scalars:
+def _penalties(options: LossConfig, netd: nn.Module, real: Tensor, fake: Tensor, noise: Noise) -> Scalars:
     """Weighted penalties of every image. Outside autocast, for second derivatives need the range, and past DDP's own
     forward, whose hooks still average what reaches the parameters.
     """
     penalties: Scalars = {}
-    if objective.r1_gamma:
-        penalties["loss/r1"] = objective.r1_gamma * r1_penalty(netd, real)
-    if objective.gp_weight and noise.mix is not None:
-        penalties["loss/gp"] = objective.gp_weight * gradient_penalty(netd, real, fake, noise.mix)
+    if options.r1_gamma:
+        penalties["loss/r1"] = options.r1_gamma * r1_penalty(netd, real)
+    if options.gp_weight and noise.mix is not None:
+        penalties["loss/gp"] = options.gp_weight * gradient_penalty(netd, real, fake, noise.mix)
     return penalties
 
 

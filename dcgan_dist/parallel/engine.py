@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dcgan_dist.config import Config
 from dcgan_dist.gan.state import TrainState, create_state
-from dcgan_dist.gan.step import Engine, Objective, Scalars, micro_batches, training_step
+from dcgan_dist.gan.step import Engine, Scalars, micro_batches, training_step
 from dcgan_dist.parallel.batchnorm import synchronise
 from dcgan_dist.parallel.noise import NoiseSource, split_of
 from dcgan_dist.parallel.precision import Arithmetic, arithmetic
@@ -43,11 +43,10 @@ class Iteration:
         chosen = arithmetic(config.precision, world.device)
         self.state, self._engine = create(config, world, chosen)
         self._config, self._weights, self._batches = config, chosen.weights, batches
-        self._objective = Objective.of(config)
         self._noise = NoiseSource(config, split_of(config, world), world.device, chosen.weights)
 
     def run(self) -> Scalars:
         """One iteration; returns its scalars."""
         real = micro_batches(self._config, *next(self._batches), self._weights)
         noise = self._noise.at(self.state.images)
-        return training_step(self._config, self.state, self._engine, self._objective, real, noise)
+        return training_step(self._config, self.state, self._engine, real, noise)

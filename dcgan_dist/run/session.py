@@ -16,7 +16,7 @@ from dcgan_dist.data.reading.stream import StreamReader, StreamUrls
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.state import TrainState
-from dcgan_dist.gan.step import Engine, Noise, Objective, micro_batches
+from dcgan_dist.gan.step import Engine, Noise, micro_batches
 from dcgan_dist.parallel.agreement import Agreement, Requests
 from dcgan_dist.parallel.feed import on_device
 from dcgan_dist.parallel.noise import NoiseSource, sample_latents, split_of
@@ -63,7 +63,7 @@ class Session:
         config, world, say = self.config, self.world, self.console.say
         self.first = self.end = 0  # images seen where this attempt began, and where it will be complete
         self.last_report = (time.monotonic(), 0)
-        self.objective, self.split = Objective.of(config), split_of(config, world)
+        self.split = split_of(config, world)
         self.clock, self.agreement = Clock(world.device, world.activity), Agreement(world)
         self.engine = replace(self.engine, section=partial(self.clock.section, on_device=True))
         self.saver = Saver(self.folder, config.checkpoint, self.lease, say, world.device)

@@ -9,7 +9,7 @@ from support.engines import plain
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import ModelConfig, OptimizerConfig
 from dcgan_dist.gan.state import create_state
-from dcgan_dist.gan.step import Noise, Objective, discriminator_step, generate
+from dcgan_dist.gan.step import Noise, discriminator_step, generate
 
 LAYER = "layers.0.weight"  # 2 x 3 x 4 x 4 numbers
 
@@ -22,8 +22,7 @@ class Play:
             model=ModelConfig(image_size=32, nz=4, ngf=2, ndf=2), optimizer=OptimizerConfig(d_clip=clip, d_lr=0.01)
         )
         self.state = create_state(config, torch.device("cpu"), torch.float32, scaled=False)
-        self._game = Objective.of(config)
-        self._engine = plain(self.state)
+        self._config, self._engine = config, plain(self.state)
 
     def update(self, bad: dict[int, float] | None = None) -> None:
         """`bad`: numbers by their places in the gradient of D's first layer."""
@@ -38,7 +37,7 @@ class Play:
         handle = dict(self.state.netd.named_parameters())[LAYER].register_hook(spoil)
         noise = [Noise(z=torch.ones(6, 4, 1, 1))]
         fake = generate(self._engine, noise, g_due=False)
-        discriminator_step(self.state, self._engine, self._game, [torch.zeros(6, 3, 32, 32)], fake, noise)
+        discriminator_step(self._config, self.state, self._engine, [torch.zeros(6, 3, 32, 32)], fake, noise)
         handle.remove()
         self.state.images += 6
 

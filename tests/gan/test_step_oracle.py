@@ -15,7 +15,7 @@ from dcgan_dist.gan.ema import update_ema
 from dcgan_dist.gan.losses import LOSSES
 from dcgan_dist.gan.networks import NetD
 from dcgan_dist.gan.state import create_state
-from dcgan_dist.gan.step import Noise, Objective, discriminator_step, generate, generator_step, probe
+from dcgan_dist.gan.step import Noise, discriminator_step, generate, generator_step, probe
 
 BATCH, NZ, ITERATIONS = 6, 8, 10
 MODEL = ModelConfig(image_size=32, nz=NZ, ngf=4, ndf=4)
@@ -28,7 +28,7 @@ def config(loss: LossName = "non_saturating", d_norm="batch", **loss_options) ->
 
 def ours(options: Config):
     state = create_state(options, torch.device("cpu"), torch.float64, scaled=False)
-    return state, plain(state), Objective.of(options)
+    return state, plain(state)
 
 
 def plain_generator() -> nn.Sequential:
@@ -156,15 +156,15 @@ CASES = {name: config(name) for name in LOSSES} | {
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_step_is_the_algorithm_of_the_paper(options):
-    state, engine, objective = ours(options)
+    state, engine = ours(options)
     oracle = Oracle(options, state.netg, state.netd)
     start = copy.deepcopy(state.netd.state_dict())
     for iteration in range(ITERATIONS):
         real, z, mix = batch(iteration)
         noise = [Noise(z=z, mix=mix)]
         fake = generate(engine, noise, g_due=True)
-        seen = discriminator_step(state, engine, objective, [real], fake, noise)
-        seen |= generator_step(state, engine, objective, fake, noise)
+        seen = discriminator_step(options, state, engine, [real], fake, noise)
+        seen |= generator_step(options, state, engine, fake, noise)
         update_ema(state.ema, state.netg, 0.9)
         loss_d, loss_g = oracle.step(real, z, mix)
         assert seen["loss/d"].mean().item() == pytest.approx(loss_d, rel=1e-10, abs=1e-12)
@@ -195,12 +195,12 @@ def test_d_judges_real_images_without_regard_to_the_fake_ones():
 
 def test_probe_leaves_no_trace():
     options = replace(config(), model=replace(MODEL, spectral_norm=True))
-    state, engine, objective = ours(options)
+    state, engine = ours(options)
     real, z, _ = batch(0)
     noise = [Noise(z=z)]
     before = copy.deepcopy(state.netd.state_dict())
-    first = probe(state, engine, objective, [real], noise)["d/real_after"]
-    assert torch.equal(first, probe(state, engine, objective, [real], noise)["d/real_after"])
+    first = probe(options, state, engine, [real], noise)["d/real_after"]
+    assert torch.equal(first, probe(options, state, engine, [real], noise)["d/real_after"])
     assert all(torch.equal(value, before[name]) for name, value in state.netd.state_dict().items())
     state.netd(real)
     assert not all(torch.equal(value, before[name]) for name, value in state.netd.state_dict().items())
@@ -211,7 +211,7 @@ def test_the_power_iteration_advances_once_for_real_and_fake_together(penalties,
     """And once for each penalty and in G's update, as gan/step.py says."""
     model = replace(MODEL, spectral_norm=True, d_norm="layer")
     options = replace(config(), model=model, loss=replace(config().loss, **penalties))
-    state, engine, objective = ours(options)
+    state, engine = ours(options)
     real, z, _ = batch(0)
     advanced = copy.deepcopy(state.netd)
     for _ in range(passes):
@@ -220,8 +220,8 @@ def test_the_power_iteration_advances_once_for_real_and_fake_together(penalties,
     state.opt_d.param_groups[0]["lr"] = state.opt_g.param_groups[0]["lr"] = 0.0
     noise = [Noise(z=z)]
     fake = generate(engine, noise, g_due=True)
-    discriminator_step(state, engine, objective, [real], fake, noise)
-    generator_step(state, engine, objective, fake, noise)
+    discriminator_step(options, state, engine, [real], fake, noise)
+    generator_step(options, state, engine, fake, noise)
     vectors = {name: value for name, value in advanced.state_dict().items() if name.endswith(("._u", "._v"))}
     assert vectors
     assert all(torch.equal(state.netd.state_dict()[name], value) for name, value in vectors.items())
@@ -231,12 +231,12 @@ def test_the_power_iteration_advances_once_for_real_and_fake_together(penalties,
 def test_accumulated_step_counts_and_statistics(micro_batches):
     """One optimiser step for each network; G's running statistics see each micro-batch once, though made twice."""
     options = replace(config(), accumulate=micro_batches)
-    state, engine, objective = ours(options)
+    state, engine = ours(options)
     real, z, _ = batch(0)
     noise = [Noise(z=part) for part in z.chunk(micro_batches)]
     fake = generate(engine, noise, g_due=True)
-    discriminator_step(state, engine, objective, list(real.chunk(micro_batches)), fake, noise)
-    generator_step(state, engine, objective, fake, noise)
+    discriminator_step(options, state, engine, list(real.chunk(micro_batches)), fake, noise)
+    generator_step(options, state, engine, fake, noise)
     for optimizer in (state.opt_d, state.opt_g):
         assert {int(slots["step"]) for slots in optimizer.state.values()} == {1}
     counted = {
@@ -253,14 +253,14 @@ def test_accumulated_step_counts_and_statistics(micro_batches):
 def test_accumulated_step_is_the_mean_over_micro_batches(micro_batches):
     """First for D, then, through the D that has learnt from all of them, for G; each part with its own statistics."""
     options = config()
-    state, engine, objective = ours(options)
+    state, engine = ours(options)
     oracle = Oracle(options, state.netg, state.netd)
     real, z, _ = batch(0)
     parts = list(zip(real.chunk(micro_batches), z.chunk(micro_batches), strict=True))
     noise = [Noise(z=z_part) for _, z_part in parts]
     fake = generate(engine, noise, g_due=True)
-    discriminator_step(state, engine, objective, [x for x, _ in parts], fake, noise)
-    generator_step(state, engine, objective, fake, noise)
+    discriminator_step(options, state, engine, [x for x, _ in parts], fake, noise)
+    generator_step(options, state, engine, fake, noise)
 
     fakes = [oracle.netg(z_part) for _, z_part in parts]
     for (x, _), x_fake in zip(parts, fakes, strict=True):
@@ -282,24 +282,26 @@ def test_accumulated_gradient_is_the_mean_over_micro_batches():
     for d_norm, same in (("none", True), ("layer", True), ("batch", False)):
         gradients = []
         for parts in (1, 3):
-            state, engine, objective = ours(config(d_norm=d_norm))
+            options = config(d_norm=d_norm)
+            state, engine = ours(options)
             real, _, _ = batch(0)
             fake, _, _ = batch(1)
             noise = [Noise(z=torch.zeros(0))] * parts
-            discriminator_step(state, engine, objective, list(real.chunk(parts)), list(fake.chunk(parts)), noise)
+            discriminator_step(options, state, engine, list(real.chunk(parts)), list(fake.chunk(parts)), noise)
             gradients.append(gradient(state.netd))
         deviation = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
         assert deviation < 1e-12 if same else deviation > 1e-2
 
 
 def test_gradients_of_d_are_not_touched_by_the_step_of_g():
-    state, engine, objective = ours(config())
+    options = config()
+    state, engine = ours(options)
     real, z, _ = batch(0)
     noise = [Noise(z=z)]
     fake = generate(engine, noise, g_due=True)
-    discriminator_step(state, engine, objective, [real], fake, noise)
+    discriminator_step(options, state, engine, [real], fake, noise)
     before = gradient(state.netd)
-    generator_step(state, engine, objective, fake, noise)
+    generator_step(options, state, engine, fake, noise)
     assert before.norm() > 0
     assert torch.equal(gradient(state.netd), before)
 

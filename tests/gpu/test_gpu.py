@@ -35,7 +35,7 @@ from dcgan_dist.gan.ema import update_ema
 from dcgan_dist.gan.images import to_range
 from dcgan_dist.gan.layers import GroupedBatchNorm
 from dcgan_dist.gan.networks import NetD
-from dcgan_dist.gan.step import Objective, discriminator_step, generate, generator_step, probe
+from dcgan_dist.gan.step import discriminator_step, generate, generator_step, probe
 from dcgan_dist.parallel.batchnorm import SYNCHRONISATIONS
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.feed import on_device
@@ -85,7 +85,7 @@ class Loop:
         chosen = arithmetic(self.config.precision, self.device)
         self.weights = chosen.weights
         self.state, self.engine = create(self.config, world_on(device), chosen)
-        self.objective, self.stats = Objective.of(self.config), Stats(self.device)
+        self.stats = Stats(self.device)
         batch, accumulate = self.config.batch_size, self.config.accumulate
         split = Split(batch=batch, micro_batches=accumulate, rank=0, world_size=1)
         self.noise = NoiseSource(self.config, split, self.device, self.weights)
@@ -100,10 +100,10 @@ class Loop:
 
     def update(self, real: list[Tensor], noise: list) -> dict[str, Tensor]:
         fake = generate(self.engine, noise, True)
-        values = discriminator_step(self.state, self.engine, self.objective, real, fake, noise)
-        values |= generator_step(self.state, self.engine, self.objective, fake, noise)
+        values = discriminator_step(self.config, self.state, self.engine, real, fake, noise)
+        values |= generator_step(self.config, self.state, self.engine, fake, noise)
         update_ema(self.state.ema, self.state.netg, 0.9)
-        values |= probe(self.state, self.engine, self.objective, real, noise)
+        values |= probe(self.config, self.state, self.engine, real, noise)
         self.stats.add(values)
         self.state.images += self.config.batch_size
         return values

@@ -3,14 +3,17 @@
 import math
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from support.ranks import run_ranks
 from support.recording import begin, deviations, metrics, options, record_training
+from torch.nn.functional import softplus
 
 from dcgan_dist.errors import UserError
+from dcgan_dist.gan.losses import LOSSES
 from dcgan_dist.gan.step import discriminator_step, generate, generator_step
 from dcgan_dist.run.session import Session
 from dcgan_dist.train import train
@@ -45,8 +48,8 @@ def dtypes(given: list[str], world_size: int) -> dict[str, str]:
 def iterate(session: Session) -> dict[str, float]:
     real, noise = next(session.inputs())
     fake = generate(session.engine, noise, g_due=True)
-    seen = discriminator_step(session.state, session.engine, session.objective, real, fake, noise)
-    seen |= generator_step(session.state, session.engine, session.objective, fake, noise)
+    seen = discriminator_step(session.config, session.state, session.engine, real, fake, noise)
+    seen |= generator_step(session.config, session.state, session.engine, fake, noise)
     session.state.images += session.config.batch_size
     return {name: float(value.mean()) for name, value in seen.items()}
 
@@ -157,11 +160,10 @@ def test_overflow_skips_one_network_on_all_ranks(network, other, changes, shards
 
 def diverge(given: list[str], world_size: int) -> str:
     session = begin(given, world_size)
+    loss = LOSSES[session.config.loss.name]
     if session.world.rank == 1:
-        objective = session.objective
-        spoilt = replace(objective.loss, d_fake=lambda logits: objective.loss.d_fake(logits) * math.nan)
-        session.objective = replace(objective, loss=spoilt)
-    with pytest.raises(UserError) as caught:
+        loss = replace(loss, d_fake=lambda logits: softplus(logits) * math.nan)
+    with mock.patch.dict(LOSSES, {session.config.loss.name: loss}), pytest.raises(UserError) as caught:
         train(session)
     assert caught.value.on_all_ranks
     return str(caught.value)

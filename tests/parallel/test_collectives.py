@@ -30,12 +30,12 @@ def collectives(given: list[str], world_size: int) -> tuple[dict[str, int], bool
 
 
 def iterate(session: Session) -> bool:
-    state, engine, objective = session.state, session.engine, session.objective
+    config, state, engine = session.config, session.state, session.engine
     real, noise = next(session.inputs())
     fake = generate(engine, noise, g_due=True)
-    discriminator_step(state, engine, objective, real, fake, noise)
+    discriminator_step(config, state, engine, real, fake, noise)
     before = [p.grad.clone() for p in state.netd.parameters() if p.grad is not None]
-    generator_step(state, engine, objective, fake, noise)
+    generator_step(config, state, engine, fake, noise)
     session.state.images += session.config.batch_size
     after = [p.grad for p in state.netd.parameters() if p.grad is not None]
     return len(before) > 0 and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -25,6 +25,7 @@ from dcgan_dist import train as trainer
 from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan import step as gan_step
+from dcgan_dist.gan.losses import LOSSES
 from dcgan_dist.parallel import agreement
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.run import checkpoint
@@ -83,27 +84,29 @@ def _strike(fault: str, last_rollback: int, until: int, stop: bool) -> None:
     module = gan_step if network else trainer
     really_step = getattr(module, name)
 
-    def step(state, engine, objective, *inputs):
+    def step(config, state, engine, *inputs):
         here = torch.distributed.get_rank() == SICK if torch.distributed.is_initialized() else True
         if not (network and here and AT <= state.iteration <= until and state.rollbacks <= last_rollback):
-            return really_step(state, engine, objective, *inputs)
+            return really_step(config, state, engine, *inputs)
         if stop:
             signal.raise_signal(signal.SIGTERM)
         if kind == "loss":
             function = {"d": "d_fake", "g": "g"}[network]
-            well = getattr(objective.loss, function)
-            spoilt = replace(objective.loss, **{function: lambda logits: well(logits) * _one_bad(logits)})
-            return really_step(state, engine, replace(objective, loss=spoilt), *inputs)
+            loss = LOSSES[config.loss.name]
+            well = getattr(loss, function)
+            spoilt = replace(loss, **{function: lambda logits: well(logits) * _one_bad(logits)})
+            with mock.patch.dict(LOSSES, {config.loss.name: spoilt}):
+                return really_step(config, state, engine, *inputs)
         victim = {"d": state.netd, "g": state.netg}[network]
         if kind == "buffer":
-            result = really_step(state, engine, objective, *inputs)
+            result = really_step(config, state, engine, *inputs)
             victim.get_buffer(BUFFER)[1] = math.nan
             return result
         victim.requires_grad_(True)
         parameter = dict(victim.named_parameters())["layers.0.weight"]
         # in front of DDP's average, where a bad number of this rank's own images would come from
         handle = parameter.register_hook(lambda gradient: gradient * float(kind))
-        result = really_step(state, engine, objective, *inputs)
+        result = really_step(config, state, engine, *inputs)
         handle.remove()
         return result
 
