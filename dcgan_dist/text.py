@@ -1,7 +1,8 @@
-"""Numbers and lists in messages."""
+"""Messages: what prints one, and the numbers and lists in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+Say = Callable[[str], None]  # prints a line
 KINDS_LISTED = 8
 
 

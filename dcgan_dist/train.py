@@ -117,11 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     rank = variables.rank()
     options = sys.argv[1:] if argv is None else argv
 
-    def act() -> int:
-        return run(cli.load(options, quiet=rank != 0))
-
     try:
-        return run_and_report(act, rank=rank, given=options, output_counts=False)
+        return run_and_report(
+            lambda: run(cli.load(options, quiet=rank != 0)), rank=rank, given=options, output_counts=False
+        )
     except RuntimeError as error:
         if report_if_lost(error) and not tracebacks_wanted():
             return 1

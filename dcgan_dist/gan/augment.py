@@ -62,9 +62,7 @@ AUGMENTATIONS: dict[Augmentation, Callable[[Tensor, Tensor], Tensor]] = {
 
 def augment(x: Tensor, names: Sequence[Augmentation], u: Tensor | None) -> Tensor:
     """Applies the named augmentations to x (n, C, H, W) with u (n, UNIFORMS), in the order of the dict above."""
-    if u is None:
-        return x
     for name, function in AUGMENTATIONS.items():
-        if name in names:
+        if u is not None and name in names:
             x = function(x, u)
     return x

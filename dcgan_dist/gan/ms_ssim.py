@@ -29,8 +29,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Luminance, and contrast times structure, at each position and channel."""
-    n = len(x)
-    mean_x, mean_y, xx, yy, xy = _blur(torch.cat([x, y, x * x, y * y, x * y])).split(n)
+    mean_x, mean_y, xx, yy, xy = _blur(torch.cat([x, y, x * x, y * y, x * y])).split(len(x))
     var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
     return luminance, (2 * cov + C2) / (var_x + var_y + C2)

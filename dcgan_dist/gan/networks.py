@@ -110,8 +110,7 @@ def layer_table(network: NetG | NetD, example: Tensor) -> list[tuple[str, str, i
     """For every layer: its description, its output shape without the batch, and its number of parameters."""
     rows: list[tuple[str, str, int]] = []
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        del inputs
+    def note(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         name = type(layer).__name__.removeprefix("Parametrized") + f"({layer.extra_repr()})"
         name += ", spectral norm" if is_parametrized(layer) else ""
         rows.append((name, " x ".join(map(str, output.shape[1:])), sum(p.numel() for p in layer.parameters())))

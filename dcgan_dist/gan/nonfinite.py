@@ -59,8 +59,7 @@ class NonFiniteDetector:
 
     def _fault(self, images: int, losses: dict[str, Tensor], norms: Tensor) -> NonFinite | None:
         for name, values in losses.items():
-            problem = not_finite(values)
-            if problem:
+            if problem := not_finite(values):
                 return NonFinite(images=images, in_gradient=False, text=f"{name}: {problem}")
         bad = [k for k, fine in enumerate(norms.isfinite().tolist()) if not fine]
         if not bad:

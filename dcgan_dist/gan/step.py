@@ -189,9 +189,7 @@ def _syncing(engine: Engine, network: nn.Module, last: bool) -> AbstractContextM
 def _update(
     optimizer: Optimizer, scaler: GradScaler, network: nn.Module, detector: NonFiniteDetector, clip: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Steps the optimiser, unless scaler or detector find inf or NaN; returns the norm of the gradient before clipping,
-    and that of each parameter's.
-    """
+    """Steps unless scaler or detector find inf or NaN; returns the gradient's unclipped norm, and each parameter's."""
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))  # pyright: ignore[reportPrivateImportUsage]

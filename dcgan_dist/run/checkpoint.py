@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from dcgan_dist.data.system.storage import make_folder, sync_folder, write_atomi
 from dcgan_dist.errors import UserError
 from dcgan_dist.run.checkpoint_manifest import FORMAT, LEFT, MANIFEST, NAME, STATE, contents, sealed
 from dcgan_dist.run.lease import Lease
+from dcgan_dist.text import Say
 
 SUFFIX = ".safetensors"
 Tensors = dict[str, dict[str, Tensor]]
@@ -90,7 +91,10 @@ def _free(folder: Path) -> str:
 
 
 def _write_files(folder: Path, images: int, tensors: Tensors, state: dict[str, Any]) -> None:
-    about = {name + SUFFIX: _write(folder / (name + SUFFIX), _bytes(values)) for name, values in tensors.items()}
+    about: dict[str, dict[str, Any]] = {}
+    for name, values in tensors.items():
+        data = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in values.items()})
+        about[name + SUFFIX] = _write(folder / (name + SUFFIX), data)
     about[STATE] = _write(folder / STATE, json.dumps(state, indent=2).encode())
     _write(folder / MANIFEST, sealed({"format": FORMAT, "images": images, "files": about}))
     sync_folder(folder)
@@ -198,12 +202,11 @@ def all_checkpoints(folder: Path) -> list[Path]:
     return []
 
 
-def find_newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
+def find_newest(folder: Path, warn: Say) -> Path | None:
     """The newest checkpoint that verifies; None if there is none. Raises UserError when all are damaged."""
     found = all_checkpoints(folder)
     for path in reversed(found):
-        problem = verify(path)
-        if problem is None:
+        if (problem := verify(path)) is None:
             return path
         warn(f"WARNING: {problem}; trying the one before")
     if found:
@@ -231,8 +234,7 @@ def load(path: Path, wanted: Collection[str] | None = None) -> tuple[Tensors, di
         state |= {"images": int(state["images"])}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / STATE}: is not the state of a run, although the manifest names it") from error
-    missing = [name for name in wanted or () if name + SUFFIX not in files]
-    if missing:
+    if missing := [name for name in wanted or () if name + SUFFIX not in files]:
         raise UserError(f"{path}: has no {missing[0]}{SUFFIX}")
     return {name.removesuffix(SUFFIX): _tensors(path / name, data) for name, data in files.items()}, state
 
@@ -240,10 +242,6 @@ def load(path: Path, wanted: Collection[str] | None = None) -> tuple[Tensors, di
 def load_state(path: Path) -> dict[str, Any]:
     """A checkpoint's state alone. Raises UserError when the checkpoint is not intact."""
     return load(path, ())[1]
-
-
-def _bytes(values: dict[str, Tensor]) -> bytes:
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in values.items()})
 
 
 def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:

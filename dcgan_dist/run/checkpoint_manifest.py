@@ -7,7 +7,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import UserError, os_error_as_user_error
 
 FORMAT = 2
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -26,11 +26,9 @@ def sealed(about: dict[str, Any]) -> bytes:
     return json.dumps(about | {"sha256": digest}, indent=2).encode()
 
 
+@os_error_as_user_error("", "cannot be read")
 def contents(path: Path, wanted: Container[str] | None = None) -> dict[str, bytes]:
-    """The `wanted` files (None: all) of the manifest; all files are compared with it.
-
-    Raises UserError for the first that differs.
-    """
+    """The `wanted` files (None: all) of the manifest. Raises UserError for the first file of all that differs."""
     files: dict[str, bytes] = {}
     try:
         text = (path / MANIFEST).read_bytes()
@@ -42,13 +40,10 @@ def contents(path: Path, wanted: Container[str] | None = None) -> dict[str, byte
         for name, about in manifest["files"].items():
             if Path(name).name != name:
                 raise ValueError
-            data = _confirmed(path / name, about, wanted is None or name in wanted)
-            if data is not None:
+            if (data := _confirmed(path / name, about, wanted is None or name in wanted)) is not None:
                 files[name] = data
         if STATE not in manifest["files"]:
             raise KeyError(STATE)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{path / MANIFEST}: is damaged, or not the manifest of a checkpoint") from error
     return files

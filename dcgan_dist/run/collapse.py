@@ -14,6 +14,7 @@ from dcgan_dist.gan.step import Engine
 from dcgan_dist.parallel.noise import sample_latents
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.trackers import Trackers
+from dcgan_dist.text import Say
 
 PICTURES = 32  # of the sample grid's latents
 FOR_VARIETY = "lower --optimizer.g_lr, or try another --seed or --augment color translation"
@@ -60,9 +61,7 @@ SIGNS = (
 class CollapseWatch:
     """Measures, counts the consecutive reports that show a sign, and warns once per episode."""
 
-    def __init__(
-        self, config: Config, world: World, state: TrainState, engine: Engine, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, config: Config, world: World, state: TrainState, engine: Engine, say: Say) -> None:
         self._config, self._world, self._state, self._engine, self._say = config, world, state, engine, say
 
     def look(self, values: dict[str, float], trackers: Trackers) -> dict[str, float]:

@@ -6,8 +6,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TextIO
+from collections.abc import Mapping
 
 from dcgan_dist.errors import discard
 from dcgan_dist.location import redacted
@@ -73,14 +72,10 @@ class Console:
     ends the output, and a full disk loses lines; neither ends the training.
     """
 
-    def __init__(
-        self, enabled: bool = True, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`enabled`: only on the main rank; `stream`: default: standard output; `clock`: seconds."""
-        self._stream = stream or sys.stdout
-        self._enabled = enabled
+    def __init__(self, enabled: bool = True) -> None:
+        """`enabled`: only on the main rank."""
+        self._stream, self._enabled = sys.stdout, enabled
         self._live = self._enabled and self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._clock = clock
         self._line = ""  # the progress line on the screen
         self._drawn = -REDRAW_EVERY
         self._total, self._epoch_size = 1, 0
@@ -99,7 +94,7 @@ class Console:
     def begin(self, images: int, total: int, epoch_size: int | None = None) -> None:
         """Training starts at `images` of `total`. `epoch_size`: images of the data set."""
         self._total, self._epoch_size = total, epoch_size or 0
-        self._marks = deque([(self._clock(), images)])
+        self._marks = deque([(time.monotonic(), images)])
 
     def estimate(self, pictures_every: int) -> None:
         """Has the console print once, after the first seconds of training, how long the rest takes on this machine.
@@ -114,7 +109,7 @@ class Console:
         With `values`, the scalars of a report, always; without them only on a terminal and at most twice a second, so
         that it may be called after every iteration.
         """
-        now = self._clock()
+        now = time.monotonic()
         if self._pictures_every is not None:
             self._estimate(now, images, self._pictures_every)
         if values is None and not (self._live and now - self._drawn >= REDRAW_EVERY):

@@ -23,6 +23,7 @@ from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.trackers import Trackers
+from dcgan_dist.text import Say
 
 SCALE_FLOOR = 1e-4  # fp16: a loss scale below it, after some thirty overflows in a row, counts as divergence
 D_LOSS, D_GRADIENT, G_LOSS, G_GRADIENT, AFTERWARDS = range(5)  # places in an iteration
@@ -41,12 +42,7 @@ class Recovery:
     saver: Saver
     collapse: CollapseWatch
     trackers: Trackers
-    say: Callable[[str], None]
-
-    @property
-    def goes_back(self) -> bool:
-        """Whether any policy is a rollback, which needs a checkpoint at 0 images."""
-        return "rollback" in (self.config.divergence.policy, self.config.collapse.policy)
+    say: Say
 
     def wanted(self) -> bool:
         """Whether a collapse calls for a rollback now; the same answer on all ranks."""
@@ -97,9 +93,8 @@ class Recovery:
         path = self.world.from_main(lambda: self._prepare_target(before))
         resume.restore(path, self.state, self.stats, self.world)
         self.state.rollbacks, self.state.signs = count, {}
-        images = self.state.images
         self.world.from_main(lambda: self._report(path, reason, since))
-        self.trackers.scalars(images, {"health/rollbacks": float(count)})
+        self.trackers.scalars(self.state.images, {"health/rollbacks": float(count)})
         self.trackers.alert("Training was rolled back to a checkpoint", reason)
 
     def _prepare_target(self, before: int) -> Path:
@@ -159,8 +154,7 @@ class Recovery:
             if fault is not None and not (scaler.is_enabled() and scaler.get_scale() >= SCALE_FLOOR):
                 owner = f"{name}: " if fault.in_gradient else ""
                 found.append((fault.images, loss + fault.in_gradient, owner + fault.text))
-        bad = first_not_finite(state.tensors())
-        if bad is not None:
+        if bad := first_not_finite(state.tensors()):
             name, tensor = bad
             found.append((state.images, AFTERWARDS, f"{name}: {not_finite(tensor)}"))
         return min(found, default=None)

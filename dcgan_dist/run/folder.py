@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,19 +24,12 @@ from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
 from dcgan_dist.location import redacted
 from dcgan_dist.run import signals
 from dcgan_dist.run.checkpoint_manifest import is_checkpoint
+from dcgan_dist.text import Say
 
 FSTAB = Path("/etc/fstab")
 PACKAGES = (
-    "dcgan_dist",
-    "torch",
-    "torchvision",
-    "accelerate",
-    "webdataset",
-    "wandb",
-    "numpy",
-    "safetensors",
-    "simplejpeg",
-)
+    "dcgan_dist", "torch", "torchvision", "accelerate", "webdataset", "wandb", "numpy", "safetensors", "simplejpeg",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -98,11 +90,8 @@ class RunFolder:
             with suppress(UserError):  # the next checkpoint tries again
                 write_atomically(self.first_checkpoint, f"{images}\n".encode())
 
-    def put_aside(self, say: Callable[[str], None]) -> None:
-        """Moves reports, samples and options of earlier attempts elsewhere, when this one resumes from none of them.
-
-        Raises UsageError when it cannot.
-        """
+    def put_aside(self, say: Say) -> None:
+        """Moves reports, samples, options of earlier attempts away: this one resumes from none. Raises UsageError."""
         # the W&B run, too, because it refuses reports at images that it has seen; reports and samples last, because an
         # attempt continues what a killed one began only while they are here
         moved = self.root / "wandb_id", self.tensorboard, self.first_checkpoint, self.samples, self.metrics
@@ -234,10 +223,9 @@ def environment() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
-    try:
+    with suppress(PackageNotFoundError):
         return version(name)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 def git_state(package: Path) -> dict[str, Any]:
@@ -245,12 +233,11 @@ def git_state(package: Path) -> dict[str, Any]:
 
     They may be in the virtual environment of a project with a repository of its own, which does not count.
     """
-    commit = dirty = None
     with suppress(OSError, subprocess.SubprocessError):
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "--", ".")
-        dirty = bool(changes)
-    return {"git_commit": commit, "git_dirty": dirty}
+        return {"git_commit": commit, "git_dirty": bool(changes)}
+    return {"git_commit": None, "git_dirty": None}
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,20 +35,15 @@ def load_generator(path: Path, network: str, device: str) -> tuple[NetG, ModelCo
     """
     tensors, state = checkpoint.load(path, (network,))
     weights = tensors[network]
-    model = model_config(path, state)
-    netg = NetG(model).to(device=_device(device), dtype=weights["layers.0.weight"].dtype).eval()
-    netg.load_state_dict(weights)
-    return netg, model, state["images"]
-
-
-def model_config(path: Path, state: dict[str, Any]) -> ModelConfig:
-    """The options of the networks in a checkpoint's state. Raises UserError when this version cannot read them."""
     try:
         options = {name.partition(".")[::2]: value for name, value in state["config"].items()}
-        return ModelConfig(**{name: value for (group, name), value in options.items() if group == "model"})
+        model = ModelConfig(**{name: value for (group, name), value in options.items() if group == "model"})
     except (AttributeError, KeyError, TypeError) as error:
         problem = f"describes no networks that this version knows ({' '.join(str(error).split())})"
         raise UserError(f"{path / checkpoint.STATE}: {problem}; use the version that wrote it") from error
+    netg = NetG(model).to(device=_device(device), dtype=weights["layers.0.weight"].dtype).eval()
+    netg.load_state_dict(weights)
+    return netg, model, state["images"]
 
 
 def _device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 """Many small pictures as one."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,18 @@ from PIL import Image
 
 from dcgan_dist.data.system.storage import write_atomically
 
-WHITE = 255
 
+def grid(tiles: NDArray[np.uint8], pad: int = 2) -> NDArray[np.uint8]:
+    """Lays out (n, c, h, w) uint8 pictures, c = 1 or 3, as one (H, W, 3) picture that is nearly square.
 
-def grid(tiles: NDArray[np.uint8], columns: int | None = None, pad: int = 2) -> NDArray[np.uint8]:
-    """Lays out (n, c, h, w) uint8 pictures, c = 1 or 3, as one (H, W, 3) picture.
-
-    Row by row, with `pad` white pixels around each. Default of `columns`: nearly square.
+    Row by row, with `pad` white pixels around each.
     """
     if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or not len(tiles):
         raise ValueError(f"a grid needs uint8 images of shape (n, 1 or 3, h, w), not {tiles.dtype} {tiles.shape}")
     count, _, height, width = tiles.shape
-    columns = columns or int(np.ceil(np.sqrt(count)))
+    columns = math.isqrt(count - 1) + 1
     rows = -(-count // columns)
-    canvas = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, 3), WHITE, dtype=np.uint8)
+    canvas = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, 3), 255, dtype=np.uint8)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         top, left = pad + row * (height + pad), pad + column * (width + pad)

@@ -64,17 +64,14 @@ class MetricsFile:
 
 def _append_all(path: Path, data: bytes) -> None:
     """All of it or nothing."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        end = os.fstat(file).st_size
+    with path.open("ab") as file:
+        end = file.tell()
         try:
             while data:
-                data = data[os.write(file, data) :]
+                data = data[os.write(file.fileno(), data) :]
         except OSError:
-            os.ftruncate(file, end)
+            file.truncate(end)
             raise
-    finally:
-        os.close(file)
 
 
 def _strict(value: Any) -> Any:

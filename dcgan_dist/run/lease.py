@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,9 +22,10 @@ from pathlib import Path
 from dcgan_dist.data.system.locks import is_at, lock_for_process, open_shared
 from dcgan_dist.data.system.storage import make_folder, process_exists, write_atomically
 from dcgan_dist.errors import UsageError, UserError, os_error_as_user_error
+from dcgan_dist.text import Say
 
 BEAT = 5.0  # seconds between two heartbeats
-HEARTBEAT_TIMEOUT = 30.0  # seconds without one after which an owner on another host is taken for dead
+PATIENCE = 30.0  # seconds without one after which an owner on another host is taken for dead
 GRACE = 3.0  # seconds in which a process that is ending releases its lock
 
 
@@ -50,9 +50,7 @@ class Owner:
 class Lease:
     """The main rank's hold on the run's folder."""
 
-    def __init__(
-        self, root: Path, say: Callable[[str], None] = print, *, beat: float = BEAT, patience: float = HEARTBEAT_TIMEOUT
-    ) -> None:
+    def __init__(self, root: Path, say: Say = print, *, beat: float = BEAT, patience: float = PATIENCE) -> None:
         self.owner: Owner | None = None  # this attempt, once it has the run
         self._root, self._file, self._say = root, root / "owner.json", say
         self.say_once = cache(say)
@@ -112,10 +110,7 @@ class Lease:
         return self._is_beating()
 
     def refuse_other(self) -> None:
-        """Raises UsageError when another job has the run, as `take` would, or the folder cannot be read.
-
-        Takes nothing; may wait for a heartbeat.
-        """
+        """Raises UsageError as `take` would, or for an unreadable folder. Takes nothing; may wait for a heartbeat."""
         with os_error_as_user_error(f"--run_dir {self._root}", "cannot be read", UsageError):
             before = self._read()
         if before is None or before.ended:

@@ -2,7 +2,6 @@
 
 import math
 import resource
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -16,6 +15,7 @@ from dcgan_dist.gan.network_sizes import measure_networks
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run.console import human_bytes
+from dcgan_dist.text import Say
 
 PROCESS = {"cpu": 0.7e9, "cuda": 3.0e9}  # bytes of a rank at its start
 GPU_CONTEXT = 1.0e9  # bytes
@@ -62,7 +62,7 @@ def estimate(config: Config, chosen: Arithmetic, ranks: int, on_gpu: bool) -> Ne
     )
 
 
-def require_memory(config: Config, chosen: Arithmetic, world: World, say: Callable[[str], None]) -> None:
+def require_memory(config: Config, chosen: Arithmetic, world: World, say: Say) -> None:
     """Raises UsageError when a run needs more than there is, and warns when it may need more than is free.
 
     All ranks call it together. A dry run counts only the ranks that were started here: others of the

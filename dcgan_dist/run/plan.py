@@ -16,8 +16,8 @@ def layers_text(config: Config) -> str:
         x = torch.zeros(1, model.channels, model.image_size, model.image_size)
         networks = (("NetG", NetG(model), z), ("NetD", NetD(model), x))
     for name, network, example in networks:
-        rows = layer_table(network, example)
-        lines.append(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters, input {_shape(example)}")
+        rows, shape = layer_table(network, example), " x ".join(map(str, example.shape[1:]))
+        lines.append(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters, input {shape}")
         lines += [f"  {shape:>15} {count:>12,}  {description}" for description, shape, count in rows]
     return "\n".join(lines)
 
@@ -31,7 +31,3 @@ def split_text(config: Config, world_size: int) -> str:
         f"{counted(world_size, 'rank')}: global batch {config.batch_size}{micro}, {per_rank} images per "
         f"rank{' and micro-batch' if micro else ''}; {config.images:,} images are {iterations:,} iterations"
     )
-
-
-def _shape(x: torch.Tensor) -> str:
-    return " x ".join(map(str, x.shape[1:]))

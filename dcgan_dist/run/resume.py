@@ -1,7 +1,6 @@
 """Resuming: finds the checkpoint, checks it against configuration and data, and loads it on every rank."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from dcgan_dist.run import checkpoint
 from dcgan_dist.run.checkpoint_manifest import MANIFEST
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.stats import Stats
-
-Say = Callable[[str], None]
+from dcgan_dist.text import Say
 
 # options that may change between two attempts of a run, because they do not change training
 FREE = (
@@ -205,10 +203,7 @@ def other_data(path: Path, state: dict[str, Any], images: int, way_out: str = "n
 
 
 def restore(path: Path | None, state: TrainState, stats: Stats, world: World) -> dict[str, Any]:
-    """Loads a checkpoint on the main rank, which alone reads it, and broadcasts it.
-
-    Returns its `state.json`; empty without a checkpoint.
-    """
+    """Loads a checkpoint, which only the main rank reads, on all. Returns its `state.json`; empty without one."""
     if path is None:
         return {}
     tensors, numbers = _shared(path, world)
@@ -241,11 +236,8 @@ def _shared(path: Path, world: World) -> tuple[checkpoint.Tensors, dict[str, Any
 
 def changed_options(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:
     """Options that differ between two flat configurations, except those in `free`, which may name groups."""
-
-    def covered(name: str) -> bool:
-        return any(name == one or name.startswith(f"{one}.") for one in free)
-
-    return sorted(name for name in old.keys() & new.keys() if old[name] != new[name] and not covered(name))
+    changed = (name for name in old.keys() & new.keys() if old[name] != new[name])
+    return sorted(name for name in changed if not f"{name}.".startswith(tuple(f"{one}." for one in free)))
 
 
 def _options(config: Config) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dcgan_dist.run import checkpoint
 from dcgan_dist.run.checkpoint import SaveError, Tensors
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.lease import Lease
+from dcgan_dist.text import Say
 
 
 class Saver:
@@ -25,15 +26,9 @@ class Saver:
     """
 
     def __init__(
-        self,
-        folder: RunFolder,
-        options: CheckpointConfig,
-        lease: Lease,
-        say: Callable[[str], None],
-        device: torch.device | str = "cpu",
+        self, folder: RunFolder, options: CheckpointConfig, lease: Lease, say: Say, device: torch.device
     ) -> None:
-        self._folder, self._options, self.lease, self._say = folder, options, lease, say
-        self._device = torch.device(device)
+        self._folder, self._options, self.lease, self._say, self._device = folder, options, lease, say, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._running: Future[float] | None = None
         self._failed: list[SaveError] = []  # by the saves since the last that succeeded
@@ -120,8 +115,7 @@ class Saver:
         with torch.cuda.stream(torch.cuda.Stream(self._device) if ready else None):
             if ready:
                 ready.wait()
-            bad = first_not_finite({file: part for file, part in tensors.items() if file != "stats"})
-            if bad is not None:
+            if bad := first_not_finite({file: part for file, part in tensors.items() if file != "stats"}):
                 raise UserError(f"{bad[0]} is not finite; nothing was saved, the last checkpoint is an older one")
             checkpoint.save(self._folder.checkpoints, images, tensors, state, self._options.keep, self.lease)
             self._folder.note_checkpoint(images)

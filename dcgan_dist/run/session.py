@@ -61,8 +61,6 @@ class Session:
 
     def __post_init__(self) -> None:
         config, world, say = self.config, self.world, self.console.say
-        self.first = self.end = 0  # images seen where this attempt began, and where it will be complete
-        self.last_report = (time.monotonic(), 0)
         self.split = split_of(config, world)
         self.clock, self.agreement = Clock(world.device, world.activity), Agreement(world)
         self.engine = replace(self.engine, section=partial(self.clock.section, on_device=True))
@@ -81,16 +79,17 @@ class Session:
             trackers=self.trackers,
             say=say,
         )
+        self.begin()
 
     def begin(self) -> None:
         """Training continues from the images that the state has seen."""
         seen, batch = self.state.images, self.config.batch_size
-        self.first, self.last_report = seen, (time.monotonic(), seen)
-        self.end = seen + -(-max(self.config.images - seen, 0) // batch) * batch
-        self.console.begin(seen, self.end, self._epoch_size)
-        if self.end != self.config.images and not self.finished() and not self.state.rollbacks:
-            line = f"--images {self.config.images:,}: training ends at {self.end:,} images, with a complete batch"
-            self.console.say(line)
+        self.first = seen  # images seen where this attempt began, or went back to
+        self.last_report = (time.monotonic(), seen)
+        end = seen + -(-max(self.config.images - seen, 0) // batch) * batch
+        self.console.begin(seen, end, self._epoch_size)
+        if end != self.config.images and not self.finished() and not self.state.rollbacks:
+            self.console.say(f"--images {self.config.images:,}: training ends at {end:,} images, with a complete batch")
 
     @property
     def _epoch_size(self) -> int | None:
@@ -264,6 +263,4 @@ class Session:
     def _speed(self, images: int) -> dict[str, float]:
         now, (then, before) = time.monotonic(), self.last_report
         self.last_report = (now, images)
-        if images == before:
-            return {}
-        return {"speed/images_per_second": (images - before) / (now - then) if now > then else 0.0}
+        return {"speed/images_per_second": (images - before) / (now - then)} if images != before else {}

@@ -79,8 +79,7 @@ class RequestMonitor:
         self._answered = os.environ.get("RANK", "0") != "0"  # one rank is enough to answer
         self._stop: Path | None = None
         self._save: Path | None = None
-        self.save_noted: int | None = None
-        """Time of change of the file that asked for a checkpoint, when it was last looked for; None: no file."""
+        self.save_noted: int | None = None  # time of change of the file SAVE at the last look; None: no file
         self._save_failed: int | None = None
         self._minutes = 0.0
         # nohup ignores SIGHUP
@@ -89,8 +88,7 @@ class RequestMonitor:
         self._left_behind = launched()  # by accelerate launch, which does not wait at Ctrl-C
         self._parent = parent if launched() or "LOCAL_RANK" in os.environ else None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and not self._answered and (self.reason or self._left_behind):
             self._answered = bool(self.reason)
             again = NOT_BEGUN if self._stop is None else ALREADY_STOPPING
@@ -182,8 +180,7 @@ def preparing(training: bool) -> Iterator[None]:
         return
     unblock()
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        del frame
+    def leave(number: int, _frame: FrameType | None) -> None:
         os.write(2, b"interrupted\n")
         os._exit(128 + number)
 

@@ -1,8 +1,6 @@
 """The start of an attempt: checks and set-up before the first iteration."""
 
 import contextlib
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from dcgan_dist.run.memory import require_memory
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.trackers import Start, Trackers, open_trackers
-from dcgan_dist.text import counted
+from dcgan_dist.text import Say, counted
 
 
 def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
@@ -87,9 +85,8 @@ class _Start:
             metrics=metrics,
             earlier=before.get("run_seconds", 0.0),  # older versions did not count them
         )
-        session.begin()
         self.console.estimate(config.log.samples_every)
-        if session.recovery.goes_back and not own:
+        if "rollback" in (config.divergence.policy, config.collapse.policy) and not own:
             session.save(anyway=True)  # there must be one of this run to go back to
         return session
 
@@ -108,8 +105,7 @@ class _Start:
         self.lease.take(new=True)  # another job may have made a new run's folder
         self.lease.check()
         with os_error_as_user_error("", "cannot be read"):
-            found = [int(path.name) for path in checkpoint.all_checkpoints(folder.checkpoints)]
-            images = max(found, default=0)
+            images = max((int(path.name) for path in checkpoint.all_checkpoints(folder.checkpoints)), default=0)
         folder.mark(folder.preempted, f"{images}\n{reason}")
         return images
 
@@ -123,8 +119,7 @@ class _Start:
         ranks = f"{counted(world.size, 'rank')} on {world.device.type}, {counted(per_rank, 'image')} each"
         say(f"{ranks}; {chosen.name}: {chosen.reason}")
         require_memory(config, chosen, world, say)
-        threads = set_cpu_threads(world)
-        if threads:
+        if threads := set_cpu_threads(world):
             say(threads)
         if config.data.secret:
             say(f"{self.folder.config}: readable only by its owner (mode 0600), because --data.shards holds secrets")
@@ -140,20 +135,24 @@ class _Start:
     def _trackers(self, images: int, requests: signals.RequestMonitor) -> Trackers:
         if not self.world.main:
             return Trackers(self.console.say)
-        stop = partial(_stop_for_good, requests, self.folder)
+
+        def stop() -> None:
+            requests.ask("stopped in W&B")
+            with contextlib.suppress(OSError):
+                self.folder.stop.touch()  # informs the job script that this is no time limit
+
         start = Start(config=self.config, images=images, say=self.console.say, on_stop=stop, environment=self.facts)
         return open_trackers(start)
 
 
-def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[str], None]) -> None:
+def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Say) -> None:
     """Drops the reports that this attempt writes again. `before`: the checkpoint's state.json.
 
     `end`: images of the complete run, whose last report comes after the last checkpoint, and only once.
     """
     reported = before.get("last_report", before["images"])  # older versions did not record it
     kept = before["images"] if before["images"] >= end else reported
-    dropped = metrics.cut_after(kept)
-    if dropped:
+    if dropped := metrics.cut_after(kept):
         lines = f"{counted(dropped, 'line')} after {kept:,} images"
         say(f"{metrics.path}: {lines} dropped, because these reports are written again")
     if metrics.last < reported and "last_report" in before:
@@ -162,10 +161,3 @@ def _cut(metrics: MetricsFile, before: dict[str, Any], end: int, say: Callable[[
             f"WARNING: {metrics.path} {ends}, but the run had reported at {reported:,}: reports are missing, and are "
             "not written again; stop and restore the file if you have a copy"
         )
-
-
-def _stop_for_good(requests: signals.RequestMonitor, folder: RunFolder) -> None:
-    """After W&B's stop button. The file informs the job script that this is no time limit."""
-    requests.ask("stopped in W&B")
-    with contextlib.suppress(OSError):
-        folder.stop.touch()

@@ -1,6 +1,6 @@
 """Means of the step's scalars, accumulated on the device: no synchronisation, and one all-reduce per report."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -11,13 +11,12 @@ AllReduce = Callable[[Tensor], Tensor]  # the sum over all ranks of a tensor of 
 class Stats:
     """Count, sum and sum of squares, in float64, of named scalars.
 
-    The names, given here or used since, must be the same on all ranks in `reduce` and `fold`. A name that only some
-    ranks use is given here, or is used everywhere with an empty tensor.
+    The names must be the same on all ranks in `reduce` and `fold`: a rank without values of one adds an empty tensor.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", names: Iterable[str] = ()) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
-        self._table = {name: self._zeros() for name in names}  # name -> (count, sum, sum of squares)
+        self._table: dict[str, Tensor] = {}  # name -> (count, sum, sum of squares)
         # values of one shape go through the same few kernels: (device, *names) -> count and (names, 2) sums
         self._recent: dict[tuple[torch.device | str, ...], tuple[int, Tensor]] = {}
 

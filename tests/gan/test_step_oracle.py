@@ -308,7 +308,7 @@ def test_gradients_of_d_are_not_touched_by_the_step_of_g():
 
 def test_images_of_d_steps_alone_carry_no_graph():
     """Where G is not updated, nothing of its forward pass is kept."""
-    _, engine, _ = ours(config())
+    _, engine = ours(config())
     _, z, _ = batch(0)
     assert not generate(engine, [Noise(z=z)], g_due=False)[0].requires_grad
     assert not generate(engine, [Noise(z=part) for part in z.chunk(2)], g_due=True)[0].requires_grad

@@ -487,7 +487,7 @@ def test_the_feed_delivers_the_readers_batches_bit_by_bit(tmp_path, device, kind
 @pytest.mark.parametrize("device", EVERYWHERE)
 def test_a_save_holds_the_state_of_its_moment(tmp_path, device):
     """Whatever the loop has queued before, and goes on to queue while a thread writes."""
-    saver = Saver(RunFolder(tmp_path), CheckpointConfig(), Lease(tmp_path), print, device)
+    saver = Saver(RunFolder(tmp_path), CheckpointConfig(), Lease(tmp_path), print, torch.device(device))
     value = torch.zeros(1000, 1000, device=device)
     for number in range(3):
         for _ in range(100):

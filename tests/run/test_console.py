@@ -1,6 +1,9 @@
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import TextIO
+from unittest import mock
 
 import pytest
 
@@ -35,9 +38,16 @@ class Terminal(io.StringIO):
         return lines
 
 
+def console_on(stream: TextIO, enabled: bool = True) -> Console:
+    with mock.patch.object(sys, "stdout", stream):
+        return Console(enabled)
+
+
 @pytest.fixture
-def clock():
-    return Clock()
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("dcgan_dist.run.console.time", SimpleNamespace(monotonic=clock))
+    return clock
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +58,7 @@ def terminal(monkeypatch):
 
 def test_a_report_that_is_not_on_a_terminal_is_a_plain_line(clock):
     stream = io.StringIO()
-    console = Console(stream=stream, clock=clock)
+    console = console_on(stream)
     console.say("W&B: disabled")
     console.begin(0, 2_000_000)
     clock.seconds += 20
@@ -64,7 +74,7 @@ def test_a_report_that_is_not_on_a_terminal_is_a_plain_line(clock):
 
 def test_only_what_is_known_is_shown(clock):
     stream = io.StringIO()
-    console = Console(stream=stream, clock=clock)
+    console = console_on(stream)
     console.begin(0, 1000)
     console.progress(250, {"d/real": 0.5})
     clock.seconds += 50
@@ -95,7 +105,7 @@ def test_of_the_loader_is_shown_what_there_is_to_say(values, shown):
 
 def test_the_speed_is_of_this_attempt_and_of_the_last_minute(clock):
     stream = io.StringIO()
-    console = Console(stream=stream, clock=clock)
+    console = console_on(stream)
     console.begin(500_000, 1_000_000)  # a resumed run has not shown half a million images in no time
     images = 500_000
     for seconds, per_second in ((10, 100), (100, 100), (30, 2000), (30, 2000)):
@@ -123,7 +133,7 @@ def test_the_speed_is_of_this_attempt_and_of_the_last_minute(clock):
 )
 def test_the_first_seconds_give_the_time_of_the_rest(clock, total, lines):
     stream = io.StringIO()
-    console = Console(stream=stream, clock=clock)
+    console = console_on(stream)
     console.begin(0, total)
     console.estimate(3_200)
     for seconds, images in ((60, 300), (4, 1_500), (1, 1_800), (10, 4_800)):  # the first iteration is slow
@@ -134,7 +144,7 @@ def test_the_first_seconds_give_the_time_of_the_rest(clock, total, lines):
 
 def test_a_terminal_line_is_redrawn_in_place(clock):
     stream = Terminal()
-    console = Console(stream=stream, clock=clock)
+    console = console_on(stream)
     console.begin(0, 10_000)
     clock.seconds += 10
     console.progress(1_000, {"loss/d": 0.5, "loss/g": 123456.0})
@@ -155,7 +165,7 @@ def test_a_terminal_line_is_redrawn_in_place(clock):
 
 def test_between_reports_a_terminal_moves_twice_a_second(clock):
     stream = Terminal()
-    console = Console(stream=stream, clock=clock)
+    console = console_on(stream)
     console.begin(0, 10_000)
     console.progress(100, {"loss/d": 0.5})
     for step in range(1, 16):
@@ -170,7 +180,7 @@ def test_between_reports_a_terminal_moves_twice_a_second(clock):
 def test_a_narrow_terminal_clips_and_never_wraps(clock, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     stream = Terminal()
-    console = Console(stream=stream, clock=clock)
+    console = console_on(stream)
     console.begin(0, 10_000)
     console.progress(100, REPORT)
     console.say("text")
@@ -181,7 +191,7 @@ def test_a_narrow_terminal_clips_and_never_wraps(clock, monkeypatch, columns):
 def test_an_unknown_terminal_gets_plain_lines(clock, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
-    console = Console(stream=stream, clock=clock)
+    console = console_on(stream)
     console.begin(0, 100)
     console.progress(50)
     console.progress(50, {})
@@ -190,7 +200,7 @@ def test_an_unknown_terminal_gets_plain_lines(clock, monkeypatch):
 
 def test_the_other_ranks_are_silent(clock):
     stream = Terminal()
-    console = Console(enabled=False, stream=stream, clock=clock)
+    console = console_on(stream, enabled=False)
     console.begin(0, 100)
     console.progress(50, REPORT)
     console.say("text")
@@ -222,7 +232,7 @@ print("trained", file=sys.stderr)
 
 def test_what_a_stream_cannot_encode_is_escaped(tmp_path):
     with (tmp_path / "out").open("w", encoding="ascii") as stream:
-        console = Console(stream=stream)
+        console = console_on(stream)
         console.say("runs/Gemälde")
     assert (tmp_path / "out").read_text() == "runs/Gem\\xe4lde\n"
     console.say("after the end")  # the stream is closed: nothing happens
@@ -255,7 +265,7 @@ class Hiccup(io.StringIO):
 )
 def test_one_failure_to_print_is_no_reason_to_be_silent_for_ever(error, later):
     stream = Hiccup(error)
-    console = Console(stream=stream)
+    console = console_on(stream)
     console.say("one")
     console.say("two")
     assert ("two" in stream.getvalue()) == later

@@ -39,7 +39,7 @@ def save(root: Path, images: int) -> list[str]:
     said: list[str] = []
     lease = Lease(root, said.append)
     lease.take()
-    saver = Saver(RunFolder(root), OPTIONS, lease, said.append)
+    saver = Saver(RunFolder(root), OPTIONS, lease, said.append, torch.device("cpu"))
     saver.save(images, *state(images))
     saver.finish()
     lease.release()

@@ -271,7 +271,7 @@ def test_a_folder_that_cannot_be_written_is_one_line():
 
 
 def saver(mine: Lease, root: Path) -> Saver:
-    return Saver(RunFolder(root), CheckpointConfig(keep=2), mine, print)
+    return Saver(RunFolder(root), CheckpointConfig(keep=2), mine, print, torch.device("cpu"))
 
 
 def save(one: Saver, images: int) -> None:
@@ -282,7 +282,7 @@ def save(one: Saver, images: int) -> None:
 LATE = {
     "begun": ("_away", 1),
     "leftovers removed": ("_remove_leftovers", 1),
-    "first file begun": ("_bytes", 1),
+    "first file written": ("_write", 1),
     "all files on disk": ("_write_files", 1),
     "rename synced": ("sync_folder", 2),
     "latest replaced": ("sync_folder", 3),

@@ -31,7 +31,7 @@ def make(folder, said) -> Iterator:
     made = []
 
     def make(**options: object) -> Saver:
-        made.append(Saver(folder, CheckpointConfig(**options), Lease(folder.root), said.append))  # type: ignore[arg-type]
+        made.append(Saver(folder, CheckpointConfig(**options), Lease(folder.root), said.append, torch.device("cpu")))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
