@@ -6,8 +6,8 @@ from typing import Literal
 
 from dcgan_dist.config import Config
 from dcgan_dist.data.loading import make_reader, open_data
+from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading.prefetch_buffer import Batch
-from dcgan_dist.data.reading.reader import Split
 
 
 def with_workers(config: Config, kind: Literal["threads", "processes"], count: int) -> Config:

@@ -16,10 +16,11 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.measure import table
-from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.corpus import Corpus, open_shards
 from dcgan_dist.data.images.codecs import StoreFormat
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.reading.fetch import Fetcher
+from dcgan_dist.data.shards.opener import Opener
 from dcgan_dist.data.sources import find_source
 from dcgan_dist.data.writing.packing import Packing
 from dcgan_dist.data.writing.writer import write_shards
@@ -50,7 +51,8 @@ def main() -> None:
 
 def epochs(folder: str, size: int) -> list[float]:
     """CPU microseconds an image of four epochs."""
-    corpus = open_corpus([f"{folder}/*.tar"])
+    opener = Opener()
+    corpus = Corpus(open_shards(sorted(map(str, Path(folder).glob("*.tar"))), opener), opener)
     fetcher, order = Fetcher(corpus, (size, 3)), Order(corpus.lengths, 0)
     pixels, labels = np.empty((BATCH, size, size, 3), dtype=np.uint8), np.empty(BATCH, dtype=np.int64)
     batches = [order.samples(first, BATCH) for first in range(0, corpus.size - BATCH + 1, BATCH)]

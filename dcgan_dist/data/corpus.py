@@ -1,21 +1,19 @@
 """A set of shards seen as one numbered list of images."""
 
 import os
-from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from itertools import accumulate, chain
-from pathlib import Path
+from itertools import chain
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.data.remote.client import is_remote
+from dcgan_dist.data.remote.client import Remote, is_remote
 from dcgan_dist.data.remote.unpack import packing
 from dcgan_dist.data.shards.index import ShardIndex, corpus_fingerprint
 from dcgan_dist.data.shards.labels import LabelMap, common_numbering, relabel
@@ -31,17 +29,14 @@ INDEX_BYTES = 2**29  # of memory for indexes; the lanes of an order are in about
 CLASSES_LISTED, BAD_LISTED = 20, 20
 
 
-def expand_shards(
-    patterns: Iterable[str], opener: Opener | None = None, passed: Counter[str] | None = None
-) -> list[str]:
+def expand_shards(patterns: Iterable[str], remote: Remote, passed: Counter[str] | None = None) -> list[str]:
     """Expands folders, brace lists and globs, of files and of remote objects, in a fixed order.
 
     `passed`: counts other files in folders by their extensions.
 
     Raises UsageError for a pattern without files, and for a file that is named twice.
     """
-    opener = opener or Opener()
-    found = [name for pattern in patterns for name in _expand(pattern, opener, passed)]
+    found = [name for pattern in patterns for name in _expand(pattern, remote, passed)]
     seen: set[str] = set()
     for name in found:
         path = name if isinstance(name, Location) else os.path.abspath(name)  # noqa: PTH100, for thousands of names
@@ -51,12 +46,12 @@ def expand_shards(
     return found
 
 
-def _expand(pattern: str, opener: Opener, passed: Counter[str] | None) -> list[str]:
+def _expand(pattern: str, remote: Remote, passed: Counter[str] | None) -> list[str]:
     pattern = Location(pattern)
     if pattern.startswith("pipe:"):
         return [pattern]
     try:
-        names = shards_of(pattern, opener.remote, passed)
+        names = shards_of(pattern, remote, passed)
     except UsageError as error:
         raise UsageError(f"--data.shards {error}") from error
     if any(name.startswith("pipe:") for name in names):
@@ -70,33 +65,21 @@ class Corpus:
     Can be pickled; another process reads an index again when it reads the first image of its shard.
     """
 
-    def __init__(self, shards: Sequence[Shard], opener: Opener | None = None) -> None:
+    def __init__(self, shards: Sequence[Shard], opener: Opener, members: list[NDArray[np.intp]] | None = None) -> None:
+        """`members`: of every shard that holds images, the numbers of those that belong to the corpus; None: all."""
         self.shards = [shard for shard in shards if shard.count]
         self.without_images = [shard for shard in shards if not shard.count]
-        self.opener = opener or Opener()
-        self.members: list[NDArray[np.int64]] | None = None
-        """The samples of every shard that belong to the corpus; None: all."""
-        self._number([shard.count for shard in self.shards])
-        self._begin_empty()
-
-    def _number(self, lengths: list[int]) -> None:
-        self.lengths = lengths
-        self.size = sum(lengths)
-        self._end = list(accumulate(lengths))
-        self._ends = np.array(self._end, dtype=np.int64)
-        self._begins = self._ends - np.array(lengths, dtype=np.int64)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_indexes", "_held", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._begin_empty()
-
-    def _begin_empty(self) -> None:
+        self.opener, self.members = opener, members
+        self.lengths = [shard.count for shard in self.shards] if members is None else list(map(len, members))
+        self.size = sum(self.lengths)
+        self._ends = np.cumsum(self.lengths, dtype=np.int64)
+        self._begins = self._ends - self.lengths
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
         self._held = 0  # bytes of them
         self._lock = Lock()  # of both
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Corpus, (self.shards, self.opener, self.members), {"_numbering": self._numbering}
 
     def index(self, number: int) -> ShardIndex:
         """The index of a shard, read on first use. Raises UserError when it is damaged."""
@@ -154,9 +137,7 @@ class Corpus:
             raise UsageError(f"--data.classes {missing[0]}: no image has this label; {have}")
         kept = [np.flatnonzero(np.isin(each, wanted)) for each in labels]
         chosen = [number for number, members in enumerate(kept) if len(members)]
-        part = Corpus([self.shards[number] for number in chosen], self.opener)
-        part.members = [kept[number] for number in chosen]
-        part._number([len(members) for members in part.members])
+        part = Corpus([self.shards[number] for number in chosen], self.opener, [kept[number] for number in chosen])
         tables, classes = self._numbering
         vars(part)["_numbering"] = tables and [tables[number] for number in chosen], classes
         return part
@@ -168,11 +149,8 @@ class Corpus:
 
     def locate(self, sample: int) -> tuple[int, int]:
         """Shard and member of an image."""
-        shard = bisect_right(self._end, sample)
-        return shard, self._member(shard, sample - self.first_sample(shard))
-
-    def _member(self, shard: int, place: int) -> int:
-        return place if self.members is None else int(self.members[shard][place])
+        samples = np.array([sample])
+        return self.locate_all(samples, self.shards_of(samples))[0]
 
     def shards_of(self, samples: NDArray[np.int64]) -> NDArray[np.intp]:
         """Shard of every image."""
@@ -181,30 +159,18 @@ class Corpus:
     def locate_all(self, samples: NDArray[np.int64], shards: NDArray[np.intp]) -> list[tuple[int, int]]:
         """Shard and member of every image; `shards`: as of shards_of."""
         pairs = zip(shards.tolist(), (samples - self._begins[shards]).tolist(), strict=True)
-        return list(pairs) if self.members is None else [(shard, self._member(shard, place)) for shard, place in pairs]
+        return list(pairs) if self.members is None else [(shard, int(self.members[shard][n])) for shard, n in pairs]
 
     def first_sample(self, shard: int) -> int:
         """Number of a shard's first image."""
-        return self._end[shard] - self.lengths[shard]
-
-    def key(self, sample: int) -> str:
-        """'shard.tar/KEY' of an image."""
-        shard, member = self.locate(sample)
-        return f"{Path(self.shards[shard].name).name}/{self.index(shard).keys[member]}"
+        return int(self._begins[shard])
 
 
-def open_corpus(patterns: Iterable[str], opener: Opener | None = None) -> Corpus:
-    """Opens and checks every shard; see open_shards."""
-    opener = opener or Opener()
-    return Corpus(open_shards(expand_shards(patterns, opener), opener), opener)
-
-
-def open_shards(names: Sequence[str], opener: Opener | None = None) -> list[Shard]:
+def open_shards(names: Sequence[str], opener: Opener) -> list[Shard]:
     """All shards; some may hold no image.
 
     Raises UserError that names each bad shard: a run never starts on a part of its data.
     """
-    opener = opener or Opener()
     # a task of a thread pool takes longer than opening a local shard; opening a remote one takes a round trip
     each = 1 if any(is_remote(name) or packing(name) for name in names) else OPEN_THREADS
     groups = [names[first : first + each] for first in range(0, len(names), each)]

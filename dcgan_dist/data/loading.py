@@ -41,12 +41,11 @@ def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None)
         return _open_pipeline(config, say)
     if not patterns:
         say(f"data: no --data.shards given, so the embedded set of {config.data.faces:,} cartoon faces, drawn by code")
-        paths = _embedded_set(config, say, poll)
-        patterns = tuple(str(path) for path in paths)
+        patterns = tuple(map(str, _embedded_set(config, say, poll)))
     opener = make_opener(config.data)
     if config.data.reader == "stream":
         return _open_stream(config.data, patterns, opener, say)
-    names = _expand_shards(patterns, opener, say)
+    names = _expand_shards(patterns, opener.remote, say)
     manifest = _compare_with_manifests(patterns, names, opener.remote, say)
     corpus = Corpus(open_shards(names, opener), opener)
     say(f"data: {_what_was_checked(corpus)}")
@@ -55,8 +54,7 @@ def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None)
     _say_converted(manifest, names, config.model, say)
     for line in unused_lines([*corpus.shards, *corpus.without_images], opener.choice):
         say(f"data: {line}")
-    places = "other images of the same shard take their places"
-    _treat_empty_images(corpus.shards, config.data.damaged, say, places)
+    _treat_empty_images(corpus.shards, config.data.damaged, say, "other images of the same shard take their places")
     _say_where(corpus, say)
     named = names_in(manifest, names)
     classes = named or corpus.classes
@@ -70,7 +68,7 @@ def open_data(config: Config, say: Say, poll: Callable[[], None] = lambda: None)
 
 
 def _open_stream(data: DataConfig, patterns: Sequence[str], opener: Opener, say: Say) -> StreamUrls:
-    names = _expand_shards(patterns, Opener(), say)
+    names = _expand_shards(patterns, Remote(), say)
     _compare_with_manifests(patterns, names, Remote(), say)
     if files := list(filter(is_plain, names)):
         shards = open_shards(files, opener)
@@ -90,7 +88,7 @@ def _open_stream(data: DataConfig, patterns: Sequence[str], opener: Opener, say:
 def _open_pipeline(config: Config, say: Say) -> StreamUrls:
     """The shards for a user's pipeline. Raises UsageError when it cannot be imported."""
     data = config.data
-    names = _expand_shards(data.shards, Opener(), say) if data.shards else []
+    names = _expand_shards(data.shards, Remote(), say) if data.shards else []
     assert data.pipeline is not None
     UserPipeline(data.pipeline, names, (config.model.image_size, config.model.channels))
     given = f"{counted(len(names), 'shard')}, whose content it checks itself" if names else "no shards"
@@ -108,9 +106,9 @@ def _say_unused(data: DataConfig, *names: str, say: Say) -> None:
         say(f"data: not used by --data.{'pipeline' if data.pipeline else 'reader stream'}: {', '.join(unused)}")
 
 
-def _expand_shards(patterns: Sequence[str], opener: Opener, say: Say) -> list[str]:
+def _expand_shards(patterns: Sequence[str], remote: Remote, say: Say) -> list[str]:
     passed = Counter[str]()
-    names = expand_shards(patterns, opener, passed)
+    names = expand_shards(patterns, remote, passed)
     if passed:
         say(f"data: skipped beside the shards: {count_text(passed, 'other file')}")
     return names

@@ -14,6 +14,7 @@ distant places, while each lane walks through its blocks one after the other.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 
@@ -67,10 +68,6 @@ class Order:
     def samples(self, start: int, count: int) -> NDArray[np.int64]:
         """The sample numbers at positions start .. start + count. The cost does not depend on `start`."""
         return self._take(self._reading, start, count)
-
-    def flips(self, start: int, count: int) -> NDArray[np.bool_]:
-        """Whether the image at each position is mirrored."""
-        return flips(self.seed, start, count)
 
     def first_uses(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The shards of positions start .. start + count, and the first position of each, in that order.
@@ -158,15 +155,29 @@ class _Windows:
         self.number[row], self.first[row] = number, first
 
 
-def rank_slices(start: int, batch: int, micro_batches: int, rank: int, world_size: int) -> list[int]:
-    """First positions of a rank's slice of every micro-batch of the global batch at `start`.
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How a global batch is shared out: `batch` images in `micro_batches` over `world_size` ranks, seen by `rank`."""
 
-    The global batch is first cut into micro-batches and each of those over the ranks, so that micro-batch k is the same
-    set of images on any number of ranks. Each slice has batch / (micro_batches * world_size) samples.
-    """
-    per_micro = batch // micro_batches
-    per_rank = per_micro // world_size
-    return [start + micro * per_micro + rank * per_rank for micro in range(micro_batches)]
+    batch: int
+    micro_batches: int
+    rank: int
+    world_size: int
+
+    @property
+    def per_rank_micro(self) -> int:
+        """Images of one micro-batch on one rank."""
+        return self.batch // (self.micro_batches * self.world_size)
+
+    def slices(self, position: int) -> list[int]:
+        """First positions of this rank's slice of every micro-batch of the batch at `position`.
+
+        The batch is first cut into micro-batches and each of those over the ranks, so that micro-batch k is the same
+        set of images on any number of ranks.
+        """
+        per_micro = self.batch // self.micro_batches
+        first = position + self.rank * self.per_rank_micro
+        return [first + micro * per_micro for micro in range(self.micro_batches)]
 
 
 def flips(seed: int, start: int, count: int) -> NDArray[np.bool_]:

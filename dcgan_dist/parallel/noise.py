@@ -13,7 +13,7 @@ from torch import Tensor
 from dcgan_dist import keyed
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import Latent, ModelConfig
-from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.order import Split
 from dcgan_dist.gan.augment import UNIFORMS
 from dcgan_dist.gan.step import Noise
 from dcgan_dist.parallel.world import World

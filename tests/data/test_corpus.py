@@ -4,10 +4,11 @@ import os
 
 import numpy as np
 import pytest
-from support.shards import write_ours, write_tar
+from support.shards import key_of, open_corpus, write_ours, write_tar
 
-from dcgan_dist.data.corpus import Corpus, expand_shards, open_corpus
+from dcgan_dist.data.corpus import Corpus, expand_shards
 from dcgan_dist.data.remote.client import Remote
+from dcgan_dist.data.shards.opener import Opener
 from dcgan_dist.data.shards.patterns import shards_of
 from dcgan_dist.errors import UsageError, UserError
 
@@ -49,13 +50,14 @@ def folder(tmp_path, monkeypatch):
     ],
 )
 def test_patterns_are_spelt_out_in_a_fixed_order(folder, patterns, names):
-    assert expand_shards(patterns) == names
+    assert expand_shards(patterns, Remote()) == names
 
 
 def test_absolute_patterns_and_folders(folder):
     (folder / "sub").mkdir()
     (folder / "sub" / "d.tar").touch()
-    assert expand_shards([f"{folder}/b-*.tar", "*/*.tar"]) == [f"{folder}/b-10.tar", f"{folder}/b-9.tar", "sub/d.tar"]
+    found = expand_shards([f"{folder}/b-*.tar", "*/*.tar"], Remote())
+    assert found == [f"{folder}/b-10.tar", f"{folder}/b-9.tar", "sub/d.tar"]
 
 
 @pytest.mark.parametrize("spelling", ["sub", "sub/", "su?", "~/sub", "FOLDER/sub"])
@@ -64,7 +66,7 @@ def test_a_folder_stands_for_its_shards(folder, monkeypatch, spelling):
     for name in ("b.tar", "a.tar.gz", "c.tgz", ".a.tar.host.1.tmp", ".hidden.tar", "manifest.json", "photo.jpg"):
         (folder / "sub" / name).touch()
     monkeypatch.setenv("HOME", str(folder))
-    found = expand_shards([spelling.replace("FOLDER", str(folder))])
+    found = expand_shards([spelling.replace("FOLDER", str(folder))], Remote())
     assert [str((folder / name).relative_to(folder)) for name in found] == ["sub/a.tar.gz", "sub/b.tar", "sub/c.tgz"]
 
 
@@ -72,7 +74,7 @@ def test_a_folders_shards_may_be_packed_in_every_way_that_is_read(tmp_path):
     ends = ["tar", "TAR", "tar.gz", "tgz", "tar.bz2", "tbz2", "tbz", "tar.xz", "txz", "tar.zst", "tzst"]
     for end in (*ends, "zip", "gz"):
         (tmp_path / f"a.{end}").touch()
-    assert sorted(expand_shards([str(tmp_path)])) == sorted(f"{tmp_path}/a.{end}" for end in ends)
+    assert sorted(expand_shards([str(tmp_path)], Remote())) == sorted(f"{tmp_path}/a.{end}" for end in ends)
 
 
 @pytest.mark.parametrize("pattern", ["*.tar", "a-{000..002}.tar", "a-000.tar"])
@@ -103,7 +105,7 @@ def test_a_folder_without_shards_is_refused_with_what_makes_some(tmp_path, files
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(UsageError) as error:
-        expand_shards([str(tmp_path)])
+        expand_shards([str(tmp_path)], Remote())
     command = f"dcgan-dist shard {tmp_path} OUT --size 64"
     assert str(error.value) == f"--data.shards {tmp_path}: {what}; {command} makes shards of a folder"
 
@@ -114,19 +116,19 @@ def test_files_that_are_sources_of_shards_are_refused_with_what_makes_some(tmp_p
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "0.PNG").touch()
     with pytest.raises(UsageError, match="is no shard; dcgan-dist shard SOURCE OUT --size 64 makes shards of images"):
-        expand_shards([name])
+        expand_shards([name], Remote())
     with pytest.raises(UsageError, match=r"a/manifest\.json: is no shard; name the folder of the shards"):
-        expand_shards(["a/manifest.json"])
+        expand_shards(["a/manifest.json"], Remote())
     (tmp_path / "set.png").mkdir()
     (tmp_path / "set.png" / "0.tar").touch()
-    assert expand_shards(["set.png"]) == ["set.png/0.tar"]
+    assert expand_shards(["set.png"], Remote()) == ["set.png/0.tar"]
 
 
 def test_the_name_of_a_file_is_no_pattern_and_two_stars_are_folders_of_any_depth(folder):
     odd = folder / "deep" / "er" / "odd [1]{2,3}.tar"
     odd.parent.mkdir(parents=True)
     odd.touch()
-    assert expand_shards([str(odd)]) == expand_shards([f"{folder}/deep/**/*.tar"]) == [str(odd)]
+    assert expand_shards([str(odd)], Remote()) == expand_shards([f"{folder}/deep/**/*.tar"], Remote()) == [str(odd)]
 
 
 @pytest.mark.parametrize(
@@ -144,13 +146,13 @@ def test_the_name_of_a_file_is_no_pattern_and_two_stars_are_folders_of_any_depth
 )
 def test_patterns_that_cannot_be_meant_are_refused(folder, patterns, message):
     with pytest.raises(UsageError, match=message) as caught:
-        expand_shards(patterns)
+        expand_shards(patterns, Remote())
     assert "\n" not in str(caught.value)
 
 
 def test_an_absolute_and_a_relative_name_of_one_file_are_twice_the_same(folder):
     with pytest.raises(UsageError, match="more than once"):
-        expand_shards(["c.tar", str(folder / "c.tar")])
+        expand_shards(["c.tar", str(folder / "c.tar")], Remote())
 
 
 def make_corpus(folder, counts):
@@ -169,8 +171,8 @@ def test_images_are_numbered_in_the_order_of_the_shards(tmp_path):
     assert (corpus.size, corpus.lengths) == (10, [3, 2, 1, 4])  # a shard without images is none
     located = [corpus.locate(sample) for sample in range(10)]
     assert located == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)]
-    assert corpus.key(2) == "00.tar/00002"
-    assert corpus.key(4) == "01.tar/1"
+    assert key_of(corpus, 2) == "00.tar/00002"
+    assert key_of(corpus, 4) == "01.tar/1"
     assert corpus.index(3).describe(1) == f"{tmp_path}/04.tar: 00001.ppm at byte {corpus.index(3).offset[1]}"
     assert np.array_equal(corpus.labels, [0, 1, 2, -1, -1, -1, 400, 401, 402, 403])
 
@@ -180,7 +182,7 @@ def test_the_fingerprint_changes_with_the_samples_and_their_order_but_not_with_t
     (tmp_path / "two").mkdir()
     one, two = make_corpus(tmp_path / "one", [3, 2, 4]), make_corpus(tmp_path / "two", [3, 2, 4])
     assert one.fingerprint == two.fingerprint
-    others = [Corpus(one.shards[::-1]), Corpus(one.shards[:-1])]
+    others = [Corpus(shards, Opener()) for shards in (one.shards[::-1], one.shards[:-1])]
     assert len({corpus.fingerprint for corpus in (one, *others)}) == 3
 
 

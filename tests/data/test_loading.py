@@ -16,8 +16,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_opener, make_reader, open_data
-from dcgan_dist.data.order import Order
-from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.order import Order, Split
 from dcgan_dist.data.shards.manifest import SIDE_FILES
 from dcgan_dist.data.shards.opener import CachePlan
 from dcgan_dist.data.sources import FolderSource

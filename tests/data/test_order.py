@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dcgan_dist import keyed
 from dcgan_dist.data import order
-from dcgan_dist.data.order import BLOCK, LANES, SHUFFLED, Order, rank_slices
+from dcgan_dist.data.order import BLOCK, LANES, SHUFFLED, Order, Split, flips
 
 WORLDS = [*range(1, 65), 96, 127, 128, 255, 256, 512, 777, 1000, 1024, 2048, 4096]
 LENGTHS = st.lists(st.integers(0, 700), min_size=1, max_size=12).filter(any)
@@ -36,10 +36,16 @@ def ragged(shards, seed):
     return np.random.default_rng(seed).integers(1, 701, shards).tolist()
 
 
+def splits(batch, micro_batches, world_size):
+    """Of all ranks."""
+    facts = {"batch": batch, "micro_batches": micro_batches, "world_size": world_size}
+    return [Split(rank=rank, **facts) for rank in range(world_size)]
+
+
 def taken(stream, start, batch, micro_batches, world_size):
     """What each rank takes of the global batch at `start`: (ranks, samples)."""
     count = batch // (micro_batches * world_size)
-    slices = [rank_slices(start, batch, micro_batches, rank, world_size) for rank in range(world_size)]
+    slices = [split.slices(start) for split in splits(batch, micro_batches, world_size)]
     return np.array([np.concatenate([stream.samples(first, count) for first in firsts]) for firsts in slices])
 
 
@@ -109,7 +115,7 @@ def test_no_samples_have_no_order():
 def test_the_ranks_slices_of_the_micro_batches_partition_the_global_batch(start, world_size, micro_batches, per_rank):
     batch = world_size * micro_batches * per_rank
     per_micro = batch // micro_batches
-    slices = [rank_slices(start, batch, micro_batches, rank, world_size) for rank in range(world_size)]
+    slices = [split.slices(start) for split in splits(batch, micro_batches, world_size)]
     for micro in range(micro_batches):
         positions = [first[micro] + i for first in slices for i in range(per_rank)]
         # micro-batch k is the same positions on any number of ranks
@@ -273,9 +279,9 @@ def test_golden_orders(name):
 
 
 def test_golden_flips():
-    for flips in GOLDEN["flips"]:
-        found = order.flips(flips["seed"], flips["position"], GOLDEN["positions"])
-        assert digest(found, "u1") == flips["flips"]
+    for wanted in GOLDEN["flips"]:
+        found = flips(wanted["seed"], wanted["position"], GOLDEN["positions"])
+        assert digest(found, "u1") == wanted["flips"]
 
 
 @EITHER
@@ -309,14 +315,13 @@ def test_threads_take_what_one_alone_would(limit):
 
 
 def test_flips_are_fair_coins_of_the_position():
-    stream = Order([1_000], 4)
-    flips = stream.flips(0, 100_000)
-    assert abs(flips.mean() - 0.5) < 4 * 0.5 / np.sqrt(100_000)
-    assert abs((flips[1:] == flips[:-1]).mean() - 0.5) < 4 * 0.5 / np.sqrt(100_000)
+    found = flips(4, 0, 100_000)
+    assert abs(found.mean() - 0.5) < 4 * 0.5 / np.sqrt(100_000)
+    assert abs((found[1:] == found[:-1]).mean() - 0.5) < 4 * 0.5 / np.sqrt(100_000)
     # an image is flipped in one epoch and not in another
-    assert 0.4 < (flips[:1_000] == flips[1_000:2_000]).mean() < 0.6
-    assert np.array_equal(Order([7, 5], 4).flips(99_000, 1_000), flips[99_000:])
-    assert not np.array_equal(Order([1_000], 5).flips(0, 1_000), flips[:1_000])
+    assert 0.4 < (found[:1_000] == found[1_000:2_000]).mean() < 0.6
+    assert np.array_equal(flips(4, 99_000, 1_000), found[99_000:])
+    assert not np.array_equal(flips(5, 0, 1_000), found[:1_000])
 
 
 def total_variation(classes, batch):

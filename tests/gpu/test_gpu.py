@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from support.shards import open_corpus
 from support.waiting import LIMIT
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -25,10 +26,10 @@ from torch.amp.grad_scaler import GradScaler
 from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import CheckpointConfig
-from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.errors import UsageError
 from dcgan_dist.gan.ema import update_ema

@@ -22,7 +22,7 @@ from support.recording import metrics, options
 
 from dcgan_dist import cli
 from dcgan_dist import train as trainer
-from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.order import Split
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan import step as gan_step
 from dcgan_dist.gan.losses import LOSSES

@@ -24,7 +24,7 @@ from dcgan_dist.commands.doctor import command, ranks
 from dcgan_dist.commands.doctor.context import Context
 from dcgan_dist.commands.doctor.ranks import EQUAL, deviate, examine_local_ranks, local_world, small_run
 from dcgan_dist.config import Config
-from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.order import Split
 from dcgan_dist.parallel.world import World, launch
 
 pytestmark = pytest.mark.dist

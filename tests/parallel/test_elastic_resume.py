@@ -17,6 +17,7 @@ import pytest
 import safetensors.numpy
 from support.ranks import QUIET, run_ranks
 from support.recording import begin, deviations, metrics, options
+from support.shards import key_of
 from support.waiting import LIMIT, until
 
 from dcgan_dist.data.corpus import Corpus
@@ -101,7 +102,7 @@ def next_keys(given: list[str], world_size: int, batches: int) -> list[str]:
     assert isinstance(session.data, Corpus)
     stream = session.reader.batches(session.state.images, session.split)
     samples = [next(stream).samples.tolist() for _ in range(batches)]
-    return [session.data.key(sample) for sample in samples[-1]]
+    return [key_of(session.data, sample) for sample in samples[-1]]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -15,14 +15,13 @@ import pytest
 import torch.distributed as dist
 from support.ranks import run_ranks
 from support.recording import begin, options
-from support.shards import picture
+from support.shards import open_corpus, picture
 
 from dcgan_dist import keyed
-from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.order import Order
+from dcgan_dist.data.order import Order, Split
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.train import train
 

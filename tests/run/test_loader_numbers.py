@@ -9,9 +9,8 @@ from support.capture import train_and_capture
 from support.http_server import HttpServer
 from support.ranks import run_ranks
 from support.recording import metrics, options
-from support.shards import write_ours
+from support.shards import open_corpus, write_ours
 
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.order import Order
 from dcgan_dist.data.remote.cache import EntryRequest
 from dcgan_dist.data.remote.client import Remote

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.shards import write_ours
+from support.shards import open_corpus, write_ours
 
 from dcgan_dist.config import Config, flatten
 from dcgan_dist.config.groups import (
@@ -18,7 +18,7 @@ from dcgan_dist.config.groups import (
     ResumeConfig,
 )
 from dcgan_dist.data import order
-from dcgan_dist.data.corpus import Corpus, open_corpus
+from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.reading.stream import StreamUrls
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.gan.state import TrainState, create_state

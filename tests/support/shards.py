@@ -1,4 +1,4 @@
-"""Pictures in shards, ours and others', and what plain webdataset reads of them."""
+"""Pictures in shards, ours and others', and what the loader and plain webdataset read of them."""
 
 import io
 import tarfile
@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 from webdataset.compat import WebDataset
 
+from dcgan_dist.data.corpus import Corpus, expand_shards, open_shards
 from dcgan_dist.data.shards.index import ShardWriter
+from dcgan_dist.data.shards.opener import Opener
 
 FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "ppm": "PPM", "pgm": "PPM"}
 
@@ -44,6 +46,18 @@ def write_tar(path, members, tar_format=tarfile.PAX_FORMAT):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def open_corpus(patterns, opener=None):
+    """The corpus of the shards that match."""
+    opener = opener or Opener()
+    return Corpus(open_shards(expand_shards(patterns, opener.remote), opener), opener)
+
+
+def key_of(corpus, sample):
+    """'shard.tar/KEY' of an image of a corpus."""
+    shard, member = corpus.locate(sample)
+    return f"{Path(corpus.shards[shard].name).name}/{corpus.index(shard).keys[member]}"
 
 
 def by_webdataset(*paths: Path) -> list[dict]:

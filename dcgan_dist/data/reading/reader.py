@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.data.corpus import Corpus
-from dcgan_dist.data.order import LANES, WINDOW, Order, rank_slices
+from dcgan_dist.data.order import LANES, WINDOW, Order, Split, flips
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.decode_pool import DecodePlan, open_decode_pool
 from dcgan_dist.data.reading.fetch import Fetcher
@@ -23,25 +22,6 @@ STEP = LANES * WINDOW // 16  # positions after which the next uses of shards are
 LOOKED_UP = 2_048  # images, whose numbers are looked up in the order at once
 Wanted = tuple[int, NDArray[np.int64], NDArray[np.bool_]]
 """Position of a global batch; of this rank's images in it the numbers and whether they are mirrored."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """How a global batch is shared out: `batch` images in `micro_batches` over `world_size` ranks, seen by `rank`."""
-
-    batch: int
-    micro_batches: int
-    rank: int
-    world_size: int
-
-    @property
-    def per_rank_micro(self) -> int:
-        """Images of one micro-batch on one rank."""
-        return self.batch // (self.micro_batches * self.world_size)
-
-    def slices(self, position: int) -> list[int]:
-        """First positions of this rank's slice of every micro-batch of the batch at `position`."""
-        return rank_slices(position, self.batch, self.micro_batches, self.rank, self.world_size)
 
 
 class IndexedReader:
@@ -98,8 +78,8 @@ class IndexedReader:
 
     def _at(self, here: int, starts: list[int], count: int) -> Wanted:
         samples = [self.order.samples(start, count) for start in starts]
-        flips = [self.order.flips(start, count) for start in starts]
-        return here, np.concatenate(samples), np.concatenate(flips)
+        mirrored = [flips(self.order.seed, start, count) for start in starts]
+        return here, np.concatenate(samples), np.concatenate(mirrored)
 
 
 @contextmanager

@@ -30,10 +30,9 @@ from webdataset.shardlists import ResampledShards, SimpleShardList
 from webdataset.utils import enforce_security  # pyright: ignore[reportAttributeAccessIssue]
 
 from dcgan_dist.data.images.codecs import decode_into
-from dcgan_dist.data.order import flips
+from dcgan_dist.data.order import Split, flips
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.prefetch_buffer import Batch, batches_in_turn, empty_batch, prefetch_batches
-from dcgan_dist.data.reading.reader import Split
 from dcgan_dist.data.remote.client import base_name, is_remote
 from dcgan_dist.data.remote.unpack import TAR_ENDINGS, packing_of
 from dcgan_dist.data.shards.foreign import DEFAULT

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support.shards import by_webdataset, encoded, picture, write_ours, write_tar
+from support.shards import by_webdataset, encoded, open_corpus, picture, write_ours, write_tar
 
 from dcgan_dist.data.checking.corpus_statistics import count, decode, pictures, spread
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.shards.index import ShardWriter
 
 

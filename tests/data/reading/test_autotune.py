@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.shards import encoded, write_ours, write_tar
+from support.shards import encoded, open_corpus, write_ours, write_tar
 
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig, ModelConfig
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.reading import autotune
 from dcgan_dist.data.reading.autotune import DecodeCost, choose_decode_plan, measure_decoding
 from dcgan_dist.data.reading.decode_pool import DecodePlan

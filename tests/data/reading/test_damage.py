@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shards import encoded, write_ours, write_tar
+from support.shards import encoded, open_corpus, write_ours, write_tar
 
-from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.order import Order
+from dcgan_dist.data.order import Order, Split
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.shards import files
 from dcgan_dist.errors import UserError
 

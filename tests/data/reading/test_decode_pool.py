@@ -12,13 +12,13 @@ import psutil
 import pytest
 from support.disk import no_file_larger_than
 from support.processes import decoders as workers
-from support.shards import write_ours
+from support.shards import open_corpus, write_ours
 from support.waiting import LIMIT, until
 
-from dcgan_dist.data.corpus import open_corpus
+from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading.decode_pool import DecodePlan, shares
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.errors import UserError
 
 ALONE = Split(batch=8, micro_batches=1, rank=0, world_size=1)

@@ -18,16 +18,15 @@ import torch
 from PIL import Image
 from support.processes import decoders as workers
 from support.processes import open_files
-from support.shards import encoded, write_ours, write_tar
+from support.shards import encoded, open_corpus, write_ours, write_tar
 from support.waiting import LIMIT
 
-from dcgan_dist.data.corpus import open_corpus
-from dcgan_dist.data.order import Order
+from dcgan_dist.data.order import Order, Split, flips
 from dcgan_dist.data.reading import fetch
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.prefetch_buffer import empty_batch, prefetch_batches
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.errors import UserError
 
@@ -85,11 +84,11 @@ def test_the_images_are_those_that_the_order_says(corpus, channels, threads, pre
     steps = 15  # three epochs
     order = Order(corpus.lengths, SEED)
     kinds = set()
-    for step, (pixels, samples, labels, flips) in enumerate(
+    for step, (pixels, samples, labels, mirrored) in enumerate(
         first_batches(make_reader(corpus, channels, threads, prefetch), steps)
     ):
         assert samples.tolist() == order.samples(12 * step, 12).tolist()
-        assert flips == order.flips(12 * step, 12).tolist()
+        assert mirrored == flips(SEED, 12 * step, 12).tolist()
         for image, sample, label in zip(pixels, samples.tolist(), labels, strict=True):
             kind, wanted, wanted_label = plainly_read(corpus, sample, channels)
             assert label == wanted_label

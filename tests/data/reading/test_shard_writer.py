@@ -19,7 +19,7 @@ from webdataset.writer import ShardWriter, TarWriter, default_handlers
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.order import Split
 
 COUNT, SIZE = 9, 32
 OPTIONS = {

@@ -13,17 +13,17 @@ import psutil
 import pytest
 import torch
 from support.processes import open_files
-from support.shards import encoded, write_ours, write_tar
+from support.shards import encoded, open_corpus, write_ours, write_tar
 
 from dcgan_dist import keyed
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import open_data
+from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading import stream as stream_module
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.stream import StreamReader, StreamUrls, TarPipeline, tar_images
 from dcgan_dist.data.shards.foreign import DEFAULT
 from dcgan_dist.data.shards.notes import Notes

@@ -18,7 +18,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.config.checks import ConfigError
 from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.loading import make_reader, open_data
-from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading.stream import StreamReader
 from dcgan_dist.data.reading.user_pipeline import UserPipeline
 from dcgan_dist.errors import UsageError, UserError

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import zstandard
 from support.http_server import HttpServer, status
-from support.shards import encoded, write_ours, write_tar
+from support.shards import encoded, open_corpus, write_ours, write_tar
 from support.waiting import LIMIT, until
 
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig, ModelConfig
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import make_reader, open_data
+from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.shards.opener import CachePlan, Opener
 from dcgan_dist.errors import UserError

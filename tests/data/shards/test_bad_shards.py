@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from support.damages import HTML, IMAGES, NOTHING_LEFT, flipped, members, replaced
-from support.shards import by_index, encoded, write_ours, write_tar
+from support.shards import by_index, encoded, open_corpus, write_ours, write_tar
 
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.errors import UserError
 
 

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.shards import write_tar
+from support.shards import open_corpus, write_tar
 from support.training import TINY
 
 from dcgan_dist import train
 from dcgan_dist.__main__ import main
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig
-from dcgan_dist.data.corpus import Corpus, open_corpus
+from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import open_data
-from dcgan_dist.data.reading.reader import Split
+from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading.stream import StreamReader, TarPipeline
 from dcgan_dist.data.shards.labels import find_labels, numbering
 from dcgan_dist.errors import UsageError

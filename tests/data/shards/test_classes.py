@@ -14,17 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.shards import write_tar
+from support.shards import key_of, open_corpus, write_tar
 
 from dcgan_dist import cli, train
 from dcgan_dist.commands import shard
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig, ModelConfig
-from dcgan_dist.data.corpus import Corpus, open_corpus
+from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import open_data
+from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.reader import IndexedReader, Split
+from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.shards.index import ShardWriter
 from dcgan_dist.data.shards.labels import classes_text, find_labels, label_text, number_names, renumber
 from dcgan_dist.data.shards.manifest import load_manifest
@@ -203,7 +204,7 @@ def test_any_choice_is_what_a_list_gives(tmp_path_factory, data, lengths, ranks)
     wanted = [image for image in images if image[1] in classes]
     assert chosen.size == len(wanted)
     assert chosen.labels.tolist() == [label for _, label in wanted]
-    assert [chosen.key(sample) for sample in range(chosen.size)] == [corpus.key(number) for number, _ in wanted]
+    assert [key_of(chosen, sample) for sample in range(chosen.size)] == [key_of(corpus, number) for number, _ in wanted]
     assert [sorted(epoch) for epoch in epochs(chosen, ranks)] == [wanted] * 2
 
 

@@ -17,7 +17,6 @@ from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.shards.completeness import compare_with_manifests
 from dcgan_dist.data.shards.manifest import NAME, manifest_json
-from dcgan_dist.data.shards.opener import Opener
 from dcgan_dist.errors import UserError
 
 
@@ -96,7 +95,7 @@ def test_shards_of_a_bucket_are_missed(folder, monkeypatch):
     with s3_server({f"faces/{name}": data for name, data in files.items()}):
         pattern = "s3://shards/faces/*.tar"
         remote = Remote(timeout=27)  # a process keeps its connections by their timeout, and with them the server
-        names = expand_shards([pattern], Opener(remote))
+        names = expand_shards([pattern], remote)
         assert len(names) == 3
         found = compare_with_manifests([pattern], names, remote)
         assert found.missing == ("s3://shards/faces/manifest.json names shard-1.tar, not found there",)

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shards import by_index, by_webdataset, encoded, write_ours, write_tar
+from support.shards import by_index, by_webdataset, encoded, open_corpus, write_ours, write_tar
 from support.tars import as_webdataset_reads
 from webdataset.writer import ShardWriter, TarWriter
 
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.data.shards import foreign
 from dcgan_dist.data.shards.foreign import foreign_index, members, walk

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from support.folders import CLASSES, make_pictures
-from support.shards import by_webdataset, picture
+from support.shards import by_webdataset, open_corpus, picture
 
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.images.statistics import PixelCounts
 from dcgan_dist.data.remote.client import Remote
 from dcgan_dist.data.shards import manifest as manifest_file

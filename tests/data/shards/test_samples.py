@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from support.shards import by_index, encoded, write_ours, write_tar
+from support.shards import by_index, encoded, open_corpus, write_ours, write_tar
 
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig
-from dcgan_dist.data.corpus import open_corpus
 from dcgan_dist.data.loading import open_data
 from dcgan_dist.data.reading.stream import tar_images
 from dcgan_dist.data.shards.foreign import foreign_index, walk
