@@ -130,8 +130,7 @@ class Corpus:
         with ThreadPoolExecutor(OPEN_THREADS) as pool:
             labels = list(pool.map(self._labels, range(len(self.shards))))
         there = np.unique(np.concatenate(labels))
-        missing = sorted(set(wanted) - set(there.tolist()))
-        if missing:
+        if missing := sorted(set(wanted) - set(there.tolist())):
             known = there[there >= 0].tolist()
             have = f"there are {listed(known, CLASSES_LISTED)}" if known else "none has any"
             raise UsageError(f"--data.classes {missing[0]}: no image has this label; {have}")

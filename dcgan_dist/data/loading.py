@@ -22,10 +22,9 @@ from dcgan_dist.data.shards.notes import merge_notes
 from dcgan_dist.data.shards.opener import CachePlan, Opener, Shard
 from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
 from dcgan_dist.data.system.storage import cache_folder
-from dcgan_dist.errors import UserError, to_stderr
+from dcgan_dist.errors import Say, UserError, to_stderr
 from dcgan_dist.text import count_text, counted, listed
 
-Say = Callable[[str], None]
 COLOURS = {1: "grey", 3: "RGB"}
 SHARDS_LISTED = 3
 FACES_SEED = 0  # the embedded set does not depend on the seed of the run
@@ -136,8 +135,7 @@ def _say_doubled(corpus: Corpus, say: Say) -> None:
     first: dict[int, str] = {}
     pairs = [(first.setdefault(shard.fingerprint, shard.name), shard.name) for shard in corpus.shards]
     if doubled := [f"{name} and {other}" for name, other in pairs if name != other]:
-        text = "hold the same images, so each is used twice; name only one of them"
-        say(f"data: WARNING: {listed(doubled, 1)} {text}")
+        say(f"data: WARNING: {listed(doubled, 1)} hold the same images, so each is used twice; name only one of them")
 
 
 def _say_converted(manifest: Manifest | None, names: Sequence[str], model: ModelConfig, say: Say) -> None:
@@ -238,15 +236,10 @@ def _embedded_set(config: Config, say: Say, poll: Callable[[], None]) -> list[Pa
 def make_reader(
     config: Config, data: Corpus | StreamUrls, *, local_ranks: int, pinned: bool, say: Say, first: bool = True
 ) -> IndexedReader | StreamReader:
-    """The reader of one rank.
+    """The reader of one rank, of which this node has `local_ranks`; `data`: as of open_data.
 
-    Args:
-        config: the options.
-        data: as of open_data.
-        local_ranks: ranks on this node.
-        pinned: its batches go to a GPU.
-        say: prints what was chosen.
-        first: whether this is the first rank of its node; only this rank reports errors of the shared cache.
+    `pinned`: its batches go to a GPU. `say` prints what was chosen. `first`: whether this is the first rank of its
+    node; only this rank reports errors of the shared cache.
     """
     shape, options = (config.model.image_size, config.model.channels), config.data
     if not isinstance(data, Corpus):
@@ -257,4 +250,4 @@ def make_reader(
         return StreamReader(pipeline, shape=shape, seed=config.seed, prefetch=options.prefetch, pinned=pinned)
     fetcher = Fetcher(data, shape, options.damaged, options.most_damaged)
     plan = choose_decode_plan(config, data, local_ranks=local_ranks, on_gpu=pinned, say=say)
-    return IndexedReader(fetcher, shape=shape, seed=config.seed, plan=plan, say=to_stderr if first else lambda _: None)
+    return IndexedReader(fetcher, seed=config.seed, plan=plan, say=to_stderr if first else lambda _: None)

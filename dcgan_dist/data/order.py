@@ -105,7 +105,8 @@ class Order:
         if missing.size:
             for place in missing[np.unique(row[missing], return_index=True)[1]].tolist():
                 first, samples = self._window(epoch, int(lane[place]), int(window[place]))
-                windows.put(int(row[place]), int(number[place]), first, samples)
+                windows.samples[row[place], : len(samples)] = samples
+                windows.number[row[place]], windows.first[row[place]] = number[place], first
         return windows.samples[row, step - windows.first[row]]
 
     def _window(self, epoch: int, lane: int, window: int) -> tuple[int, NDArray[np.int64]]:
@@ -149,10 +150,6 @@ class _Windows:
         self.number = np.full(2 * LANES, -1, dtype=np.int64)
         self.first = np.zeros(2 * LANES, dtype=np.int64)  # step
         self.samples = np.empty((2 * LANES, widest), dtype=np.int64)
-
-    def put(self, row: int, number: int, first: int, samples: NDArray[np.int64]) -> None:
-        self.samples[row, : len(samples)] = samples
-        self.number[row], self.first[row] = number, first
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -226,7 +226,7 @@ def test_the_reader_is_the_one_that_the_options_describe(shards, kind, channels)
     batch = next(batches)
     batches.close()
     assert batch.images.shape == (6, channels, 48, 48)
-    assert batch.samples.tolist() == (Order([3, 4], 5).samples(14, 6).tolist() if kind == "indexed" else [-1] * 6)
+    assert batch.rows.samples.tolist() == (Order([3, 4], 5).samples(14, 6).tolist() if kind == "indexed" else [-1] * 6)
 
 
 @pytest.mark.parametrize("grey", [False, True])

@@ -463,7 +463,7 @@ def test_the_feed_delivers_the_readers_batches_bit_by_bit(tmp_path, device, kind
 
     def batches(pinned: bool) -> Any:
         plan = DecodePlan(kind=kind, count=2, prefetch=2, pinned=pinned)
-        return IndexedReader(Fetcher(corpus, (32, 3)), shape=(32, 3), seed=1, plan=plan).batches(0, split)
+        return IndexedReader(Fetcher(corpus, (32, 3)), seed=1, plan=plan).batches(0, split)
 
     fed = on_device(batches(pinned=device == "cuda"), torch.device(device))
     burden = torch.randn(2048, 2048, device=device if device == "cuda" else "meta")

@@ -101,7 +101,7 @@ def next_keys(given: list[str], world_size: int, batches: int) -> list[str]:
     session = begin(given, world_size)
     assert isinstance(session.data, Corpus)
     stream = session.reader.batches(session.state.images, session.split)
-    samples = [next(stream).samples.tolist() for _ in range(batches)]
+    samples = [next(stream).rows.samples.tolist() for _ in range(batches)]
     return [key_of(session.data, sample) for sample in samples[-1]]
 
 

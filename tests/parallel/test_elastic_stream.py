@@ -41,8 +41,8 @@ class Log:
         """Position, number, mirroring, and digest of the pixels of every image."""
         count = split.per_rank_micro
         positions = [start + image for start in split.slices(position) for image in range(count)]
-        digests = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in batch.pixels]
-        rows = list(zip(positions, batch.samples.tolist(), batch.flips.tolist(), digests, strict=True))
+        digests = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in batch.rows.pixels]
+        rows = list(zip(positions, batch.rows.samples.tolist(), batch.flips.tolist(), digests, strict=True))
         os.write(self._file, json.dumps(rows).encode() + b"\n")
 
 
@@ -102,7 +102,7 @@ def read(shards, root, attempt, batch, micro_batches, victims, delay, images):
         kill_after(lambda: int(checkpoint.read_text()) > start, delay)
     split = Split(batch=batch, micro_batches=micro_batches, rank=rank, world_size=world_size)
     fetcher = Fetcher(open_corpus([shards]), (SIZE, 3))
-    reader = IndexedReader(fetcher, shape=(SIZE, 3), seed=SEED, plan=DecodePlan(count=2, prefetch=3))
+    reader = IndexedReader(fetcher, seed=SEED, plan=DecodePlan(count=2, prefetch=3))
     log, stream = Log(root / f"attempt{attempt}", rank), reader.batches(start, split)
     with suppress(RuntimeError):  # of a rank whose peer was killed
         for position in range(start, start + images, batch):

@@ -35,7 +35,7 @@ def inputs(given: list[str], world_size: int) -> list[tuple[Hashes, list[int]]]:
         found: Hashes = {"real": [hashed(part) for part in real]}
         for name in ("z", "mix", "augment_real", "augment_fake", "augment_g"):
             found[name] = [hashed(getattr(part, name)) for part in noise]
-        seen.append((found, batch.samples.tolist()))
+        seen.append((found, batch.rows.samples.tolist()))
         session.state.images += BATCH
         if len(seen) == ITERATIONS:
             return seen

@@ -5,9 +5,7 @@ the work of one show how large it is. More threads than its inverse are of no us
 """
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,22 +15,13 @@ from dcgan_dist.data.images.codecs import decode_into, netpbm_header
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.shards.files import read_together
 from dcgan_dist.data.system.workers import available_cores
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import Say, UserError
 from dcgan_dist.text import counted
 
-Say = Callable[[str], None]
 TRIED = 64  # images
 FEW = 4  # cores: threads of so few are never in one another's way
 MOST_THREADS, MOST_PROCESSES = 16, 32
 LEAST_GIL_SHARE = 0.02  # what a short measurement can tell from nothing
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeCost:
-    """What one image takes."""
-
-    seconds: float
-    gil_share: float  # the part of it with the GIL held, 0 to 1
 
 
 def choose_decode_plan(config: Config, corpus: Corpus, *, local_ranks: int, on_gpu: bool, say: Say) -> DecodePlan:
@@ -43,10 +32,10 @@ def choose_decode_plan(config: Config, corpus: Corpus, *, local_ranks: int, on_g
     if not count and _all_pixels(corpus, shape):
         count, reason = 1, "pixels at training size are only copied"
     elif kind == "auto" and cores > FEW:
-        cost = measure_decoding(_files(corpus), shape)
-        useful = round(1 / max(cost.gil_share, LEAST_GIL_SHARE))
+        seconds, gil_share = measure_decoding(_files(corpus), shape)
+        useful = round(1 / max(gil_share, LEAST_GIL_SHARE))
         kind = "processes" if (count or cores) > min(useful, MOST_THREADS) else "threads"
-        reason = f"{cost.seconds * 1e6:.0f} us an image, {cost.gil_share:.0%} of it with the GIL held"
+        reason = f"{seconds * 1e6:.0f} us an image, {gil_share:.0%} of it with the GIL held"
     kind = "threads" if kind == "auto" else kind
     count = count or min(cores, MOST_THREADS if kind == "threads" else MOST_PROCESSES)
     if not (data.workers and data.decode != "auto"):
@@ -67,12 +56,14 @@ def _files(corpus: Corpus) -> list[tuple[bytes, str]]:
     index, file = corpus.index(0), corpus.opener.open(corpus.shards[0])
     members = range(min(TRIED, len(index)))
     blobs = read_together([(file, int(index.offset[member]), int(index.length[member])) for member in members])
-    suffixes = [index.suffixes[index.suffix[member]] for member in members]
-    return list(zip(blobs, suffixes, strict=True))
+    return list(zip(blobs, [index.suffixes[index.suffix[member]] for member in members], strict=True))
 
 
-def measure_decoding(files: list[tuple[bytes, str]], shape: tuple[int, int]) -> DecodeCost:
-    """Decodes files in one thread, then in each of two; takes some 10 ms. `shape`: height (and width), channels."""
+def measure_decoding(files: list[tuple[bytes, str]], shape: tuple[int, int]) -> tuple[float, float]:
+    """Decodes files in one thread, then in each of two; takes some 10 ms. `shape`: height (and width), channels.
+
+    Returns the seconds that an image takes, and the part of them with the GIL held, 0 to 1.
+    """
     size, channels = shape
 
     def decode_all() -> None:
@@ -91,4 +82,4 @@ def measure_decoding(files: list[tuple[bytes, str]], shape: tuple[int, int]) -> 
     decode_all()  # the first time is slower
     with ThreadPoolExecutor(2) as pool:
         alone, together = seconds(1), seconds(2)
-    return DecodeCost(seconds=alone / len(files), gil_share=min(max(together / alone - 1, 0.0), 1.0))
+    return alone / len(files), min(max(together / alone - 1, 0.0), 1.0)

@@ -10,9 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import wait
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -26,7 +25,7 @@ import torch
 import dcgan_dist
 from dcgan_dist.data.reading.counters import Counters
 from dcgan_dist.data.reading.fetch import Fetcher
-from dcgan_dist.data.reading.prefetch_buffer import JOIN_TIMEOUT, Batch, empty_batch, shared_memory_batch
+from dcgan_dist.data.reading.prefetch_buffer import JOIN_TIMEOUT, Batch, batch_in, empty_batch
 from dcgan_dist.data.reading.shared_batch import bytes_of_batch
 from dcgan_dist.data.system.workers import DaemonThreads, signals_blocked
 from dcgan_dist.errors import UserError
@@ -50,8 +49,8 @@ class ThreadDecodePool:
         self._threads = DaemonThreads(count if count > 1 else 0, "decode")
 
     def fill(self, batch: Batch) -> Counters:
-        """Reads the images of `batch.samples` into one of the slots; returns what was read. Raises UserError."""
-        parts = shares(len(batch.samples), self._count)
+        """Reads the images of `batch.rows.samples` into one of the slots; returns what was read. Raises UserError."""
+        parts = shares(len(batch.rows.samples), self._count)
         if len(parts) == 1:
             return self._fill(batch, parts[0])
         futures = [self._threads.submit(partial(self._fill, batch, rows)) for rows in parts]
@@ -69,33 +68,20 @@ class ThreadDecodePool:
 class ProcessDecodePool:
     """Processes that decode into memory that they share with this one."""
 
-    def __init__(self, fetcher: Fetcher, slots: int, images: int, shape: tuple[int, int], plan: DecodePlan) -> None:
-        """`slots` batches of `images` images of `shape` (height and width, channels).
-
-        Raises UserError when the system refuses the memory or the processes.
-        """
+    def __init__(self, fetcher: Fetcher, plan: DecodePlan, slots: int, images: int) -> None:
+        """`slots` batches of `images` images. Raises OSError when the system refuses the memory or the processes."""
         self._fetcher, self._pinned = fetcher, 0  # address
         self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
-        try:
-            self._begin(slots, images, shape, plan)
-        except OSError as error:
-            size = slots * bytes_of_batch(images, *shape) / 1e6
-            raise UserError(
-                f"{plan.count} decoding processes with {size:.0f} MB of shared memory could not start "
-                f"({error.strerror}); try --data.decode threads, or fewer --data.workers and a smaller --data.prefetch"
-            ) from error
-
-    def _begin(self, slots: int, images: int, shape: tuple[int, int], plan: DecodePlan) -> None:
-        each = bytes_of_batch(images, *shape)
+        each = bytes_of_batch(images, *fetcher.shape)
         with ExitStack() as stack:
             memory = os.memfd_create("dcgan_dist batches")
             stack.callback(os.close, memory)
             os.ftruncate(memory, slots * each)
             self._memory = mmap.mmap(memory, slots * each)
             view = memoryview(self._memory)
-            self.slots = [shared_memory_batch(view[n * each : (n + 1) * each], images, *shape, n) for n in range(slots)]
+            self.slots = [batch_in(view[n * each : (n + 1) * each], images, *fetcher.shape, n) for n in range(slots)]
             stack.callback(self.close)
-            task = ForkingPickler.dumps((self._fetcher, slots, images, shape))  # once, for a corpus may be large
+            task = ForkingPickler.dumps((fetcher, slots, images))  # once, for a corpus may be large
             for rows in shares(images, plan.count):
                 self._workers.append(_start(memory))
                 self._workers[-1][1].send_bytes(task)
@@ -166,16 +152,17 @@ def shares(count: int, parts: int) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(bounds)]
 
 
-@contextmanager
-def open_decode_pool(
-    fetcher: Fetcher, plan: DecodePlan, *, images: int, shape: tuple[int, int]
-) -> Iterator[ThreadDecodePool | ProcessDecodePool]:
-    """The workers that fill batches of `images` images of `shape` (height and width, channels)."""
+def open_decode_pool(fetcher: Fetcher, plan: DecodePlan, images: int) -> ThreadDecodePool | ProcessDecodePool:
+    """The workers that fill batches of `images` images. Raises UserError when the system refuses them."""
     slots = plan.prefetch + 2  # one is being filled, one is with the trainer
     if plan.kind == "processes":
-        pool = ProcessDecodePool(fetcher, slots, images, shape, plan)
-    else:
-        batches = [empty_batch(images, *shape, plan.pinned) for _ in range(slots)]
-        pool = ThreadDecodePool(fetcher, batches, plan.count)
-    with closing(pool):
-        yield pool
+        try:
+            return ProcessDecodePool(fetcher, plan, slots, images)
+        except OSError as error:
+            size = slots * bytes_of_batch(images, *fetcher.shape) / 1e6
+            raise UserError(
+                f"{plan.count} decoding processes with {size:.0f} MB of shared memory could not start "
+                f"({error.strerror}); try --data.decode threads, or fewer --data.workers and a smaller --data.prefetch"
+            ) from error
+    batches = [empty_batch(images, *fetcher.shape, plan.pinned) for _ in range(slots)]
+    return ThreadDecodePool(fetcher, batches, plan.count)

@@ -17,14 +17,13 @@ from dcgan_dist.errors import UserError
 def main(memory: int, connection: int) -> None:
     """Serves until the trainer closes the connection or ends."""
     with Connection(connection) as parent, contextlib.suppress(EOFError, OSError):
-        fetcher, slots, images, shape = parent.recv()
+        fetcher, slots, images = parent.recv()
         rows = parent.recv()
-        each = bytes_of_batch(images, *shape)
+        each = bytes_of_batch(images, *fetcher.shape)
         ring = memoryview(mmap.mmap(memory, slots * each))
-        batches = [batch_arrays(ring[n * each : (n + 1) * each], images, *shape) for n in range(slots)]
+        batches = [batch_arrays(ring[n * each : (n + 1) * each], images, *fetcher.shape) for n in range(slots)]
         while True:
-            slot = int.from_bytes(parent.recv_bytes(), "little")
-            pixels, labels, samples, _ = batches[slot]
+            pixels, labels, samples, _ = batches[int.from_bytes(parent.recv_bytes(), "little")]
             parent.send(_fill(fetcher, samples[rows], pixels[rows], labels[rows]))
 
 

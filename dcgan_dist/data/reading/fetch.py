@@ -9,11 +9,12 @@ import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcgan_dist.config.groups import Damaged
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.images.codecs import netpbm_header
 from dcgan_dist.data.images.jpeg import decode_jpeg
@@ -26,7 +27,6 @@ from dcgan_dist.errors import UserError
 MOST_OPEN = 4_096  # shards; the lanes of an order are in about half as many at a time
 OPEN_THREADS = 16  # remote shards
 RELEASE_EVERY = 64  # calls of fill after which shards that are in the cache by now are closed
-Policy = Literal["raise", "substitute"]
 
 
 def most_open(wanted: int) -> int:
@@ -46,11 +46,6 @@ class _Target(NamedTuple):
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
-    def row(self, row: int) -> "_Target":
-        """One of them."""
-        one = slice(row, row + 1)
-        return _Target(self.samples[one], self.pixels[one], self.labels[one])
-
 
 Places = list[tuple[int, int]]  # of every row the shard and the member of it
 Shards = dict[int, OpenShard]
@@ -63,14 +58,14 @@ class Fetcher:
     """Reads images by their numbers in the corpus. `fill` may be called by several threads for rows of their own."""
 
     def __init__(
-        self, corpus: Corpus, shape: tuple[int, int], damaged: Policy = "raise", most_damaged: int = 100
+        self, corpus: Corpus, shape: tuple[int, int], damaged: Damaged = "raise", most_damaged: int = 100
     ) -> None:
         """`shape`: height (and width), channels.
 
         `damaged`: an image that cannot be used ends the run (raise), or the next intact one of its shard takes its
         place, always the same one (substitute), until there are more than `most_damaged` different ones.
         """
-        self.corpus, self._shape = corpus, shape
+        self.corpus, self.shape = corpus, shape
         self.damages: dict[int, str] = {}
         """Number of each damaged image and what is wrong with it, in the order in which they were met."""
         self._header = len(netpbm_header(shape[0], *shape))
@@ -99,7 +94,7 @@ class Fetcher:
         if self._fills % RELEASE_EVERY == 0 and self._remote:
             self._release_remote()
         for row, error in self._fill(target, counters):
-            sample, one = int(samples[row]), target.row(row)
+            sample, one = int(samples[row]), _Target._make(part[row : row + 1] for part in target)
             if self._retry_damaged(sample) and not self._fill(one, Counters()):
                 continue
             if self._policy == "raise":
@@ -119,7 +114,7 @@ class Fetcher:
 
     def _fill(self, target: _Target, counters: Counters) -> Bad:
         numbers = self.corpus.shards_of(target.samples)
-        if not self._remote and self._pixels.copy(target.samples, numbers, self._view, target.pixels, target.labels):
+        if not self._remote and self._pixels.copy(*target, numbers, lambda number: self._open_one(number).view()):
             counters.bytes += target.pixels.nbytes + self._header * len(target.samples)
             return []
         places = self.corpus.locate_all(target.samples, numbers)
@@ -197,9 +192,6 @@ class Fetcher:
 
     # ---- open shards
 
-    def _view(self, number: int) -> memoryview | None:
-        return self._open_one(number).view()
-
     def _opened(self, numbers: set[int]) -> Shards:
         """Shards that are open, or are opened now: remote ones, whose index is asked for, several at a time."""
         missing = [number for number in numbers if number not in self._open] if self._remote else []
@@ -212,12 +204,11 @@ class Fetcher:
         return shards
 
     def _open_one(self, number: int) -> OpenShard:
-        shard = self._open.get(number)
-        if shard is not None:
+        if (shard := self._open.get(number)) is not None:
             return shard
         file = self.corpus.opener.open(self.corpus.shards[number])
         remote = self.corpus.shards[number].source is not None
-        shard = OpenShard(file, self.corpus.index(number), self._shape, remote)
+        shard = OpenShard(file, self.corpus.index(number), self.shape, remote)
         if same_file(file, self._discarded.get(number)):  # another thread discarded it meanwhile
             return self._open_one(number)
         with self._lock:

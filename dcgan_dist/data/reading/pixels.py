@@ -28,19 +28,15 @@ class PixelTable:
     def copy(
         self,
         samples: NDArray[np.int64],
-        shards: NDArray[np.intp],
-        view: Callable[[int], memoryview | None],
         pixels: NDArray[np.uint8],
         labels: NDArray[np.int64],
+        shards: NDArray[np.intp],
+        view: Callable[[int], memoryview | None],
     ) -> bool:
-        """Fills a batch if all its images are known; False when not, or when a file is shorter by now.
+        """Fills `pixels`, (n, H, W, C), C-contiguous, and `labels`, (n,), with the images `samples`, (n,), of a corpus.
 
-        Args:
-            samples: (n,) numbers in the corpus.
-            shards: (n,) their shards.
-            view: of the number of a shard, all its bytes, if they are mapped.
-            pixels: (n, H, W, C), C-contiguous, to be filled.
-            labels: (n,), to be filled.
+        Returns False when not all are known, or when a file is shorter by now. `shards`: (n,) those of the samples.
+        `view`: of the number of a shard, all its bytes, if they are mapped.
         """
         if not len(self._begin) or not (begins := self._begin[samples]).all():
             return False

@@ -6,13 +6,11 @@ from itertools import cycle
 from queue import SimpleQueue
 from threading import Event, Thread
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_dist.data.reading.counters import Counters
-from dcgan_dist.data.reading.shared_batch import FAVOURED, MODULUS, BatchArrays, batch_arrays
+from dcgan_dist.data.reading.shared_batch import BatchArrays, batch_arrays, bytes_of_batch
 from dcgan_dist.data.system.workers import signals_blocked
 
 JOIN_TIMEOUT = 10  # seconds; a thread that hangs in a read must not delay the end of the program
@@ -30,39 +28,21 @@ class Batch:
     slot: int = 0  # number of the memory that holds it
     read: Counters = field(default_factory=Counters)  # what was read for it
 
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """(n, H, W, C)"""
-        return self.rows.pixels
-
-    @property
-    def samples(self) -> NDArray[np.int64]:
-        """(n,) numbers of the images in the corpus; -1 from a stream."""
-        return self.rows.samples
-
 
 def empty_batch(count: int, size: int, channels: int, pinned: bool) -> Batch:
     """A slot for `count` images; pinned memory goes to a GPU without a further copy and without waiting."""
-    length = count * size * size * channels
-    memory = torch.zeros(length + MODULUS, dtype=torch.uint8, pin_memory=pinned)
-    first = (FAVOURED - memory.data_ptr()) % MODULUS
-    pixels = memory[first : first + length].view(count, size, size, channels)
-    flips = torch.zeros(count, dtype=torch.bool, pin_memory=pinned)
-    labels = torch.full((count,), -1, dtype=torch.int64, pin_memory=pinned)
-    rows = BatchArrays(pixels.numpy(), labels.numpy(), np.full(count, -1, dtype=np.int64), flips.numpy())
-    return Batch(images=pixels.permute(0, 3, 1, 2), flips=flips, labels=labels, rows=rows)
+    memory = torch.zeros(bytes_of_batch(count, size, channels), dtype=torch.uint8, pin_memory=pinned)
+    batch = batch_in(memory.numpy().data, count, size, channels)
+    batch.rows.labels[:] = batch.rows.samples[:] = -1
+    return batch
 
 
-def shared_memory_batch(memory: memoryview, count: int, size: int, channels: int, slot: int) -> Batch:
-    """A slot in memory that several processes share; see shared_batch.py."""
+def batch_in(memory: memoryview, count: int, size: int, channels: int, slot: int = 0) -> Batch:
+    """A slot in memory that is there already, perhaps shared by several processes; see shared_batch.py."""
     rows = batch_arrays(memory, count, size, channels)
-    return Batch(
-        images=torch.from_numpy(rows.pixels).permute(0, 3, 1, 2),
-        flips=torch.from_numpy(rows.flips),
-        labels=torch.from_numpy(rows.labels),
-        rows=rows,
-        slot=slot,
-    )
+    images = torch.from_numpy(rows.pixels).permute(0, 3, 1, 2)
+    flips, labels = torch.from_numpy(rows.flips), torch.from_numpy(rows.labels)
+    return Batch(images=images, flips=flips, labels=labels, rows=rows, slot=slot)
 
 
 def prefetch_batches(fill: Callable[[Batch], None], slots: list[Batch]) -> Generator[Batch, None, None]:

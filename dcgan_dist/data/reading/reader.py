@@ -15,7 +15,7 @@ from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.prefetch_buffer import Batch, prefetch_batches
 from dcgan_dist.data.remote.prefetch import Prefetcher
 from dcgan_dist.data.shards.index import read_index
-from dcgan_dist.errors import to_stderr
+from dcgan_dist.errors import Say, to_stderr
 
 HORIZON = 2 * LANES * WINDOW  # positions: what the lanes still read of their current shards, and as much again
 STEP = LANES * WINDOW // 16  # positions after which the next uses of shards are looked up again
@@ -29,32 +29,19 @@ class IndexedReader:
 
     exact = True  # resumes at the next sample
 
-    def __init__(
-        self,
-        fetcher: Fetcher,
-        *,
-        shape: tuple[int, int],
-        seed: int,
-        plan: DecodePlan,
-        say: Callable[[str], None] = to_stderr,
-    ) -> None:
-        """`shape`: height (and width), channels; `say`: as of Prefetcher."""
-        self.corpus = fetcher.corpus
+    def __init__(self, fetcher: Fetcher, *, seed: int, plan: DecodePlan, say: Say = to_stderr) -> None:
+        """`say`: as of Prefetcher."""
+        self.corpus, self.damages = fetcher.corpus, fetcher.damages
         self.order = Order(self.corpus.lengths, seed)
         self.counters = Counters()  # what was read for the batches so far
-        self._fetcher, self._shape, self._plan, self._say = fetcher, shape, plan, say
-
-    @property
-    def damages(self) -> dict[int, str]:
-        """See Fetcher."""
-        return self._fetcher.damages
+        self._fetcher, self._plan, self._say = fetcher, plan, say
 
     def batches(self, position: int, split: Split) -> Generator[Batch, None, None]:
         """This rank's batches from a position on, without end: micro-batch after micro-batch within each."""
         images = split.per_rank_micro * split.micro_batches
         wanted = self._wanted(position, split)
         with (
-            open_decode_pool(self._fetcher, self._plan, images=images, shape=self._shape) as pool,
+            closing(open_decode_pool(self._fetcher, self._plan, images)) as pool,
             prefetching_shards(self.corpus, self.order, position, self._say) as advance,
         ):
 
@@ -83,9 +70,7 @@ class IndexedReader:
 
 
 @contextmanager
-def prefetching_shards(
-    corpus: Corpus, order: Order, start: int, say: Callable[[str], None]
-) -> Iterator[Callable[[int], None]]:
+def prefetching_shards(corpus: Corpus, order: Order, start: int, say: Say) -> Iterator[Callable[[int], None]]:
     """Brings remote shards into the cache before they are read, from the position `start` on.
 
     Yields a function to call with the reader's position. `say`: as of Prefetcher.

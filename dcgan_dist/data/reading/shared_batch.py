@@ -1,4 +1,4 @@
-"""Memory layout of a batch that several processes share."""
+"""Memory layout of a batch, which several processes may share."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ FAVOURED, MODULUS = 16, 32
 
 
 class BatchArrays(NamedTuple):
-    """A batch of n images as arrays over shared memory."""
+    """A batch of n images as arrays over one piece of memory, which begins at a multiple of 32."""
 
     pixels: NDArray[np.uint8]  # (n, H, W, C)
     labels: NDArray[np.int64]  # (n,)
-    samples: NDArray[np.int64]  # (n,)
+    samples: NDArray[np.int64]  # (n,) numbers of the images in the corpus; -1 from a stream
     flips: NDArray[np.bool_]  # (n,)
 
 

@@ -120,7 +120,7 @@ class StreamReader:
         slots = [empty_batch(count, *self._shape, self._pinned) for _ in range(self._prefetch + 2)]
 
         def fill(batch: Batch) -> None:
-            pixels, batch.read = batch.pixels, Counters(images=count)
+            pixels, batch.read = batch.rows.pixels, Counters(images=count)
             batch.rows.flips[:] = flips(self._seed, next(positions) + split.rank * count, count)
             for row, sample in enumerate(islice(samples, count)):
                 batch.rows.labels[row] = sample.label

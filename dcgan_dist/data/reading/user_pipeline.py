@@ -22,9 +22,8 @@ from dcgan_dist.data.system.workers import kill_children
 from dcgan_dist.errors import UsageError, UserError
 
 CALL = "FUNCTION(shards, *, image_size, channels, seed, rank, world_size)"
-LONGEST_FOLDER = 107 - len(
-    "/pymp-12345678/listener-12345678"
-)  # bytes: a socket of multiprocessing, which passes tensors
+# bytes: a socket of multiprocessing, which passes tensors
+LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
 Make = Callable[..., Iterable[Any]]
 
 

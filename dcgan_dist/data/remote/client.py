@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,6 @@ from dcgan_dist.data.remote.stores import IN_FLIGHT, STORES, FileChangedError, R
 from dcgan_dist.data.system.workers import DaemonThreads
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.location import Location
-
-__all__ = ["Remote", "RemoteStat", "base_name", "is_remote"]
 
 PART = 8 * 2**20  # bytes of one request of a download
 PARTS = 4  # of a download in flight; together they bound its memory
@@ -57,12 +54,6 @@ def _open_store(protocol: str, timeout: float, _process: int) -> Store:
 @cache
 def _threads(_process: int) -> DaemonThreads:
     return DaemonThreads(IN_FLIGHT, "remote")
-
-
-def _submit(act: Callable[[], bytes]) -> Future[bytes]:
-    with _lock:
-        threads = _threads(os.getpid())
-    return threads.submit(act)
 
 
 def is_remote(name: str) -> bool:
@@ -136,9 +127,11 @@ class Remote:
     def _together(self, spans: Iterable[Span], most: int) -> Iterator[bytes]:
         """The bytes of ranges in their order, at most so many of them in flight."""
         pending: deque[Future[bytes]] = deque()
+        with _lock:
+            threads = _threads(os.getpid())
         try:
             for span in spans:
-                pending.append(_submit(partial(self._fetch, span)))
+                pending.append(threads.submit(partial(self._fetch, span)))
                 if len(pending) == most:
                     yield pending.popleft().result()
             while pending:
@@ -163,12 +156,13 @@ class Remote:
                 self._pause_after(error, span.url, failed)
 
     def _retried(self, act: Callable[[Location], Any], url: Location) -> Any:
-        for failed in count(1):
+        failed = 0
+        while True:
             try:
                 return act(url)
             except Exception as error:
+                failed += 1
                 self._pause_after(error, url, failed)
-        raise AssertionError
 
     def _pause_after(self, error: Exception, url: str, failed: int) -> None:
         """Before the next attempt; raises UserError when the error is permanent, or was the last of too many."""

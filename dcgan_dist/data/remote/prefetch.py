@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcgan_dist.data.remote.cache import ANY, BeingMadeError, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.source import FileSource
-from dcgan_dist.errors import UserError
+from dcgan_dist.errors import Say, UserError
 
 THREADS = 4  # shards that are downloaded at the same time
 PAUSE = 0.25  # seconds after which an idle thread looks for work
@@ -33,7 +33,7 @@ class Prefetcher:
         sources: Sequence[FileSource | None],
         first_uses: FirstUses,
         *,
-        say: Callable[[str], None],
+        say: Say,
         position: int = 0,
         check: Callable[[Path], object] = ANY.check,
     ) -> None:
@@ -58,8 +58,8 @@ class Prefetcher:
         self._full = False
         self._not_before: dict[int | None, float] = {}  # when a failed shard is retried
         self._failed: Exception | None = None
-        self._closed = threading.Event()
-        self._request = EntryRequest(next_use=self._next_use, check=check, stop=self._closed, wait=False)
+        self._closed = stop = threading.Event()
+        self._request = EntryRequest(next_use=lambda name: self._uses.get(name), check=check, stop=stop, wait=False)
         self.threads = [threading.Thread(target=self._work, name="prefetch", daemon=True) for _ in range(THREADS)]
         for thread in self.threads:
             thread.start()
@@ -75,9 +75,6 @@ class Prefetcher:
         self._closed.set()
         for thread in self.threads:
             thread.join(SHUTDOWN)
-
-    def _next_use(self, name: str) -> int | None:
-        return self._uses.get(name)
 
     def _work(self) -> None:
         try:

@@ -46,8 +46,7 @@ def wanted_of(source: FileSource) -> Wanted:
             about = source.stat()
         shown, address, version, size = str(source), str(source.resolve()), str(about.st_mtime_ns), about.st_size
     kind = packing(base_name(shown)) if isinstance(source, RemoteStat) else packing_of(source)
-    own = base_name(shown)
-    text = re.sub(r"[^A-Za-z0-9._-]+", "_", unpacked_name(own))[-READABLE:]
+    text = re.sub(r"[^A-Za-z0-9._-]+", "_", unpacked_name(base_name(shown)))[-READABLE:]
     identity = xxhash.xxh3_128_hexdigest(f"{address}\n{version}\n{size}".encode(errors="surrogateescape"))
     return Wanted(identity, f"{identity}-{text}", shown, size, kind)
 

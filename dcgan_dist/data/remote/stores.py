@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -166,17 +167,13 @@ class Hub(Web):
 
         self._hub: Any = huggingface_hub.HfFileSystem(skip_instance_cache=True)
         self._build_headers = huggingface_hub.utils.build_hf_headers
-        self._pages: dict[str, str] = {}
-        self.transient, self.lasting = (
-            (Exception,),
-            (*self.lasting, OSError, ValueError),
-        )  # the Hub's package raises these
+        self._page = cache(self._hub.url)
+        self.transient = (Exception,)
+        self.lasting = (*self.lasting, OSError, ValueError)  # the Hub's package raises these
 
     def locate(self, url: str) -> tuple[str, dict[str, str]]:
         """See Web."""
-        if url not in self._pages:
-            self._pages[url] = self._hub.url(Location(url).reveal())
-        return self._pages[url], self._build_headers(token=self._hub.token)
+        return self._page(Location(url).reveal()), self._build_headers(token=self._hub.token)
 
     def glob(self, pattern: str) -> list[str]:
         """The files that match, as URLs."""

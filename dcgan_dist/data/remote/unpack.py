@@ -67,8 +67,7 @@ def unpacked(packed: Iterable[bytes], kind: str, name: str) -> Iterator[bytes]:
             try:
                 yield from _decompressed(stream, piece)
             except damage as error:
-                problem = "is damaged, or has the wrong ending"
-                raise UserError(f"{name}: {problem} ({error}); copy it again") from error
+                raise UserError(f"{name}: is damaged, or has the wrong ending ({error}); copy it again") from error
             piece, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
     if stream is not None or not padding:
         raise UserError(f"{name}: the packed file is cut or empty; copy it again")

@@ -11,7 +11,7 @@ from support.shards import encoded, open_corpus, write_ours, write_tar
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig, ModelConfig
 from dcgan_dist.data.reading import autotune
-from dcgan_dist.data.reading.autotune import DecodeCost, choose_decode_plan, measure_decoding
+from dcgan_dist.data.reading.autotune import choose_decode_plan, measure_decoding
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.text import counted
 
@@ -43,7 +43,7 @@ def measured(monkeypatch):
 
     def fake(files, shape):
         calls.append((files, shape))
-        return DecodeCost(seconds=250e-6, gil_share=calls.gil_share)
+        return 250e-6, calls.gil_share
 
     monkeypatch.setattr(autotune, "measure_decoding", fake)
     return calls
@@ -135,7 +135,7 @@ def test_processes_are_chosen_where_threads_would_wait_for_one_another(
 )
 def test_no_choice_asks_for_more_than_there_is(corpora, cores, ranks, on_gpu, gil_share, kind, decode):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autotune, "measure_decoding", lambda files, shape: DecodeCost(seconds=1e-4, gil_share=gil_share))
+        patch.setattr(autotune, "measure_decoding", lambda files, shape: (1e-4, gil_share))
         plan, said = plan_for(patch, corpora[kind], cores, ranks, on_gpu, decode=decode)
     assert len(said) == 1
     assert plan.count >= 1
@@ -174,14 +174,14 @@ def test_pixels_are_copied_by_a_process_where_one_is_asked_for(monkeypatch, corp
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "ppm"])
 def test_a_measurement_of_real_files_is_plausible(suffix):
-    cost = measure_decoding([(encoded(n, suffix), suffix) for n in range(16)], (32, 3))
-    assert 0 < cost.seconds < 1
-    assert 0 <= cost.gil_share <= 1
+    seconds, gil_share = measure_decoding([(encoded(n, suffix), suffix) for n in range(16)], (32, 3))
+    assert 0 < seconds < 1
+    assert 0 <= gil_share <= 1
 
 
 def test_files_that_do_not_decode_are_left_to_the_training():
     files = [(b"", "jpg"), (b"<html>", "png"), (encoded(0, "jpg")[:300], "jpg"), (b"P6\n32 32\n255\n", "ppm")]
     for some in (files, [*files, (encoded(1, "png"), "png")]):
-        cost = measure_decoding(some, (32, 3))
-        assert cost.seconds > 0
-        assert 0 <= cost.gil_share <= 1
+        seconds, gil_share = measure_decoding(some, (32, 3))
+        assert seconds > 0
+        assert 0 <= gil_share <= 1

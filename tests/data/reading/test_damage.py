@@ -55,9 +55,7 @@ BAD = IMAGES + 7
 def read(corpus, ranks=1, steps=30, batch=12, kind: Any = "threads", **options):
     """The global batches of some steps: samples, labels and pixels, from readers of all ranks; and the readers."""
     readers = [
-        IndexedReader(
-            Fetcher(corpus, SHAPE, **options), shape=SHAPE, seed=3, plan=DecodePlan(kind=kind, count=2, prefetch=1)
-        )
+        IndexedReader(Fetcher(corpus, SHAPE, **options), seed=3, plan=DecodePlan(kind=kind, count=2, prefetch=1))
         for _ in range(ranks)
     ]
     parts = []
@@ -65,7 +63,7 @@ def read(corpus, ranks=1, steps=30, batch=12, kind: Any = "threads", **options):
         batches = reader.batches(0, Split(batch=batch, micro_batches=1, rank=rank, world_size=ranks))
         parts.append(
             [
-                (each.samples.copy(), each.labels.numpy().copy(), each.pixels.copy())
+                (each.rows.samples.copy(), each.labels.numpy().copy(), each.rows.pixels.copy())
                 for each in itertools.islice(batches, steps)
             ]
         )

@@ -27,7 +27,7 @@ ALONE = Split(batch=8, micro_batches=1, rank=0, world_size=1)
 def make_batches(path, kind: Any = "processes", count=2):
     corpus = open_corpus([str(path)])
     plan = DecodePlan(kind=kind, count=count, prefetch=1)
-    return IndexedReader(Fetcher(corpus, (32, 3)), shape=(32, 3), seed=0, plan=plan).batches(0, ALONE)
+    return IndexedReader(Fetcher(corpus, (32, 3)), seed=0, plan=plan).batches(0, ALONE)
 
 
 @pytest.mark.parametrize(("count", "parts"), [(1, 1), (8, 3), (7, 7), (3, 16), (100, 8)])
@@ -146,7 +146,7 @@ class Counting(Fetcher):
 def test_the_reader_waits_for_a_slow_trainer_with_a_bounded_number_of_batches(tmp_path):
     corpus = open_corpus([str(write_ours(tmp_path / "shard.tar", 64))])
     fetcher = Counting(corpus, (32, 3))
-    reader = IndexedReader(fetcher, shape=(32, 3), seed=0, plan=DecodePlan(prefetch=3))
+    reader = IndexedReader(fetcher, seed=0, plan=DecodePlan(prefetch=3))
     batches = reader.batches(0, ALONE)
     next(batches)
     until(lambda: fetcher.images >= 5 * 8)

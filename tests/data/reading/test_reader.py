@@ -48,7 +48,7 @@ def corpus(tmp_path_factory):
 
 def make_reader(corpus, channels=3, threads=2, prefetch=2, kind: Any = "threads", **options):
     shape, plan = (SIZE, channels), DecodePlan(kind=kind, count=threads, prefetch=prefetch)
-    return IndexedReader(Fetcher(corpus, shape, **options), shape=shape, seed=SEED, plan=plan)
+    return IndexedReader(Fetcher(corpus, shape, **options), seed=SEED, plan=plan)
 
 
 def first_batches(reader, count, position=0, split=ALONE):
@@ -56,7 +56,7 @@ def first_batches(reader, count, position=0, split=ALONE):
     batches = reader.batches(position, split)
     try:
         return [
-            (batch.pixels.copy(), batch.samples.copy(), batch.labels.tolist(), batch.flips.tolist())
+            (batch.rows.pixels.copy(), batch.rows.samples.copy(), batch.labels.tolist(), batch.flips.tolist())
             for batch in itertools.islice(batches, count)
         ]
     finally:
@@ -107,8 +107,8 @@ def test_what_a_batch_is(corpus, channels):
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert (batch.flips.shape, batch.flips.dtype) == ((12,), torch.bool)
     assert (batch.labels.shape, batch.labels.dtype) == ((12,), torch.int64)
-    assert np.shares_memory(batch.pixels, batch.images.numpy())
-    assert np.array_equal(batch.pixels, batch.images.numpy().transpose(0, 2, 3, 1))
+    assert np.shares_memory(batch.rows.pixels, batch.images.numpy())
+    assert np.array_equal(batch.rows.pixels, batch.images.numpy().transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 3])
@@ -302,7 +302,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 200))
 from data.reading.test_reader import ALONE, make_reader, open_corpus
 batches = make_reader(open_corpus([sys.argv[1]]), threads=1).batches(0, ALONE)
-print(sorted({sample for _ in range(10) for sample in next(batches).samples.tolist()}) == list(range(120)))
+print(sorted({sample for _ in range(10) for sample in next(batches).rows.samples.tolist()}) == list(range(120)))
 """
 
 
@@ -329,7 +329,7 @@ def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
     batches = make_reader(corpus, threads=4).batches(0, ALONE)
     for _ in range(count // 12 + 5):
         batch = next(batches)
-        for sample, pixels in zip(batch.samples.tolist(), batch.pixels, strict=True):
+        for sample, pixels in zip(batch.rows.samples.tolist(), batch.rows.pixels, strict=True):
             assert pixels.tobytes() == encoded(sample)[-pixels.nbytes :]
     # those of the batch in the making may be further ones, or be closed while they are counted
     assert 60 - 12 <= resources()[1] - opened <= 60 + 12

@@ -88,7 +88,7 @@ def read(folder, kind):
     reader = make_reader(config, open_data(config, lines.append), local_ranks=1, pinned=False, say=lines.append)
     with closing(reader.batches(0, Split(batch=COUNT, micro_batches=1, rank=0, world_size=1))) as batches:
         batch = next(batches)
-        return Counter(zip(map(bytes, batch.pixels), batch.labels.tolist(), strict=True)), lines
+        return Counter(zip(map(bytes, batch.rows.pixels), batch.labels.tolist(), strict=True)), lines
 
 
 WANTED = Counter((np.asarray(picture(n)).tobytes(), n % 3) for n in range(COUNT))

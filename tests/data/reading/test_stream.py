@@ -44,7 +44,7 @@ def contents(reader, batches, split=ALONE, position=0):
     stream = reader.batches(position, split)
     try:
         return [
-            [(pixels.tobytes(), label) for pixels, label in zip(batch.pixels, batch.labels.tolist(), strict=True)]
+            [(pixels.tobytes(), label) for pixels, label in zip(batch.rows.pixels, batch.labels.tolist(), strict=True)]
             for batch in itertools.islice(stream, batches)
         ]
     finally:
@@ -76,7 +76,7 @@ def shards(tmp_path_factory):
 def test_an_epoch_holds_the_same_images_and_labels_as_the_indexed_readers(shards, channels):
     shape = (SIZE, channels)
     corpus = open_corpus([str(path) for path in shards])
-    indexed = IndexedReader(Fetcher(corpus, shape), shape=shape, seed=SEED, plan=DecodePlan(count=2, prefetch=2))
+    indexed = IndexedReader(Fetcher(corpus, shape), seed=SEED, plan=DecodePlan(count=2, prefetch=2))
     wanted = joined(contents(indexed, 6))
     assert len(wanted) == 48
     assert {label for _, label in wanted} == {0, 1, 2, 3, 4}
@@ -91,7 +91,7 @@ def test_what_a_batch_is(shards):
     batch = next(stream)
     assert (batch.images.shape, batch.images.dtype) == ((8, 1, SIZE, SIZE), torch.uint8)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert batch.samples.tolist() == [-1] * 8
+    assert batch.rows.samples.tolist() == [-1] * 8
     # the coins of positions 80 + 8, .., and of the next global batch
     coins = keyed.words(keyed.key(SEED, "flip"), 80, 32) % 2 == 1
     assert batch.flips.tolist() == coins[8:16].tolist()
@@ -237,7 +237,7 @@ def test_nothing_is_left_of_a_stream_that_is_closed_early(tmp_path, kind, monkey
 
     before = resources()
     stream = make_reader([kind.format(path=path)]).batches(0, ALONE)
-    first = next(stream).pixels.copy()
+    first = next(stream).rows.pixels.copy()
     assert np.unique(first).size > 2
     assert "reader" in resources()[0] - before[0]
     stream.close()

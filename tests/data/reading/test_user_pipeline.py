@@ -61,7 +61,7 @@ def first(target, batches, *, shards=(), channels=3, at=ALONE, position=0):
     shape = (SIZE, channels)
     reader = StreamReader(UserPipeline(target, shards, shape), shape=shape, seed=1, prefetch=2, pinned=False)
     with closing(reader.batches(position, at)) as stream:
-        return [(batch.pixels.copy(), batch.labels.tolist()) for batch in itertools.islice(stream, batches)]
+        return [(batch.rows.pixels.copy(), batch.labels.tolist()) for batch in itertools.islice(stream, batches)]
 
 
 FORMS = {

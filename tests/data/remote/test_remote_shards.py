@@ -49,10 +49,10 @@ def server(folder):
 
 
 def contents(corpus, steps=20, kind: Any = "threads", position=0):
-    reader = IndexedReader(Fetcher(corpus, SHAPE), shape=SHAPE, seed=4, plan=DecodePlan(kind=kind, count=2, prefetch=2))
+    reader = IndexedReader(Fetcher(corpus, SHAPE), seed=4, plan=DecodePlan(kind=kind, count=2, prefetch=2))
     batches = reader.batches(position, SPLIT)
     found = [
-        (batch.samples.copy(), batch.labels.numpy().copy(), batch.flips.numpy().copy(), batch.pixels.copy())
+        (batch.rows.samples.copy(), batch.labels.numpy().copy(), batch.flips.numpy().copy(), batch.rows.pixels.copy())
         for batch in itertools.islice(batches, steps)
     ]
     batches.close()
@@ -101,7 +101,7 @@ def test_without_a_cache_images_come_by_range_and_no_more_than_they(folder, serv
 
 def test_the_cache_takes_over_while_the_reader_goes_on(folder, server, tmp_path):
     corpus = open_corpus(names(server)[:3], opener(tmp_path))
-    reader = IndexedReader(Fetcher(corpus, SHAPE), shape=SHAPE, seed=4, plan=DecodePlan(prefetch=2))
+    reader = IndexedReader(Fetcher(corpus, SHAPE), seed=4, plan=DecodePlan(prefetch=2))
     batches = reader.batches(0, SPLIT)
     until(lambda: next(batches) and reader.counters.from_cache >= 200)
     batches.close()

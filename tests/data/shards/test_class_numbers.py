@@ -155,7 +155,7 @@ def test_a_stream_which_knows_no_words_has_the_same_numbers(folder):
     stream = reader.batches(0, Split(batch=26, micro_batches=1, rank=0, world_size=1))
     batch = next(stream)
     stream.close()
-    found = zip((batch.pixels[:, 0, 0, 0] // 9).tolist(), batch.labels.tolist(), strict=True)
+    found = zip((batch.rows.pixels[:, 0, 0, 0] // 9).tolist(), batch.labels.tolist(), strict=True)
     assert sorted(found) == list(enumerate([*WANTED[:CUT], -1, -1]))
 
 

@@ -55,9 +55,7 @@ def epochs(corpus, ranks=1, each=2, count=2, kind: Any = "threads"):
     """(number, label) of every image that is seen in each of some epochs, `each` at a time on every rank, in order."""
     batch, parts = ranks * each, []
     for rank in range(ranks):
-        reader = IndexedReader(
-            Fetcher(corpus, (SIZE, 3)), shape=(SIZE, 3), seed=6, plan=DecodePlan(kind=kind, count=2, prefetch=1)
-        )
+        reader = IndexedReader(Fetcher(corpus, (SIZE, 3)), seed=6, plan=DecodePlan(kind=kind, count=2, prefetch=1))
         batches = reader.batches(0, Split(batch=batch, micro_batches=1, rank=rank, world_size=ranks))
         steps = -(-count * corpus.size // batch)
         parts.append([pairs(batch) for batch in itertools.islice(batches, steps)])
@@ -67,7 +65,7 @@ def epochs(corpus, ranks=1, each=2, count=2, kind: Any = "threads"):
 
 
 def pairs(batch):
-    pixels = batch.pixels
+    pixels = batch.rows.pixels
     assert (pixels == pixels[:, :1, :1, :1]).all()
     return list(zip(pixels[:, 0, 0, 0].tolist(), batch.labels.tolist(), strict=True))
 
