@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
     "doctor": ("dcgan_dist.commands.doctor", "check this machine before a long run, with advice for each problem"),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
+    "dashboard": ("dcgan_dist.commands.dashboard", "create or update a W&B workspace, or write a W&B report of runs"),
 }
 
 

@@ -77,7 +77,7 @@ def run(config: Config) -> int:
     try:
         session = open_session(config, cli.dump(config, reveal=True), world, chosen)
     except signals.StoppedError:
-        return DONE if signals.launched() else STOPPED
+        return DONE if signals.codes_are_crashes() else STOPPED
     try:
         code = DONE if train(session) else STOPPED
         session.finish(code, STOPPED)
@@ -86,7 +86,7 @@ def run(config: Config) -> int:
         session.abandon()
         raise
     # other launchers treat any other code as a crash, and end the other ranks; RUN/PREEMPTED records the stop
-    return DONE if signals.launched() else code
+    return DONE if signals.codes_are_crashes() else code
 
 
 def _dry_run(config: Config, world: World) -> None:

@@ -70,6 +70,10 @@ ELSEWHERE = {  # why a command does not run here; the test that runs it
         "it needs an account",
         "tests/run/test_wandb_settings.py::test_the_files_of_wandb_init_and_login_count",
     ),
+    "dcgan-dist dashboard --project dcgan_dist": (
+        "it needs an account",
+        "tests/commands/test_dashboard_command.py::test_what_is_sent_is_what_the_golden_file_holds",
+    ),
     "torchrun --nproc-per-node 8 -m dcgan_dist doctor ...": (
         "eight processes take long",
         "tests/parallel/test_doctor_ranks.py::test_launched_ranks_are_those_that_are_examined",

@@ -100,6 +100,9 @@ def _read(argv: Sequence[str], quiet: bool) -> tuple[Config, list[str]]:
     chosen |= given(options, KINDS)
     config, lines = apply_settings(config, launch_environment(), chosen)
     config = replace(config, wandb=wandb_settings.obey(config.wandb, os.environ, chosen))
+    if trial := wandb_settings.trial_folder(config.run_dir, os.environ):
+        lines = [*lines, f"W&B: a trial of sweep {os.environ['WANDB_SWEEP_ID']}, in the run folder {trial}"]
+        config = replace(config, run_dir=trial)
     show_tracebacks(config.debug)
     config.check()  # only now: a file may be inconsistent without the command line
     if known.print_config:

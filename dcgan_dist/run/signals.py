@@ -36,6 +36,13 @@ def launched() -> bool:
     return settings.started_by_launcher(os.environ) and MARK not in os.environ
 
 
+def codes_are_crashes() -> bool:
+    """Whether what started this process takes every exit code but 0 for a crash. W&B's agent ends after a few of them;
+    W&B itself is given the exit code.
+    """
+    return launched() or bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
 def asks_to_stop(file: Path) -> bool:
     """Whether the file exists, and is not for another attempt."""
     text = _text(file)

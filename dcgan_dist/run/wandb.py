@@ -20,7 +20,7 @@ from dcgan_dist.config import Config
 from dcgan_dist.config.groups import WandbConfig
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
-from dcgan_dist.run.wandb_key import credentials
+from dcgan_dist.run.wandb_key import credentials, is_stopped
 from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, not_used, unreadable, variables
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class WandbTracker:
     def close(self, exit_code: int = 0) -> None:
         """Sends what is left, for a bounded time."""
         if exit_code == STOPPED_ON_REQUEST:
-            self._run.mark_preempting()
+            exit_code = self._stopped()
         rest = f"wandb sync --include-online {Path(self._run.dir).parent}"
         try:
             self._run.finish(exit_code=exit_code)
@@ -232,6 +232,17 @@ class WandbTracker:
             self._say(f"W&B: not everything was sent in {FINISH_TIMEOUT:.0f} s; the rest: {rest}")
         finally:
             _end_service()  # the files are complete only now
+
+    def _stopped(self) -> int:
+        """The exit code for W&B after a stop on request. W&B starts a preempted trial of a sweep again, but this must
+        not happen to one that W&B itself has stopped, perhaps by its agent's signal.
+        """
+        run = self._run
+        trial = os.environ.get("WANDB_SWEEP_ID") and not run.offline
+        if trial and is_stopped(run.entity, run.project, run.id, FINISH_TIMEOUT / 4):
+            return 0
+        run.mark_preempting()
+        return STOPPED_ON_REQUEST
 
 
 def open_wandb(

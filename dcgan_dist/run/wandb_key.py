@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from dcgan_dist.location import Location
@@ -65,15 +66,8 @@ def ask_server(timeout: float) -> Answer:
         return Answer("there is no API key")
     if not url.startswith(("https://", "http://")):
         return Answer("WANDB_BASE_URL is no http(s) address")
-    question = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url.rstrip('/')}/graphql", data=question, headers=headers)
-    if found.key is not None:  # not passed on where the server redirects
-        login = base64.b64encode(f"api:{found.key}".encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {login}")
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as reply:
-            viewer = (json.load(reply).get("data") or {}).get("viewer")
+        viewer = _query(url, found, timeout, {"query": "query Viewer { viewer { id } }"}).get("viewer")
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (401, 403):
@@ -88,3 +82,29 @@ def ask_server(timeout: float) -> Answer:
         return Answer(f"{host} answers; the token was not tried", reached=True, accepted=True)
     what = f"{host} accepts the key" if viewer else f"{host} does not know the key"
     return Answer(what, reached=True, accepted=viewer is not None)
+
+
+def is_stopped(entity: str, project: str, run_id: str, timeout: float) -> bool:
+    """Whether W&B has stopped this run: a person did, or its sweep. Without an answer in `timeout` seconds, False."""
+    env = variables(os.environ)
+    found, url = credentials(env), Location(env.get("WANDB_BASE_URL") or DEFAULT_URL).reveal()
+    query = (
+        "query RunStoppedStatus($projectName: String, $entityName: String, $runId: String!) "
+        "{ project(name: $projectName, entityName: $entityName) { run(name: $runId) { stopped } } }"
+    )
+    question = {"query": query, "variables": {"projectName": project, "entityName": entity, "runId": run_id}}
+    try:
+        return found is not None and bool(_query(url, found, timeout, question)["project"]["run"]["stopped"])
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _query(url: str, found: Credentials, timeout: float, question: dict[str, Any]) -> dict[str, Any]:
+    """The data of the server's answer. Raises OSError, HTTPException, and ValueError or AttributeError."""
+    body, headers = json.dumps(question).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url.rstrip('/')}/graphql", data=body, headers=headers)
+    if found.key is not None:  # not passed on where the server redirects
+        login = base64.b64encode(f"api:{found.key}".encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {login}")
+    with urllib.request.urlopen(request, timeout=timeout) as reply:
+        return json.load(reply).get("data") or {}

@@ -5,6 +5,7 @@ OPTIONS, OBEYED and FIXED are the complete table, which docs/settings.md explain
 
 import configparser
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcgan_dist.config.groups import WandbConfig
+from dcgan_dist.errors import UsageError
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: dict[str, Mode] = {  # values of WANDB_MODE; the last two are old names
@@ -109,6 +111,22 @@ def obey(config: WandbConfig, env: Mapping[str, str], given: Collection[str]) ->
     """
     asked = {option: value for option, (value, _) in _asked(env).items() if f"wandb.{option}" not in given}
     return replace(config, **asked)
+
+
+def trial_folder(run_dir: Path, env: Mapping[str, str]) -> Path | None:
+    """The folder of this trial of a W&B sweep, below `run_dir`. None: W&B's agent has not started this process.
+
+    Raises UsageError for ids that cannot be names of folders.
+    """
+    ids = [(name, env.get(name, "")) for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")]
+    if not all(value for _, value in ids):
+        return None
+    for name, value in ids:
+        if not re.fullmatch(r"\w[\w.-]*", value):
+            raise UsageError(
+                f"{name}={value}: W&B's ids have letters, digits, '-', '_' and '.'; unset it, or correct it"
+            )
+    return run_dir.joinpath(*(value for _, value in ids))
 
 
 def not_used(config: WandbConfig, env: Mapping[str, str]) -> list[str]:

@@ -15,9 +15,12 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+
+from support import fake_sweeps, fake_views
 
 HISTORY, SUMMARY, EVENTS, OUTPUT = "wandb-history.jsonl", "wandb-summary.json", "wandb-events.jsonl", "output.log"
 
@@ -71,6 +74,10 @@ class FakeWandb:
         self.runs: dict[str, Run] = {}
         self.received: list[bytes] = []  # every path and every (unpacked) body, to search for what must not be there
         self.operations: list[str] = []
+        self.views: dict[str, dict[str, Any]] = {}  # workspaces and reports, by id
+        self.sweep = ""  # its configuration, YAML
+        self.heartbeat: Callable[[dict[str, bool]], list[dict[str, Any]]] = lambda _: []  # trials that run -> commands
+        self.read_only = False  # the key may look at projects, not change them
         self.lock = threading.RLock()
         self.closed = threading.Event()
         self.http = _Server(self)
@@ -110,7 +117,8 @@ class FakeWandb:
         operation = named[1] if named else "?"
         self.operations.append(operation)
         if operation in OPERATIONS:
-            return {"data": OPERATIONS[operation](self, variables)}
+            answer = OPERATIONS[operation](self, variables)
+            return answer if "errors" in answer else {"data": answer}
         if "__type" in query:
             return {"data": dict.fromkeys(re.findall(r"(\w+):\s*__type", query)) or {"__type": None}}
         return {"errors": [{"message": f"the fake server does not know {operation}"}]}
@@ -210,6 +218,8 @@ OPERATIONS = {
     "ValidateApiKey": _viewer,
     "ServerInfo": _server_info,
     "ServerFeaturesQuery": _server_info,
+    **fake_views.OPERATIONS,
+    **fake_sweeps.OPERATIONS,
 }
 
 

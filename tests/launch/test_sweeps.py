@@ -1,0 +1,193 @@
+"""Sweeps: launch/sweeps/*.yaml, slurm/sweep.sh, and trials that a real `wandb agent` starts for the stand-in server."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from support.fake_wandb import FakeWandb
+from support.launching import ROOT, call, environment
+from support.training import TINY
+from support.waiting import LIMIT, until
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from dcgan_dist import cli
+from dcgan_dist.config import Config
+from dcgan_dist.config.groups import WandbConfig
+from dcgan_dist.errors import UsageError
+from dcgan_dist.run import dashboard
+from dcgan_dist.run import wandb as run_wandb
+from dcgan_dist.run.wandb import open_wandb
+from dcgan_dist.run.wandb_settings import trial_folder
+
+SWEEPS = sorted((ROOT / "launch/sweeps").glob("*.yaml"))
+
+
+def typed(command: list[str], values: dict[str, object]) -> list[str]:
+    """The command line of a trial, as W&B's agent makes it."""
+    macros = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
+    macros |= {"env": ["/usr/bin/env"]}
+    words = [macros[word[2:-1]] if word.startswith("${") else [word] for word in create_sweep_command(list(command))]
+    return [*itertools.chain(*words)]
+
+
+def choices(parameter: dict) -> list:
+    return parameter.get("values") or [parameter["min"], parameter["max"]]
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_trial_of_a_sweep_is_a_command_that_works(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep = yaml.safe_load(file.read_text())
+    assert sweep.keys() <= {
+        "program", "command", "method", "metric", "early_terminate", "run_cap", "parameters"
+    }  # fmt: skip
+    every = {name: choices(parameter) for name, parameter in sweep["parameters"].items()}
+    config = Config()
+    for number in range(max(map(len, every.values()))):
+        trial = {name: values[number % len(values)] for name, values in every.items()}
+        words = typed(sweep["command"], trial)
+        assert words[:3] == ["/usr/bin/env", "dcgan-dist", "launch"]
+        config = cli.load(words[3:])
+        for option, value in trial.items():
+            group, _, name = option.rpartition(".")
+            assert getattr(getattr(config, group) if group else config, name) == value
+    assert config.run_dir == Path("runs") / file.stem
+    reports = config.images // config.log.every
+    assert sweep["early_terminate"]["min_iter"] * sweep["early_terminate"]["eta"] < reports
+    panels = itertools.chain(*(section.panels for section in dashboard.SECTIONS))
+    assert sweep["metric"]["name"] in itertools.chain(*(panel.scalars for panel in panels))
+    assert sweep["method"] == "grid" or "run_cap" in sweep
+    page = (ROOT / "docs/monitoring.md").read_text()
+    assert f"| `launch/sweeps/{file.name}` |" in page
+
+
+def test_there_are_the_four():
+    assert [file.stem for file in SWEEPS] == ["batch", "d_every", "r1", "rates"]
+
+
+def test_a_trial_has_a_folder_of_its_own(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    assert cli.load(["--run_dir", "runs/r1"]).run_dir == Path("runs/r1")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    assert cli.load(["--run_dir", "runs/r1"]).run_dir == Path("runs/r1/s1/abc123")
+    assert capsys.readouterr().out == "W&B: a trial of sweep s1, in the run folder runs/r1/s1/abc123\n"
+    for wrong in ("../abc", "a/b", "..", "a b"):
+        with pytest.raises(UsageError, match=r"^WANDB_RUN_ID="):
+            trial_folder(Path("runs"), {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": wrong})
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for name in ("INIT_TIMEOUT", "FINISH_TIMEOUT"):
+        monkeypatch.setattr(run_wandb, name, LIMIT)
+    with FakeWandb() as server:
+        for name, value in server.env().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        run_wandb._end_service()
+
+
+@pytest.mark.parametrize(
+    ("by_the_sweep", "fault", "told"),
+    [(True, None, (0, False)), (False, None, (75, True))],
+    ids=["by the sweep", "by the machine"],
+)
+def test_a_trial_is_started_again_unless_its_sweep_has_stopped_it(
+    by_the_sweep, fault, told, server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    tracker = open_wandb(Config(run_dir=tmp_path, wandb=WandbConfig()), print, lambda: None, {})
+    assert tracker is not None
+    server.runs["abc123"].stop_requested = by_the_sweep
+    tracker.close(exit_code=75)
+    assert (server.runs["abc123"].exit_code, server.runs["abc123"].preempting) == told
+
+
+@pytest.mark.dist
+def test_an_agent_runs_trials_on_two_ranks_and_ends_one_early(server, tmp_path):
+    """The second trial would take for ever; the sweep stops it when it has reported. The agent then ends by itself."""
+    command = [
+        "${env}",
+        "dcgan-dist",
+        "launch",
+        "--cpu",
+        "--num_processes=2",
+        *TINY,
+        "--wandb.mode=auto",
+        "--run_dir=run",
+    ]
+    server.sweep = yaml.safe_dump({"command": [*command, "--data.faces=64", "${args}"]})
+    images = {"aaaa1111": 16, "bbbb2222": 10**9}
+    given: list[str] = []
+
+    def heartbeat(running: dict[str, bool]) -> list[dict]:
+        new = next((run_id for run_id in images if run_id not in given), None)
+        if new and not running:
+            given.append(new)
+            values = {"images": images[new], "optimizer.d_lr": 0.001, "batch_size": 8}
+            return [{"type": "run", "run_id": new, "program": "", "args": {k: {"value": v} for k, v in values.items()}}]
+        second = server.runs.get("bbbb2222")
+        if second and second.history:
+            second.stop_requested = True
+            return [{"type": "stop", "run_id": "bbbb2222"}]
+        return []
+
+    server.heartbeat = heartbeat
+
+    done = call("wandb", "agent", "--count", 2, "tester/gans/s1", cwd=tmp_path, **server.env())
+    assert done.returncode == 0, done.stderr
+    first, second = (server.runs[run_id] for run_id in images)
+    folders = [tmp_path / "run/s1" / run_id for run_id in images]
+    assert [json.loads((folder / "environment.json").read_text())["world_size"] for folder in folders] == [2, 2]
+    assert (folders[0] / "DONE").read_text() == "16\n"
+    assert (folders[1] / "PREEMPTED").exists()
+    assert list((folders[1] / "checkpoints").glob("0*"))
+    assert [(run.exit_code, run.preempting) for run in (first, second)] == [(0, False), (0, False)]
+    assert {run.config["optimizer"]["value"]["d_lr"] for run in (first, second)} == {0.001}
+    assert first.config["optimizer.d_lr"]["value"] == 0.001  # by which W&B knows the trial
+    assert "failed" not in done.stderr
+
+
+FAKE_WANDB = """#!/usr/bin/env bash
+echo "$@" >called
+trap 'echo TERM >>called; kill "$child"; exit 0' TERM
+sleep 600 & child=$!
+touch ready
+wait
+"""
+
+
+def test_a_slurm_job_ends_its_agent_before_its_time_limit_and_requeues_itself(tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in ("wandb", FAKE_WANDB), ("scontrol", '#!/usr/bin/env bash\necho "$@" >requeued\n'):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    env = environment(SLURM_SUBMIT_DIR=ROOT, SLURM_JOB_ID=7, TRIALS=3, VIRTUAL_ENV=tmp_path)
+    env["PATH"] = f"{programs}:{env['PATH']}"
+    script = [ROOT / "slurm/sweep.sh", "me/gans/s1"]
+    with subprocess.Popen(script, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as job:
+        until((tmp_path / "ready").exists)
+        job.send_signal(signal.SIGUSR1)
+        assert job.stdout is not None
+        assert re.search("job 7: SLURM will end this job soon; requeueing", job.stdout.read())
+    assert job.returncode == 0
+    assert (tmp_path / "called").read_text() == "agent --forward-signals --count 3 me/gans/s1\nTERM\n"
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    wrong = subprocess.run([script[0], "s1"], env=env, capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr) == (
+        2, "error: usage: sbatch slurm/sweep.sh USER/PROJECT/SWEEP, as wandb sweep prints it\n"
+    )  # fmt: skip
+    assert os.environ.get("SLURM_JOB_ID") is None
