@@ -234,7 +234,9 @@ def save_report(entity: str | None, project: str, run_ids: Sequence[str]) -> str
     for run_id in run_ids:
         try:
             runs.append((run_id, str(api.run(f"{entity}/{project}/{run_id}").name)))
-        except ValueError as error:
+        except (ValueError, wandb.Error) as error:
+            if "Could not find" not in str(error):  # the server did not answer
+                raise
             problem = "W&B has no such run there; `wandb sync` sends what was kept offline"
             raise UserError(f"{entity}/{project}/{run_id}: {problem}") from error
     return report(entity, project, runs).save().url
