@@ -11,7 +11,7 @@ from typing import Any
 from dcgan_dist import cli
 from dcgan_dist.config.groups import WandbConfig
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.run import dashboard
+from dcgan_dist.run import wandb_views
 from dcgan_dist.run.wandb_key import ask_server
 from dcgan_dist.run.wandb_settings import obey
 
@@ -47,9 +47,9 @@ def main(argv: list[str]) -> int:
     os.environ["WANDB_SILENT"] = "true"  # what matters is printed here
     try:
         if runs:
-            print(f"report: {dashboard.save_report(**place, run_ids=[run['id'] for run in runs])}")
+            print(f"report: {wandb_views.save_report(**place, run_ids=[run['id'] for run in runs])}")
         else:
-            print(f"workspace: {dashboard.save_workspace(**place, name=options.name)}")
+            print(f"workspace: {wandb_views.save_workspace(**place, name=options.name)}")
     except UserError:
         raise
     except Exception as error:  # the client's errors have no class in common
