@@ -1,4 +1,4 @@
-"""W&B's workspaces and reports, made of `dashboard.SECTIONS` with the package wandb-workspaces, and saved on its server."""
+"""W&B's workspaces and reports: made of `dashboard.SECTIONS` with the package wandb-workspaces."""
 
 import hashlib
 from collections.abc import Callable, Sequence
