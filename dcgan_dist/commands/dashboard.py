@@ -53,8 +53,10 @@ def main(argv: list[str]) -> int:
     except UserError:
         raise
     except Exception as error:  # the client's errors have no class in common
-        cause = error.__cause__ or error
+        cause, now = error.__cause__ or error, ask_server(TIMEOUT / 4)
         what = " ".join(str(cause).split())[:500] or type(cause).__name__
+        if not now.accepted:  # else the client only says that it waited
+            what = now.what
         raise UserError(f"W&B did not take it: {what}") from error
     return 0
 

@@ -117,6 +117,7 @@ SECTIONS = (
             Lines("Penalties on D's gradient", ("loss/r1", "loss/gp")),
             Lines("Loss scale (fp16)", ("scale/d", "scale/g"), log=True),
             Lines("Learning rates", ("lr/d", "lr/g")),
+            Lines("Pixels of the samples (histogram)", ("samples/pixels",)),
             Lines("Rollbacks", ("health/rollbacks",)),
             Lines("Substituted images", ("data/substituted",)),
         ),

@@ -61,20 +61,15 @@ def call(capsys):
 
 
 def sent(view):
-    """What a view shows, with numbers in place of the random names of its parts."""
-    names: dict[str, str] = {}
+    """What a view shows, without the random names of its parts."""
 
     def plain(value):
         if isinstance(value, dict):
-            return {key: named(each) if key in ("__id__", "id") else plain(each) for key, each in value.items()}
+            return {key: plain(each) for key, each in value.items() if key not in ("__id__", "id")}
         return [plain(each) for each in value] if isinstance(value, list) else value
 
-    def named(value):
-        return names.setdefault(value, f"part {len(names) + 1}") if isinstance(value, str) else value
-
-    return {name: view[name] for name in ("type", "displayName", "entityName", "projectName")} | {
-        "spec": plain(json.loads(view["spec"]))
-    }
+    spec = plain(json.loads(view["spec"]))
+    return {name: view[name] for name in ("type", "displayName", "entityName", "projectName")} | {"spec": spec}
 
 
 def test_what_is_sent_is_what_the_golden_file_holds(server, call):
@@ -185,6 +180,21 @@ def test_a_server_that_does_not_answer_is_one_line(fault, problem, server, call,
     assert re.fullmatch(f"error: W&B: {problem}{re.escape(LOGIN)}", line)
 
 
+def test_a_server_that_goes_down_meanwhile_is_one_line_after_a_bounded_wait(server, call, monkeypatch):
+    monkeypatch.setattr("wandb.Api._HTTP_TIMEOUT", 1)  # of its 19 seconds
+    answer = server.answer
+
+    def answer_until_the_project(method: str, path: str, body: bytes):
+        reply = answer(method, path, body)
+        server.fault = "down" if b"GetProject" in body else None
+        return reply
+
+    monkeypatch.setattr(server, "answer", answer_until_the_project)
+    code, line = call("--project", "gans")
+    assert code == 1
+    assert re.fullmatch(r"error: W&B did not take it: 127\.0\.0\.1:\d+ cannot be reached \(.+\)\n", line)
+
+
 def test_without_a_key_or_the_extra_there_is_one_line(alone, call, monkeypatch):
     assert call() == (1, f"error: W&B: there is no API key{LOGIN}")
     monkeypatch.setattr(command, "find_spec", lambda _: None)
@@ -223,16 +233,14 @@ def test_every_scalar_that_is_logged_is_on_a_panel_and_no_other(server, tmp_path
     assert train([*TINY, *options, "--wandb.mode", "online", "--wandb.project", "gans"]) == 0
     run = next(run for run in server.runs.values() if run.lines("wandb-history.jsonl"))
     sent = {name for row in run.history for name in row if not name.startswith("_") and name != "images"}
-    pictures = {"samples", "samples/pixels"}
-    assert pictures <= sent
     shown = {name for name in scalars() if not name.startswith("system/")}
-    assert sent - pictures <= shown | dashboard.LEFT_OUT.keys()
+    assert sent <= shown | dashboard.LEFT_OUT.keys()
     assert shown <= sent | OPTIONAL
     assert dashboard.LEFT_OUT.keys() <= sent
     source = "\n".join(
         path.read_text() for path in Path(dashboard.__file__).parents[1].rglob("*.py") if path.name != "dashboard.py"
     )
-    prefixes = "|".join({name.split("/")[0] for name in sent | OPTIONAL if "/" in name} - {"samples"})
+    prefixes = "|".join({name.split("/")[0] for name in sent | OPTIONAL if "/" in name})
     written = {*re.findall(rf'"((?:{prefixes})/[a-z0-9_]+)"', source)}
     assert OPTIONAL <= written <= shown
     events = {name for line in run.lines("wandb-events.jsonl") for name in json.loads(line)}
