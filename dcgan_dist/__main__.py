@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("dcgan_dist.commands.verify", "check shards, local or remote; --repair saves their intact images"),
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
     "doctor": ("dcgan_dist.commands.doctor", "check this machine before a long run, with advice for each problem"),
+    "watch": ("dcgan_dist.commands.watch", "follow a run from its folder: progress, curves, pictures"),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
     "dashboard": ("dcgan_dist.commands.dashboard", "create or update a W&B workspace, or write a W&B report of runs"),
 }

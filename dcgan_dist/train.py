@@ -66,16 +66,16 @@ def train(session: Session) -> bool:
     return done
 
 
-def run(config: Config) -> int:
-    """One attempt of a run; returns the exit code."""
+def run(config: Config, lines: Sequence[str] = ()) -> int:
+    """One attempt of a run; returns the exit code. `lines`: what other tools' settings changed in the options."""
     world = launch(config, signals.asked())
     if config.dry_run:
-        _dry_run(config, world)
+        _dry_run(config, world, lines)
         return DONE
     chosen = arithmetic(config.precision, world.device)
     config = replace(config, precision=chosen.name)  # `auto` must not change between two attempts
     try:
-        session = open_session(config, cli.dump(config, reveal=True), world, chosen)
+        session = open_session(config, cli.dump(config, reveal=True), world, chosen, lines)
     except signals.StoppedError:
         return DONE if signals.codes_are_crashes() else STOPPED
     try:
@@ -89,11 +89,11 @@ def run(config: Config) -> int:
     return DONE if signals.codes_are_crashes() else code
 
 
-def _dry_run(config: Config, world: World) -> None:
+def _dry_run(config: Config, world: World, notes: Sequence[str]) -> None:
     """Prints what a run would do on `config.world_size` ranks."""
     signals.take().restore_handlers()
     ranks = config.world_size or world.size
-    lines = [cli.dump(config), layers_text(config), split_text(config, ranks)]
+    lines = [*notes, cli.dump(config), layers_text(config), split_text(config, ranks)]
     if config.data.secret:
         lines.append("data.shards: shown without user, password and query of URLs, and arguments of commands")
     chosen = arithmetic(config.precision, world.device)
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return run_and_report(
-            lambda: run(cli.load(options, quiet=rank != 0)), rank=rank, given=options, output_counts=False
+            lambda: run(*cli.load_lines(options, quiet=rank != 0)), rank=rank, given=options, output_counts=False
         )
     except RuntimeError as error:
         if report_if_lost(error) and not tracebacks_wanted():

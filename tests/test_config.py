@@ -84,7 +84,12 @@ def option_classes(base=OptionGroup):
 
 
 NEEDED = {"SampleOptions": {"source": "x"}, "ShardOptions": {"source": "x", "out": "y", "size": 8}}
-NEEDED |= {"Packing": {"size": 8}, "VerifyOptions": {"shards": ("x",)}, "InspectOptions": {"shards": ("x",)}}
+NEEDED |= {
+    "Packing": {"size": 8},
+    "VerifyOptions": {"shards": ("x",)},
+    "InspectOptions": {"shards": ("x",)},
+    "WatchOptions": {"run": "x"},
+}
 NUMBERS = [
     (kind, name)
     for kind in dict.fromkeys(option_classes())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.output import unstamped
 from support.processes import of_group
 from support.waiting import LIMIT, until
 
@@ -103,7 +104,7 @@ def test_it_stops_in_order_while(moment, number, start, tmp_path, temporary):
     process = start(options.format(shard=shard))
     printed = []
     while not (printed and printed[-1].startswith(sign)):
-        printed.append(process.stdout.readline())
+        printed.append(unstamped(process.stdout.readline()))
         assert printed[-1], process.communicate()
         assert printed[-1].startswith("0.0 %") <= (sign == "0.0 %"), "".join(printed)
     everything = psutil.Process(process.pid).children(recursive=True)

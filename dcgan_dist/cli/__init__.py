@@ -20,7 +20,7 @@ from dcgan_dist.config.settings import apply_settings, launch_environment
 from dcgan_dist.errors import UsageError, run_and_report, show_tracebacks
 from dcgan_dist.run import wandb_settings
 
-__all__ = ["KINDS", "CommandOptions", "check", "dump", "load", "load_with", "parse", "read_yaml"]
+__all__ = ["KINDS", "CommandOptions", "check", "dump", "load", "load_lines", "load_with", "parse", "read_yaml"]
 
 T = TypeVar("T")
 PROGRAM = "dcgan_dist.train"
@@ -57,10 +57,15 @@ def load(argv: Sequence[str], *, quiet: bool = False) -> Config:
     `argv`: the command line without the program's name; `quiet`: print nothing, for all ranks but the first.
     Raises UsageError; prints and exits for --help and --print_config.
     """
-    config, lines = _checked.pop(tuple(argv), None) or _read(argv, quiet)
+    config, lines = load_lines(argv, quiet=quiet)
     if lines and not quiet:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
     return config
+
+
+def load_lines(argv: Sequence[str], *, quiet: bool = False) -> tuple[Config, list[str]]:
+    """The same, with the lines in place of printing them."""
+    return _checked.pop(tuple(argv), None) or _read(argv, quiet)
 
 
 def check(argv: Sequence[str], *, rank: int) -> None:

@@ -6,7 +6,7 @@ shown to the discriminator, not epochs or steps, so that they do not depend on b
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from dcgan_dist.config import groups
 from dcgan_dist.config.checks import OptionGroup, Range, check
@@ -41,6 +41,10 @@ class Config(OptionGroup):
     """Seconds that a rank waits for the others before it fails."""
     dry_run: bool = False
     """Print the resolved configuration, layers, parameters, ranks and batch split, and exit."""
+    quiet: bool = False
+    """Print only warnings, errors and the result. RUN/log.txt keeps all lines."""
+    verbose: bool = False
+    """Also print the layers of the networks, and every scalar of each report."""
     debug: bool = False
     """Show the traceback of an error."""
     model: groups.ModelConfig = field(default_factory=groups.ModelConfig)
@@ -56,6 +60,11 @@ class Config(OptionGroup):
     wandb: groups.WandbConfig = field(default_factory=groups.WandbConfig)
     resume: groups.ResumeConfig = field(default_factory=groups.ResumeConfig)
     stop: groups.StopConfig = field(default_factory=groups.StopConfig)
+
+    @property
+    def verbosity(self) -> Literal["quiet", "normal", "verbose"]:
+        """How much is printed."""
+        return "quiet" if self.quiet else "verbose" if self.verbose else "normal"
 
     def check(self) -> "Config":
         """Raises ConfigError when options contradict each other; returns itself."""
@@ -73,6 +82,7 @@ class Config(OptionGroup):
             "--loss.name wasserstein needs a bound on D's slope: --loss.gp_weight 10 (with --model.d_norm layer) "
             "or --model.spectral_norm",
         )
+        check(not (self.quiet and self.verbose), "--quiet and --verbose contradict each other; give one of them")
         twice = {name for name in self.augment if self.augment.count(name) > 1}
         check(not twice, f"--augment {' '.join(self.augment)}: names {', '.join(sorted(twice))} twice")
         check(not data.classes or data.reader == "indexed", "--data.classes needs --data.reader indexed")

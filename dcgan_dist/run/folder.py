@@ -40,6 +40,7 @@ class RunFolder:
         self.config = root / "config.yaml"
         self.environment = root / "environment.json"
         self.metrics = root / "metrics.jsonl"
+        self.log = root / "log.txt"
         self.samples = root / "samples"
         self.checkpoints = root / "checkpoints"
         self.first_checkpoint = root / "first_checkpoint"

@@ -11,6 +11,11 @@ from dcgan_dist.data.system.storage import sync_folder, write_atomically
 from dcgan_dist.errors import os_error_as_user_error
 
 
+def json_line(record: Mapping[str, Any]) -> str:
+    """One line of JSON, which has no NaN and no infinity: they become "NaN", "Infinity" and "-Infinity"."""
+    return json.dumps({name: _strict(value) for name, value in record.items()}, allow_nan=False) + "\n"
+
+
 class MetricsFile:
     """An append-only file of records, each with `images`, the number of real images seen."""
 
@@ -20,12 +25,8 @@ class MetricsFile:
         self._waiting = b""
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Writes a line. Raises UserError when it cannot be written: see flush.
-
-        JSON has no NaN and no infinity: they are written as the strings "NaN", "Infinity" and "-Infinity".
-        """
-        line = json.dumps({name: _strict(value) for name, value in record.items()}, allow_nan=False)
-        self._waiting += f"{line}\n".encode()
+        """Writes a line. Raises UserError when it cannot be written: see flush."""
+        self._waiting += json_line(record).encode()
         self.last = record["images"]
         self.flush()
 

@@ -19,7 +19,7 @@ from dcgan_dist.text import Say
 
 # options that may change between two attempts of a run, because they do not change training
 FREE = (
-    "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "debug",
+    "run_dir", "images", "channels_last", "world_size", "timeout", "dry_run", "quiet", "verbose", "debug",
     "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
     "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "data.allow_cut", "log", "checkpoint",
     "divergence.policy", "divergence.lr_factor", "divergence.most_rollbacks", "collapse",
@@ -27,8 +27,8 @@ FREE = (
 )  # fmt: skip
 # options that may differ between the nodes of a job: paths, how each reads, what only the main rank does
 OWN = (
-    "run_dir", "debug", "data.shards", "data.decode", "data.workers", "data.prefetch", "data.cache", "data.cache_bytes",
-    "data.timeout", "data.retries", "data.allow_pipe", "wandb", "resume", "stop",
+    "run_dir", "quiet", "verbose", "debug", "log.format", "data.shards", "data.decode", "data.workers", "data.prefetch",
+    "data.cache", "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "wandb", "resume", "stop",
 )  # fmt: skip
 
 

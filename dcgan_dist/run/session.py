@@ -1,5 +1,6 @@
 """One attempt of a run: what the train loop asks for, and its periodic work."""
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -230,7 +231,7 @@ class Session:
             self.world.from_main(self.metrics.sync)
         self.world.from_main(self.saver.finish)
         self.reading.report_damages()
-        images, taken = self.state.images, human_time(self.seconds())
+        images, taken, then = self.state.images, human_time(self.seconds()), ""
         if exit_code == stopped:
             why = self._why_stopped()
             marker, text = self.folder.preempted, f"{images}\n{why}"
@@ -238,22 +239,31 @@ class Session:
         else:
             marker, text = self.folder.done, f"{images}"
             where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
-            last = f"done: {images:,} images after {taken}; {where}"
+            last, then = f"done: {images:,} images after {taken}; {where}", self._next_steps()
             if images == self.first:
-                last = f"nothing was left to do: {images:,} images had been seen before; --images can be larger"
+                last, then = (
+                    f"nothing was left to do: {images:,} images had been seen before; --images can be larger",
+                    "",
+                )
         self.world.from_main(lambda: self.folder.mark(marker, text))
         self.trackers.close(exit_code)
         self.console.close()
-        self.console.say(last)
+        for line in filter(None, (last, then)):
+            self.console.conclude(line)
         self.lease.release()
         self.world.barrier()
         self.world.close()
 
     def abandon(self) -> None:
         """The end after an error: ends the threads."""
+        self.console.close()
         self.saver.close()
         self.trackers.close(exit_code=1)
         self.lease.release()
+
+    def _next_steps(self) -> str:
+        sample = f"dcgan-dist sample {shlex.quote(str(self.folder.root))}"
+        return f"next: `{sample}` draws more pictures; the same command with more images trains on"
 
     def _why_stopped(self) -> str:
         reasons = self.world.gather(self.requests.reason)

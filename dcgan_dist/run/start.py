@@ -1,6 +1,7 @@
 """The start of an attempt: checks and set-up before the first iteration."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,30 @@ from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.memory import require_memory
+from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.trackers import Start, Trackers, open_trackers
 from dcgan_dist.text import Say, counted
 
+SLOW_CPU = (
+    "a GPU, a smaller network (--model.image_size 48, --model.ngf 32, --model.ndf 32) or fewer --images takes less; "
+    "Ctrl-C stops with a checkpoint"
+)
 
-def open_session(config: Config, config_yaml: str, world: World, chosen: Arithmetic) -> Session:
+
+def open_session(
+    config: Config, config_yaml: str, world: World, chosen: Arithmetic, lines: Sequence[str] = ()
+) -> Session:
     """Sets everything up, and resumes from the newest checkpoint, if there is one. Raises UserError.
+
+    `lines`: what is printed first.
 
     Raises StoppedError on all ranks after a stop that was requested meanwhile; the attempt has ended then.
     """
     start = _Start(config, world, chosen)
+    for line in lines:
+        start.console.say(line)
     try:
         try:
             return start.open(config_yaml)
@@ -45,7 +58,8 @@ class _Start:
 
     def __init__(self, config: Config, world: World, chosen: Arithmetic) -> None:
         self.config, self.world, self.arithmetic = config, world, chosen
-        self.console, self.folder = Console(enabled=world.main), RunFolder(config.run_dir)
+        self.console = Console(world.main, form=config.log.format, verbosity=config.verbosity)
+        self.folder = RunFolder(config.run_dir)
         self.lease = Lease(config.run_dir, self.console.say)
         self.facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
 
@@ -85,7 +99,7 @@ class _Start:
             metrics=metrics,
             earlier=before.get("run_seconds", 0.0),  # older versions did not count them
         )
-        self.console.estimate(config.log.samples_every)
+        self.console.estimate(config.log.samples_every, SLOW_CPU if world.device.type == "cpu" else "")
         if "rollback" in (config.divergence.policy, config.collapse.policy) and not own:
             session.save(anyway=True)  # there must be one of this run to go back to
         return session
@@ -118,6 +132,7 @@ class _Start:
         world.from_main(self.lease.take)  # before anything is read that another job may be writing
         ranks = f"{counted(world.size, 'rank')} on {world.device.type}, {counted(per_rank, 'image')} each"
         say(f"{ranks}; {chosen.name}: {chosen.reason}")
+        self.console.detail(f"{layers_text(config)}\n{split_text(config, world.size)}")
         require_memory(config, chosen, world, say)
         if threads := set_cpu_threads(world):
             say(threads)
@@ -131,6 +146,7 @@ class _Start:
         else:
             self.folder.note_checkpoint(checkpoint.load_state(newest)["images"])  # older versions did not
         self.folder.prepare(config_yaml, self.facts, private=self.config.data.secret)
+        self.console.keep(self.folder.log)
 
     def _trackers(self, images: int, requests: signals.RequestMonitor) -> Trackers:
         if not self.world.main:

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from support.launching import ROOT, TINY, call, deviation, environment, newest_tensors
+from support.output import unstamped
 from support.waiting import LIMIT
 
 CLUSTER = ROOT / "tests/support/slurm"
@@ -56,7 +57,7 @@ def test_two_cpu_ranks_train_from_any_folder(alone, tmp_path):
     command = (ROOT / "launch/cpu.sh", 2, *OPTIONS, "--run_dir", "run")
     done = call(*command, cwd=tmp_path, PYTHONPATH=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^done: 64 images after \d+ s; pictures in run/samples", done.stdout, re.MULTILINE)
+    assert re.search(r"^done: 64 images after \d+ s; pictures in run/samples", unstamped(done.stdout), re.MULTILINE)
     assert (tmp_path / "put away").exists()
     assert world_size(tmp_path / "run") == 2
     assert deviation(newest_tensors(tmp_path / "run"), newest_tensors(alone)) < 1e-9

@@ -17,6 +17,7 @@ import pytest
 from support.capture import train_and_capture
 from support.damages import DAMAGES, IMAGES, NOTHING_LEFT, foreign, members, ours_jpg
 from support.launching import deviation, newest_tensors
+from support.output import unstamped
 from support.ranks import run_ranks
 from support.recording import metrics, options
 from support.shards import encoded, write_tar
@@ -42,7 +43,7 @@ def end_on(world_size, given, act=train_and_capture, *args):
 def completed(results):
     """What the main rank printed of a run that came to its end, line by line."""
     assert [(code, err) for code, _, err in results] == [(0, "")] * len(results)
-    return results[0][1].splitlines()
+    return unstamped(results[0][1]).splitlines()
 
 
 def complaints(results):
@@ -164,7 +165,7 @@ def test_a_substitute_changes_nothing_but_the_image(tmp_path, replaced, make, da
     lines = completed(end_on(world_size, options(pattern, tmp_path / "run", f"{SHORT} {SUBSTITUTE}")))
     (told,) = [line for line in lines if REPORTED in line]
     assert told.startswith(f"data: image {TOUCHED}{REPORTED}{tmp_path}/shards/bad.tar: ")
-    assert lines[-1].startswith("done: 60 images after ")
+    assert lines[-2].startswith("done: 60 images after ")
     assert newest(tmp_path / "run") == 60
     assert assert_counted(tmp_path / "run", [IMAGES] * 2, SEED, [TOUCHED]) == [24, 48, 60]
     assert_same_networks(tmp_path / "run", replaced)

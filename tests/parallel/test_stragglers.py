@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 from support.capture import train_and_capture
+from support.output import unstamped
 from support.ranks import run_ranks
 from support.recording import options
 
@@ -86,7 +87,7 @@ def told(rank, section, shards, run, changes="", ranks=3):
     results = run_ranks(ranks, slow, given, rank, section)
     assert [(code, err) for code, _, err in results] == [(0, "")] * ranks
     assert results[1][1] == ""
-    lines = [line for line in results[0][1].splitlines() if line.startswith(("slow: ", "uneven: "))]
+    lines = [line for line in unstamped(results[0][1]).splitlines() if line.startswith(("slow: ", "uneven: "))]
     return lines, [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 

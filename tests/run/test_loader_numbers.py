@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.capture import train_and_capture
 from support.http_server import HttpServer
+from support.output import unstamped
 from support.ranks import run_ranks
 from support.recording import metrics, options
 from support.shards import open_corpus, write_ours
@@ -52,7 +53,7 @@ def train_on(ranks, shards, run_dir, changes=""):
     assert [out for _, out, _ in results[1:]] == [""] * (ranks - 1)
     records = metrics(run_dir)
     assert [record["images"] for record in records] == REPORTS
-    return records, results[0][1].splitlines()
+    return records, unstamped(results[0][1]).splitlines()
 
 
 def bytes_per_image(folder):
@@ -108,9 +109,9 @@ def test_damage_after_the_last_report_is_reported_at_the_end(damaged, tmp_path):
     given = options(f"{damaged}/*.tar", tmp_path / "run", "--data.damaged substitute --log.every 1000")
     (code, out, err), _ = run_ranks(2, train_and_capture, given)
     assert (code, err) == (0, "")
-    told = [line for line in out.splitlines() if "is damaged, and another is used: " in line]
+    told = [line for line in unstamped(out).splitlines() if "is damaged, and another is used: " in line]
     assert sorted(int(line.split()[2]) for line in told) == BAD
-    (last,) = progress(out.splitlines())  # the report that every run ends with
+    (last,) = progress(unstamped(out).splitlines())  # the report that every run ends with
     assert last.startswith("100.0 %")
     assert last.endswith(f"substituted {3 * len(BAD)}")  # in each of three epochs
 
