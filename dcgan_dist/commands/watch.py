@@ -111,7 +111,8 @@ class _Run:
         yield f"{self.folder.root}: {self._state()}"
         if self.reports:
             rate = values.get("speed/images_per_second")
-            yield GAP.join(progress_parts(int(values["images"]), total, rate, values).values())
+            seen = int(values["images"])  # the last batch may go beyond --images
+            yield GAP.join(progress_parts(seen, max(total, seen), rate, values).values())
         for label, name in CURVES.items():
             series = [float(report[name]) for report in self.reports if name in report]
             if series:
@@ -140,7 +141,7 @@ class _Run:
         return max(self.folder.samples.glob("*.png"), default=None)
 
     def picture(self, columns: int) -> str:
-        """The upper left part of the newest sample grid, two pixels a character; "" without one."""
+        """The upper left quarter of the newest sample grid, two pixels a character; "" without one."""
         import numpy as np
         from PIL import Image
 
@@ -148,7 +149,7 @@ class _Run:
         if path is None:
             return ""
         with Image.open(path) as image:
-            side = min(image.size)
+            side = max(min(image.size) // 2, 1)
             pixels = np.asarray(image.convert("RGB").crop((0, 0, side, side)).resize((columns, columns)), dtype=int)
         rows = zip(pixels[::2], pixels[1::2], strict=False)
         return "\n".join("".join(map(_half_blocks, upper, lower)) + "\x1b[0m" for upper, lower in rows)

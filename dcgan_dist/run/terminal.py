@@ -13,8 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-LONGEST_BAR, SHORTEST_BAR = 30, 10  # columns
-WITH_BAR = 60  # columns of a terminal that has room for a bar
+BARS = ((100, 20), (60, 10))  # columns of a terminal, and from there on of the bar
 GAP = "  "
 
 
@@ -37,11 +36,10 @@ class _Line:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(options.max_width - 1, 1)  # a line as wide as the terminal may wrap
-        has_bar = width >= WITH_BAR
-        text = fitting(self.parts, width - (SHORTEST_BAR + 1) * has_bar)
-        columns = min(LONGEST_BAR, width - len(text) - 1)
-        cells = [ProgressBar(1.0, self.fraction, width=columns)] if has_bar else []
-        self.length = len(text) + (columns + 1) * has_bar
+        columns = next((bar for least, bar in BARS if width >= least), -1)
+        text = fitting(self.parts, width - columns - 1)
+        cells = [ProgressBar(1.0, self.fraction, width=columns)] if columns > 0 else []
+        self.length = len(text) + columns + 1
         line = Table.grid(padding=(0, 1, 0, 0))
         line.add_row(*cells, Text(text, no_wrap=True, overflow="crop"))
         yield line

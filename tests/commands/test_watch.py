@@ -92,8 +92,9 @@ def test_the_newest_picture_in_colours(run):
 
 
 def test_the_halves_of_a_character_are_two_pixels(run):
-    pixels = np.zeros((2, 2, 3), dtype=np.uint8)
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
     pixels[1, 1] = 200
+    pixels[2:] = 99  # outside of the part that is shown
     Image.fromarray(pixels).save(run / "samples" / "000000100.png")
     dark = "\x1b[38;2;0;0;0;48;2;0;0;0m▀"
     assert watch._Run(run).picture(2) == f"{dark}\x1b[38;2;0;0;0;48;2;200;200;200m▀\x1b[0m"

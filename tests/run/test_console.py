@@ -217,7 +217,7 @@ def test_a_terminal_line_is_redrawn_in_place(clock):
     console.progress(1_000, {"loss/d": 0.5, "loss/g": 123456.0})
     bar, line = stream.screen()[-1].split(" ", 1)
     assert (bar, line) == (
-        "━" * 3 + "╺" + "━" * 26,
+        "━" * 2 + "╺" + "━" * 17,
         "10.0 %  ETA 1 min 30 s  loss D 0.500  loss G 123456.000  100.0 img/s  1.0 kimg of 10.0 kimg",
     )
     clock.seconds += 10
