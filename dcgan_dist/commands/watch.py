@@ -64,8 +64,10 @@ def main(argv: list[str]) -> int:
         print(*run.lines(console.width), sep="\n")
         return 0
     with Live(screen(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while not run.ended():
+        ended = run.ended()
+        while not ended:
             time.sleep(options.every)
+            ended = run.ended()  # before the last look at the rest
             run.read()
             live.update(screen(), refresh=True)
     return 0
