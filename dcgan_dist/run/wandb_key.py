@@ -90,11 +90,11 @@ def is_stopped(entity: str, project: str, run_id: str, timeout: float) -> bool:
     found, url = credentials(env), Location(env.get("WANDB_BASE_URL") or DEFAULT_URL).reveal()
     query = (
         "query RunStoppedStatus($projectName: String, $entityName: String, $runId: String!) "
-        "{ project(name: $projectName, entityName: $entityName) { run(name: $runId) { stopped } } }"
+        "{ project(name: $projectName, entityName: $entityName) { run(name: $runId) { stopped shouldStop } } }"
     )
     question = {"query": query, "variables": {"projectName": project, "entityName": entity, "runId": run_id}}
     try:
-        return found is not None and bool(_query(url, found, timeout, question)["project"]["run"]["stopped"])
+        return found is not None and any(_query(url, found, timeout, question)["project"]["run"].values())
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
         return False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.fake_wandb import FakeWandb
+from support.fake_wandb import FakeWandb, Run
 from support.launching import ROOT, call, environment
 from support.training import TINY
 from support.waiting import LIMIT, until
@@ -23,6 +23,7 @@ from dcgan_dist.errors import UsageError
 from dcgan_dist.run import dashboard
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run.wandb import open_wandb
+from dcgan_dist.run.wandb_key import is_stopped
 from dcgan_dist.run.wandb_settings import trial_folder
 
 SWEEPS = sorted((ROOT / "launch/sweeps").glob("*.yaml"))
@@ -109,6 +110,14 @@ def test_a_trial_is_started_again_unless_its_sweep_has_stopped_it(by_the_sweep, 
     server.runs["abc123"].stop_requested = by_the_sweep
     tracker.close(exit_code=75)
     assert (server.runs["abc123"].exit_code, server.runs["abc123"].preempting) == told
+
+
+@pytest.mark.parametrize("fault", ["500", "down", "401"])
+def test_without_an_answer_a_trial_is_not_taken_for_stopped(fault, server):
+    server.runs["abc123"] = Run("tester", "gans", "abc123", stop_requested=True)
+    assert is_stopped("tester", "gans", "abc123", LIMIT)
+    server.fault = fault
+    assert not is_stopped("tester", "gans", "abc123", LIMIT)
 
 
 @pytest.mark.dist
