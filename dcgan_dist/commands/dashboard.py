@@ -27,10 +27,9 @@ class DashboardOptions(cli.CommandOptions):
     entity: str | None = None
     """W&B user or team. Default: WANDB_ENTITY, or that of the API key."""
     name: str = "dcgan_dist"
-    """Name of the workspace's view. The view of this name that an earlier call created is updated; its filters, order
-    and colours of runs stay."""
+    """Name of the workspace's view. The same name again updates it; its filters, order and colours of runs stay."""
     report: tuple[str, ...] = ()
-    """Write a new report of these runs instead: their ids on W&B, or their folders, in the order of the report."""
+    """Write a new report of these runs instead: their ids on W&B, or their folders."""
 
 
 def main(argv: list[str]) -> int:
