@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("dcgan_dist.commands.watch", "follow a run from its folder: progress, curves, pictures"),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
     "dashboard": ("dcgan_dist.commands.dashboard", "create or update a W&B workspace, or write a W&B report of runs"),
+    "report": ("dcgan_dist.commands.report", "write the page of a run, or of several side by side"),
 }
 
 

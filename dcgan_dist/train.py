@@ -83,7 +83,7 @@ def run(config: Config, lines: Sequence[str] = ()) -> int:
         session.finish(code, STOPPED)
     except BaseException as error:
         report_if_lost(error)  # first: the rest may take longer than a launcher waits
-        session.abandon()
+        session.abandon(error)
         raise
     # other launchers treat any other code as a crash, and end the other ranks; RUN/PREEMPTED records the stop
     return DONE if signals.codes_are_crashes() else code

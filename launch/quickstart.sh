@@ -11,6 +11,7 @@ run=$(.venv/bin/python -c 'import sys; from dcgan_dist import cli; print(cli.loa
 last=$(find "$run/samples" -name '*.png' | sort | tail -n 1)
 cat <<END
 
+The page:         $run/report.html   (pictures, curves, options; open it in a browser)
 The pictures:     $last   (all of them: $run/samples)
 The metrics:      $run/metrics.jsonl
 Train longer:     launch/quickstart.sh ${*:+$* }--images 400000

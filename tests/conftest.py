@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     if items and hasattr(items[0].config, "workerinput"):
-        long = ("slurm", "gpu", "dist", "slow")
+        long = ("slurm", "gpu", "browser", "dist", "slow")
         items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in long])
 
 

@@ -33,6 +33,7 @@ RUN = {  # what stands for `...`, or follows; what the command must leave
     "dcgan-dist inspect shards": ("", "contact.png"),
     "dcgan-dist launch --data.shards 'shards/*.tar' --model.image_size 96": (TINY, "tiny/DONE"),
     "dcgan-dist sample runs/dcgan --count 256 --out pictures.png": ("", "pictures.png"),
+    "dcgan-dist report runs/dcgan": ("", "runs/dcgan/report.html"),
     "dcgan-dist launch ...": (TINY, "tiny/DONE"),
     "dcgan-dist launch --cpu --num_processes 4 ...": (TINY, "tiny/DONE"),
     "accelerate launch -m dcgan_dist.train ...": (TINY, "tiny/DONE"),

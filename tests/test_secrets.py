@@ -162,6 +162,8 @@ COMMANDS = {
     "sample URL": 2,
     "sample PIPE": 2,
     "sample r --out URL": 2,
+    "report URL": 2,
+    "report PIPE": 2,
     "doctor --run_dir r --data.shards URL --only shards,cache,run_dir,launcher --json d.json {tiny}": 0,
     "doctor --run_dir r --data.shards PIPE --only shards,cache --json d.json {stream} {tiny}": 0,
     "doctor --run_dir r --data.shards BAD NONE --only shards,cache --json d.json {tiny}": 1,
@@ -210,6 +212,9 @@ def test_a_new_signature_is_no_other_data_and_the_configuration_is_the_owners_al
     assert place.words["URL"] in yaml.safe_load(config.read_text())["data"]["shards"]
     assert f"{config.relative_to(place.work)}: readable only by its owner" in place.printed
     assert json.loads(environment.read_text())["command"][:4] == ["dcgan-dist", "train", "--run_dir", "r"]
+    assert place.run("report r") == 0
+    page = (place.work / "r/report.html").read_text()
+    assert str(Location(place.words["URL"])) in page
     assert place.run(f"train --run_dir r --data.shards NEW {tiny} --images 16") == 0
     assert "resuming from r/checkpoints/000000008" in place.printed
     assert place.run("train --config r/config.yaml --run_dir again") == 0  # which has the secrets

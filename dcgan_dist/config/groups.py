@@ -191,6 +191,8 @@ class LogConfig(OptionGroup):
     """Output. auto: a live display on a terminal, else lines with time stamps. plain: such lines. json: JSON lines."""
     tensorboard: bool = True
     """Write TensorBoard files, if tensorboard is installed."""
+    page: bool = True
+    """Write report.html, the page of the run, whenever training ends. `dcgan-dist report` writes it at any time."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from dcgan_dist.gan.nonfinite import first_not_finite, not_finite
 from dcgan_dist.gan.state import TrainState
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import checkpoint, resume
+from dcgan_dist.run.attempts import now
 from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
@@ -121,6 +122,7 @@ class Recovery:
         )
         self.metrics.cut_after(state.images)
         about = {"health/rollbacks": state.rollbacks, "rollback_from": since, "rollback_reason": reason}
+        about["rollback_time"] = now()
         with suppress(UserError):  # a full disk: the line is written later
             self.metrics.append({"images": state.images, **about})
 

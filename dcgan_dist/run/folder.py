@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from dcgan_dist.data.system.storage import make_folder, sync_folder, write_atomically
 from dcgan_dist.data.system.workers import available_cores
@@ -41,6 +40,9 @@ class RunFolder:
         self.environment = root / "environment.json"
         self.metrics = root / "metrics.jsonl"
         self.log = root / "log.txt"
+        self.attempts = root / "attempts.jsonl"
+        self.page = root / "report.html"
+        self.real = root / "real.png"
         self.samples = root / "samples"
         self.checkpoints = root / "checkpoints"
         self.first_checkpoint = root / "first_checkpoint"
@@ -95,10 +97,12 @@ class RunFolder:
         """Moves reports, samples, options of earlier attempts away: this one resumes from none. Raises UsageError."""
         # the W&B run, too, because it refuses reports at images that it has seen; reports and samples last, because an
         # attempt continues what a killed one began only while they are here
-        moved = self.root / "wandb_id", self.tensorboard, self.first_checkpoint, self.samples, self.metrics
+        shown = self.attempts, self.page, self.real
+        moved = self.root / "wandb_id", self.tensorboard, self.first_checkpoint, *shown, self.samples, self.metrics
         with self._writing():
             has_reports = self.metrics.exists() and self.metrics.stat().st_size > 0
             if not has_reports and not (self.samples.is_dir() and any(self.samples.iterdir())):
+                self.real.unlink(missing_ok=True)  # the next attempt may have other data
                 return
             numbers = [int(path.name) for path in self.earlier.glob("[0-9]*") if path.name.isdecimal()]
             kept = self.earlier / str(max(numbers, default=0) + 1)
@@ -111,9 +115,10 @@ class RunFolder:
             sync_folder(self.root)
         say(f"no checkpoint of {self.root} is used; the reports and samples of earlier attempts are kept in {kept}")
 
-    def prepare(self, config_yaml: str, world: dict[str, Any], *, private: bool = False) -> None:
+    def prepare(self, config_yaml: str, world: dict[str, Any], *, private: bool = False) -> dict[str, Any]:
         """Makes the folder, or takes over one that an earlier attempt made. Raises UsageError for any other.
 
+        Returns the content of environment.json: the environment, and `world`.
         `private`: only the owner may read the configuration, because it holds secrets.
         """
         self.check()
@@ -122,7 +127,9 @@ class RunFolder:
                 make_folder(folder)
             self._remove_markers()
         write_atomically(self.config, config_yaml.encode(), private=private)
-        write_atomically(self.environment, json.dumps(environment() | world, indent=2).encode())
+        found = environment() | world
+        write_atomically(self.environment, json.dumps(found, indent=2).encode())
+        return found
 
     def _is_run(self) -> bool:
         """Whether training saved a checkpoint here, or wrote this config.yaml, which other programs use, too."""
@@ -208,6 +215,8 @@ def _move(path: Path, to: Path) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, commit, machine, devices, command. No environment variables, which may hold secrets."""
+    import torch  # only now: commands that only look into the folder need not wait for it
+
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [redacted(word, word) for word in sys.argv],

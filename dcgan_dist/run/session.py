@@ -24,6 +24,7 @@ from dcgan_dist.parallel.noise import NoiseSource, sample_latents, split_of
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.world import World
 from dcgan_dist.run import resume
+from dcgan_dist.run.attempts import PAGE_SECONDS, PAGE_SECONDS_STOPPED, AttemptLog, one_line
 from dcgan_dist.run.clock import Clock
 from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.console import Console, human_time
@@ -33,6 +34,7 @@ from dcgan_dist.run.grid import grid, save_png
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.reading import ReadingReport
+from dcgan_dist.run.real import RealImages
 from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.signals import RequestMonitor
 from dcgan_dist.run.stats import Stats
@@ -58,6 +60,7 @@ class Session:
     requests: RequestMonitor
     metrics: MetricsFile
     trackers: Trackers
+    attempts: AttemptLog
     earlier: float  # seconds that the run took in earlier attempts, up to the checkpoint that this one resumes from
 
     def __post_init__(self) -> None:
@@ -66,6 +69,7 @@ class Session:
         self.clock, self.agreement = Clock(world.device, world.activity), Agreement(world)
         self.engine = replace(self.engine, section=partial(self.clock.section, on_device=True))
         self.saver = Saver(self.folder, config.checkpoint, self.lease, say, world.device)
+        self.real = RealImages(self.folder.real, config.log.samples, say)
         self.reading = ReadingReport(self.reader, world, self.console)
         self.stragglers = Stragglers(world, self.console, config.watchdog.slow_factor)
         self.recovery = Recovery(
@@ -139,6 +143,8 @@ class Session:
             noise = NoiseSource(config, self.split, self.world.device, weights, rollbacks)
             with closing(self.reader.batches(self.state.images, self.split)) as batches:
                 for batch in on_device(batches, self.world.device):
+                    if self.world.main:
+                        self.real.keep(self.reader, batch.images)
                     yield micro_batches(config, batch.images, batch.flips, weights), noise.at(self.state.images)
                     if self.state.rollbacks != rollbacks:
                         break
@@ -233,12 +239,14 @@ class Session:
         self.reading.report_damages()
         images, taken, then = self.state.images, human_time(self.seconds()), ""
         if exit_code == stopped:
-            why = self._why_stopped()
+            why, seconds = self._why_stopped(), PAGE_SECONDS_STOPPED
             marker, text = self.folder.preempted, f"{images}\n{why}"
             last = f"stopped at {images:,} images after {taken} ({why}); run the same command again to resume"
         else:
+            why, seconds = "done", PAGE_SECONDS
             marker, text = self.folder.done, f"{images}"
-            where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}"
+            page = f", everything in {self.folder.page}" if self.config.log.page else ""
+            where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}{page}"
             last, then = f"done: {images:,} images after {taken}; {where}", self._next_steps()
             if images == self.first:
                 last, then = (
@@ -246,6 +254,7 @@ class Session:
                     "",
                 )
         self.world.from_main(lambda: self.folder.mark(marker, text))
+        self.attempts.end(images, why, seconds)
         self.trackers.close(exit_code)
         self.console.close()
         for line in filter(None, (last, then)):
@@ -254,10 +263,11 @@ class Session:
         self.world.barrier()
         self.world.close()
 
-    def abandon(self) -> None:
+    def abandon(self, error: BaseException) -> None:
         """The end after an error: ends the threads."""
         self.console.close()
         self.saver.close()
+        self.attempts.end(self.state.images, one_line(error), PAGE_SECONDS_STOPPED)
         self.trackers.close(exit_code=1)
         self.lease.release()
 

@@ -13,12 +13,14 @@ from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.watchdog import watch
 from dcgan_dist.parallel.world import World, set_cpu_threads
 from dcgan_dist.run import checkpoint, resume, signals
+from dcgan_dist.run.attempts import PAGE_SECONDS_STOPPED, AttemptLog, one_line
 from dcgan_dist.run.console import Console
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.run.memory import require_memory
 from dcgan_dist.run.plan import layers_text, split_text
+from dcgan_dist.run.report import write_at_end
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.trackers import Start, Trackers, open_trackers
@@ -48,7 +50,8 @@ def open_session(
         except signals.StoppedError as stop:
             start.stop(str(stop))
             raise
-    except BaseException:
+    except BaseException as error:
+        start.attempts.end(None, one_line(error), PAGE_SECONDS_STOPPED)
         start.lease.release()
         raise
 
@@ -61,6 +64,10 @@ class _Start:
         self.console = Console(world.main, form=config.log.format, verbosity=config.verbosity)
         self.folder = RunFolder(config.run_dir)
         self.lease = Lease(config.run_dir, self.console.say)
+        say = self.console.say
+        self.attempts = AttemptLog(
+            self.folder.attempts, self.lease, say, lambda limit: write_at_end(config, say, limit)
+        )
         self.facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
 
     def open(self, config_yaml: str) -> Session:
@@ -72,7 +79,7 @@ class _Start:
         found = world.from_main(lambda: resume.find(config, self.folder, data, self.console.say))
         own = found if found is not None and resume.is_own(found, self.folder) else None
         world.from_main(lambda: self.lease.take(new=True))
-        world.from_main(lambda: self._prepare_folder(config_yaml, own))
+        commit = world.from_main(lambda: self._prepare_folder(config_yaml, own))
         watch(world, config, self.folder.stacks)
         state, engine = create(config, world, self.arithmetic)
         world.activity.place = lambda: f"iteration {state.iteration + 1:,} after {state.images:,} images"
@@ -80,6 +87,8 @@ class _Start:
         before = resume.restore(found, state, stats, world)
         requests.watch(self.folder.stop, self.folder.save if world.main else None, config.stop.after_minutes)
         metrics, say = MetricsFile(self.folder.metrics), self.console.say
+        about = self.facts | {"git_commit": commit}
+        world.from_main(lambda: self.attempts.begin(state.images, metrics.path, about))
         world.from_main(lambda: _cut(metrics, before if own else {"images": -1}, config.images, say))
         pinned, local = world.device.type == "cuda", world.local_main
         session = Session(
@@ -97,6 +106,7 @@ class _Start:
             stats=stats,
             requests=requests,
             metrics=metrics,
+            attempts=self.attempts,
             earlier=before.get("run_seconds", 0.0),  # older versions did not count them
         )
         self.console.estimate(config.log.samples_every, SLOW_CPU if world.device.type == "cpu" else "")
@@ -139,14 +149,15 @@ class _Start:
         if config.data.secret:
             say(f"{self.folder.config}: readable only by its owner (mode 0600), because --data.shards holds secrets")
 
-    def _prepare_folder(self, config_yaml: str, newest: Path | None) -> None:
-        """`newest`: the checkpoint of this folder from which this attempt resumes."""
+    def _prepare_folder(self, config_yaml: str, newest: Path | None) -> str | None:
+        """Returns the commit. `newest`: the checkpoint of this folder from which this attempt resumes."""
         if newest is None:
             self.folder.put_aside(self.console.say)
         else:
             self.folder.note_checkpoint(checkpoint.load_state(newest)["images"])  # older versions did not
-        self.folder.prepare(config_yaml, self.facts, private=self.config.data.secret)
+        found = self.folder.prepare(config_yaml, self.facts, private=self.config.data.secret)
         self.console.keep(self.folder.log)
+        return found["git_commit"]
 
     def _trackers(self, images: int, requests: signals.RequestMonitor) -> Trackers:
         if not self.world.main:

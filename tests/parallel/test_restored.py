@@ -154,7 +154,7 @@ def restored_attempt(given: list[str], world_size: int) -> dict[str, Any]:
     """What the next attempt holds before its first iteration."""
     attempt = begin(given, world_size)
     found = snapshot(attempt, attempt.earlier)
-    attempt.abandon()
+    attempt.abandon(Exception("the test ends"))
     return found
 
 

@@ -159,7 +159,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again_and_lose
     killed_before_its_first_checkpoint(start)
     first = contents(folder.root)
     assert reports(folder.metrics) == [8, 16, 24]
-    assert set(first) == {"metrics.jsonl", "samples/000000016.png", "config.yaml", "environment.json"}
+    shown = {"attempts.jsonl", "real.png"}
+    assert set(first) == {"metrics.jsonl", "samples/000000016.png", "config.yaml", "environment.json"} | shown
     killed_before_its_first_checkpoint(start)
     assert contents(folder.earlier / "1") == first
     assert "no checkpoint of" in start()[1]

@@ -36,6 +36,14 @@ class IndexedReader:
         self.counters = Counters()  # what was read for the batches so far
         self._fetcher, self._plan, self._say = fetcher, plan, say
 
+    def first(self, count: int) -> NDArray[np.uint8]:
+        """The images at the first positions of the order, at most an epoch: (n, C, H, W). Raises UserError."""
+        samples = self.order.samples(0, min(count, self.order.size))
+        size, channels = self._fetcher.shape
+        pixels = np.empty((len(samples), size, size, channels), dtype=np.uint8)
+        self._fetcher.fill(samples.copy(), pixels, np.empty(len(samples), dtype=np.int64))
+        return pixels.transpose(0, 3, 1, 2)
+
     def batches(self, position: int, split: Split) -> Generator[Batch, None, None]:
         """This rank's batches from a position on, without end: micro-batch after micro-batch within each."""
         images = split.per_rank_micro * split.micro_batches
