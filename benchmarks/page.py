@@ -58,7 +58,7 @@ def make_run(root: Path, reports: int, grids: int) -> None:
             file.write(json.dumps({"images": EVERY * number, **dict(zip(SCALARS, row, strict=True))}) + "\n")
     faces = np.stack([np.asarray(draw_face(0, number, SIZE).convert("RGB")) for number in range(FACES)])
     for number in range(grids):
-        noise = random.normal(0, 60 / (1 + number / 25), (64, SIZE, SIZE, 3))
+        noise = random.normal(0, 60 / (1 + number / 3), (64, SIZE, SIZE, 3))
         chosen = np.clip(faces[random.integers(0, FACES, 64)] + noise, 0, 255).astype(np.uint8)
         save_png(grid(chosen.transpose(0, 3, 1, 2)), folder.sample(EVERY * (reports // grids) * (number + 1)))
     save_png(grid(faces[:64].transpose(0, 3, 1, 2)), folder.real)

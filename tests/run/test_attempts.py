@@ -157,7 +157,7 @@ def test_none_of_it_can_end_the_run(start, folder, monkeypatch):
     folder.page.mkdir()
     code, printed = start("--images", 8)
     assert code == 0
-    warnings = [line for line in printed.splitlines() if "WARNING" in line]
+    warnings = [line[line.index("WARNING") :] for line in printed.splitlines() if "WARNING" in line]
     assert len(warnings) == 4
     assert (
         warnings[0]

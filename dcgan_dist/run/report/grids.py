@@ -3,6 +3,7 @@
 import base64
 import io
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ T = TypeVar("T")
 MOST = 500  # grids of a run
 SETTINGS = ((85, 1_600), (70, 1_200), (55, 1_000), (45, 900), (35, 800), (25, 700), (25, 500), (20, 400))
 """WebP quality and longest side in pixels: the first is used with which all grids fit."""
+EXAMPLES, MARGIN = 9, 1.1  # the grids from which the size of all is estimated, and what is allowed for the error
 THREADS = 4
 
 
@@ -44,7 +46,7 @@ def collect(samples: Path, real: Path, budget: int, until: float) -> Grids:
     """
     found = sorted((int(path.stem), path) for path in samples.glob("*.png") if path.stem.isdecimal())
     order = spread([found[place] for place in np.linspace(0, len(found) - 1, min(len(found), MOST)).astype(int)])
-    setting = _setting([path for _, path in order[:3]], len(order), budget)
+    setting = _setting([path for _, path in order[:EXAMPLES]], len(order), budget)
     pictures: dict[int, str] = {}
     unread = 0
     real_uri = _encoded(real, setting) if real.is_file() else None
@@ -68,11 +70,11 @@ def spread(items: Sequence[T]) -> list[T]:
 
 
 def _setting(examples: Sequence[Path], count: int, budget: int) -> tuple[int, int]:
-    for setting in SETTINGS:
+    def fits(setting: tuple[int, int]) -> bool:
         sizes = [len(_encoded(path, setting) or "") for path in examples]
-        if not sizes or (count + 1) * sum(sizes) <= budget * len(sizes):
-            return setting
-    return SETTINGS[-1]
+        return MARGIN * (count + 1) * sum(sizes) <= budget * len(sizes)
+
+    return SETTINGS[min(bisect_left(SETTINGS, True, key=fits), len(SETTINGS) - 1)]
 
 
 def _encoded(path: Path, setting: tuple[int, int], until: float = float("inf")) -> str | None:
