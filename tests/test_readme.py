@@ -71,6 +71,10 @@ ELSEWHERE = {  # why a command does not run here; the test that runs it
         "it needs an account",
         "tests/run/test_wandb_settings.py::test_the_files_of_wandb_init_and_login_count",
     ),
+    "dcgan-dist watch runs/NAME": (
+        "there is no run of that name",
+        "tests/commands/test_watch.py::test_progress_curves_and_the_last_lines_of_the_log",
+    ),
     "dcgan-dist dashboard --project dcgan_dist": (
         "it needs an account",
         "tests/commands/test_dashboard_command.py::test_what_is_sent_is_what_the_golden_file_holds",
