@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("dcgan_dist.commands.inspect", "count what shards hold, and draw a contact sheet of it"),
     "doctor": ("dcgan_dist.commands.doctor", "check this machine before a long run, with advice for each problem"),
     "watch": ("dcgan_dist.commands.watch", "follow a run from its folder: progress, curves, pictures"),
+    "wandb": ("dcgan_dist.commands.wandb", "send to W&B what its server lacks of a run: dcgan-dist wandb sync RUN"),
     "sample": ("dcgan_dist.commands.sample", "draw pictures from a checkpoint"),
     "dashboard": ("dcgan_dist.commands.dashboard", "create or update a W&B workspace, or write a W&B report of runs"),
     "report": ("dcgan_dist.commands.report", "write the page of a run, or of several side by side"),

@@ -79,6 +79,10 @@ ELSEWHERE = {  # why a command does not run here; the test that runs it
         "it needs an account",
         "tests/commands/test_dashboard_command.py::test_what_is_sent_is_what_the_golden_file_holds",
     ),
+    "dcgan-dist wandb sync runs/NAME": (
+        "it needs a server",
+        "tests/run/test_wandb_sync.py::test_killed_at_ten_random_moments_nothing_is_lost_or_double",
+    ),
     "torchrun --nproc-per-node 8 -m dcgan_dist doctor ...": (
         "eight processes take long",
         "tests/parallel/test_doctor_ranks.py::test_launched_ranks_are_those_that_are_examined",

@@ -41,5 +41,12 @@ def measure_networks(config: Config, weights: torch.dtype) -> NetworkSizes:
     )
 
 
+def count_parameters(config: Config) -> dict[str, int]:
+    """Numbers that training changes, of "g" and "d"."""
+    with torch.device("meta"):
+        networks = {"g": NetG(config.model), "d": NetD(config.model)}
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
+
 def _outputs(network: NetG | NetD, example: torch.Tensor) -> int:
     return sum(prod(map(int, shape.split(" x "))) for _, shape, _ in layer_table(network, example))

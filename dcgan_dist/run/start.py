@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.config import Config
+from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.loading import make_reader, open_data
 from dcgan_dist.errors import os_error_as_user_error
+from dcgan_dist.gan.network_sizes import count_parameters
 from dcgan_dist.parallel.engine import create
 from dcgan_dist.parallel.precision import Arithmetic
 from dcgan_dist.parallel.watchdog import watch
@@ -23,7 +25,8 @@ from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.report import write_at_end
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.stats import Stats
-from dcgan_dist.run.trackers import Start, Trackers, open_trackers
+from dcgan_dist.run.tracker_start import Start
+from dcgan_dist.run.trackers import Trackers, open_trackers
 from dcgan_dist.text import Say, counted
 
 SLOW_CPU = (
@@ -68,7 +71,12 @@ class _Start:
         self.attempts = AttemptLog(
             self.folder.attempts, self.lease, say, lambda limit: write_at_end(config, say, limit)
         )
-        self.facts = {"world_size": world.size, "device": str(world.device), "precision": chosen.name}
+        self.facts: dict[str, Any] = {
+            "world_size": world.size,
+            "device": str(world.device),
+            "precision": chosen.name,
+            "parameters": count_parameters(config),
+        }
 
     def open(self, config_yaml: str) -> Session:
         """All steps."""
@@ -79,6 +87,8 @@ class _Start:
         found = world.from_main(lambda: resume.find(config, self.folder, data, self.console.say))
         own = found if found is not None and resume.is_own(found, self.folder) else None
         world.from_main(lambda: self.lease.take(new=True))
+        if isinstance(data, Corpus):
+            self.facts |= {"data_images": data.size, "data_fingerprint": data.fingerprint}
         commit = world.from_main(lambda: self._prepare_folder(config_yaml, own))
         watch(world, config, self.folder.stacks)
         state, engine = create(config, world, self.arithmetic)

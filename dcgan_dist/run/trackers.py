@@ -2,15 +2,14 @@
 
 import contextlib
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.config import Config
 from dcgan_dist.run.tensorboard import open_tensorboard
+from dcgan_dist.run.tracker_start import Start
 from dcgan_dist.run.wandb import open_wandb
 
 Say = Callable[[str], None]
@@ -90,20 +89,9 @@ class Trackers:
         self._say(f"{name} is switched off, the training goes on: {what}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """What a tracker is opened with."""
-
-    config: Config
-    images: int  # real images seen where this attempt of the run begins
-    say: Say  # prints a line
-    on_stop: Callable[[], None]  # called, in any thread, when someone stops the run from outside
-    environment: Mapping[str, Any]  # versions and devices, shown with the options
-
-
 TRACKERS: dict[str, Callable[[Start], Tracker | None]] = {
     "TensorBoard": lambda start: open_tensorboard(start.config, start.images, start.say),
-    "W&B": lambda start: open_wandb(start.config, start.say, start.on_stop, start.environment),
+    "W&B": open_wandb,
 }
 """By the names that are printed. None: the options do not ask for it."""
 

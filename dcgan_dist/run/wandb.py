@@ -1,13 +1,17 @@
 """Weights & Biases: one run of the server for one run folder, however often it is stopped; the x axis is images seen.
 
 What leaves the machine: the configuration and environment without anything secret, scalars, pictures, histograms and
-the load of CPU and GPU. No code, no command line, no host name, no git state, no console output.
+the load of CPU and GPU. No code, no command line, no host name, no console output; of git only the commit of dcgan_dist
+and whether its files differ from it.
 """
 
 import contextlib
 import json
 import os
-import secrets
+import shlex
+import shutil
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,20 +20,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.config import Config
 from dcgan_dist.config.groups import WandbConfig
-from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
+from dcgan_dist.run import wandb_folder
+from dcgan_dist.run.wandb_history import REPORT, SAMPLES, Received, arrived, ask, caption, from_summary, in_folder
 from dcgan_dist.run.wandb_key import credentials, is_stopped
 from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, not_used, unreadable, variables
+from dcgan_dist.text import counted
 
 if TYPE_CHECKING:
     import wandb
 
+    from dcgan_dist.run.tracker_start import Start
+
 # seconds that a missing server may cost; both fit into the grace time of a job that is stopped
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 20.0
-NOTE, PLACE = "wandb_folder.json", ("entity", "project")  # the run's place on the server, which the file records
+LEAST = 5.0  # seconds for a question that comes when these have passed
+SHARED = (  # the rest of environment.json names host, job and command
+    "python", "packages", "git_commit", "git_dirty", "system", "cpu_cores", "devices", "world_size", "device",
+    "precision", "data_images", "data_fingerprint", "parameters",
+)  # fmt: skip
 STOPPED_ON_REQUEST = 75  # the exit code of a run that will be resumed
 
 
@@ -44,40 +55,6 @@ def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str
     if found := credentials(variables(env)):
         return "online", found.where
     return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
-
-
-def _run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[str, Any]]:
-    """The folder's W&B run, whether it is new, and what `wandb_folder.json` records of it.
-
-    Raises wandb.Error for a WANDB_RUN_ID that is no id. A copy of the folder (neither path nor inode are those in the
-    file) gets its own run. A folder that was moved to another disk looks the same; the line explains what to do.
-    """
-    import wandb
-
-    path, note = run_dir / "wandb_id", run_dir / NOTE
-    here = {"path": str(run_dir.resolve()), "inode": run_dir.stat().st_ino}
-    before: dict[str, Any] = {}
-    with contextlib.suppress(OSError, TypeError, ValueError):
-        before = dict(json.loads(note.read_bytes()))
-    known = path.read_text(encoding="utf-8").strip() if path.exists() else ""
-    copied = bool(known and before) and not any(before.get(name) == value for name, value in here.items())
-    made = known if known and not copied else os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-    noted = (before if made == known else {}) | here
-    if made != known:
-        wandb.Settings(run_id=made)
-        write_atomically(path, f"{made}\n".encode())
-    if copied:
-        say(
-            f"W&B: this folder is a copy of {before.get('path')}, whose run is {known}; its own is {made}. If it was "
-            f"moved from another disk: stop, write {known} into {path}, and start again"
-        )
-    if noted != before:
-        write_atomically(note, json.dumps(noted).encode())
-    return made, made != known, noted
-
-
-def _path(place: Mapping[str, Any]) -> str:
-    return "/".join(place[name] for name in PLACE if place[name])
 
 
 def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
@@ -109,27 +86,23 @@ def _end_service() -> None:
 
 
 class WandbTracker:
-    """The run on the W&B server, or in files under RUN/wandb that `wandb sync` sends later. On the main rank only.
+    """The run on the W&B server, or in files under RUN/wandb. On the main rank only.
 
     Without an answer of the server at the start, `online` becomes `offline`, with one line. A later outage costs
-    nothing until `close`, which waits a bounded time and prints how to send the rest.
+    nothing until `close`, which waits a bounded time and prints how to send the rest. The next attempt that is online
+    begins with what the server lacks.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        mode: Literal["online", "offline"],
-        *,
-        say: Callable[[str], None],
-        on_stop: Callable[[], None],
-        environment: Mapping[str, Any],
-    ) -> None:
-        """Opens the run. The arguments are those of `trackers.Start`."""
-        self._say = say
+    def __init__(self, start: "Start", mode: Literal["online", "offline"], *, timeout: float | None = None) -> None:
+        """`timeout`: for `dcgan-dist wandb sync`, the seconds it may take. Raises UserError without a server."""
+        config = start.config
+        self._say, self._timeout, self._required = start.say, timeout or FINISH_TIMEOUT, timeout is not None
         self._run_dir = config.run_dir.absolute()
-        self._settings = _settings(on_stop)
+        self._rest = f"dcgan-dist wandb sync {shlex.quote(str(self._run_dir))}"
+        self._settings = _settings(start.on_stop) | {"finish_timeout": self._timeout, "x_disable_stats": self._required}
+        self._logged, self.complete = 0, False
         lines = not_used(config.wandb, os.environ)
-        run_id, new, noted = _run_id(self._run_dir, say)
+        run_id, new, noted = wandb_folder.run_id(self._run_dir, start.say)
         self._hidden = () if new else ONCE
         if (asked := os.environ.get("WANDB_RUN_ID") or run_id) != run_id:
             lines.append(f"WANDB_RUN_ID={asked}: not used, this folder's run is {run_id}")
@@ -138,55 +111,50 @@ class WandbTracker:
             **{name: getattr(config.wandb, name) for name in ("project", "entity", "group")},
             "dir": os.environ.get("WANDB_DIR") or str(self._run_dir),
             "id": run_id,
-            "config": json.loads(json.dumps(asdict(config) | {"environment": environment}, default=str)),
+            "resume": "allow",  # offline, too: steps go on after those that the server has when the files are sent
+            "config": json.loads(json.dumps(asdict(config) | {"environment": self._environment(start)}, default=str)),
         }
         names = {"name": os.environ.get("WANDB_NAME") or self._run_dir.name, "tags": config.wandb.tags}
         if new:  # later attempts leave alone what was renamed or tagged by hand
             arguments |= names
         for line in lines:
-            say(f"W&B: {line}")
+            self._say(f"W&B: {line}")
+        began = time.monotonic()
         self._run = self._online(arguments) if mode == "online" else self._offline(arguments)
-        if self._note_place(noted, new):
+        if wandb_folder.note_place(self._run_dir, self._run, noted, new, self._say):
             for name, value in (names | {"notes": os.environ.get("WANDB_NOTES", "")}).items():
                 setattr(self._run, name, value)
         self._run.define_metric("images")
         self._run.define_metric("*", step_metric="images")
-        # a resumed run repeats the images between its checkpoint and its end, and W&B would show both; a picture
-        # at the last of them may have been lost, and twice the same does no harm
-        self._sent = int(self._run.summary.get("images", -1)) if self._run.resumed else -1
+        self._received = self._ask(timeout or INIT_TIMEOUT - (time.monotonic() - began))
+        if not self._run.offline:
+            self._send_missing(start.images)
 
-    def _note_place(self, noted: dict[str, Any], new: bool) -> bool:
-        """Records the run's entity and project; whether an old run begins there, which is printed."""
-        here = {name: getattr(self._run, name) for name in PLACE}  # online with the entity of the key
-        before = {name: noted.get(name) for name in PLACE}
-        moved = any(before[name] and here[name] and before[name] != here[name] for name in PLACE)
-        begins = not new and not self._run.resumed and (moved or not self._run.offline)
-        if begins:
-            was = f"in {_path(before)}" if moved else "kept offline, or in another project"
-            self._say(
-                f"W&B: until now this folder's run {self._run.id} was {was}; in {_path(here)} it begins now, without "
-                "the earlier reports. If that is not meant: stop, and give --wandb.project and --wandb.entity as before"
-            )
-        place = {name: here[name] or noted.get(name) for name in PLACE}
-        with contextlib.suppress(UserError):  # the next attempt notes it
-            write_atomically(self._run_dir / NOTE, json.dumps(noted | place).encode())
-        return begins
+    def _environment(self, start: "Start") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((self._run_dir / "environment.json").read_bytes())
+        return {name: value for name, value in found.items() if name in SHARED} | dict(start.environment)
 
     def _online(self, arguments: dict[str, Any]) -> "wandb.Run":
         import wandb
 
         try:
-            run = self._init("online", resume="allow", **arguments)
+            run = self._init("online", **arguments)
         except wandb.Error as error:
-            self._say(f"W&B: no answer, this attempt is kept offline: {str(error).partition(chr(10))[0]}")
+            reason = str(error).partition("\n")[0]
             _end_service()  # until then the failed attempt holds the run's id
+            if self._required:
+                raise UserError(f"W&B: {reason}") from error
+            hint = f"; without {self._run_dir / 'wandb_id'} a new run begins" if "deleted" in reason else ""
+            self._say(f"W&B: this attempt is kept offline: {reason}{hint}")
             return self._offline(arguments)
         self._say(f"W&B: {run.url}")
         return run
 
     def _offline(self, arguments: dict[str, Any]) -> "wandb.Run":
         run = self._init("offline", **arguments)
-        self._say(f"W&B: to send this attempt later: wandb sync {Path(run.dir).parent}")
+        self._say(f"W&B: to send this attempt later: {self._rest}")
         return run
 
     def _init(self, mode: Literal["online", "offline"], **arguments: Any) -> "wandb.Run":
@@ -197,25 +165,67 @@ class WandbTracker:
             wandb.setup(wandb.Settings(**self._settings))
             return wandb.init(mode=mode, settings=wandb.Settings(**self._settings, silent=True), **arguments)
 
+    def _ask(self, seconds: float) -> Received:
+        """What the server has, found in about so many seconds."""
+        if self._run.offline or not self._run.resumed:
+            return Received(lines=None if self._run.offline else 0)
+        try:
+            return ask(self._run, max(seconds, LEAST))
+        except Exception as error:
+            what = str(error).partition("\n")[0]
+            self._say(f"W&B: which reports the server has is not known ({what}); sent is what follows its newest one")
+            return from_summary(self._run)
+
+    def _send_missing(self, images: int) -> None:
+        """Sends what the server lacks of the reports and pictures up to `images`, where this attempt begins."""
+        import wandb
+
+        self._mark_sent(but=Path(self._run.dir).parent)
+        sent, newest = Counter[str](), {}
+        for seen, name, what in in_folder(self._run_dir, images):
+            newest = {"images": seen, **what} if name == REPORT else newest
+            if self._received.lacks(seen, name):
+                row = what if name == REPORT else {name: wandb.Image(str(what), caption=caption(seen))}
+                self._log(seen, row)
+                sent[name] += 1
+            elif name == SAMPLES and what.name in self._received.no_file:
+                copy = Path(self._run.dir, self._received.no_file[what.name])
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(what, copy)
+                self._run.save(str(copy), base_path=self._run.dir, policy="now")
+                sent[name] += 1
+        if sent:
+            what = f"{counted(sent[REPORT], 'report')} and {counted(sent[SAMPLES], 'picture')}"
+            self._say(f"W&B: {what} that the server lacked are sent from {self._run_dir}")
+            if newest and newest["images"] >= self._received.last:
+                self._run.summary.update(newest)  # else it is that of the row that was sent last
+
+    def _log(self, images: int, row: Mapping[str, Any]) -> None:
+        try:
+            self._run.log({"images": images, **row})
+        except Exception as error:
+            raise UserError(f"{error}; the rest can be sent later: {self._rest}") from error
+        self._logged += 1
+
     def scalars(self, images: int, values: dict[str, float]) -> None:
         """A row of the history, unless an earlier attempt has sent it."""
-        if images > self._sent:
-            self._run.log({"images": images, **values})
+        if self._received.lacks(images, REPORT):
+            self._log(images, values)
 
     def picture(self, images: int, name: str, array: NDArray[np.uint8]) -> None:
         """An (H, W, 3) picture."""
         import wandb
 
-        if images >= self._sent:
-            self._run.log({"images": images, name: wandb.Image(array)})
+        if self._received.lacks(images, name):
+            self._log(images, {name: wandb.Image(array, caption=caption(images))})
 
     def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
         """The distribution of the finite `values`, of any shape."""
         import wandb
 
         finite = values[np.isfinite(values)]
-        if images >= self._sent and finite.size:
-            self._run.log({"images": images, name: wandb.Histogram(np_histogram=np.histogram(finite, bins=64))})
+        if finite.size and self._received.lacks(images, name):
+            self._log(images, {name: wandb.Histogram(np_histogram=np.histogram(finite, bins=64))})
 
     def alert(self, title: str, text: str) -> None:
         """An alert, which W&B sends by mail or Slack. `title`: less than 64 characters."""
@@ -225,13 +235,32 @@ class WandbTracker:
         """Sends what is left, for a bounded time."""
         if exit_code == STOPPED_ON_REQUEST:
             exit_code = self._stopped()
-        rest = f"wandb sync --include-online {Path(self._run.dir).parent}"
+        end, offline = time.monotonic() + self._timeout, self._run.offline
         try:
             self._run.finish(exit_code=exit_code)
+            self.complete = offline or self._arrived(end - time.monotonic())
         except TimeoutError:
-            self._say(f"W&B: not everything was sent in {FINISH_TIMEOUT:.0f} s; the rest: {rest}")
+            pass
         finally:
             _end_service()  # the files are complete only now
+        if not offline:
+            self._mark_sent()
+        if not self.complete:
+            self._say(f"W&B: not everything has arrived on the server; the rest: {self._rest}")
+
+    def _arrived(self, seconds: float) -> bool:
+        before = self._received.lines
+        try:
+            return before is None or arrived(self._run.path, before + self._logged, max(seconds, LEAST))
+        except Exception:
+            return False
+
+    def _mark_sent(self, but: Path | None = None) -> None:
+        """`wandb sync` passes over W&B's own files of attempts that `_send_missing` takes care of."""
+        for log in Path(self._run.dir).parent.parent.glob(f"*run-*-{self._run.id}/run-{self._run.id}.wandb"):
+            if log.parent != but:
+                with contextlib.suppress(OSError):
+                    log.with_suffix(".wandb.synced").touch()
 
     def _stopped(self) -> int:
         """The exit code for W&B after a stop on request. W&B starts a preempted trial of a sweep again, but this must
@@ -245,12 +274,10 @@ class WandbTracker:
         return STOPPED_ON_REQUEST
 
 
-def open_wandb(
-    config: Config, say: Callable[[str], None], on_stop: Callable[[], None], environment: Mapping[str, Any]
-) -> WandbTracker | None:
+def open_wandb(start: "Start") -> WandbTracker | None:
     """W&B as the options and environment variables ask for it, with one line; None: it is off."""
-    mode, reason = resolve_mode(config.wandb, os.environ)
+    mode, reason = resolve_mode(start.config.wandb, os.environ)
     for line in unreadable(os.environ):
-        say(f"W&B: {line}")
-    say(f"W&B: {mode} ({reason})")
-    return None if mode == "disabled" else WandbTracker(config, mode, say=say, on_stop=on_stop, environment=environment)
+        start.say(f"W&B: {line}")
+    start.say(f"W&B: {mode} ({reason})")
+    return None if mode == "disabled" else WandbTracker(start, mode)

@@ -23,7 +23,7 @@ from dcgan_dist.gan.schedule import set_learning_rates
 from dcgan_dist.gan.state import TrainState, create_state
 from dcgan_dist.parallel.noise import NoiseSource
 from dcgan_dist.parallel.precision import PRECISIONS
-from dcgan_dist.run import wandb
+from dcgan_dist.run import wandb_folder
 from dcgan_dist.run.saving import Saver
 from dcgan_dist.run.session import Session
 
@@ -126,7 +126,7 @@ def snapshot(attempt: Session, run_seconds: float) -> dict[str, Any]:
     batches.close()
     found["modes"] = [network.training for network in (state.netg, state.netd, state.ema)]
     found["run_seconds"] = run_seconds
-    found["wandb"] = wandb._run_id(attempt.config.run_dir, print)[0] if attempt.world.main else ""
+    found["wandb"] = wandb_folder.run_id(attempt.config.run_dir, print)[0] if attempt.world.main else ""
     return found
 
 

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import wandb_reader
-from support.fake_wandb import FakeWandb, Run
+from support.fake_wandb import Run
 from support.shards import write_ours
 from support.waiting import LIMIT
+from support.wandb_runs import beginning, points, start, the_run
 
 from dcgan_dist import cli
-from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig, OptimizerConfig, WandbConfig
 from dcgan_dist.run import wandb as run_wandb
+from dcgan_dist.run import wandb_folder
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.trackers import Trackers
 from dcgan_dist.run.wandb import open_wandb, resolve_mode
@@ -28,49 +29,6 @@ from dcgan_dist.run.wandb_settings import FIXED
 from dcgan_dist.train import main
 
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    for name in ("INIT_TIMEOUT", "FINISH_TIMEOUT"):
-        monkeypatch.setattr(run_wandb, name, LIMIT)
-    (tmp_path / "faces").mkdir()
-    yield Config(run_dir=tmp_path / "faces", wandb=WandbConfig(project="gans", tags=("fruit",), group="nightly"))
-    run_wandb._end_service()
-
-
-@pytest.fixture
-def server(config, monkeypatch):
-    with FakeWandb() as server:
-        for name, value in server.env().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        run_wandb._end_service()  # the client stops before its server does
-
-
-@pytest.fixture
-def said():
-    return []
-
-
-def start(config, said, on_stop=lambda: None, environment=None):
-    tracker = open_wandb(config, said.append, on_stop, environment or {})
-    assert tracker is not None
-    return tracker
-
-
-def the_run(server):
-    (run,) = server.runs.values()
-    return run
-
-
-def points(rows, name):
-    return [(row["images"], row[name]) for row in rows if name in row]
 
 
 def test_a_run_arrives_complete(config, server, said):
@@ -136,7 +94,7 @@ def test_a_resumed_run_goes_on_without_gap_or_double(config, server, said):
     tracker.close()
     run = the_run(server)
     assert points(run.history, "loss/g") == [(0, 0), (100, 1), (200, 2), (300, 3), (400, 4)]
-    assert [images for images, _ in points(run.history, "samples")] == [300, 400]
+    assert [images for images, _ in points(run.history, "samples")] == [300, 200, 400]
     assert run.config["optimizer"]["value"]["g_lr"] == 1e-3
     assert (run.display_name, run.tags, run.exit_code) == ("by hand", ["good"], 0)
     assert (config.run_dir / "wandb_id").read_text() == f"{run.id}\n"
@@ -152,9 +110,9 @@ def test_a_dead_server_at_the_start_makes_the_run_offline(config, server, said, 
     tracker.close()
     (log,) = config.run_dir.glob("wandb/offline-run-*/run-*.wandb")
     assert points(wandb_reader.history(log), "loss/d") == [(0, 1), (10, 2)]
-    assert said[1].startswith("W&B: no answer, this attempt is kept offline: ")
+    assert said[1].startswith("W&B: this attempt is kept offline: ")
     assert "\n" not in said[1]
-    assert said[2] == f"W&B: to send this attempt later: wandb sync {log.parent}"
+    assert said[2] == f"W&B: to send this attempt later: dcgan-dist wandb sync {config.run_dir}"
     assert log.stem == f"run-{(config.run_dir / 'wandb_id').read_text().strip()}"
 
 
@@ -167,7 +125,8 @@ def test_a_server_that_dies_costs_a_bounded_wait_and_no_data(config, server, sai
     tracker.close()  # returns, although the server never does
     (log,) = config.run_dir.glob("wandb/run-*/run-*.wandb")
     assert len(points(wandb_reader.history(log), "loss/d")) == 50
-    assert said[-1] == f"W&B: not everything was sent in 5 s; the rest: wandb sync --include-online {log.parent}"
+    rest = f"dcgan-dist wandb sync {config.run_dir}"
+    assert said[-1] == f"W&B: not everything has arrived on the server; the rest: {rest}"
 
 
 SERVICE_DIES = """
@@ -176,12 +135,14 @@ from pathlib import Path
 import psutil
 from dcgan_dist.config import Config
 from dcgan_dist.run import wandb
+from dcgan_dist.run.tracker_start import Start
 from dcgan_dist.run.trackers import Trackers
 from dcgan_dist.run.wandb import open_wandb
 
 wandb.INIT_TIMEOUT = 600
 trackers = Trackers(print)
-trackers.start("W&B", lambda: open_wandb(Config(run_dir=Path(sys.argv[1])), print, lambda: None, {}))
+start = Start(config=Config(run_dir=Path(sys.argv[1])), images=0, say=print, on_stop=lambda: None, environment={})
+trackers.start("W&B", lambda: open_wandb(start))
 (service,) = psutil.Process().children()
 service.kill()
 service.wait()
@@ -262,7 +223,7 @@ def test_online_without_a_key_becomes_offline(config, said):
 
 
 def test_disabled_writes_nothing(config, said):
-    assert open_wandb(config, said.append, lambda: None, {}) is None
+    assert open_wandb(beginning(config, said)) is None
     assert list(config.run_dir.iterdir()) == []
     assert said == ["W&B: disabled (no API key; `wandb login` or --wandb.mode offline turns it on)"]
 
@@ -381,7 +342,7 @@ def test_an_id_that_is_none_switches_wandb_off_and_leaves_the_folder_free(config
     monkeypatch.setenv("WANDB_RUN_ID", "a/b")
     said = []
     trackers = Trackers(said.append)
-    trackers.start("W&B", lambda: open_wandb(config, said.append, lambda: None, {}))
+    trackers.start("W&B", lambda: open_wandb(beginning(config, said)))
     assert "Run ID cannot contain" in said[-1]
     assert server.runs == {}
     assert not (config.run_dir / "wandb_id").exists()
@@ -396,7 +357,7 @@ def known(config):
 
     def known(folder=config.run_dir):
         said = []
-        run, new, _ = run_wandb._run_id(folder, said.append)
+        run, new, _ = wandb_folder.run_id(folder, said.append)
         return run, new, said
 
     return known
@@ -433,7 +394,7 @@ def test_a_folder_that_moved_or_came_back_keeps_its_run(config, known, tmp_path)
 
 
 def begun(said):
-    return [line for line in said if "it begins now, without the earlier reports" in line]
+    return [line for line in said if "it begins now, with the earlier reports" in line]
 
 
 def placed(config, **changes):

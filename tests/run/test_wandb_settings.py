@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from support.wandb_runs import beginning
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
@@ -175,5 +176,5 @@ def test_a_settings_file_that_cannot_be_read_is_not_used_and_named(text, reason,
     assert reason in line
     assert "hush" not in line
     said = []
-    assert run_wandb.open_wandb(Config(wandb=WandbConfig(mode="disabled")), said.append, lambda: None, {}) is None
+    assert run_wandb.open_wandb(beginning(Config(wandb=WandbConfig(mode="disabled")), said)) is None
     assert said == [f"W&B: {line}", "W&B: disabled (--wandb.mode disabled)"]

@@ -1,6 +1,5 @@
 """What the stand-in for the W&B server knows of views: workspaces and reports of its projects."""
 
-import json
 from typing import Any
 
 Variables = dict[str, Any]
@@ -34,14 +33,6 @@ def _internal_id(server: Any, variables: Variables) -> Variables:
     return {"project": {"id": "p1", "internalId": "1"} if there else None}
 
 
-def _run(server: Any, variables: Variables) -> Variables:
-    run = server.runs.get(variables["name"])
-    if run is None or (run.entity, run.project) != (variables["entity"], variables["project"]):
-        return {"project": {"run": None}}
-    about = {"id": run.id, "name": run.id, "displayName": run.display_name, "projectId": "1", "state": "finished"}
-    return {"project": {"run": about | {"config": json.dumps(run.config), "summaryMetrics": "{}", "tags": []}}}
-
-
 def _view(server: Any, variables: Variables) -> Variables:
     if not _has(server, variables["entityName"], variables["name"]):
         return {"project": None}
@@ -67,7 +58,6 @@ OPERATIONS = {
     "GetProject": _project,
     "GetProjects": _projects,
     "ProjectInternalId": _internal_id,
-    "Run": _run,
     "View": _view,
     "UpsertView2": _upsert_view,
     "upsertView": _upsert_view,

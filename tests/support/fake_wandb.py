@@ -7,7 +7,8 @@
 
 It speaks GraphQL (create, resume and query a run), the file stream (history, summary, exit code) and file uploads, and
 keeps all it is sent. `server.fault` breaks it: "down" drops connections, an HTTP status such as "500" is its answer,
-"slow" takes every request and answers none while the server is open.
+"slow" takes every request and answers none while the server is open. Rows are kept by their number, as the real server
+does, whatever happens in between; `silent`, `unknown`, `behind` and `deleted` break single queries.
 """
 
 import gzip
@@ -71,6 +72,10 @@ class FakeWandb:
     def __init__(self, entity: str = "tester") -> None:
         self.entity = entity
         self.fault: str | None = None
+        self.silent: set[str] = set()  # GraphQL operations that get no answer
+        self.unknown: set[str] = set()  # those that this server does not know
+        self.behind = 0  # how often the history is asked for until it shows the last rows
+        self.deleted: set[str] = set()  # ids of runs that somebody deleted
         self.runs: dict[str, Run] = {}
         self.received: list[bytes] = []  # every path and every (unpacked) body, to search for what must not be there
         self.operations: list[str] = []
@@ -98,11 +103,15 @@ class FakeWandb:
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """The status and JSON reply to a request."""
+        if path == "/graphql" and _operation(json.loads(body)["query"]) in self.silent:
+            self.closed.wait()
         with self.lock:
             self.received += [path.encode(), body]
             if path == "/graphql":
-                return 200, self._graphql(json.loads(body))
+                return self._graphql(json.loads(body))
             if stream := re.match(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream", path):
+                if stream[3] in self.deleted:
+                    return 404, {}
                 run = self.runs.setdefault(stream[3], Run(stream[1], stream[2], stream[3]))
                 run.add(json.loads(body or b"{}"))
                 return 200, {"limits": {}, "exitcode": None, "stopped": run.stop_requested}
@@ -111,17 +120,26 @@ class FakeWandb:
                 return 200, {}
             return (200 if method == "GET" else 404), {}
 
-    def _graphql(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _graphql(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         query, variables = request["query"], request.get("variables") or {}
-        named = re.search(r"(?:query|mutation)\s+(\w+)", query)
-        operation = named[1] if named else "?"
+        operation = _operation(query)
         self.operations.append(operation)
-        if operation in OPERATIONS:
+        if operation == "UpsertBucket" and variables.get("name") in self.deleted:
+            return 409, {"errors": [{"message": f"{variables['name']} was previously created and deleted"}]}
+        if operation in OPERATIONS.keys() - self.unknown:
             answer = OPERATIONS[operation](self, variables)
-            return answer if "errors" in answer else {"data": answer}
+            return 200, answer if "errors" in answer else {"data": answer}
         if "__type" in query:
-            return {"data": dict.fromkeys(re.findall(r"(\w+):\s*__type", query)) or {"__type": None}}
-        return {"errors": [{"message": f"the fake server does not know {operation}"}]}
+            return 200, {"data": dict.fromkeys(re.findall(r"(\w+):\s*__type", query)) or {"__type": None}}
+        return 200, {"errors": [{"message": f"the fake server does not know {operation}"}]}
+
+
+def _operation(query: str) -> str:
+    named = re.search(r"(?:query|mutation)\s+(\w+)", query)
+    return named[1] if named else "?"
+
+
+Operation = Callable[[FakeWandb, dict[str, Any]], dict[str, Any]]
 
 
 def _bucket(run: Run) -> dict[str, Any]:
@@ -181,6 +199,49 @@ def _resume_status(server: FakeWandb, variables: dict[str, Any]) -> dict[str, An
     return {"model": model}
 
 
+def _project(part: Callable[[FakeWandb, Run, dict[str, Any]], Any]) -> Operation:
+    """A query for a part of a run, which is None for one that does not exist."""
+
+    def answer(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
+        run = server.runs.get(variables.get("name") or variables.get("run") or variables.get("runName") or "")
+        known = run is not None and _is_there(run, variables) and run.id not in server.deleted
+        found = part(server, run, variables) if run is not None and known else None
+        return {"project": {"internalId": "UHJvamVjdEludGVybmFsSWQ6MQ==", "run": found}}
+
+    return answer
+
+
+def _run(server: FakeWandb, run: Run, variables: dict[str, Any]) -> dict[str, Any]:
+    about = {"tags": run.tags, "state": "finished" if run.complete else "running", "group": run.group}
+    about |= {"user": {"name": run.entity, "username": run.entity}, "projectId": "1"}
+    return _bucket(run) | about | {"summaryMetrics": json.dumps(run.summary)}
+
+
+def _history_keys(server: FakeWandb, run: Run, variables: dict[str, Any]) -> dict[str, Any]:
+    steps = [row["_step"] for row in run.history]
+    if server.behind:
+        server.behind -= 1
+        del steps[-1:]
+    return {"historyKeys": {"lastStep": max(steps, default=-1)}}
+
+
+def _parquet_history(server: FakeWandb, run: Run, variables: dict[str, Any]) -> dict[str, Any]:
+    return {"parquetHistory": {"parquetUrls": [], "liveData": [{"_step": row["_step"]} for row in run.history]}}
+
+
+def _history_page(server: FakeWandb, run: Run, variables: dict[str, Any]) -> dict[str, Any]:
+    asked = range(variables["minStep"], variables["maxStep"])
+    return {"history": [json.dumps(row) for row in run.history if row["_step"] in asked]}
+
+
+def _files(server: FakeWandb, run: Run, variables: dict[str, Any]) -> dict[str, Any]:
+    """Those of the names that are asked for, on one page."""
+    names = [name for name in variables["fileNames"] or run.uploads if name in run.uploads]
+    nodes = [{"id": name, "name": name, "sizeBytes": str(len(run.uploads[name]))} for name in names]
+    page = {"endCursor": None, "hasNextPage": False}
+    return {"fileCount": len(run.uploads), "files": {"edges": [{"node": node} for node in nodes], "pageInfo": page}}
+
+
 def _create_run_files(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
     run_id = variables["run"]
     files = [{"name": name, "uploadUrl": f"{server.url}/upload/{run_id}/{name}"} for name in variables.get("files", [])]
@@ -208,10 +269,15 @@ def _alert(server: FakeWandb, variables: dict[str, Any]) -> dict[str, Any]:
     return {"notifyScriptableRunAlert": {"success": True}}
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Operation] = {
     "NotifyScriptableRunAlert": _alert,
     "UpsertBucket": _upsert_bucket,
     "RunResumeStatus": _resume_status,
+    "Run": _project(_run),
+    "RunHistoryKeys": _project(_history_keys),
+    "RunParquetHistory": _project(_parquet_history),
+    "HistoryPage": _project(_history_page),
+    "RunFiles": _project(_files),
     "CreateRunFiles": _create_run_files,
     "RunStoppedStatus": _stopped_status,
     "Viewer": _viewer,

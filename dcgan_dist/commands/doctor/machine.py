@@ -167,6 +167,6 @@ def judge_wandb(answer: Answer, asked: bool) -> Finding:
     if answer.accepted:
         return ok(f"online: {answer.what}")
     key = "`wandb login --relogin`, or set WANDB_API_KEY"
-    connection = "fix the connection or WANDB_BASE_URL; or use --wandb.mode offline, and `wandb sync` later"
+    connection = "fix the connection or WANDB_BASE_URL; or --wandb.mode offline, and `dcgan-dist wandb sync RUN` later"
     found = f"{answer.what}; the run would be logged offline"
     return (fail if asked else warn)(found, key if answer.reached else connection)

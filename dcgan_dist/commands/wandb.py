@@ -1,0 +1,67 @@
+"""`dcgan-dist wandb sync RUN`: sends what the W&B server lacks of a run."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dcgan_dist import cli
+from dcgan_dist.config import Range
+from dcgan_dist.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbOptions(cli.CommandOptions):
+    """Send to W&B what its server lacks of runs: reports from metrics.jsonl, pictures from samples/.
+
+    For runs that were kept offline, or that a kill or an outage cut off. What the server has is not sent again.
+    """
+
+    action: tyro.conf.Positional[Literal["sync"]]
+    """sync: send what is missing."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs in which no training is running."""
+    project: str | None = None
+    """W&B project. Default: the one of the run."""
+    entity: str | None = None
+    """W&B user or team. Default: the one of the run."""
+    minutes: Annotated[float, Range(least=0.1, most=1440)] = 60
+    """Minutes that a run may take."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command. Raises UsageError and UserError."""
+    options = cli.parse(WandbOptions, argv, "dcgan-dist wandb")
+    if not options.runs:
+        raise UsageError("RUNS is missing: name the folders of runs")
+    return max([_sync(run, options) for run in options.runs])
+
+
+def _sync(run: Path, options: WandbOptions) -> int:
+    """Sends one run; returns 0 when the server has everything."""
+    # only now: importing torch takes seconds
+    from dcgan_dist.run.folder import RunFolder
+    from dcgan_dist.run.lease import Lease
+    from dcgan_dist.run.tracker_start import Start
+    from dcgan_dist.run.wandb import STOPPED_ON_REQUEST, WandbTracker
+
+    folder = RunFolder(run)
+    if not (folder.config.is_file() and folder.metrics.is_file()):
+        raise UsageError(f"{run}: is no folder of a run, with {folder.config.name} and {folder.metrics.name}")
+    given = ["--config", str(folder.config)]
+    for name in ("project", "entity"):
+        value = getattr(options, name)
+        given += [f"--wandb.{name}", value] if value else []
+    config = replace(cli.load(given, quiet=True), run_dir=run)
+    lease = Lease(run)
+    lease.take()
+    try:
+        start = Start(config=config, images=sys.maxsize, say=print, on_stop=lambda: None, environment={})
+        tracker = WandbTracker(start, "online", timeout=options.minutes * 60)
+        ended = {folder.done: 0, folder.preempted: STOPPED_ON_REQUEST}
+        tracker.close(next((code for marker, code in ended.items() if marker.exists()), 1))
+    finally:
+        lease.release()
+    return 0 if tracker.complete else 1

@@ -1,0 +1,72 @@
+"""Which W&B run a run's folder is: `wandb_id`, and `wandb_folder.json` with its places on disk and on the server."""
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcgan_dist.data.system.storage import write_atomically
+from dcgan_dist.errors import UserError
+
+if TYPE_CHECKING:
+    import wandb
+
+NOTE, PLACE = "wandb_folder.json", ("entity", "project")  # the run's place on the server, which the file records
+
+
+def run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[str, Any]]:
+    """The folder's W&B run, whether it is new, and what `wandb_folder.json` records of it.
+
+    Raises wandb.Error for a WANDB_RUN_ID that is no id. A copy of the folder (neither path nor inode are those in the
+    file) gets its own run. A folder that was moved to another disk looks the same; the line explains what to do.
+    """
+    import wandb
+
+    path, note = run_dir / "wandb_id", run_dir / NOTE
+    here = {"path": str(run_dir.resolve()), "inode": run_dir.stat().st_ino}
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        before = dict(json.loads(note.read_bytes()))
+    known = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    copied = bool(known and before) and not any(before.get(name) == value for name, value in here.items())
+    made = known if known and not copied else os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    noted = (before if made == known else {}) | here
+    if made != known:
+        wandb.Settings(run_id=made)
+        write_atomically(path, f"{made}\n".encode())
+    if copied:
+        say(
+            f"W&B: this folder is a copy of {before.get('path')}, whose run is {known}; its own is {made}. If it was "
+            f"moved from another disk: stop, write {known} into {path}, and start again"
+        )
+    if noted != before:
+        write_atomically(note, json.dumps(noted).encode())
+    return made, made != known, noted
+
+
+def note_place(run_dir: Path, run: "wandb.Run", noted: dict[str, Any], new: bool, say: Callable[[str], None]) -> bool:
+    """Records the run's entity and project; whether an old run begins there, which is printed.
+
+    `noted`, `new`: see run_id.
+    """
+    here = {name: getattr(run, name) for name in PLACE}  # online with the entity of the key
+    before = {name: noted.get(name) for name in PLACE}
+    moved = any(before[name] and here[name] and before[name] != here[name] for name in PLACE)
+    begins = not new and not run.resumed and (moved or not run.offline)
+    if begins:
+        was = f"in {_path(before)}" if moved else "kept offline, or in another project"
+        say(
+            f"W&B: until now this folder's run {run.id} was {was}; in {_path(here)} it begins now, with the earlier "
+            "reports. If that is not meant: stop, and give --wandb.project and --wandb.entity as before"
+        )
+    place = {name: here[name] or noted.get(name) for name in PLACE}
+    with contextlib.suppress(UserError):  # the next attempt notes it
+        write_atomically(run_dir / NOTE, json.dumps(noted | place).encode())
+    return begins
+
+
+def _path(place: Mapping[str, Any]) -> str:
+    return "/".join(place[name] for name in PLACE if place[name])
