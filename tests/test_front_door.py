@@ -22,7 +22,7 @@ def test_the_front_door_lists_the_commands(capsys):
 
 def test_an_unknown_command_is_refused(capsys):
     assert front.main(["trane"]) == 2
-    commands = "train, launch, shard, verify, inspect, doctor, watch, sample, dashboard, report"
+    commands = "train, launch, shard, verify, inspect, doctor, watch, wandb, sample, dashboard, report"
     assert capsys.readouterr().err == f"error: dcgan-dist has no command 'trane'; there are {commands}\n"
 
 
