@@ -22,6 +22,7 @@ from dcgan_dist.config.groups import WandbConfig
 from dcgan_dist.errors import UsageError
 from dcgan_dist.run import dashboard
 from dcgan_dist.run import wandb as run_wandb
+from dcgan_dist.run.tracker_start import Start
 from dcgan_dist.run.wandb import open_wandb
 from dcgan_dist.run.wandb_key import is_stopped
 from dcgan_dist.run.wandb_settings import trial_folder
@@ -105,7 +106,10 @@ def server(tmp_path, monkeypatch):
 def test_a_trial_is_started_again_unless_its_sweep_has_stopped_it(by_the_sweep, told, server, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
-    tracker = open_wandb(Config(run_dir=tmp_path, wandb=WandbConfig()), print, lambda: None, {})
+    start = Start(
+        config=Config(run_dir=tmp_path, wandb=WandbConfig()), images=0, say=print, on_stop=lambda: None, environment={}
+    )
+    tracker = open_wandb(start)
     assert tracker is not None
     server.runs["abc123"].stop_requested = by_the_sweep
     tracker.close(exit_code=75)

@@ -99,7 +99,7 @@ def test_a_collapsed_run_goes_back_to_before_and_stops_after_the_last_rollback(b
     alerts.best = best
     code, text, records = trained(
         *("--images", 1600, "--checkpoint.every", 160, "--checkpoint.keep", 9, "--collapse.policy", "rollback"),
-        *("--collapse.after", 320, "--divergence.most_rollbacks", 1, *DEAD),
+        *("--collapse.after", 320, "--divergence.most_rollbacks", 1, "--checkpoint.blocking", *DEAD),
     )
     assert code == 1
     checkpoints = tmp_path / "run" / "checkpoints"
