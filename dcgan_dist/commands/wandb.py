@@ -1,5 +1,6 @@
 """`dcgan-dist wandb sync RUN`: sends what the W&B server lacks of a run."""
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,12 @@ import tyro
 
 from dcgan_dist import cli
 from dcgan_dist.config import Range
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, UserError, to_stderr
 
 
 @dataclass(frozen=True, kw_only=True)
 class WandbOptions(cli.CommandOptions):
-    """Send to W&B what its server lacks of runs: reports from metrics.jsonl, pictures from samples/.
+    """Send to W&B what its server does not have: reports from metrics.jsonl, pictures from samples/.
 
     For runs that were kept offline, or that a kill or an outage cut off. What the server has is not sent again.
     """
@@ -22,7 +23,7 @@ class WandbOptions(cli.CommandOptions):
     action: tyro.conf.Positional[Literal["sync"]]
     """sync: send what is missing."""
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs in which no training is running."""
+    """Run folders. Their training must have ended."""
     project: str | None = None
     """W&B project. Default: the one of the run."""
     entity: str | None = None
@@ -35,8 +36,17 @@ def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     options = cli.parse(WandbOptions, argv, "dcgan-dist wandb")
     if not options.runs:
-        raise UsageError("RUNS is missing: name the folders of runs")
-    return max([_sync(run, options) for run in options.runs])
+        raise UsageError("RUN is missing: a run's folder, such as runs/dcgan")
+    codes = [0]
+    for run in options.runs:
+        try:
+            codes.append(_sync(run, options))
+        except UserError as error:  # the other runs are sent all the same
+            if len(options.runs) == 1:
+                raise
+            codes.append(error.exit_code)
+            to_stderr(f"error: {error}")
+    return max(codes)
 
 
 def _sync(run: Path, options: WandbOptions) -> int:
@@ -46,22 +56,22 @@ def _sync(run: Path, options: WandbOptions) -> int:
     from dcgan_dist.run.lease import Lease
     from dcgan_dist.run.tracker_start import Start
     from dcgan_dist.run.wandb import STOPPED_ON_REQUEST, WandbTracker
+    from dcgan_dist.run.wandb_key import credentials
+    from dcgan_dist.run.wandb_settings import variables
 
     folder = RunFolder(run)
-    if not (folder.config.is_file() and folder.metrics.is_file()):
-        raise UsageError(f"{run}: is no folder of a run, with {folder.config.name} and {folder.metrics.name}")
+    if not folder.config.is_file():
+        raise UsageError(f"{run}: not a run folder: {folder.config.name} is missing")
+    if not credentials(variables(os.environ)):
+        raise UsageError("W&B: there is no API key; `wandb login` stores one, or set WANDB_API_KEY")
     given = ["--config", str(folder.config)]
     for name in ("project", "entity"):
         value = getattr(options, name)
         given += [f"--wandb.{name}", value] if value else []
     config = replace(cli.load(given, quiet=True), run_dir=run)
-    lease = Lease(run)
-    lease.take()
-    try:
-        start = Start(config=config, images=sys.maxsize, say=print, on_stop=lambda: None, environment={})
-        tracker = WandbTracker(start, "online", timeout=options.minutes * 60)
-        ended = {folder.done: 0, folder.preempted: STOPPED_ON_REQUEST}
-        tracker.close(next((code for marker, code in ended.items() if marker.exists()), 1))
-    finally:
-        lease.release()
+    Lease(run).refuse_other()
+    start = Start(config=config, images=sys.maxsize, say=print, on_stop=lambda: None, environment={})
+    tracker = WandbTracker(start, "online", timeout=options.minutes * 60)
+    ended = {folder.done: 0, folder.preempted: STOPPED_ON_REQUEST}
+    tracker.close(next((code for marker, code in ended.items() if marker.exists()), 1))
     return 0 if tracker.complete else 1

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -82,7 +83,7 @@ class _Run:
 
         self.folder = RunFolder(folder)
         if not self.folder.config.is_file():
-            raise UsageError(f"{folder}: is no run's folder, it has no {self.folder.config.name}")
+            raise UsageError(f"{folder}: not a run folder: {self.folder.config.name} is missing")
         self.reports: list[dict[str, Any]] = []
         self._read = 0  # bytes
 
@@ -101,8 +102,13 @@ class _Run:
                     self.reports.append(_parsed(path, line))
 
     def ended(self) -> bool:
-        """Whether the attempt has ended by itself."""
-        return self.folder.done.exists() or self.folder.preempted.exists()
+        """Whether no attempt is running."""
+        return self._state()[0] in ("complete", "stopped", "failed", "killed")
+
+    def _state(self) -> tuple[str, str]:
+        from dcgan_dist.run.report.facts import state_of
+
+        return state_of(self.folder)
 
     def lines(self, width: int) -> Iterator[str]:
         """State, progress, curves and the last lines of the log."""
@@ -110,7 +116,7 @@ class _Run:
 
         total = int(cli.read_yaml(self.folder.config, "RUN")["images"])
         values = _merged(self.reports)
-        yield f"{self.folder.root}: {self._state()}"
+        yield ": ".join(filter(None, (str(self.folder.root), *self._state())))
         if self.reports:
             rate = values.get("speed/images_per_second")
             seen = int(values["images"])  # the last batch may go beyond --images
@@ -122,15 +128,6 @@ class _Run:
         yield from self._log()
         if grid := self._grid():
             yield f"{grid}"
-
-    def _state(self) -> str:
-        if self.folder.done.exists():
-            return "done"
-        if self.folder.preempted.exists():
-            return "stopped; the same command resumes it"
-        if not self.reports:
-            return "no report yet"
-        return f"last report {max(time.time() - self.folder.metrics.stat().st_mtime, 0):.0f} s ago"
 
     def _log(self) -> list[str]:
         if not self.folder.log.exists():
@@ -173,7 +170,9 @@ def _merged(reports: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The newest report's scalars; a record of a rollback has few of its own."""
     found: dict[str, float] = {}
     for report in reports[-2:]:
-        found |= {name: float(value) for name, value in report.items() if name != "rollback_reason"}
+        for name, value in report.items():
+            with suppress(ValueError):  # a text of a rollback
+                found[name] = float(value)
     return found
 
 

@@ -188,7 +188,8 @@ class LogConfig(OptionGroup):
     samples: Annotated[int, Range(least=1, most=10_000)] = 64
     """Images in the grid; the latents are always the same."""
     format: Literal["auto", "plain", "json"] = "auto"
-    """Output. auto: a live display on a terminal, else lines with time stamps. plain: such lines. json: JSON lines."""
+    """Format of the output. auto: a live display on a terminal, else lines with times. plain: lines with times. json:
+    one JSON object a line."""
     tensorboard: bool = True
     """Write TensorBoard files, if tensorboard is installed."""
     page: bool = True

@@ -103,6 +103,7 @@ class Console:
         """`enabled`: only on the main rank; `stream`: default: standard output; `clock`: seconds."""
         self._stream = stream or sys.stdout
         self._enabled, self._json, self._verbosity = enabled, form == "json", verbosity
+        self._open = enabled  # whether the stream still takes lines
         terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._stamped = form == "plain" or not self._stream.isatty()
         live = enabled and terminal and form == "auto" and verbosity != "quiet"
@@ -235,14 +236,14 @@ class Console:
             file.writelines(lines)
 
     def _write(self, text: str) -> None:
-        if not self._enabled:
+        if not self._open:
             return
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         try:
             self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._stream.flush()
         except (BrokenPipeError, ValueError):  # a closed pipe or file
-            self._enabled, self._live = False, None
+            self._open, self._live = False, None
             with contextlib.suppress(OSError, ValueError):
                 discard(self._stream)
         except OSError:  # a full disk, or a slow reader: later lines may succeed

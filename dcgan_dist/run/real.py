@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.stream import StreamReader
-from dcgan_dist.errors import Say, UserError
+from dcgan_dist.errors import Say
 from dcgan_dist.run.grid import grid, save_png
 
 
@@ -31,5 +31,5 @@ class RealImages:
         try:
             exact = isinstance(reader, IndexedReader)
             save_png(grid(reader.first(self._count) if exact else images[: self._count].cpu().numpy()), self._path)
-        except UserError as error:
+        except Exception as error:  # the run does not depend on it
             self._say(f"WARNING: {self._path} was not drawn ({error}); the run goes on without it")

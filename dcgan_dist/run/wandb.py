@@ -101,6 +101,12 @@ class WandbTracker:
         self._rest = f"dcgan-dist wandb sync {shlex.quote(str(self._run_dir))}"
         self._settings = _settings(start.on_stop) | {"finish_timeout": self._timeout, "x_disable_stats": self._required}
         self._logged, self.complete = 0, False
+        self._held = wandb_folder.hold(self._run_dir) if mode == "online" else None
+        if mode == "online" and self._held is None:
+            mode, problem = "offline", "another process is sending this run"
+            if self._required:
+                raise UserError(f"{self._run_dir}: {problem}; wait for its end")
+            self._say(f"WARNING: W&B: {problem}, so this attempt is kept offline")
         lines = not_used(config.wandb, os.environ)
         run_id, new, noted = wandb_folder.run_id(self._run_dir, start.say)
         self._hidden = () if new else ONCE
@@ -173,7 +179,7 @@ class WandbTracker:
             return ask(self._run, max(seconds, LEAST))
         except Exception as error:
             what = str(error).partition("\n")[0]
-            self._say(f"W&B: which reports the server has is not known ({what}); sent is what follows its newest one")
+            self._say(f"W&B: the server did not list its reports ({what}); only those after its newest one are sent")
             return from_summary(self._run)
 
     def _send_missing(self, images: int) -> None:
@@ -185,7 +191,11 @@ class WandbTracker:
         for seen, name, what in in_folder(self._run_dir, images):
             newest = {"images": seen, **what} if name == REPORT else newest
             if self._received.lacks(seen, name):
-                row = what if name == REPORT else {name: wandb.Image(str(what), caption=caption(seen))}
+                try:
+                    row = what if name == REPORT else {name: wandb.Image(str(what), caption=caption(seen))}
+                except (OSError, SyntaxError) as error:
+                    self._say(f"WARNING: W&B: {what} is not sent, because it cannot be read ({error})")
+                    continue
                 self._log(seen, row)
                 sent[name] += 1
             elif name == SAMPLES and what.name in self._received.no_file:
@@ -196,7 +206,7 @@ class WandbTracker:
                 sent[name] += 1
         if sent:
             what = f"{counted(sent[REPORT], 'report')} and {counted(sent[SAMPLES], 'picture')}"
-            self._say(f"W&B: {what} that the server lacked are sent from {self._run_dir}")
+            self._say(f"W&B: sending {what} that the server does not have, from {self._run_dir}")
             if newest and newest["images"] >= self._received.last:
                 self._run.summary.update(newest)  # else it is that of the row that was sent last
 
@@ -243,6 +253,8 @@ class WandbTracker:
             pass
         finally:
             _end_service()  # the files are complete only now
+            if self._held is not None:
+                os.close(self._held)
         if not offline:
             self._mark_sent()
         if not self.complete:

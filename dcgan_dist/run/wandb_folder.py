@@ -1,6 +1,7 @@
 """Which W&B run a run's folder is: `wandb_id`, and `wandb_folder.json` with its places on disk and on the server."""
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcgan_dist.data.system.locks import lock
 from dcgan_dist.data.system.storage import write_atomically
 from dcgan_dist.errors import UserError
 
@@ -15,6 +17,16 @@ if TYPE_CHECKING:
     import wandb
 
 NOTE, PLACE = "wandb_folder.json", ("entity", "project")  # the run's place on the server, which the file records
+
+
+def hold(run_dir: Path) -> int | None:
+    """A descriptor that keeps other processes from sending this run, until it is closed; None: another one has it."""
+    try:
+        return lock(run_dir / ".wandb.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError:  # a file system without locks
+        return os.open(os.devnull, os.O_RDONLY)
 
 
 def run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[str, Any]]:

@@ -94,7 +94,7 @@ def save_report(entity: str | None, project: str, run_ids: Sequence[str]) -> str
         except (ValueError, wandb.Error) as error:
             if "Could not find" not in str(error):  # the server did not answer
                 raise
-            problem = "W&B has no such run there; `wandb sync` sends what was kept offline"
+            problem = "W&B has no such run there; `dcgan-dist wandb sync RUN` sends what was kept offline"
             raise UserError(f"{entity}/{project}/{run_id}: {problem}") from error
     return report(entity, project, runs).save().url
 

@@ -38,20 +38,32 @@ def test_progress_curves_and_the_last_lines_of_the_log(run, capsys):
         report(run, 100 * (number + 1), **{"loss/d": float(number), "d/real": 0.5, "speed/images_per_second": 20.0})
     (run / "log.txt").write_text("".join(f"line {number}\n" for number in range(9)))
     lines = shown(capsys, run)
-    assert lines[0].startswith(f"{run}: last report ")
+    assert lines[0] == f"{run}: unknown: how it ended is not recorded"
     assert lines[1] == "80.0 %  800 img of 1.0 kimg  20.0 img/s  ETA 10 s  D(x) 0.50  loss D 7.000"
     assert lines[2:5] == ["loss D    ▁▂▃▄▅▆▇█  7", "D(x)      ▁▁▁▁▁▁▁▁  0.5", "images/s  ▁▁▁▁▁▁▁▁  20"]
     assert lines[5:] == [f"line {number}" for number in range(4, 9)]
 
 
 @pytest.mark.parametrize(
-    ("file", "state"),
-    [("DONE", "done"), ("PREEMPTED", "stopped; the same command resumes it"), (None, "no report yet")],
+    ("files", "state"),
+    [
+        ({"DONE": "1000\n"}, "complete"),
+        ({"PREEMPTED": "500\nSIGTERM\n"}, "stopped: SIGTERM; the same command resumes it"),
+        ({"owner.json": "{}"}, "running: last heartbeat 0 s ago"),
+        ({"owner.json": '{"ended": true}'}, "killed: no end was recorded, and the last heartbeat was 0 s ago"),
+        ({}, "unknown: how it ended is not recorded"),
+    ],
 )
-def test_the_state(run, capsys, file, state):
-    if file:
-        (run / file).touch()
+def test_the_state(run, capsys, files, state):
+    for name, text in files.items():
+        (run / name).write_text(text)
     assert shown(capsys, run) == [f"{run}: {state}"]
+
+
+def test_a_rollback_is_no_report_but_has_words(run, capsys):
+    report(run, 500, **{"loss/d": 0.5, "loss/g": "NaN"})
+    report(run, 400, **{"health/rollbacks": 1.0, "rollback_reason": "NaN in G", "rollback_time": "2026-12-01T10:00:00"})
+    assert shown(capsys, run)[1] == "40.0 %  400 img of 1.0 kimg  loss D 0.500  loss G nan"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +113,7 @@ def test_the_halves_of_a_character_are_two_pixels(run):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"is no run's folder, it has no config\.yaml"):
+    with pytest.raises(UsageError, match=r"not a run folder: config\.yaml is missing"):
         watch.main([str(tmp_path)])
 
 
@@ -112,6 +124,7 @@ def test_a_damaged_report_is_named(run):
 
 
 def test_on_a_terminal_it_follows_the_run_to_its_end(run):
+    (run / "owner.json").write_text("{}")
     ours, its = os.openpty()
     command = [sys.executable, "-m", "dcgan_dist", "watch", str(run), "--every", "0.1", "--no_pictures"]
     with subprocess.Popen(
@@ -125,7 +138,7 @@ def test_on_a_terminal_it_follows_the_run_to_its_end(run):
             try:
                 while part := os.read(ours, 65_536):
                     seen += part
-                    if b"no report yet" in seen and not found.is_set():
+                    if b": running" in seen and not found.is_set():
                         report(run, 500, **{"loss/d": 0.25})
                         found.set()
                     if b"loss D 0.250" in seen:
@@ -137,5 +150,5 @@ def test_on_a_terminal_it_follows_the_run_to_its_end(run):
         reader.start()
         assert follower.wait(LIMIT) == 0
         reader.join(LIMIT)
-    assert b": done" in seen
+    assert b": complete" in seen
     assert b"50.0 %  500 img of 1.0 kimg" in seen

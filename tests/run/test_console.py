@@ -391,6 +391,14 @@ print("trained", file=sys.stderr)
     assert process.returncode == 0
 
 
+def test_the_log_goes_on_when_the_reader_of_the_output_is_gone(tmp_path):
+    console = Console(stream=Hiccup(BrokenPipeError(32, "Broken pipe")))
+    console.keep(tmp_path / "log.txt")
+    console.say("one")
+    console.say("two")
+    assert unstamped((tmp_path / "log.txt").read_text()) == ["one", "two"]
+
+
 def test_what_a_stream_cannot_encode_is_escaped(tmp_path):
     with (tmp_path / "out").open("w", encoding="ascii") as stream:
         console = Console(stream=stream)

@@ -239,7 +239,7 @@ def test_without_the_history_of_the_server_what_follows_its_newest_row_is_sent(
     training.train(300)
     training.tracker.close()
     assert_complete(server, config)
-    assert sum("which reports the server has is not known" in line for line in said) == 1
+    assert sum("the server did not list its reports" in line for line in said) == 1
 
 
 def test_what_the_folder_knows_of_the_environment_arrives_but_not_host_and_command(config, server, training):
@@ -275,7 +275,7 @@ def test_a_run_that_was_deleted_on_the_server(config, server, training, said, mo
     ("fault", "code", "line"),
     [
         ("no run", 2, "is no folder of a run, with config.yaml and metrics.jsonl"),
-        ("no folder", 2, "RUNS is missing: name the folders of runs"),
+        ("no folder", 2, "RUN is missing: a run's folder, such as runs/dcgan"),
         ("training", 2, "another job is training here"),
         ("401", 1, "W&B: "),
         ("down", 1, "W&B: "),

@@ -3,7 +3,7 @@
 import time
 
 from dcgan_dist.config import Config, flatten
-from dcgan_dist.errors import Say
+from dcgan_dist.errors import Say, UserError
 from dcgan_dist.run.folder import RunFolder
 
 
@@ -15,8 +15,10 @@ def write_at_end(config: Config, say: Say, seconds: float) -> None:
     until = time.monotonic() + seconds
     try:
         from dcgan_dist.run.report.facts import read_run  # only now: imports take time, and may fail
-        from dcgan_dist.run.report.page import write_page
+        from dcgan_dist.run.report.page import is_page, write_page
 
+        if folder.page.exists() and not is_page(folder.page):
+            raise UserError("there is another file of this name, which is kept")
         write_page([read_run(folder.root, flatten(config), [], until)], folder.page, until)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -48,7 +49,8 @@ class Run:
     detail: str = ""  # and the reason
 
     def __post_init__(self) -> None:
-        self.state, self.detail = _state(self.folder, self.attempts)
+        self.state, detail = state_of(self.folder, self.attempts)
+        self.detail = detail.replace(" ago", " before this page was written")
 
     @property
     def images(self) -> int:
@@ -142,21 +144,25 @@ def read_run(root: Path, options: Mapping[str, Any], problems: list[str], until:
     )
 
 
-def _state(folder: RunFolder, attempts: list[Attempt]) -> tuple[str, str]:
+def state_of(folder: RunFolder, attempts: list[Attempt] | None = None) -> tuple[str, str]:
+    """The state of a run now: complete, stopped, failed, running, killed or unknown; and details. Raises OSError."""
     if folder.done.is_file():
         return "complete", ""
-    if folder.preempted.is_file():
+    with suppress(OSError):  # a new attempt removes the file
         reason = [*folder.preempted.read_text(errors="replace").splitlines(), "", ""][1]
         return "stopped", f"{redacted(reason)}; the same command resumes it"
+    if attempts is None:
+        attempts = read_attempts(folder.attempts) if folder.attempts.is_file() else []
     if attempts and attempts[-1].end:
         return "failed", attempts[-1].reason or ""
-    owner = folder.root / "owner.json"
-    if not owner.is_file():
+    try:
+        owner = dict(json.loads((folder.root / "owner.json").read_bytes()))
+        age = max(time.time() - (folder.root / "owner.json").stat().st_mtime, 0.0)
+    except (OSError, ValueError, TypeError):
         return "unknown", "how it ended is not recorded"
-    age = max(time.time() - owner.stat().st_mtime, 0.0)
-    if age < ALIVE:
-        return "running", f"last heartbeat {human_time(age)} before this page was written"
-    return "killed", f"no end was recorded, and the last heartbeat was {human_time(age)} before this page was written"
+    if age < ALIVE and not owner.get("ended"):
+        return "running", f"last heartbeat {human_time(age)} ago"
+    return "killed", f"no end was recorded, and the last heartbeat was {human_time(age)} ago"
 
 
 def _of_attempt(attempts: list[Attempt], number: int) -> list[Event]:

@@ -17,7 +17,7 @@ from dcgan_dist.data.system.workers import available_cores
 
 T = TypeVar("T")
 MOST = 500  # grids of a run
-SETTINGS = ((85, 1_600), (70, 1_200), (55, 1_000), (45, 900), (35, 800), (25, 700), (25, 500), (20, 400))
+SETTINGS = ((85, 1_600), (70, 1_200), (55, 1_000), (45, 900), (35, 800), (25, 600), (20, 400), (20, 320), (15, 256))
 """WebP quality and longest side in pixels: the first is used with which all grids fit."""
 EXAMPLES, MARGIN = 9, 1.1  # the grids from which the size of all is estimated, and what is allowed for the error
 THREADS = 4
