@@ -90,6 +90,7 @@ NEEDED |= {
     "InspectOptions": {"shards": ("x",)},
     "WatchOptions": {"run": "x"},
 }
+NEEDED |= {"WandbOptions": {"action": "sync", "runs": ("x",)}}
 NUMBERS = [
     (kind, name)
     for kind in dict.fromkeys(option_classes())

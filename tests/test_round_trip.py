@@ -34,6 +34,7 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "world_size": st.just(None),
     "reader": st.just("indexed"),
     "resampled": st.just(False),
+    "quiet": st.just(False),
     "pipeline": st.none(),
     "classes": st.lists(st.integers(0, 999).map(str)).map(tuple),
     "shards": st.lists(WORDS.map(lambda word: f"./{word}")).map(tuple),

@@ -1,6 +1,7 @@
 """`attempts.jsonl`: when each attempt of a run began and ended. It is for people; no attempt reads it to resume."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dcgan_dist.data.system.storage import sync_folder
 from dcgan_dist.errors import Say, UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run.lease import Lease
@@ -71,6 +73,9 @@ class AttemptLog:
                 file.seek(max(file.seek(0, 2) - 1, 0))
                 cut = file.read() not in (b"", b"\n")
                 file.write(b"\n" * cut + line + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(self._path.parent)
         except OSError as error:
             self._say(f"WARNING: {self._path}: cannot be written ({error.strerror}); the run goes on without this line")
 

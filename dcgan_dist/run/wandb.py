@@ -269,7 +269,7 @@ class WandbTracker:
 
     def _mark_sent(self, but: Path | None = None) -> None:
         """`wandb sync` passes over W&B's own files of attempts that `_send_missing` takes care of."""
-        for log in Path(self._run.dir).parent.parent.glob(f"*run-*-{self._run.id}/run-{self._run.id}.wandb"):
+        for log in Path(self._run.dir).parent.parent.glob(f"*run-*-{self._run.id}*/run-{self._run.id}.wandb"):
             if log.parent != but:
                 with contextlib.suppress(OSError):
                     log.with_suffix(".wandb.synced").touch()

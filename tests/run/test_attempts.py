@@ -111,9 +111,8 @@ def test_every_attempt_is_recorded_and_every_end_writes_the_page(start, folder, 
         (4, 48, 48, 64, True),
     ]
     assert [one.reason for one in found][2:] == [f"{folder.stop} exists", "done"]
-    assert dict(found[0].facts) | {"git_commit": ""} == {
-        "world_size": 1, "device": "cpu", "precision": "fp32", "git_commit": "",
-    }  # fmt: skip
+    world = {"world_size": 1, "device": "cpu", "precision": "fp32"}
+    assert world.items() <= found[0].facts.items()
     events = folder.page.read_text()
     assert "attempt 2 began at 32 images; attempt 1 was killed, and 8 images are trained again" in events
 

@@ -274,7 +274,7 @@ def test_a_run_that_was_deleted_on_the_server(config, server, training, said, mo
 @pytest.mark.parametrize(
     ("fault", "code", "line"),
     [
-        ("no run", 2, "is no folder of a run, with config.yaml and metrics.jsonl"),
+        ("no run", 2, "not a run folder: config.yaml is missing"),
         ("no folder", 2, "RUN is missing: a run's folder, such as runs/dcgan"),
         ("training", 2, "another job is training here"),
         ("401", 1, "W&B: "),

@@ -81,13 +81,13 @@ def _record_steps(session: Session, recorded: Arrays, short: str, network: nn.Mo
     optimizer.register_step_post_hook(weights)
 
 
+CLOCKED = ("time/", "speed/", "rank/", "save/", "rollback_time")
+
+
 def metrics(run_dir: Path) -> list[dict[str, float]]:
     """The records of metrics.jsonl, without what depends on the clock."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in record.items() if not name.startswith(("time/", "speed/", "rank/", "save/"))}
-        for record in records
-    ]
+    return [{name: value for name, value in record.items() if not name.startswith(CLOCKED)} for record in records]
 
 
 def deviations(ours: Arrays, theirs: Arrays) -> dict[str, float]:
