@@ -309,7 +309,7 @@ def test_what_the_variables_ask_for_arrives(config, server, said, monkeypatch, t
     assert (run.entity, run.project, run.id, run.display_name) == ("us", "thesis", "run7", "trial-7")
     assert (sorted(run.tags), run.group) == (["a", "b"], "sizes")
     assert (run.about["notes"], run.about["jobType"]) == ("the third", "search")
-    assert {path.name for path in config.run_dir.iterdir()} == {"wandb_id", "wandb_folder.json"}
+    assert {path.name for path in config.run_dir.iterdir()} == {"wandb_id", "wandb_folder.json", ".wandb.lock"}
     assert list((tmp_path / "else" / "wandb").glob("run-*-run7"))
 
 

@@ -17,7 +17,7 @@ def write_at_end(config: Config, say: Say, seconds: float) -> None:
         from dcgan_dist.run.report.facts import read_run  # only now: imports take time, and may fail
         from dcgan_dist.run.report.page import is_page, write_page
 
-        if folder.page.exists() and not is_page(folder.page):
+        if folder.page.is_file() and not is_page(folder.page):
             raise UserError("there is another file of this name, which is kept")
         write_page([read_run(folder.root, flatten(config), [], until)], folder.page, until)
     except Exception as error:
