@@ -38,8 +38,6 @@ class UsageError(UserError):
     exit_code = 2
 
 
-Say = Callable[[str], None]  # shows a line to the user
-
 # messages of Python, NumPy, torch and CUDA when memory, threads or processes are exhausted
 EXHAUSTED = re.compile(
     "OutOfMemoryError|out of memory|can't allocate memory|cannot allocate memory|start (new|watchdog) thread|bad_alloc|"

@@ -1,8 +1,6 @@
 """`dcgan-dist dashboard`: a W&B workspace for the runs of a project, or a report of some of them."""
 
-import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 from dcgan_dist import cli
 from dcgan_dist.config.groups import WandbConfig
 from dcgan_dist.errors import UsageError, UserError
-from dcgan_dist.run import wandb_views
+from dcgan_dist.run import wandb_folder, wandb_views
 from dcgan_dist.run.wandb_key import ask_server
 from dcgan_dist.run.wandb_settings import obey
 
@@ -63,13 +61,10 @@ def main(argv: list[str]) -> int:
 def _in_folder(run: str) -> dict[str, Any]:
     """A run folder's id, entity and project on W&B."""
     try:
-        run_id = (Path(run) / "wandb_id").read_text(encoding="utf-8").strip()
+        run_id = (Path(run) / wandb_folder.ID).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise UsageError(f"--report {run}: no run on W&B belongs to this folder ({error.strerror})") from error
-    noted: dict[str, Any] = {}
-    with suppress(OSError, TypeError, ValueError):
-        noted = dict(json.loads((Path(run) / "wandb_folder.json").read_bytes()))
-    return noted | {"id": run_id}
+    return wandb_folder.noted_in(Path(run)) | {"id": run_id}
 
 
 def _place(name: str, given: str | None, runs: list[dict[str, Any]]) -> str | None:

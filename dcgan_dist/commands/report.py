@@ -10,8 +10,6 @@ from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output
 from dcgan_dist.errors import UsageError
 
-PAGE = "report.html"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(cli.CommandOptions):
@@ -33,10 +31,12 @@ class ReportOptions(cli.CommandOptions):
 def main(argv: list[str]) -> int:
     """Runs the command. Raises UsageError and UserError."""
     options = cli.parse(ReportOptions, argv, "dcgan-dist report")
-    from dcgan_dist.run.report.facts import read_run  # only now: these imports take a second
+    from dcgan_dist.run.folder import RunFolder  # only now: these imports take a second
+    from dcgan_dist.run.report.facts import read_run
     from dcgan_dist.run.report.page import is_page, write_page
 
-    out = options.out or (options.runs[0] / PAGE if len(options.runs) == 1 else Path(PAGE))
+    page_of = RunFolder(options.runs[0]).page
+    out = options.out or (page_of if len(options.runs) == 1 else Path(page_of.name))
     runs = [read_run(root, *_options(root)) for root in options.runs]
     check_output("--out", out, options.overwrite or is_page(out))
     page = write_page(runs, out)

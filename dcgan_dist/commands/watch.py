@@ -106,9 +106,11 @@ class _Run:
         return self._state()[0] in ("complete", "stopped", "failed", "killed")
 
     def _state(self) -> tuple[str, str]:
+        from dcgan_dist.run.attempts import read_attempts
         from dcgan_dist.run.report.facts import state_of
 
-        return state_of(self.folder)
+        attempts = self.folder.attempts
+        return state_of(self.folder, read_attempts(attempts) if attempts.is_file() else [])
 
     def lines(self, width: int) -> Iterator[str]:
         """State, progress, curves and the last lines of the log."""

@@ -22,8 +22,8 @@ from dcgan_dist.data.shards.notes import merge_notes
 from dcgan_dist.data.shards.opener import CachePlan, Opener, Shard
 from dcgan_dist.data.shards.samples import IGNORED, MemberChoice
 from dcgan_dist.data.system.storage import cache_folder
-from dcgan_dist.errors import Say, UserError, to_stderr
-from dcgan_dist.text import count_text, counted, listed
+from dcgan_dist.errors import UserError, to_stderr
+from dcgan_dist.text import Say, count_text, counted, listed
 
 COLOURS = {1: "grey", 3: "RGB"}
 SHARDS_LISTED = 3

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist.data.system.storage import sync_folder
-from dcgan_dist.errors import Say, UserError
+from dcgan_dist.errors import UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run.lease import Lease
+from dcgan_dist.text import Say
 
 PAGE_SECONDS, PAGE_SECONDS_STOPPED = 20.0, 5.0
 """That the page at the end of an attempt may take; a launcher kills its ranks 30 s after a signal."""

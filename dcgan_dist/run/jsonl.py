@@ -10,6 +10,8 @@ from typing import Any
 from dcgan_dist.data.system.storage import sync_folder, write_atomically
 from dcgan_dist.errors import os_error_as_user_error
 
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as the file writes them
+
 
 def json_line(record: Mapping[str, Any]) -> str:
     """One line of JSON, which has no NaN and no infinity: they become "NaN", "Infinity" and "-Infinity"."""

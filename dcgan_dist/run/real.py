@@ -6,8 +6,8 @@ from torch import Tensor
 
 from dcgan_dist.data.reading.reader import IndexedReader
 from dcgan_dist.data.reading.stream import StreamReader
-from dcgan_dist.errors import Say
 from dcgan_dist.run.grid import grid, save_png
+from dcgan_dist.text import Say
 
 
 class RealImages:

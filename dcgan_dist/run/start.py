@@ -152,7 +152,8 @@ class _Start:
         world.from_main(self.lease.take)  # before anything is read that another job may be writing
         ranks = f"{counted(world.size, 'rank')} on {world.device.type}, {counted(per_rank, 'image')} each"
         say(f"{ranks}; {chosen.name}: {chosen.reason}")
-        self.console.detail(f"{layers_text(config)}\n{split_text(config, world.size)}")
+        if world.main:  # the others print nothing
+            self.console.detail(f"{layers_text(config)}\n{split_text(config, world.size)}")
         require_memory(config, chosen, world, say)
         if threads := set_cpu_threads(world):
             say(threads)

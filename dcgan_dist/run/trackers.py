@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from dcgan_dist.run.tensorboard import open_tensorboard
 from dcgan_dist.run.tracker_start import Start
 from dcgan_dist.run.wandb import open_wandb
+from dcgan_dist.text import Say
 
-Say = Callable[[str], None]
 LONGEST_ERROR = 500  # characters, in the line of a tracker that failed
 
 

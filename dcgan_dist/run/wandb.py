@@ -152,7 +152,7 @@ class WandbTracker:
             _end_service()  # until then the failed attempt holds the run's id
             if self._required:
                 raise UserError(f"W&B: {reason}") from error
-            hint = f"; without {self._run_dir / 'wandb_id'} a new run begins" if "deleted" in reason else ""
+            hint = f"; without {self._run_dir / wandb_folder.ID} a new run begins" if "deleted" in reason else ""
             self._say(f"W&B: this attempt is kept offline: {reason}{hint}")
             return self._offline(arguments)
         self._say(f"W&B: {run.url}")

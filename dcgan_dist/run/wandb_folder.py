@@ -16,7 +16,8 @@ from dcgan_dist.errors import UserError
 if TYPE_CHECKING:
     import wandb
 
-NOTE, PLACE = "wandb_folder.json", ("entity", "project")  # the run's place on the server, which the file records
+ID, NOTE = "wandb_id", "wandb_folder.json"
+PLACE = ("entity", "project")  # the run's place on the server, which NOTE records
 
 
 def hold(run_dir: Path) -> int | None:
@@ -29,6 +30,13 @@ def hold(run_dir: Path) -> int | None:
         return os.open(os.devnull, os.O_RDONLY)
 
 
+def noted_in(run_dir: Path) -> dict[str, Any]:
+    """What `wandb_folder.json` records; nothing without a file, or where it is damaged."""
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        return dict(json.loads((run_dir / NOTE).read_bytes()))
+    return {}
+
+
 def run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[str, Any]]:
     """The folder's W&B run, whether it is new, and what `wandb_folder.json` records of it.
 
@@ -37,11 +45,8 @@ def run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[s
     """
     import wandb
 
-    path, note = run_dir / "wandb_id", run_dir / NOTE
+    path, before = run_dir / ID, noted_in(run_dir)
     here = {"path": str(run_dir.resolve()), "inode": run_dir.stat().st_ino}
-    before: dict[str, Any] = {}
-    with contextlib.suppress(OSError, TypeError, ValueError):
-        before = dict(json.loads(note.read_bytes()))
     known = path.read_text(encoding="utf-8").strip() if path.exists() else ""
     copied = bool(known and before) and not any(before.get(name) == value for name, value in here.items())
     made = known if known and not copied else os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
@@ -55,7 +60,7 @@ def run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[s
             f"moved from another disk: stop, write {known} into {path}, and start again"
         )
     if noted != before:
-        write_atomically(note, json.dumps(noted).encode())
+        write_atomically(run_dir / NOTE, json.dumps(noted).encode())
     return made, made != known, noted
 
 

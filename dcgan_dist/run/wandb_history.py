@@ -5,7 +5,6 @@ offline. What it has is known by the number of images and by name, so nothing is
 """
 
 import json
-import math
 import threading
 import time
 from collections import Counter
@@ -14,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from dcgan_dist.run.jsonl import NOT_FINITE
 
 if TYPE_CHECKING:
     import wandb
@@ -24,7 +25,6 @@ Item = tuple[int, str]  # images seen, and the name of a picture or a histogram,
 REPORT = ""  # the scalars of a report
 SAMPLES = "samples"  # the pictures of the folder of that name
 POLL = 0.5  # seconds between two questions for what the server has received and does not show yet
-NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @dataclass(kw_only=True)

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.fake_wandb import FakeWandb, Run
+from support.fake_wandb import Run
 from support.training import TINY
+from support.wandb_runs import isolate, serving
 
 from dcgan_dist import __main__ as front
 from dcgan_dist.commands import dashboard as command
@@ -26,11 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "dashboard.json"
 @pytest.fixture
 def alone(tmp_path, monkeypatch):
     """No account and no settings of the person who runs the tests."""
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    isolate(monkeypatch, tmp_path / "home")
     monkeypatch.setenv("WANDB_SILENT", "true")  # as the command sets it, for the time of the test
     monkeypatch.chdir(tmp_path)
     yield
@@ -39,13 +36,10 @@ def alone(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(alone, monkeypatch):
-    with FakeWandb() as server:
-        for name, value in server.env().items():
-            monkeypatch.setenv(name, value)
+    with serving(monkeypatch) as server:
         for run_id, name in ("aaaa1111", "first"), ("bbbb2222", "second"):
             server.runs[run_id] = Run("tester", "gans", run_id, display_name=name)
         yield server
-        run_wandb._end_service()
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.fake_wandb import FakeWandb, Run
+from support.fake_wandb import Run
 from support.launching import ROOT, call, environment
 from support.training import TINY
 from support.waiting import LIMIT, until
+from support.wandb_runs import isolate, serving
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from dcgan_dist import cli
@@ -86,18 +87,11 @@ def test_a_trial_has_a_folder_of_its_own(monkeypatch, capsys):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    for name in ("WANDB_MODE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    isolate(monkeypatch, tmp_path / "home")
     for name in ("INIT_TIMEOUT", "FINISH_TIMEOUT"):
         monkeypatch.setattr(run_wandb, name, LIMIT)
-    with FakeWandb() as server:
-        for name, value in server.env().items():
-            monkeypatch.setenv(name, value)
+    with serving(monkeypatch) as server:
         yield server
-        run_wandb._end_service()
 
 
 @pytest.mark.parametrize(

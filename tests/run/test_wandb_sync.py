@@ -4,6 +4,7 @@ import contextlib
 import gc
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -26,20 +27,20 @@ from dcgan_dist.run.grid import save_png
 from dcgan_dist.run.jsonl import MetricsFile
 
 REPORT, PICTURE, CHECKPOINT = 10, 30, 50  # images between two
-SETTINGS = run_wandb._settings
+SETTINGS, ASK = run_wandb._settings, run_wandb.ask
 
 
 @pytest.fixture(autouse=True)
 def _prompt(monkeypatch):
-    """W&B sends several times a second instead of every 15 seconds, and tries again soon."""
+    """W&B sends every second instead of every 15, and tries again soon; it takes integers only, 0 is the default."""
     soon = {
-        "x_file_stream_transmit_interval": 0.05,
-        "x_file_stream_retry_wait_min_seconds": 0.1,
-        "x_file_stream_retry_wait_max_seconds": 0.1,
-        "x_file_transfer_retry_wait_min_seconds": 0.1,
-        "x_file_transfer_retry_wait_max_seconds": 0.1,
-        "x_graphql_retry_wait_min_seconds": 0.1,
-        "x_graphql_retry_wait_max_seconds": 0.1,
+        "x_file_stream_transmit_interval": 1,
+        "x_file_stream_retry_wait_min_seconds": 1,
+        "x_file_stream_retry_wait_max_seconds": 1,
+        "x_file_transfer_retry_wait_min_seconds": 1,
+        "x_file_transfer_retry_wait_max_seconds": 1,
+        "x_graphql_retry_wait_min_seconds": 1,
+        "x_graphql_retry_wait_max_seconds": 1,
     }
     monkeypatch.setattr(run_wandb, "_settings", lambda on_stop: SETTINGS(on_stop) | soon)
 
@@ -78,7 +79,9 @@ class Training:
         self.seen = to
 
     def kill(self):
-        """What the killed process had not sent never arrives."""
+        """What the killed process had not sent never arrives, and its lock is free."""
+        if self.tracker._held is not None:
+            os.close(self.tracker._held)
         running = [each for each in gc.get_objects() if type(each) is subprocess.Popen and each.poll() is None]
         (service,) = [each for each in running if "wandb-core" in str(each.args)]
         service.kill()
@@ -114,15 +117,22 @@ def arrived(server):
     return sum(len(run.history) for run in server.runs.values())
 
 
+def uploaded(server):
+    """Whether each picture that the server has a row of has its file."""
+    return all(
+        value["path"] in run.uploads for run in server.runs.values() for _, value in points(run.history, "samples")
+    )
+
+
 @pytest.mark.parametrize("last", ["online", "offline"])
 def test_killed_at_ten_random_moments_nothing_is_lost_or_double(last, config, server, training, monkeypatch):
     """Online, offline, and with a server that is away when the process is killed."""
     chance = random.Random(last)
     for attempt in range(10):
         kind = chance.choice(["online", "offline", "outage"])
+        before = arrived(server)
         training.begin("offline" if kind == "offline" else "online")
-        before, begun = arrived(server), training.seen
-        training.train(begun + REPORT * chance.randint(0, 8))
+        training.train(training.seen + REPORT * chance.randint(0, 8))
         if kind != "offline":
             wanted = before + int(chance.random() * training.tracker._logged)
             until(lambda wanted=wanted: arrived(server) >= wanted)
@@ -227,14 +237,13 @@ def test_without_the_history_of_the_server_what_follows_its_newest_row_is_sent(
 ):
     training.begin()
     training.train(100)
-    until(lambda: arrived(server) > 3)
+    until(lambda: arrived(server) > 3 and uploaded(server))  # which pictures have no file only the history shows
     server.fault = "down"
     training.train(100 + 3 * PICTURE)
     training.kill()
     server.fault = None
     getattr(server, fault).add("HistoryPage")
-    monkeypatch.setattr(run_wandb, "INIT_TIMEOUT", 2.0)
-    monkeypatch.setattr(run_wandb, "LEAST", 1.0)
+    monkeypatch.setattr(run_wandb, "ask", lambda run, _: ASK(run, 1.0))
     training.begin()
     training.train(300)
     training.tracker.close()

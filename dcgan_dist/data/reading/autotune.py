@@ -15,8 +15,8 @@ from dcgan_dist.data.images.codecs import decode_into, netpbm_header
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.shards.files import read_together
 from dcgan_dist.data.system.workers import available_cores
-from dcgan_dist.errors import Say, UserError
-from dcgan_dist.text import counted
+from dcgan_dist.errors import UserError
+from dcgan_dist.text import Say, counted
 
 TRIED = 64  # images
 FEW = 4  # cores: threads of so few are never in one another's way

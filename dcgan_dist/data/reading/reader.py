@@ -15,7 +15,8 @@ from dcgan_dist.data.reading.fetch import Fetcher
 from dcgan_dist.data.reading.prefetch_buffer import Batch, prefetch_batches
 from dcgan_dist.data.remote.prefetch import Prefetcher
 from dcgan_dist.data.shards.index import read_index
-from dcgan_dist.errors import Say, to_stderr
+from dcgan_dist.errors import to_stderr
+from dcgan_dist.text import Say
 
 HORIZON = 2 * LANES * WINDOW  # positions: what the lanes still read of their current shards, and as much again
 STEP = LANES * WINDOW // 16  # positions after which the next uses of shards are looked up again

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dcgan_dist.data.remote.cache import ANY, BeingMadeError, EntryRequest, ShardCache, entry_name
 from dcgan_dist.data.remote.source import FileSource
-from dcgan_dist.errors import Say, UserError
+from dcgan_dist.errors import UserError
+from dcgan_dist.text import Say
 
 THREADS = 4  # shards that are downloaded at the same time
 PAUSE = 0.25  # seconds after which an idle thread looks for work

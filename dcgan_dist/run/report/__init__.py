@@ -3,8 +3,9 @@
 import time
 
 from dcgan_dist.config import Config, flatten
-from dcgan_dist.errors import Say, UserError
+from dcgan_dist.errors import UserError
 from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.text import Say
 
 
 def write_at_end(config: Config, say: Say, seconds: float) -> None:

@@ -49,8 +49,7 @@ class Run:
     detail: str = ""  # and the reason
 
     def __post_init__(self) -> None:
-        self.state, detail = state_of(self.folder, self.attempts)
-        self.detail = detail.replace(" ago", " before this page was written")
+        self.state, self.detail = state_of(self.folder, self.attempts, "before this page was written")
 
     @property
     def images(self) -> int:
@@ -144,15 +143,16 @@ def read_run(root: Path, options: Mapping[str, Any], problems: list[str], until:
     )
 
 
-def state_of(folder: RunFolder, attempts: list[Attempt] | None = None) -> tuple[str, str]:
-    """The state of a run now: complete, stopped, failed, running, killed or unknown; and details. Raises OSError."""
+def state_of(folder: RunFolder, attempts: list[Attempt], since: str = "ago") -> tuple[str, str]:
+    """The state of a run now: complete, stopped, failed, running, killed or unknown; and details.
+
+    `since`: what follows the time since its last heartbeat.
+    """
     if folder.done.is_file():
         return "complete", ""
     with suppress(OSError):  # a new attempt removes the file
         reason = [*folder.preempted.read_text(errors="replace").splitlines(), "", ""][1]
         return "stopped", f"{redacted(reason)}; the same command resumes it"
-    if attempts is None:
-        attempts = read_attempts(folder.attempts) if folder.attempts.is_file() else []
     if attempts and attempts[-1].end:
         return "failed", attempts[-1].reason or ""
     try:
@@ -161,8 +161,8 @@ def state_of(folder: RunFolder, attempts: list[Attempt] | None = None) -> tuple[
     except (OSError, ValueError, TypeError):
         return "unknown", "how it ended is not recorded"
     if age < ALIVE and not owner.get("ended"):
-        return "running", f"last heartbeat {human_time(age)} ago"
-    return "killed", f"no end was recorded, and the last heartbeat was {human_time(age)} ago"
+        return "running", f"last heartbeat {human_time(age)} {since}"
+    return "killed", f"no end was recorded, and the last heartbeat was {human_time(age)} {since}"
 
 
 def _of_attempt(attempts: list[Attempt], number: int) -> list[Event]:

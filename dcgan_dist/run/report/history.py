@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # as metrics.jsonl writes them
+from dcgan_dist.run.jsonl import NOT_FINITE
+
 LOOK_EVERY = 1_000  # lines between two looks at the clock
 
 
@@ -81,7 +82,7 @@ def read_history(path: Path, until: float = math.inf) -> History:
 def _collect(rows: Sequence[dict[str, Any]], found: History) -> None:
     for number, row in enumerate(rows):
         for name, value in row.items():
-            if value in NOT_FINITE:
+            if isinstance(value, str) and value in NOT_FINITE:
                 found.not_finite.setdefault(int(found.images[number]), []).append(name)
             elif isinstance(value, str):
                 found.texts[name] = value
