@@ -64,7 +64,7 @@ def train(run: Run, iterations: int, cache: str) -> Losses:
         ]
         options += ["--precision", run.precision, "--world_size", str(run.ranks), "--data.faces", "512"]
         options += ["--model.image_size", "32", "--model.ngf", "16", "--model.ndf", "16", "--wandb.mode", "disabled"]
-        options += ["--log.every", str(BATCH), "--log.samples_every", images, "--log.no_tensorboard"]
+        options += ["--log.every", str(BATCH), "--log.samples_every", images, "--trackers=wandb"]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.ranks}"]
         subprocess.run(
             [sys.executable, *launcher, "-m", "dcgan_dist.train", *options],

@@ -50,7 +50,7 @@ part tests "${limits[1]}" "$python" -m pytest -q tests/gpu -W default -p no:cach
 part step "${limits[2]}" "$python" -m benchmarks.step "${speed[@]}" --out "$out"
 part saving "${limits[3]}" "$python" -m benchmarks.saving "${saves[@]}" --out "$out"
 # no number of images lasts as long on every GPU: the time limit asks the trainer to stop, which it does with a checkpoint
-part faces "${limits[4]}" "$python" -m dcgan_dist.train --run_dir "$work/run" --wandb.mode disabled --log.no_tensorboard \
+part faces "${limits[4]}" "$python" -m dcgan_dist.train --run_dir "$work/run" --wandb.mode disabled --trackers=wandb \
   "${training[@]}"
 [[ ${code[faces]} == 75 ]] && code[faces]=0
 

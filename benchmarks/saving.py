@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.measure import RESULTS, save
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import CheckpointConfig
+from dcgan_dist.config.run_groups import CheckpointConfig
 from dcgan_dist.gan.state import TrainState, create_state
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.folder import RunFolder

@@ -40,7 +40,7 @@ LENGTH, REPORT = BATCH * STEPS, 2 * BATCH  # images
 OPTIONS = (
     f"--world_size {RANKS} --images {LENGTH} --batch_size {BATCH} --precision fp32 --model.image_size 32 --model.nz 8 "
     f"--model.ngf 4 --model.ndf 4 --data.decode processes --data.workers 1 --log.every {REPORT} --log.samples 1 "
-    f"--log.no_tensorboard --wandb.mode disabled --checkpoint.every {8 * BATCH}"
+    f"--trackers=wandb --wandb.mode disabled --checkpoint.every {8 * BATCH}"
 )
 FAULTS = (
     "SIGKILL of a rank",

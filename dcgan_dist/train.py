@@ -32,6 +32,7 @@ from dcgan_dist.run.memory import require_memory
 from dcgan_dist.run.plan import layers_text, split_text
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.start import open_session
+from dcgan_dist.run.trackers import check_trackers
 
 DONE, STOPPED = 0, 75  # EX_TEMPFAIL: run the same command again
 
@@ -68,6 +69,7 @@ def train(session: Session) -> bool:
 
 def run(config: Config, lines: Sequence[str] = ()) -> int:
     """One attempt of a run; returns the exit code. `lines`: what other tools' settings changed in the options."""
+    check_trackers(config.trackers)
     world = launch(config, signals.asked())
     if config.dry_run:
         _dry_run(config, world, lines)

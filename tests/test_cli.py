@@ -10,7 +10,8 @@ import tyro
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import Count, LossConfig, ModelConfig, OptimizerConfig, ResumeConfig
+from dcgan_dist.config.groups import Count, LossConfig, ModelConfig, OptimizerConfig
+from dcgan_dist.config.run_groups import ResumeConfig
 from dcgan_dist.errors import UsageError, tracebacks_wanted
 
 ROOT = Path(__file__).parent.parent
@@ -286,8 +287,13 @@ def test_nothing_and_an_empty_group_change_nothing(write):
         ("images: 64.7", "{path}: --images 64.7: must be an integer"),
         ("images: many", "{path}: --images many: must be an integer"),
         (
-            "log: {tensorboard: 3}",
-            "{path}: --log.tensorboard 3: is a switch; give true or false, or no value",
+            "log: {page: 3}",
+            "{path}: --log.page 3: is a switch; give true or false, or no value",
+        ),
+        (
+            "log: {tensorboard: true}",  # of an earlier version
+            "{path}: there is no option --log.tensorboard any more; --trackers names the tools that show a run, for "
+            "example --trackers tensorboard,wandb",
         ),
         ("model: {ngf: 0}", "{path}: --model.ngf 0: must be at least 1"),
         ("model: 3", "{path}: --model 3: is a group of options, as in 'model: {{NAME: VALUE}}'"),

@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 import dcgan_dist
 from dcgan_dist.config import Config, OptionGroup, flatten
 from dcgan_dist.config.checks import ConfigError, ranges
-from dcgan_dist.config.groups import (
-    DataConfig,
-    DivergenceConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ResumeConfig,
-)
+from dcgan_dist.config.groups import DataConfig, LossConfig, ModelConfig, OptimizerConfig
+from dcgan_dist.config.run_groups import DivergenceConfig, ResumeConfig, WandbConfig
 
 # names of an option that its dictionary leaves to something else
 ELSEWHERE = {"PRECISIONS": {"auto"}, "FRAME": {"none"}, "LENS": {"none"}}
@@ -150,6 +144,11 @@ CONTRADICTIONS = [
         ["--loss.r1_gamma and --loss.gp_weight with --model.d_norm batch"],
     ),
     (Config(augment=("color", "cutout", "color")), ["--augment color cutout color: names color twice"]),
+    (Config(trackers=("aim,wandb", "aim")), ["--trackers aim wandb aim: names aim twice"]),
+    (
+        Config(trackers=("aim",), wandb=WandbConfig(mode="offline")),
+        ["--wandb.mode offline has no effect without wandb in --trackers"],
+    ),
     (Config(loss=LossConfig(name="wasserstein")), ["--loss.name wasserstein", "--loss.gp_weight 10"]),
     (Config(batch_size=10, accumulate=4), ["--batch_size 10", "1 rank x --accumulate 4", "nearest that does is 8"]),
     (Config(batch_size=10, world_size=4), ["--batch_size 10", "4 ranks x --accumulate 1", "nearest that does is 8"]),

@@ -25,7 +25,7 @@ COMMAND = re.compile(
 
 TINY = (
     "--images 8 --batch_size 8 --model.nz 4 --model.ngf 4 --model.ndf 4 --precision fp32 --data.faces 64 "
-    "--data.workers 1 --log.every 8 --log.samples 4 --log.no_tensorboard --wandb.mode disabled --run_dir tiny"
+    "--data.workers 1 --log.every 8 --log.samples 4 --trackers=wandb --wandb.mode disabled --run_dir tiny"
 )
 RUN = {  # what stands for `...`, or follows; what the command must leave
     "launch/quickstart.sh": (TINY, "tiny/DONE"),
@@ -41,7 +41,7 @@ RUN = {  # what stands for `...`, or follows; what the command must leave
         TINY.replace("--wandb.mode disabled", "--wandb.mode offline"),
         "tiny/wandb",
     ),
-    "dcgan-dist launch --wandb.mode disabled ...": (TINY, "tiny/metrics.jsonl"),
+    "dcgan-dist launch --trackers tensorboard ...": (TINY.replace("--trackers=wandb ", ""), "tiny/tensorboard"),
     "dcgan-dist doctor --run_dir runs/faces --data.shards 'shards/*.tar'": ("--only shards --json found", "found"),
     "dcgan-dist launch -m dcgan_dist doctor ...": ("--only disk --json found", "found"),
 }

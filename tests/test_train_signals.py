@@ -20,7 +20,7 @@ from dcgan_dist.data.faces.dataset import ensure
 
 TINY = (
     "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --images 100000000 --log.every 8 "
-    "--log.samples 4 --log.samples_every 1000000 --log.no_tensorboard --data.faces 1000 --wandb.mode offline"
+    "--log.samples 4 --log.samples_every 1000000 --trackers=wandb --data.faces 1000 --wandb.mode offline"
 )
 PROCESSES = "--data.decode processes --data.workers 2"
 MOMENTS = {  # options, and the beginning of the line that tells that it is here

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_dist import cli
-from dcgan_dist.config.groups import WandbConfig
+from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run import wandb_folder, wandb_views
 from dcgan_dist.run.wandb_key import ask_server

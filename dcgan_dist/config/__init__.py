@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dcgan_dist.config import groups
+from dcgan_dist.config import groups, run_groups
 from dcgan_dist.config.checks import OptionGroup, Range, check
 from dcgan_dist.text import counted
 
@@ -39,6 +39,9 @@ class Config(OptionGroup):
     """Required number of ranks; any other number is an error."""
     timeout: Annotated[int, Range(least=1, most=10**7)] = 600
     """Seconds that a rank waits for the others before it fails."""
+    trackers: tuple[str, ...] = ("tensorboard", "wandb")
+    """Tools that show the run, separated by commas or spaces: tensorboard, wandb, and Accelerate's, such as trackio,
+    mlflow, aim, swanlab, dvclive, comet_ml, clearml. none: only the run's own files."""
     dry_run: bool = False
     """Print the resolved configuration, layers, parameters, ranks and batch split, and exit."""
     quiet: bool = False
@@ -52,14 +55,19 @@ class Config(OptionGroup):
     optimizer: groups.OptimizerConfig = field(default_factory=groups.OptimizerConfig)
     ema: groups.EmaConfig = field(default_factory=groups.EmaConfig)
     data: groups.DataConfig = field(default_factory=groups.DataConfig)
-    log: groups.LogConfig = field(default_factory=groups.LogConfig)
-    checkpoint: groups.CheckpointConfig = field(default_factory=groups.CheckpointConfig)
-    watchdog: groups.WatchdogConfig = field(default_factory=groups.WatchdogConfig)
-    divergence: groups.DivergenceConfig = field(default_factory=groups.DivergenceConfig)
-    collapse: groups.CollapseConfig = field(default_factory=groups.CollapseConfig)
-    wandb: groups.WandbConfig = field(default_factory=groups.WandbConfig)
-    resume: groups.ResumeConfig = field(default_factory=groups.ResumeConfig)
-    stop: groups.StopConfig = field(default_factory=groups.StopConfig)
+    log: run_groups.LogConfig = field(default_factory=run_groups.LogConfig)
+    checkpoint: run_groups.CheckpointConfig = field(default_factory=run_groups.CheckpointConfig)
+    watchdog: run_groups.WatchdogConfig = field(default_factory=run_groups.WatchdogConfig)
+    divergence: run_groups.DivergenceConfig = field(default_factory=run_groups.DivergenceConfig)
+    collapse: run_groups.CollapseConfig = field(default_factory=run_groups.CollapseConfig)
+    wandb: run_groups.WandbConfig = field(default_factory=run_groups.WandbConfig)
+    resume: run_groups.ResumeConfig = field(default_factory=run_groups.ResumeConfig)
+    stop: run_groups.StopConfig = field(default_factory=run_groups.StopConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = tuple(name.strip() for word in self.trackers for name in word.split(",") if name.strip())
+        object.__setattr__(self, "trackers", () if names == ("none",) else names)
 
     @property
     def verbosity(self) -> Literal["quiet", "normal", "verbose"]:
@@ -83,8 +91,11 @@ class Config(OptionGroup):
             "or --model.spectral_norm",
         )
         check(not (self.quiet and self.verbose), "--quiet and --verbose contradict each other; give one of them")
-        twice = {name for name in self.augment if self.augment.count(name) > 1}
-        check(not twice, f"--augment {' '.join(self.augment)}: names {', '.join(sorted(twice))} twice")
+        for option, names in (("augment", self.augment), ("trackers", self.trackers)):
+            twice = {name for name in names if names.count(name) > 1}
+            check(not twice, f"--{option} {' '.join(names)}: names {', '.join(sorted(twice))} twice")
+        wandb = "wandb" in self.trackers or self.wandb.mode in ("auto", "disabled")
+        check(wandb, f"--wandb.mode {self.wandb.mode} has no effect without wandb in --trackers")
         check(not data.classes or data.reader == "indexed", "--data.classes needs --data.reader indexed")
         _check_pipeline(data)
         for pipe in (url for url in data.shards if url.startswith("pipe:")):

@@ -46,3 +46,10 @@ def accelerator_for(seconds: int, cpu: bool) -> "Callable[[], Accelerator]":
                 os.environ.pop("LOCAL_WORLD_SIZE", None)
 
     return join
+
+
+def tracker_classes() -> dict[str, type]:
+    """Accelerate's tracker classes by name, also those that were registered with it. Imports no tool."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    return {str(name): kind for name, kind in LOGGER_TYPE_TO_CLASS.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import CollapseConfig
+from dcgan_dist.config.run_groups import CollapseConfig
 from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.ms_ssim import ms_ssim
 from dcgan_dist.gan.state import TrainState

@@ -48,6 +48,7 @@ class RunFolder:
         self.first_checkpoint = root / "first_checkpoint"
         self.earlier = root / "earlier"
         self.tensorboard = root / "tensorboard"
+        self.trackers = root / "trackers"
         self.stacks = root / "stacks"
         self.stop = root / "STOP"
         self.save = root / "SAVE"
@@ -98,7 +99,8 @@ class RunFolder:
         # the W&B run, too, because it refuses reports at images that it has seen; reports and samples last, because an
         # attempt continues what a killed one began only while they are here
         shown = self.attempts, self.page, self.real
-        moved = self.root / "wandb_id", self.tensorboard, self.first_checkpoint, *shown, self.samples, self.metrics
+        tools = self.root / "wandb_id", self.tensorboard, self.trackers
+        moved = *tools, self.first_checkpoint, *shown, self.samples, self.metrics
         with self._writing():
             has_reports = self.metrics.exists() and self.metrics.stat().st_size > 0
             if not has_reports and not (self.samples.is_dir() and any(self.samples.iterdir())):

@@ -23,7 +23,7 @@ FREE = (
     "data.shards", "data.decode", "data.workers", "data.prefetch", "data.damaged", "data.most_damaged", "data.cache",
     "data.cache_bytes", "data.timeout", "data.retries", "data.allow_pipe", "data.allow_cut", "log", "checkpoint",
     "divergence.policy", "divergence.lr_factor", "divergence.most_rollbacks", "collapse",
-    "watchdog", "wandb", "resume", "stop",
+    "watchdog", "trackers", "wandb", "resume", "stop",
 )  # fmt: skip
 # options that may differ between the nodes of a job: paths, how each reads, what only the main rank does
 OWN = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dcgan_dist.config.groups import CheckpointConfig
+from dcgan_dist.config.run_groups import CheckpointConfig
 from dcgan_dist.errors import UserError
 from dcgan_dist.gan.nonfinite import first_not_finite
 from dcgan_dist.run import checkpoint

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dcgan_dist.config import Config
+from dcgan_dist.config import Config, flatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,3 +16,14 @@ class Start:
     say: Callable[[str], None]  # prints a line
     on_stop: Callable[[], None]  # called, in any thread, when someone stops the run from outside
     environment: Mapping[str, Any]  # versions and devices, shown with the options
+
+    @property
+    def options(self) -> dict[str, float | str]:
+        """All options by their dotted names, as numbers (switches: True, False) or as text without secrets."""
+        return {name: _plain(value) for name, value in flatten(self.config).items()}
+
+
+def _plain(value: Any) -> float | str:
+    if isinstance(value, int | float):
+        return value
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

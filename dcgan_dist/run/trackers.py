@@ -2,12 +2,16 @@
 
 import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcgan_dist.errors import UsageError
+from dcgan_dist.parallel.accelerator import tracker_classes
+from dcgan_dist.run.accelerate_trackers import open_accelerate_tracker
 from dcgan_dist.run.tensorboard import open_tensorboard
 from dcgan_dist.run.tracker_start import Start
 from dcgan_dist.run.wandb import open_wandb
@@ -89,16 +93,24 @@ class Trackers:
         self._say(f"{name} is switched off, the training goes on: {what}")
 
 
-TRACKERS: dict[str, Callable[[Start], Tracker | None]] = {
-    "TensorBoard": lambda start: open_tensorboard(start.config, start.images, start.say),
-    "W&B": open_wandb,
-}
-"""By the names that are printed. None: the options do not ask for it."""
+TRACKERS: dict[str, Callable[[Start], Tracker | None]] = {"tensorboard": open_tensorboard, "wandb": open_wandb}
+"""By their names in --trackers, before those of Accelerate. None: not installed, or its own options switch it off."""
+TITLES = {"tensorboard": "TensorBoard", "wandb": "W&B"}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises UsageError for a name that neither this project nor Accelerate knows."""
+    if others := [name for name in names if name not in TRACKERS]:
+        known = dict.fromkeys([*TRACKERS, *tracker_classes()])  # imports torch, so that options are parsed without it
+        for name in others:
+            if name not in known:
+                raise UsageError(f"--trackers {name}: there is no such tracker; known are {', '.join(known)}")
 
 
 def open_trackers(start: Start) -> Trackers:
     """All trackers that the options ask for, on the main rank."""
     trackers = Trackers(start.say)
-    for name, make in TRACKERS.items():
-        trackers.start(name, lambda make=make: make(start))
+    for name in start.config.trackers:
+        make = TRACKERS.get(name, partial(open_accelerate_tracker, name))
+        trackers.start(TITLES.get(name, name), lambda make=make: make(start))
     return trackers

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_dist.config.groups import WandbConfig
+from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.errors import UserError
 from dcgan_dist.run import wandb_folder
 from dcgan_dist.run.wandb_history import REPORT, SAMPLES, Received, arrived, ask, caption, from_summary, in_folder

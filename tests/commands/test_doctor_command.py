@@ -33,7 +33,7 @@ from dcgan_dist.run import memory as run_memory
 from dcgan_dist.run.lease import Lease
 
 LOCAL = [name for name in CHECKS if name not in ("ranks", "equality")]
-TINY = shlex.split("--model.image_size 32 --model.nz 8 --model.ngf 4 --model.ndf 4 --log.no_tensorboard")
+TINY = shlex.split("--model.image_size 32 --model.nz 8 --model.ngf 4 --model.ndf 4 --trackers=wandb")
 KEY = "0" * 40
 
 

@@ -25,7 +25,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import CheckpointConfig
+from dcgan_dist.config.run_groups import CheckpointConfig
 from dcgan_dist.data.order import Split
 from dcgan_dist.data.reading.decode_pool import DecodePlan
 from dcgan_dist.data.reading.fetch import Fetcher
@@ -510,7 +510,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path, device):
         "--data.shards",
         write_shard(tmp_path / "faces.tar", 40),
         "--log.every=12",
-        "--log.no_tensorboard",
+        "--trackers=wandb",
         "--log.samples=4",
     ]
 
@@ -539,7 +539,7 @@ def test_a_run_goes_back_to_its_checkpoint_and_completes(tmp_path, device):
         f"--run_dir={tmp_path / 'run'}",
         "--data.shards",
         write_shard(tmp_path / "faces.tar", 40),
-        *("--images=240", "--log.every=12", "--checkpoint.every=24", "--log.no_tensorboard", "--log.samples=4"),
+        *("--images=240", "--log.every=12", "--checkpoint.every=24", "--trackers=wandb", "--log.samples=4"),
         *("--divergence.policy=rollback", "--divergence.lr_factor=1e-9", "--optimizer.g_lr=1e30", "--precision=fp32"),
     ]
     _train(device, options)

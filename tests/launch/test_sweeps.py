@@ -19,7 +19,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import WandbConfig
+from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.errors import UsageError
 from dcgan_dist.run import dashboard
 from dcgan_dist.run import wandb as run_wandb

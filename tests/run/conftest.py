@@ -5,7 +5,7 @@ from support.waiting import LIMIT
 from support.wandb_runs import isolate, serving
 
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import WandbConfig
+from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 
 

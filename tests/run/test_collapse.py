@@ -10,14 +10,15 @@ import pytest
 
 from dcgan_dist import train
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import CollapseConfig, LossConfig
+from dcgan_dist.config.groups import LossConfig
+from dcgan_dist.config.run_groups import CollapseConfig
 from dcgan_dist.run import start
 from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.trackers import Trackers
 
 TINY = shlex.split(
     "--model.image_size 32 --model.nz 8 --model.ngf 8 --model.ndf 8 --batch_size 16 --data.faces 256 "
-    "--log.every 160 --log.samples 1 --log.no_tensorboard --wandb.mode disabled"
+    "--log.every 160 --log.samples 1 --trackers=wandb --wandb.mode disabled"
 )
 DEAD = shlex.split("--optimizer.g_lr 0 --optimizer.d_lr 2e-3 --collapse.reports 2")  # G never learns
 

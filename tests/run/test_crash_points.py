@@ -13,7 +13,7 @@ import torch
 from support.ranks import run_ranks
 from support.training import TENSOR_FILES
 
-from dcgan_dist.config.groups import CheckpointConfig
+from dcgan_dist.config.run_groups import CheckpointConfig
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.lease import Lease

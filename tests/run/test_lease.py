@@ -18,7 +18,7 @@ import pytest
 import torch
 from support.locks import before_next_flock
 
-from dcgan_dist.config.groups import CheckpointConfig
+from dcgan_dist.config.run_groups import CheckpointConfig
 from dcgan_dist.errors import UsageError, UserError
 from dcgan_dist.run import checkpoint, lease
 from dcgan_dist.run.folder import RunFolder

@@ -171,7 +171,7 @@ leave(train.main(sys.argv[1:]))
 def test_a_shell_that_limits_memory_gets_one_line(tmp_path):
     shard = write_ours(tmp_path / "a.tar", 8)
     options = ["--run_dir", tmp_path / "run", "--data.shards", shard, "--images", "640", "--data.workers", "200"]
-    more = ["--wandb.mode", "disabled", "--log.no_tensorboard"]
+    more = ["--wandb.mode", "disabled", "--trackers=wandb"]
     command = [sys.executable, "-c", LIMITED, *map(str, options), *more]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert result.returncode == 1

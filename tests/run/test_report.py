@@ -12,7 +12,7 @@ from support.run_folders import EVERY, make_run, report, write_lines
 
 from dcgan_dist.__main__ import main
 from dcgan_dist.config import Config, flatten
-from dcgan_dist.config.groups import LogConfig
+from dcgan_dist.config.run_groups import LogConfig
 from dcgan_dist.run.folder import RunFolder
 from dcgan_dist.run.grid import grid, save_png
 from dcgan_dist.run.report import page, write_at_end

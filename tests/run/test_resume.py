@@ -8,15 +8,8 @@ import torch
 from support.shards import open_corpus, write_ours
 
 from dcgan_dist.config import Config, flatten
-from dcgan_dist.config.groups import (
-    CollapseConfig,
-    DataConfig,
-    DivergenceConfig,
-    LogConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ResumeConfig,
-)
+from dcgan_dist.config.groups import DataConfig, ModelConfig, OptimizerConfig
+from dcgan_dist.config.run_groups import CollapseConfig, DivergenceConfig, LogConfig, ResumeConfig
 from dcgan_dist.data import order
 from dcgan_dist.data.corpus import Corpus
 from dcgan_dist.data.reading.stream import StreamUrls

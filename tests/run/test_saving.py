@@ -8,7 +8,7 @@ import torch
 from support.disk import no_file_larger_than
 from support.waiting import LIMIT
 
-from dcgan_dist.config.groups import CheckpointConfig
+from dcgan_dist.config.run_groups import CheckpointConfig
 from dcgan_dist.errors import UserError
 from dcgan_dist.run import checkpoint
 from dcgan_dist.run.folder import RunFolder

@@ -1,21 +1,29 @@
 import io
 import sys
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.wandb_runs import beginning
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer as PluginEventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import LogConfig
+from dcgan_dist.config.groups import DataConfig
+from dcgan_dist.location import Location
 from dcgan_dist.run.tensorboard import open_tensorboard
 
+API: Any = api_pb2  # generated code, without types
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
 
-def start(run_dir, images=0):
-    tracker = open_tensorboard(Config(run_dir=run_dir), images, lambda _: None)
+def start(run_dir, images=0, **options):
+    tracker = open_tensorboard(beginning(Config(run_dir=run_dir, **options), [], images=images))
     assert tracker is not None
     return tracker
 
@@ -66,12 +74,66 @@ def test_without_tensorboard_the_run_goes_on_and_says_so(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     said = []
-    assert open_tensorboard(Config(run_dir=tmp_path), 0, said.append) is None
+    assert open_tensorboard(beginning(Config(run_dir=tmp_path), said)) is None
     assert said == ["TensorBoard: not installed (pip install tensorboard)"]
 
 
-def test_switched_off_it_writes_and_says_nothing(tmp_path):
-    config = replace(Config(run_dir=tmp_path), log=LogConfig(tensorboard=False))
-    said = []
-    assert open_tensorboard(config, 0, said.append) is None
-    assert (said, list(tmp_path.iterdir())) == ([], [])
+def hyper_parameters(run_dir):
+    """What the HPARAMS tab shows: the only row, and the newest values of the metrics in it."""
+    multiplexer = PluginEventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(run_dir))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(run_dir))
+    tab = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    context = RequestContext()
+    metrics = tab.experiment_from_metadata(context, "", True, tab.hparams_metadata(context, ""), []).metric_infos
+    request = API.ListSessionGroupsRequest(
+        allowed_statuses=API.Status.values(),
+        col_params=[API.ColParams(metric=metric.name) for metric in metrics],
+        slice_size=10,
+    )
+    (group,) = list_session_groups.Handler(context, tab, "", request).run().session_groups
+    (session,) = group.sessions
+    return group.hparams, session.status, {value.name.tag: value.value for value in session.metric_values}
+
+
+def test_options_are_text_and_one_row_of_hyper_parameters_with_the_last_metrics_also_after_a_resume(tmp_path):
+    shards = (Location("https://me:hidden@host/a-{0..9}.tar?sig=hidden"),)
+    options = {"data": DataConfig(shards=shards), "augment": ("color", "cutout"), "batch_size": 32}
+    tracker = start(tmp_path, **options)
+    tracker.scalars(100, {"loss/d": 3.0, "d/real": 0.5})
+    tracker.scalars(200, {"loss/d": 2.0})
+    tracker.close(exit_code=75)
+    assert hyper_parameters(tmp_path)[1] == API.STATUS_UNKNOWN
+    tracker = start(tmp_path, images=100, **options)
+    tracker.scalars(200, {"loss/d": 1.0, "metrics/fid": 9.0})
+    tracker.close()
+    options, status, metrics = hyper_parameters(tmp_path)
+    assert status == API.STATUS_SUCCESS
+    assert metrics == {"loss/d": 1.0, "d/real": 0.5, "metrics/fid": 9.0}
+    assert options["batch_size"].number_value == 32
+    assert options["augment"].string_value == "color cutout"
+    assert options["data.shards"].string_value == "https://host/a-{0..9}.tar"
+    events = read(tmp_path).Tensors("options/text_summary")
+    assert [event.step for event in events] == [0, 100]
+    assert b"    batch_size: 32\n" in events[0].tensor_proto.string_val[0]
+    assert b"hidden" not in b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+
+
+PIXELS = np.arange(256, dtype=np.uint8).repeat(3)
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [(PIXELS, np.arange(0, 257, 4)), (np.arange(640) / 64 - 3, np.linspace(-3, 639 / 64 - 3, 65))],
+    ids=["pixels", "numbers"],
+)
+def test_a_histogram_has_bins_of_equal_width_and_of_pixels_in_whole_values(tmp_path, values, limits):
+    tracker = start(tmp_path)
+    tracker.histogram(8, "values", values)
+    tracker.close()
+    found = read(tmp_path).Histograms("values")[0].histogram_value
+    np.testing.assert_allclose(found.bucket_limit, limits[1:], rtol=1e-12)
+    assert max(found.bucket) - min(found.bucket) <= (values is not PIXELS)
+    assert sum(found.bucket) == found.num == values.size
+    assert found.sum_squares == pytest.approx(np.square(values.astype(float)).sum())

@@ -9,9 +9,9 @@ from support.output import unstamped
 from support.shards import write_ours
 from support.training import TINY
 
-from dcgan_dist import train
+from dcgan_dist import cli, train
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import WandbConfig
+from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.run import trackers
 from dcgan_dist.run.trackers import TRACKERS, Start, Trackers, open_trackers
 
@@ -109,6 +109,29 @@ def test_the_options_decide(tmp_path):
         "W&B: disabled (--wandb.mode disabled)",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
+    del said[:]
+    for names in ((), ("none",)):
+        config = Config(run_dir=tmp_path / "none", trackers=names)
+        open_trackers(Start(config=config, images=0, say=said.append, on_stop=lambda: None, environment={})).close()
+    assert (said, (tmp_path / "none").exists()) == ([], False)
+
+
+def test_a_name_that_nobody_knows_is_refused_before_training(tmp_path, capsys):
+    assert train.main(["--trackers", "wandb,tensorbord", "--dry_run", "--run_dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: --trackers tensorbord: there is no such tracker; known are tensorboard, wandb, aim, "
+    )
+    assert {"mlflow", "trackio"} <= set(error.strip().split(", "))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "given", [["--trackers", "aim", "wandb"], ["--trackers=aim,wandb"], ["--trackers", "aim, wandb,"]], ids=str
+)
+def test_names_are_separated_by_commas_or_spaces(given):
+    assert cli.load(given).trackers == ("aim", "wandb")
+    assert cli.load(["--trackers", "none"]).trackers == cli.load(["--trackers"]).trackers == ()
 
 
 @pytest.mark.parametrize("at", ["scalars", "picture", "histogram", "alert", "close"])
@@ -212,6 +235,7 @@ def trained(tmp_path, capsys, as_before):
                 *OPTIONS,
                 *["--collapse.after", "0", "--collapse.reports", "1", "--collapse.pixel_std", "1"],
             ]
+            options += ["--trackers", "mine"] if kind else []
             argv = [*options, "--run_dir", str(tmp_path / name), "--data.shards", str(shard)]
             assert train.main(argv) == 0
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -258,4 +282,4 @@ def test_a_tracker_that_fails_anywhere_changes_no_bit(trained, undisturbed, at):
 
 
 def test_trackers_stand_in_one_table():
-    assert list(TRACKERS) == ["TensorBoard", "W&B"]
+    assert list(TRACKERS) == ["tensorboard", "wandb"]

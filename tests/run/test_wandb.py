@@ -19,7 +19,8 @@ from support.waiting import LIMIT
 from support.wandb_runs import beginning, points, start, the_run
 
 from dcgan_dist import cli
-from dcgan_dist.config.groups import DataConfig, OptimizerConfig, WandbConfig
+from dcgan_dist.config.groups import DataConfig, OptimizerConfig
+from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run import wandb_folder
 from dcgan_dist.run.session import Session
@@ -268,7 +269,7 @@ def test_a_stopped_run_goes_on_as_the_same_run(config, server, tmp_path, monkeyp
     given = (
         f"--run_dir {config.run_dir} --data.shards {shard} --wandb.mode online --model.image_size 32 --model.nz 4 "
         "--model.ngf 4 --model.ndf 4 --batch_size 8 --images 160 --data.workers 1 --log.every 8 --log.samples 1 "
-        "--log.no_tensorboard"
+        "--trackers=wandb"
     ).split()
     report = Session.report
 

@@ -9,7 +9,7 @@ from support.wandb_runs import beginning
 
 from dcgan_dist import cli
 from dcgan_dist.config import Config
-from dcgan_dist.config.groups import WandbConfig
+from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run.wandb import resolve_mode
 from dcgan_dist.run.wandb_settings import (

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 # float64 and a small learning rate: rounding stays rounding over any number of iterations
 TINY = shlex.split(
     "--precision fp64 --model.image_size 32 --model.nz 8 --model.ngf 8 --model.ndf 8 --batch_size 16 "
-    "--optimizer.g_lr 1e-5 --optimizer.d_lr 1e-5 --data.faces 64 --log.no_tensorboard --log.no_page"
+    "--optimizer.g_lr 1e-5 --optimizer.d_lr 1e-5 --data.faces 64 --trackers=wandb --log.no_page"
 )
 
 

@@ -8,7 +8,7 @@ from dcgan_dist.run.session import Session
 
 TINY = shlex.split(
     "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --precision fp32 --data.workers 1 "
-    "--log.every 8 --log.samples 4 --log.no_tensorboard --log.no_page --wandb.mode disabled"
+    "--log.every 8 --log.samples 4 --trackers=wandb --log.no_page --wandb.mode disabled"
 )
 
 TENSOR_FILES = ("netg", "netd", "netg_ema", "optimizer_g", "optimizer_d", "stats")

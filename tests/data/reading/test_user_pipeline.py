@@ -270,7 +270,7 @@ def test_the_example_of_the_documentation_trains_and_leaves_no_process(module, t
     name = module(example())
     options = f"--data.shards {tmp_path}/{{0..3}}.tar --data.reader stream --data.pipeline {name}:make --images 48"
     tiny = "--model.image_size 32 --model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 8 --log.every 8"
-    run = f"--log.no_tensorboard --checkpoint.every 24 --run_dir {tmp_path}/run"
+    run = f"--trackers=wandb --checkpoint.every 24 --run_dir {tmp_path}/run"
     assert train.main(f"{options} {tiny} {run}".split()) == 0
     out, err = capsys.readouterr()
     assert (f"--data.pipeline {name}:make, which is given 4 shards" in out, err) == (True, "")

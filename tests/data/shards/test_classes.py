@@ -333,7 +333,7 @@ def test_training_by_name_prints_label_and_name(source, tmp_path, capsys):
 
 TINY = shlex.split(
     "--model.nz 4 --model.ngf 4 --model.ndf 4 --batch_size 4 --images 8 --log.every 4 --log.samples 1 "
-    "--log.no_tensorboard --wandb.mode disabled --model.image_size 32"
+    "--trackers=wandb --wandb.mode disabled --model.image_size 32"
 )
 
 
