@@ -56,6 +56,7 @@ def _sync(run: Path, options: WandbOptions) -> int:
     from dcgan_dist.run.lease import Lease
     from dcgan_dist.run.tracker_start import Start
     from dcgan_dist.run.wandb import STOPPED_ON_REQUEST, WandbTracker
+    from dcgan_dist.run.wandb_folder import PLACE, noted_in
     from dcgan_dist.run.wandb_key import credentials
     from dcgan_dist.run.wandb_settings import variables
 
@@ -64,14 +65,14 @@ def _sync(run: Path, options: WandbOptions) -> int:
         raise UsageError(f"{run}: not a run folder: {folder.config.name} is missing")
     if not credentials(variables(os.environ)):
         raise UsageError("W&B: there is no API key; `wandb login` stores one, or set WANDB_API_KEY")
-    given = ["--config", str(folder.config)]
-    for name in ("project", "entity"):
-        value = getattr(options, name)
+    given, noted = ["--config", str(folder.config)], noted_in(run)
+    for name in PLACE:
+        value = getattr(options, name) or noted.get(name)
         given += [f"--wandb.{name}", value] if value else []
     config = replace(cli.load(given, quiet=True), run_dir=run)
     Lease(run).refuse_other()
     start = Start(config=config, images=sys.maxsize, say=print, on_stop=lambda: None, environment={})
-    tracker = WandbTracker(start, "online", timeout=options.minutes * 60)
+    tracker = WandbTracker(start, "online", timeout=options.minutes * 30)  # half to look, half to send
     ended = {folder.done: 0, folder.preempted: STOPPED_ON_REQUEST}
     tracker.close(next((code for marker, code in ended.items() if marker.exists()), 1))
     return 0 if tracker.complete else 1

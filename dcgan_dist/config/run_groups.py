@@ -99,8 +99,14 @@ class WandbConfig(OptionGroup):
     """W&B user or team. Default: that of the API key."""
     group: str | None = None
     """W&B group of the run."""
+    job_type: str | None = None
+    """W&B job type of the run, such as train."""
     tags: tuple[str, ...] = ()
-    """W&B tags of the run."""
+    """W&B tags of a new run."""
+    name: str | None = None
+    """Name of a new run in W&B. Default: that of run_dir."""
+    notes: str | None = None
+    """Notes of a new run in W&B."""
 
 
 @dataclass(frozen=True, kw_only=True)

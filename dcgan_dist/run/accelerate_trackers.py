@@ -101,7 +101,7 @@ class AccelerateTracker:
             values = {name: array if self._tool.one_picture else [array]}
             self._send(images, name, lambda: self._tracker.log_images(values, step=images))
 
-    def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
+    def histogram(self, images: int, name: str, values: NDArray[np.number]) -> None:
         """Nothing: Accelerate's API has no histograms."""
 
     def close(self, exit_code: int = 0) -> None:  # noqa: ARG002

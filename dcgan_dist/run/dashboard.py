@@ -4,7 +4,9 @@ Curves are over the images seen. Only what W&B measures itself, in the section S
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
+NAMED = 16  # ranks with curves of their own
 TIME = "RelativeTime(Process)"  # W&B's name of the time since the start
 
 
@@ -81,6 +83,7 @@ SECTIONS = (
         "it: at 1 and 0, G has little to learn from. The losses of a GAN are no measure of its quality.",
         panels=(
             Media("Samples", ("samples",)),
+            Media("Real images", ("real",)),
             Lines("Losses", ("loss/d", "loss/g")),
             Lines("D(x) and D(G(z))", ("d/real", "d/fake"), level=0.5, limits=(0, 1)),
             Lines("D(x) and D(G(z)) after the update", ("d/real_after", "d/fake_after"), level=0.5, limits=(0, 1)),
@@ -99,6 +102,10 @@ SECTIONS = (
             Lines("Time of the slowest rank / median", ("rank/slowest_factor",), level=1),
             Lines("Slowest rank", ("rank/slowest",)),
             Lines("Seconds of a checkpoint: of the loop, of the writing", ("time/save_seconds", "save/write_seconds")),
+            Lines("GPU load, least of the ranks, %", ("gpu/utilization_percent",), limits=(0, 100)),
+            Lines("GPU load of each rank, %", tuple(f"gpu/utilization_percent/rank_{n}" for n in range(NAMED))),
+            Lines("GPU memory, most of the ranks, %", ("gpu/memory_percent",), limits=(0, 100)),
+            Lines("GPU memory of each rank, %", tuple(f"gpu/memory_percent/rank_{n}" for n in range(NAMED))),
             Lines("Bytes read per image", ("data/bytes_per_image",)),
             Lines("Images from the cache, % of remote ones", ("data/cache_percent",), limits=(0, 100)),
             Lines("Hours of the run", ("time/run_hours",)),
@@ -118,6 +125,8 @@ SECTIONS = (
             Lines("Loss scale (fp16)", ("scale/d", "scale/g"), log=True),
             Lines("Learning rates", ("lr/d", "lr/g")),
             Lines("Pixels of the samples (histogram)", ("samples/pixels",)),
+            Lines("Logits of D for real images (histogram)", ("logit/real_histogram",)),
+            Lines("Logits of D for G's images (histogram)", ("logit/fake_histogram",)),
             Lines("Rollbacks", ("health/rollbacks",)),
             Lines("Substituted images", ("data/substituted",)),
         ),
@@ -155,5 +164,7 @@ SECTIONS = (
     ),
 )
 """In the order of the workspace, and of a report."""
+BEST: dict[str, Literal["min", "max"]] = {"health/ms_ssim": "min", "speed/images_per_second": "max"}
+"""Scalars whose best value is in the summary of a run, and which is best."""
 LEFT_OUT = {"epoch": "it is the number of images in another unit"}
 """Scalars that are on no panel, and why."""

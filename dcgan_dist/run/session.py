@@ -30,6 +30,7 @@ from dcgan_dist.run.collapse import CollapseWatch
 from dcgan_dist.run.console import Console, human_time
 from dcgan_dist.run.divergence import Recovery
 from dcgan_dist.run.folder import RunFolder
+from dcgan_dist.run.gpus import GpuReport
 from dcgan_dist.run.grid import grid, save_png
 from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.lease import Lease
@@ -40,6 +41,9 @@ from dcgan_dist.run.signals import RequestMonitor
 from dcgan_dist.run.stats import Stats
 from dcgan_dist.run.stragglers import Stragglers
 from dcgan_dist.run.trackers import Trackers
+from dcgan_dist.run.wandb_history import REAL, SAMPLES
+
+OUTPUTS = ("logit/real", "logit/fake")  # of D, for each image
 
 
 @dataclass(kw_only=True)
@@ -72,6 +76,7 @@ class Session:
         self.real = RealImages(self.folder.real, config.log.samples, say)
         self.reading = ReadingReport(self.reader, world, self.console)
         self.stragglers = Stragglers(world, self.console, config.watchdog.slow_factor)
+        self.gpus = GpuReport(world, say)
         self.recovery = Recovery(
             config=config,
             world=world,
@@ -156,7 +161,7 @@ class Session:
         images = self.state.images
         values = self.stats.reduce(self.world.sum_)
         values |= self.clock.read() | self._speed(images) | self.reading.values()
-        values |= self.stragglers.values(values)
+        values |= self.stragglers.values(values) | self.gpus.values()
         values["time/run_hours"] = self.seconds() / 3600
         if self._epoch_size:
             values["epoch"] = images / self._epoch_size
@@ -186,11 +191,14 @@ class Session:
 
     def sample(self) -> None:
         """Saves the grid of G's moving average for the fixed latents, in evaluation mode."""
-        self.world.from_main(self._write_samples)
+        outputs = {name: self.stats.newest[name] for name in OUTPUTS if name in self.stats.newest}
+        shares = self.world.gather({name: torch.as_tensor(x).detach().float().cpu() for name, x in outputs.items()})
+        self.world.from_main(lambda: self._write_samples(shares))
 
-    def _write_samples(self) -> None:
+    def _write_samples(self, outputs: list[dict[str, Tensor]]) -> None:
+        """`outputs`: of each rank, D's outputs in the last iteration that updated it."""
         self._still_ours()
-        config, images = self.config, self.state.images
+        config, images, trackers = self.config, self.state.images, self.trackers
         weights = next(self.state.ema.parameters())
         z = sample_latents(config.model, config.seed, 0, config.log.samples, weights)
         with torch.no_grad():
@@ -202,8 +210,12 @@ class Session:
             save_png(picture, self.folder.sample(images))
         except UserError as error:
             self.console.say(f"WARNING: {error}; the run goes on without this picture")
-        self.trackers.picture(images, "samples", picture)
-        self.trackers.histogram(images, "samples/pixels", pixels.cpu().numpy())
+        if (real := self.real.unseen()) is not None:
+            trackers.picture(0, REAL, real)
+        trackers.picture(images, SAMPLES, picture)
+        trackers.histogram(images, "samples/pixels", pixels.cpu().numpy())
+        for name in outputs[0]:
+            trackers.histogram(images, f"{name}_histogram", torch.cat([share[name] for share in outputs]).numpy())
 
     def save(self, anyway: bool = False) -> None:
         """Starts to save a checkpoint; all ranks raise its failure at the next report."""
@@ -225,7 +237,9 @@ class Session:
             self.console.say(f"saved at {self.state.images:,} images, as {self.folder.save} asked")
         else:
             self.requests.save_failed()
-            self.console.say(f"not saved, although {self.folder.save} asked; touch it again when there is space")
+            self.console.say(
+                f"WARNING: not saved, although {self.folder.save} asked; touch it again when there is space"
+            )
 
     def finish(self, exit_code: int, stopped: int) -> None:
         """Ends this attempt when all is on disk: prints its result, and writes a marker file."""
@@ -249,12 +263,11 @@ class Session:
             where = f"pictures in {self.folder.samples}, networks in {self.folder.checkpoints}{page}"
             last, then = f"done: {images:,} images after {taken}; {where}", self._next_steps()
             if images == self.first:
-                last, then = (
-                    f"nothing was left to do: {images:,} images had been seen before; --images can be larger",
-                    "",
-                )
+                last = f"nothing was left to do: {images:,} images had been seen before; --images can be larger"
+                then = ""
         self.world.from_main(lambda: self.folder.mark(marker, text))
         self.attempts.end(images, why, seconds)
+        self.trackers.alert("Training has stopped" if exit_code == stopped else "Training is done", last)
         self.trackers.close(exit_code)
         self.console.close()
         for line in filter(None, (last, then)):
@@ -268,6 +281,7 @@ class Session:
         self.console.close()
         self.saver.close()
         self.attempts.end(self.state.images, one_line(error), PAGE_SECONDS_STOPPED)
+        self.trackers.alert("Training has failed", f"at {self.state.images:,} images: {one_line(error)}")
         self.trackers.close(exit_code=1)
         self.lease.release()
 

@@ -19,12 +19,14 @@ class Stats:
         self._table: dict[str, Tensor] = {}  # name -> (count, sum, sum of squares)
         # values of one shape go through the same few kernels: (device, *names) -> count and (names, 2) sums
         self._recent: dict[tuple[torch.device | str, ...], tuple[int, Tensor]] = {}
+        self.newest: dict[str, Tensor | float] = {}  # what was added last of each name, as it was added
 
     def _zeros(self) -> Tensor:
         return torch.zeros(3, dtype=torch.float64, device=self._device)
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         """Adds every element of every value; tensors of any shape and type, on any device, without synchronisation."""
+        self.newest |= values
         alike: dict[tuple[torch.Size, torch.dtype, torch.device], dict[str, Tensor]] = {}
         for name, value in values.items():
             tensor = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)

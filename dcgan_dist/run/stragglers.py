@@ -57,14 +57,14 @@ class Stragglers:
         hosts = self._world.gather(socket.gethostname())
         if len(rows) < MEDIAN_OF:
             both = " and ".join(f"{1e3 * sum(row):.1f} on {host}" for row, host in zip(rows, hosts, strict=True))
-            self._console.say(f"uneven: the own work of ranks 0 and 1 takes {both} ms an iteration")
+            self._console.say(f"WARNING: uneven: the own work of ranks 0 and 1 takes {both} ms an iteration")
             return
         host = hosts[slowest]
         usual = [median_low(column) for column in zip(*rows, strict=True)]
         more = [mine - other for mine, other in zip(rows[slowest], usual, strict=True)]
         section = max(range(len(SECTIONS)), key=more.__getitem__)
         self._console.say(
-            f"slow: rank {slowest} on {host} takes {factor:.1f} times as long as the median rank for its own work, "
-            f"mostly in {SECTIONS[section]}: {rows[slowest][section] * 1e3:.1f} ms an iteration "
+            f"WARNING: slow: rank {slowest} on {host} takes {factor:.1f} times as long as the median rank for its own "
+            f"work, mostly in {SECTIONS[section]}: {rows[slowest][section] * 1e3:.1f} ms an iteration "
             f"instead of {usual[section] * 1e3:.1f}"
         )

@@ -45,7 +45,7 @@ class TensorBoardTracker:
         self._writer.add_image(name, array, images, dataformats="HWC")
         self._writer.flush()
 
-    def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
+    def histogram(self, images: int, name: str, values: NDArray[np.number]) -> None:
         """The distribution of the finite `values`, of any shape, in bins of equal width; of pixels in whole values."""
         finite = values[np.isfinite(values)]
         if not finite.size:

@@ -33,7 +33,7 @@ class Tracker(Protocol):
     def picture(self, images: int, name: str, array: NDArray[np.uint8]) -> None:
         """An (H, W, 3) picture."""
 
-    def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
+    def histogram(self, images: int, name: str, values: NDArray[np.number]) -> None:
         """The distribution of numbers of any shape; those that are not finite are left out."""
 
     def close(self, exit_code: int = 0) -> None:
@@ -64,7 +64,7 @@ class Trackers:
         """See Tracker."""
         self._each(lambda tracker: tracker.picture(images, name, array.copy()))
 
-    def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
+    def histogram(self, images: int, name: str, values: NDArray[np.number]) -> None:
         """See Tracker."""
         self._each(lambda tracker: tracker.histogram(images, name, values.copy()))
 
@@ -90,7 +90,7 @@ class Trackers:
     def _switched_off(self, name: str, error: Exception) -> None:
         # also of an error that has no text, or cannot be printed
         what = " ".join("".join(traceback.format_exception_only(type(error), error)).split())[:LONGEST_ERROR]
-        self._say(f"{name} is switched off, the training goes on: {what}")
+        self._say(f"WARNING: {name} is switched off, the training goes on: {what}")
 
 
 TRACKERS: dict[str, Callable[[Start], Tracker | None]] = {"tensorboard": open_tensorboard, "wandb": open_wandb}

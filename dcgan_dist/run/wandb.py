@@ -6,6 +6,7 @@ and whether its files differ from it.
 """
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import shlex
@@ -19,13 +20,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from packaging.version import Version
 
-from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.errors import UserError
+from dcgan_dist.location import redacted
 from dcgan_dist.run import wandb_folder
-from dcgan_dist.run.wandb_history import REPORT, SAMPLES, Received, arrived, ask, caption, from_summary, in_folder
-from dcgan_dist.run.wandb_key import credentials, is_stopped
-from dcgan_dist.run.wandb_settings import ONCE, Mode, asked_mode, hidden, not_used, unreadable, variables
+from dcgan_dist.run.dashboard import BEST
+from dcgan_dist.run.wandb_history import REPORT, SAMPLES, Received, arrived, ask, best, caption, from_summary, in_folder
+from dcgan_dist.run.wandb_key import is_stopped, resolve_mode
+from dcgan_dist.run.wandb_settings import ONCE, hidden, not_used, unreadable
 from dcgan_dist.text import counted
 
 if TYPE_CHECKING:
@@ -36,25 +39,9 @@ if TYPE_CHECKING:
 # seconds that a missing server may cost; both fit into the grace time of a job that is stopped
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 20.0
+OLDEST = "0.30"  # version of wandb
 LEAST = 5.0  # seconds for a question that comes when these have passed
-SHARED = (  # the rest of environment.json names host, job and command
-    "python", "packages", "git_commit", "git_dirty", "system", "cpu_cores", "devices", "world_size", "device",
-    "precision", "data_images", "data_fingerprint", "parameters",
-)  # fmt: skip
 STOPPED_ON_REQUEST = 75  # the exit code of a run that will be resumed
-
-
-def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str]:
-    """W&B's mode, and the reason."""
-    asked = asked_mode(env)
-    if config.mode != "auto":
-        instead = f", not {asked[1]}" if asked and asked[0] != config.mode else ""
-        return config.mode, f"--wandb.mode {config.mode}{instead}"
-    if asked:
-        return asked
-    if found := credentials(variables(env)):
-        return "online", found.where
-    return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"
 
 
 def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
@@ -113,14 +100,16 @@ class WandbTracker:
         if (asked := os.environ.get("WANDB_RUN_ID") or run_id) != run_id:
             lines.append(f"WANDB_RUN_ID={asked}: not used, this folder's run is {run_id}")
             self._hidden += ("WANDB_RUN_ID", "WANDB_SWEEP_ID")  # a sweep would not take another id
+        environment = wandb_folder.environment(self._run_dir) | dict(start.environment)
         arguments: dict[str, Any] = {
-            **{name: getattr(config.wandb, name) for name in ("project", "entity", "group")},
+            **{name: getattr(config.wandb, name) for name in ("project", "entity", "group", "job_type")},
             "dir": os.environ.get("WANDB_DIR") or str(self._run_dir),
             "id": run_id,
             "resume": "allow",  # offline, too: steps go on after those that the server has when the files are sent
-            "config": json.loads(json.dumps(asdict(config) | {"environment": self._environment(start)}, default=str)),
+            "config": json.loads(json.dumps(asdict(config) | {"environment": environment}, default=str)),
         }
-        names = {"name": os.environ.get("WANDB_NAME") or self._run_dir.name, "tags": config.wandb.tags}
+        names = {"name": config.wandb.name or self._run_dir.name, "notes": config.wandb.notes or ""}
+        names |= {"tags": config.wandb.tags}
         if new:  # later attempts leave alone what was renamed or tagged by hand
             arguments |= names
         for line in lines:
@@ -128,19 +117,15 @@ class WandbTracker:
         began = time.monotonic()
         self._run = self._online(arguments) if mode == "online" else self._offline(arguments)
         if wandb_folder.note_place(self._run_dir, self._run, noted, new, self._say):
-            for name, value in (names | {"notes": os.environ.get("WANDB_NOTES", "")}).items():
+            for name, value in names.items():
                 setattr(self._run, name, value)
+        elif not new and config.wandb.name not in (None, self._run.name):
+            self._say(f"W&B: --wandb.name {config.wandb.name}: not used, the run is {self._run.name}; rename it in W&B")
         self._run.define_metric("images")
         self._run.define_metric("*", step_metric="images")
-        self._received = self._ask(timeout or INIT_TIMEOUT - (time.monotonic() - began))
+        self._received = self._ask(timeout or INIT_TIMEOUT - (time.monotonic() - began), start.images)
         if not self._run.offline:
-            self._send_missing(start.images)
-
-    def _environment(self, start: "Start") -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads((self._run_dir / "environment.json").read_bytes())
-        return {name: value for name, value in found.items() if name in SHARED} | dict(start.environment)
+            self._send_missing(start)
 
     def _online(self, arguments: dict[str, Any]) -> "wandb.Run":
         import wandb
@@ -153,7 +138,7 @@ class WandbTracker:
             if self._required:
                 raise UserError(f"W&B: {reason}") from error
             hint = f"; without {self._run_dir / wandb_folder.ID} a new run begins" if "deleted" in reason else ""
-            self._say(f"W&B: this attempt is kept offline: {reason}{hint}")
+            self._say(f"WARNING: W&B: this attempt is kept offline: {reason}{hint}")
             return self._offline(arguments)
         self._say(f"W&B: {run.url}")
         return run
@@ -171,34 +156,44 @@ class WandbTracker:
             wandb.setup(wandb.Settings(**self._settings))
             return wandb.init(mode=mode, settings=wandb.Settings(**self._settings, silent=True), **arguments)
 
-    def _ask(self, seconds: float) -> Received:
-        """What the server has, found in about so many seconds."""
-        if self._run.offline or not self._run.resumed:
-            return Received(lines=None if self._run.offline else 0)
+    def _ask(self, seconds: float, images: int) -> Received:
+        """What the server has, found in about so many seconds. `images`: where this attempt begins."""
+        if self._run.offline:  # the first attempt has shown what is at 0 images
+            return Received(lines=None, prefix=0 if images else -1)
+        if not self._run.resumed:
+            return Received()
         try:
             return ask(self._run, max(seconds, LEAST))
         except Exception as error:
             what = str(error).partition("\n")[0]
-            self._say(f"W&B: the server did not list its reports ({what}); only those after its newest one are sent")
+            self._say(
+                f"WARNING: W&B: the server did not list its reports ({what}); only those after its newest one are sent"
+            )
             return from_summary(self._run)
 
-    def _send_missing(self, images: int) -> None:
-        """Sends what the server lacks of the reports and pictures up to `images`, where this attempt begins."""
+    def _send_missing(self, start: "Start") -> None:
+        """Sends what the server lacks of the reports and pictures up to where this attempt begins."""
         import wandb
 
-        self._mark_sent(but=Path(self._run.dir).parent)
+        images, changed, last = start.images, ", ".join(start.config.resume.allow_changes), self._received.last
+        if changed and last > images:
+            self._say(
+                f"WARNING: W&B: from {images:,} to {last:,} images the server keeps the reports of an earlier attempt, "
+                f"with its values of {changed}; metrics.jsonl has those of this one"
+            )
+        wandb_folder.mark_sent(self._run, but=Path(self._run.dir).parent)
         sent, newest = Counter[str](), {}
         for seen, name, what in in_folder(self._run_dir, images):
             newest = {"images": seen, **what} if name == REPORT else newest
             if self._received.lacks(seen, name):
                 try:
-                    row = what if name == REPORT else {name: wandb.Image(str(what), caption=caption(seen))}
+                    row = what if name == REPORT else {name: wandb.Image(str(what), caption=caption(seen, name))}
                 except (OSError, SyntaxError) as error:
                     self._say(f"WARNING: W&B: {what} is not sent, because it cannot be read ({error})")
                     continue
                 self._log(seen, row)
                 sent[name] += 1
-            elif name == SAMPLES and what.name in self._received.no_file:
+            elif name != REPORT and what.name in self._received.no_file:
                 copy = Path(self._run.dir, self._received.no_file[what.name])
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(what, copy)
@@ -227,19 +222,20 @@ class WandbTracker:
         import wandb
 
         if self._received.lacks(images, name):
-            self._log(images, {name: wandb.Image(array, caption=caption(images))})
+            self._log(images, {name: wandb.Image(array, caption=caption(images, name))})
 
-    def histogram(self, images: int, name: str, values: NDArray[np.floating]) -> None:
+    def histogram(self, images: int, name: str, values: NDArray[np.number]) -> None:
         """The distribution of the finite `values`, of any shape."""
         import wandb
 
         finite = values[np.isfinite(values)]
+        bins = np.arange(0, 257, 4) if values.dtype == np.uint8 else 64  # 4 pixel values each
         if finite.size and self._received.lacks(images, name):
-            self._log(images, {name: wandb.Histogram(np_histogram=np.histogram(finite, bins=64))})
+            self._log(images, {name: wandb.Histogram(np_histogram=np.histogram(finite, bins=bins))})
 
     def alert(self, title: str, text: str) -> None:
         """An alert, which W&B sends by mail or Slack. `title`: less than 64 characters."""
-        self._run.alert(title, text, level="WARN")
+        self._run.alert(title, redacted(text), level="WARN")
 
     def close(self, exit_code: int = 0) -> None:
         """Sends what is left, for a bounded time."""
@@ -247,6 +243,7 @@ class WandbTracker:
             exit_code = self._stopped()
         end, offline = time.monotonic() + self._timeout, self._run.offline
         try:
+            self._run.summary.update(best(self._run_dir, BEST))
             self._run.finish(exit_code=exit_code)
             self.complete = offline or self._arrived(end - time.monotonic())
         except TimeoutError:
@@ -256,9 +253,9 @@ class WandbTracker:
             if self._held is not None:
                 os.close(self._held)
         if not offline:
-            self._mark_sent()
+            wandb_folder.mark_sent(self._run)
         if not self.complete:
-            self._say(f"W&B: not everything has arrived on the server; the rest: {self._rest}")
+            self._say(f"WARNING: W&B: not everything has arrived on the server; the rest: {self._rest}")
 
     def _arrived(self, seconds: float) -> bool:
         before = self._received.lines
@@ -266,13 +263,6 @@ class WandbTracker:
             return before is None or arrived(self._run.path, before + self._logged, max(seconds, LEAST))
         except Exception:
             return False
-
-    def _mark_sent(self, but: Path | None = None) -> None:
-        """`wandb sync` passes over W&B's own files of attempts that `_send_missing` takes care of."""
-        for log in Path(self._run.dir).parent.parent.glob(f"*run-*-{self._run.id}*/run-{self._run.id}.wandb"):
-            if log.parent != but:
-                with contextlib.suppress(OSError):
-                    log.with_suffix(".wandb.synced").touch()
 
     def _stopped(self) -> int:
         """The exit code for W&B after a stop on request. W&B starts a preempted trial of a sweep again, but this must
@@ -292,4 +282,10 @@ def open_wandb(start: "Start") -> WandbTracker | None:
     for line in unreadable(os.environ):
         start.say(f"W&B: {line}")
     start.say(f"W&B: {mode} ({reason})")
-    return None if mode == "disabled" else WandbTracker(start, mode)
+    if mode == "disabled":
+        return None
+    if Version(found := importlib.metadata.version("wandb")) < Version(OLDEST):
+        later = f"dcgan-dist wandb sync {shlex.quote(str(start.config.run_dir))}"
+        start.say(f"WARNING: W&B is off: wandb {found} is too old; pip install 'wandb>={OLDEST}', and later {later}")
+        return None
+    return WandbTracker(start, mode)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import wandb
 
 ID, NOTE = "wandb_id", "wandb_folder.json"
+SHARED = (  # the rest of environment.json names host, job and command
+    "python", "packages", "git_commit", "git_dirty", "system", "cpu_cores", "devices", "world_size", "device",
+    "precision", "data_images", "data_fingerprint", "parameters",
+)  # fmt: skip
 PLACE = ("entity", "project")  # the run's place on the server, which NOTE records
 
 
@@ -35,6 +39,14 @@ def noted_in(run_dir: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, TypeError, ValueError):
         return dict(json.loads((run_dir / NOTE).read_bytes()))
     return {}
+
+
+def environment(run_dir: Path) -> dict[str, Any]:
+    """What W&B may have of environment.json."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((run_dir / "environment.json").read_bytes())
+    return {name: value for name, value in found.items() if name in SHARED}
 
 
 def run_id(run_dir: Path, say: Callable[[str], None]) -> tuple[str, bool, dict[str, Any]]:
@@ -83,6 +95,14 @@ def note_place(run_dir: Path, run: "wandb.Run", noted: dict[str, Any], new: bool
     with contextlib.suppress(UserError):  # the next attempt notes it
         write_atomically(run_dir / NOTE, json.dumps(noted | place).encode())
     return begins
+
+
+def mark_sent(run: "wandb.Run", but: Path | None = None) -> None:
+    """`wandb sync` passes over W&B's own files of the run's attempts, `but` that in one folder."""
+    for log in Path(run.dir).parent.parent.glob(f"*run-*-{run.id}*/run-{run.id}.wandb"):
+        if log.parent != but:
+            with contextlib.suppress(OSError):
+                log.with_suffix(".wandb.synced").touch()
 
 
 def _path(place: Mapping[str, Any]) -> str:

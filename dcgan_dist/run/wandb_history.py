@@ -5,6 +5,8 @@ offline. What it has is known by the number of images and by name, so nothing is
 """
 
 import json
+import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dcgan_dist.run.jsonl import NOT_FINITE
 
@@ -24,6 +26,7 @@ T = TypeVar("T")
 Item = tuple[int, str]  # images seen, and the name of a picture or a histogram, or REPORT
 REPORT = ""  # the scalars of a report
 SAMPLES = "samples"  # the pictures of the folder of that name
+REAL, REAL_FILE = "real", "real.png"  # the picture of real images, at 0 images
 POLL = 0.5  # seconds between two questions for what the server has received and does not show yet
 
 
@@ -34,11 +37,15 @@ class Received:
     lines: int | None = 0  # rows of its history; None: unknown
     prefix: int = -1  # everything up to so many images is there
     items: Counter[Item] = field(default_factory=Counter)
-    no_file: dict[str, str] = field(default_factory=dict)  # name in samples/ -> path on the server, where it is missing
+    no_file: dict[str, str] = field(
+        default_factory=dict
+    )  # name of a picture -> its path on the server, where it is missing
     passed: Counter[Item] = field(default_factory=Counter)  # what this attempt compared
 
     def lacks(self, images: int, name: str) -> bool:
         """Whether the next item of this name at so many images is to be sent; a rollback repeats them."""
+        if name == REAL and self.passed[images, name]:
+            return False  # there is one
         self.passed[images, name] += 1
         return images > self.prefix and self.passed[images, name] > self.items[images, name]
 
@@ -48,9 +55,22 @@ class Received:
         return max((images for images, _ in self.items), default=self.prefix)
 
 
-def caption(images: int) -> str:
+def caption(images: int, name: str = SAMPLES) -> str:
     """That of a picture."""
-    return f"{images:,} images"
+    return "real images" if name == REAL else f"{images:,} images"
+
+
+def best(run_dir: Path, directions: Mapping[str, Literal["min", "max"]]) -> dict[str, float]:
+    """The best value of each scalar in the run's reports, as best/NAME, and its images seen, as best_images/NAME."""
+    found: dict[str, float] = {}
+    for images, kind, values in in_folder(run_dir, sys.maxsize):
+        for name, direction in directions.items() if kind == REPORT else ():
+            value, before = values.get(name), found.get(f"best/{name}")
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                continue
+            if before is None or (value < before if direction == "min" else value > before):
+                found |= {f"best/{name}": value, f"best_images/{name}": images}
+    return found
 
 
 def in_folder(run_dir: Path, images: int) -> Iterator[tuple[int, str, Any]]:
@@ -64,6 +84,8 @@ def in_folder(run_dir: Path, images: int) -> Iterator[tuple[int, str, Any]]:
                 found.append((int(values["images"]), REPORT, finite))
     paths = (path for path in (run_dir / SAMPLES).glob("*.png") if path.stem.isdecimal())
     found += ((int(path.stem), SAMPLES, path) for path in paths)
+    if (real := run_dir / REAL_FILE).exists():
+        found.append((0, REAL, real))
     return (item for item in sorted(found, key=lambda item: item[:2]) if item[0] <= images)
 
 
@@ -85,19 +107,20 @@ def _scan(run: "wandb.Run", given_up: threading.Event) -> Received:
     found = _on_server(run.path)
     while found.lastHistoryStep < run.starting_step - 1 and not given_up.wait(POLL):
         pass
-    received, paths = Received(lines=found.historyLineCount), dict[str, int]()
+    received, paths = Received(lines=found.historyLineCount), dict[str, str]()
     for row in found.scan_history(use_cache=False):
         if given_up.is_set():
             break
         if row.get("images") is not None:
             images = int(row["images"])
             received.items.update((images, name) for name in _names(row))
-            with suppress(KeyError, TypeError):
-                paths[row[SAMPLES]["path"]] = images
+            for name, file in ((SAMPLES, f"{images:09d}.png"), (REAL, REAL_FILE)):
+                with suppress(KeyError, TypeError):
+                    paths[row[name]["path"]] = file
     if paths:
         files = found.files(names=list(paths), per_page=len(paths))
         missing = paths.keys() - {file.name for file in files if file.size}
-        received.no_file = {f"{paths[path]:09d}.png": path for path in missing}
+        received.no_file = {paths[path]: path for path in missing}
     return received
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.location import Location
-from dcgan_dist.run.wandb_settings import variables
+from dcgan_dist.run.wandb_settings import Mode, asked_mode, variables
 
 DEFAULT_URL = "https://api.wandb.ai"
 DEFAULT_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # keys are stored under W&B's new host or its old one
@@ -108,3 +109,16 @@ def _query(url: str, found: Credentials, timeout: float, question: dict[str, Any
         request.add_unredirected_header("Authorization", f"Basic {login}")
     with urllib.request.urlopen(request, timeout=timeout) as reply:
         return json.load(reply).get("data") or {}
+
+
+def resolve_mode(config: WandbConfig, env: Mapping[str, str]) -> tuple[Mode, str]:
+    """W&B's mode, and the reason."""
+    asked = asked_mode(env)
+    if config.mode != "auto":
+        instead = f", not {asked[1]}" if asked and asked[0] != config.mode else ""
+        return config.mode, f"--wandb.mode {config.mode}{instead}"
+    if asked:
+        return asked
+    if found := credentials(variables(env)):
+        return "online", found.where
+    return "disabled", "no API key; `wandb login` or --wandb.mode offline turns it on"

@@ -29,12 +29,15 @@ OPTIONS = {
     "WANDB_PROJECT": "project",
     "WANDB_ENTITY": "entity",
     "WANDB_RUN_GROUP": "group",
+    "WANDB_JOB_TYPE": "job_type",
     "WANDB_TAGS": "tags",
+    "WANDB_NAME": "name",
+    "WANDB_NOTES": "notes",
 }
 """Variables that set an option of ours, unless that is given."""
 OBEYED = (
-    "WANDB_NAME", "WANDB_NOTES", "WANDB_JOB_TYPE", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_BASE_URL",
-    "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CONFIG_DIR",
+    "WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE",
+    "WANDB_CONFIG_DIR",
 )  # fmt: skip
 """Variables that W&B itself reads, like all that are not in this table."""
 FIXED = {

@@ -206,10 +206,11 @@ def test_help_imports_neither_wandb_nor_wandb_workspaces():
 
 # ---- the definition
 
-OPTIONAL = {  # logged with several ranks, in fp16, from remote shards, after a rollback, when a save has ended
+OPTIONAL = {  # logged with several ranks, in fp16, from remote shards, after a rollback, when a save has ended, on GPUs
     "rank/slowest", "rank/slowest_factor", "scale/d", "scale/g", "data/cache_percent", "health/rollbacks",
-    "save/write_seconds",
+    "save/write_seconds", "gpu/memory_percent", "gpu/utilization_percent",
 }  # fmt: skip
+OF_RANKS = {f"{name}/rank_{n}" for name in OPTIONAL if name.startswith("gpu/") for n in range(dashboard.NAMED)}
 
 
 def scalars(kinds=dashboard.Panel):
@@ -229,7 +230,7 @@ def test_every_scalar_that_is_logged_is_on_a_panel_and_no_other(server, tmp_path
     sent = {name for row in run.history for name in row if not name.startswith("_") and name != "images"}
     shown = {name for name in scalars() if not name.startswith("system/")}
     assert sent <= shown | dashboard.LEFT_OUT.keys()
-    assert shown <= sent | OPTIONAL
+    assert shown <= sent | OPTIONAL | OF_RANKS
     assert dashboard.LEFT_OUT.keys() <= sent
     source = "\n".join(
         path.read_text() for path in Path(dashboard.__file__).parents[1].rglob("*.py") if path.name != "dashboard.py"

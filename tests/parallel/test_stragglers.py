@@ -87,7 +87,11 @@ def told(rank, section, shards, run, changes="", ranks=3):
     results = run_ranks(ranks, slow, given, rank, section)
     assert [(code, err) for code, _, err in results] == [(0, "")] * ranks
     assert results[1][1] == ""
-    lines = [line for line in unstamped(results[0][1]).splitlines() if line.startswith(("slow: ", "uneven: "))]
+    lines = [
+        line
+        for line in unstamped(results[0][1]).splitlines()
+        if line.startswith(("WARNING: slow: ", "WARNING: uneven: "))
+    ]
     return lines, [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -103,8 +107,8 @@ def told(rank, section, shards, run, changes="", ranks=3):
 def test_a_slow_rank_is_named_once_with_what_it_is_slow_in(section, changes, shards, tmp_path):
     (line,), records = told(1, section, shards, tmp_path / "run", changes)
     pattern = (
-        rf"slow: rank 1 on {re.escape(socket.gethostname())} takes (\d+\.\d) times as long as the median rank for its "
-        rf"own work, mostly in {section}: (\d+\.\d) ms an iteration instead of \d+\.\d"
+        rf"WARNING: slow: rank 1 on {re.escape(socket.gethostname())} takes (\d+\.\d) times as long as the "
+        rf"median rank for its own work, mostly in {section}: (\d+\.\d) ms an iteration instead of \d+\.\d"
     )
     match = re.fullmatch(pattern, line)
     assert match

@@ -125,7 +125,7 @@ def test_without_its_service_the_training_goes_on(undisturbed, shards, tmp_path)
     ends = run_ranks(2, with_wandb, given(shards, run), str(tmp_path / "home"), "middle", "killed")
     (code, said, errors, _), (other_code, *_) = ends
     assert (code, other_code, errors) == (0, 0, "")
-    assert said.count("W&B is switched off, the training goes on: ") == 1
+    assert said.count("WARNING: W&B is switched off, the training goes on: ") == 1
     assert_untouched(run, undisturbed)
     (code, _, errors, rows), _ = run_ranks(
         2, with_wandb, [*given(shards, run), "--images", "144"], str(tmp_path / "home"), "never", ""

@@ -30,7 +30,7 @@ def told(*own: float) -> tuple[list[str], dict[str, float]]:
 def test_of_two_ranks_both_are_reported_and_none_is_called_slow():
     said, values = told(0.01, 0.03)
     assert said == [
-        "uneven: the own work of ranks 0 and 1 takes 10.0 on node0 and 30.0 on node1 ms an iteration",
+        "WARNING: uneven: the own work of ranks 0 and 1 takes 10.0 on node0 and 30.0 on node1 ms an iteration",
     ]
     assert values == {"rank/slowest": 1.0, "rank/slowest_factor": pytest.approx(3.0)}
 
@@ -39,7 +39,7 @@ def test_of_two_ranks_both_are_reported_and_none_is_called_slow():
 def test_of_three_and_more_the_slow_one_is_named(own):
     (line,), _ = told(*own)
     assert line.startswith(
-        "slow: rank 1 on node1 takes 3.0 times as long as the median rank for its own work, mostly in"
+        "WARNING: slow: rank 1 on node1 takes 3.0 times as long as the median rank for its own work, mostly in"
     )
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from support.output import unstamped
 from support.shards import write_ours
 from support.training import TINY
@@ -12,7 +13,10 @@ from support.training import TINY
 from dcgan_dist import cli, train
 from dcgan_dist.config import Config
 from dcgan_dist.config.run_groups import WandbConfig
+from dcgan_dist.errors import UserError
+from dcgan_dist.parallel.agreement import Requests
 from dcgan_dist.run import trackers
+from dcgan_dist.run.session import Session
 from dcgan_dist.run.trackers import TRACKERS, Start, Trackers, open_trackers
 
 PICTURE = np.zeros((2, 2, 3), dtype=np.uint8)
@@ -81,7 +85,7 @@ def test_a_failing_tracker_is_switched_off_and_the_others_go_on():
     use(trackers)
     assert good.calls == ALL
     assert bad.calls == [*ALL[:2], ("close", 1)]
-    assert said == ["bad is switched off, the training goes on: ConnectionResetError: the server is gone"]
+    assert said == ["WARNING: bad is switched off, the training goes on: ConnectionResetError: the server is gone"]
 
 
 def test_a_tracker_that_cannot_start_is_left_out():
@@ -95,7 +99,7 @@ def test_a_tracker_that_cannot_start_is_left_out():
     trackers.start("good", lambda: good)
     use(trackers)
     assert good.calls == ALL
-    assert said == ["bad is switched off, the training goes on: OSError: [Errno 28] No space left on device"]
+    assert said == ["WARNING: bad is switched off, the training goes on: OSError: [Errno 28] No space left on device"]
 
 
 def test_the_options_decide(tmp_path):
@@ -150,7 +154,7 @@ def test_any_error_is_one_line(at, error, words):
     trackers = Trackers(said.append)
     trackers.start("mine", lambda: tracker)
     use(trackers)
-    assert said == [f"mine is switched off, the training goes on: {words}"]
+    assert said == [f"WARNING: mine is switched off, the training goes on: {words}"]
 
 
 def test_an_error_that_has_no_text_of_its_own_is_one_line():
@@ -181,6 +185,23 @@ class Mine:
 
     def close(self, exit_code: int = 0) -> None:
         (self.folder / "closed").write_text(str(exit_code))
+
+
+class Told(Recorder):
+    """Keeps what it is given."""
+
+    def __init__(self, _folder: Path) -> None:
+        super().__init__()
+        Told.pictures, Told.histograms, Told.alerts = {}, {}, []  # of the last one
+
+    def picture(self, images, name, array):
+        Told.pictures[images, name] = array
+
+    def histogram(self, images, name, values):
+        Told.histograms[images, name] = values
+
+    def alert(self, title, text):
+        Told.alerts.append((title, text))
 
 
 class UnprintableError(Exception):
@@ -261,6 +282,43 @@ def test_the_recipe_of_the_readme_works(trained, tmp_path):
     assert "switched off" not in said
 
 
+def test_real_images_and_the_outputs_of_d_are_shown(trained, tmp_path):
+    """The outputs are those of the last iteration: D(x) and D(G(z)) of the report are the means of their sigmoids."""
+    _, rows, _ = trained("run", Told)
+    assert [key for key in Told.pictures if key[1] == "real"] == [(0, "real")]
+    with Image.open(tmp_path / "run" / "real.png") as real:
+        np.testing.assert_array_equal(Told.pictures[0, "real"], np.asarray(real))
+    for row in rows:
+        for name in ("real", "fake"):
+            outputs = Told.histograms[row["images"], f"logit/{name}_histogram"]
+            assert outputs.shape == (8,)
+            assert np.mean(1 / (1 + np.exp(-outputs.astype(float)))) == pytest.approx(row[f"d/{name}"], rel=1e-5)
+
+
+def test_the_end_of_a_run_is_an_alert_with_its_reason(trained, monkeypatch):
+    trained("done", Told)
+    title, text = Told.alerts[-1]
+    assert title == "Training is done"
+    assert text.startswith("done: 32 images after ")
+    monkeypatch.setattr("dcgan_dist.train.STOPPED", 0)  # which `trained` expects
+    monkeypatch.setattr(Session, "agreed", lambda session: Requests(stop=session.state.images >= 8))
+    monkeypatch.setattr(Session, "_why_stopped", lambda _: "SIGTERM")
+    trained("stopped", Told)
+    title, text = Told.alerts[-1]
+    assert title == "Training has stopped"
+    assert text.endswith("(SIGTERM); run the same command again to resume")
+
+
+def test_a_failure_is_an_alert_with_its_reason(trained, monkeypatch):
+    def full(*_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("dcgan_dist.run.session.Session.sample", full)
+    with pytest.raises(AssertionError):
+        trained("run", Told)
+    assert Told.alerts[-1] == ("Training has failed", "at 8 images: the disk is full")
+
+
 @pytest.fixture(scope="module")
 def undisturbed():
     return {}
@@ -272,7 +330,7 @@ def test_a_tracker_that_fails_anywhere_changes_no_bit(trained, undisturbed, at):
         undisturbed["without"] = trained("without", None)[1:]
     said, rows, kept = trained("with", failing(at, KeyError()))
     lines = [line for line in said.splitlines() if "switched off" in line]
-    assert list(map(unstamped, lines)) == ["mine is switched off, the training goes on: KeyError"]
+    assert list(map(unstamped, lines)) == ["WARNING: mine is switched off, the training goes on: KeyError"]
     (wanted_rows, wanted) = undisturbed["without"]
     assert rows == wanted_rows
     assert kept["pictures"] == wanted["pictures"]

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +22,14 @@ from support.wandb_runs import beginning, points, start, the_run
 
 from dcgan_dist import cli
 from dcgan_dist.config.groups import DataConfig, OptimizerConfig
-from dcgan_dist.config.run_groups import WandbConfig
+from dcgan_dist.config.run_groups import ResumeConfig, WandbConfig
 from dcgan_dist.run import wandb as run_wandb
 from dcgan_dist.run import wandb_folder
+from dcgan_dist.run.jsonl import MetricsFile
 from dcgan_dist.run.session import Session
 from dcgan_dist.run.trackers import Trackers
-from dcgan_dist.run.wandb import open_wandb, resolve_mode
+from dcgan_dist.run.wandb import open_wandb
+from dcgan_dist.run.wandb_key import resolve_mode
 from dcgan_dist.run.wandb_settings import FIXED
 from dcgan_dist.train import main
 
@@ -57,13 +61,45 @@ def test_a_run_arrives_complete(config, server, said):
     assert said == ["W&B: online (WANDB_API_KEY is set)", f"W&B: {server.url}/tester/gans/runs/{run.id}"]
 
 
-def test_an_alert_arrives(config, server, said):
+def test_pixels_are_counted_by_whole_values_and_outputs_in_their_own_range(config, server, said):
+    """Of 256 pixel values, each once, no bin is empty and none has more than others."""
     tracker = start(config, said)
-    tracker.alert("The training may have collapsed", "G makes one picture")
+    tracker.histogram(128, "samples/pixels", np.arange(256, dtype=np.uint8).reshape(16, 16))
+    tracker.histogram(128, "samples/pixels/dark", np.full((2, 3), 7, np.uint8))
+    tracker.histogram(128, "logit/real_histogram", np.linspace(-3, 5, 128))
+    tracker.close()
+    ((_, pixels),) = points(the_run(server).history, "samples/pixels")
+    assert pixels["values"] == [4] * 64
+    assert (pixels["bins"][0], pixels["bins"][-1]) == (0, 256)
+    ((_, dark),) = points(the_run(server).history, "samples/pixels/dark")
+    assert {at: count for at, count in zip(dark["bins"], dark["values"], strict=False) if count} == {4: 6}
+    ((_, outputs),) = points(the_run(server).history, "logit/real_histogram")
+    assert (outputs["values"], outputs["bins"][0], outputs["bins"][-1]) == ([2] * 64, -3, 5)
+
+
+def test_the_summary_has_the_last_and_the_best_values_of_all_attempts(config, server, said):
+    metrics = MetricsFile(config.run_dir / "metrics.jsonl")
+    for begin, rows in ((0, [(100, 0.5, 40), (200, 0.25, 50)]), (200, [(300, float("nan"), 45), (400, 0.75, 30)])):
+        tracker = start(config, said, images=begin)
+        for images, alike, speed in rows:
+            values = {"health/ms_ssim": alike, "speed/images_per_second": speed}
+            metrics.append({"images": images, **values})
+            tracker.scalars(images, values)
+        tracker.close()
+    summary = the_run(server).summary
+    assert (summary["health/ms_ssim"], summary["speed/images_per_second"], summary["images"]) == (0.75, 30, 400)
+    assert (summary["best/health/ms_ssim"], summary["best_images/health/ms_ssim"]) == (0.25, 200)
+    assert (summary["best/speed/images_per_second"], summary["best_images/speed/images_per_second"]) == (50, 200)
+
+
+def test_an_alert_arrives_without_secrets(config, server, said):
+    tracker = start(config, said)
+    tracker.alert("The training may have collapsed", "G makes one picture of https://me:secret7@host/x.tar")
     tracker.close()
     (alert,) = the_run(server).alerts
     assert {name: alert[name] for name in ("title", "text", "severity")} == {
-        "title": "The training may have collapsed", "text": "G makes one picture", "severity": "WARN"
+        "title": "The training may have collapsed", "text": "G makes one picture of https://host/x.tar",
+        "severity": "WARN"
     }  # fmt: skip
 
 
@@ -101,7 +137,7 @@ def test_a_resumed_run_goes_on_without_gap_or_double(config, server, said):
     assert (config.run_dir / "wandb_id").read_text() == f"{run.id}\n"
 
 
-@pytest.mark.parametrize("fault", ["down", "401"])
+@pytest.mark.parametrize("fault", ["down", "401", "403"])
 def test_a_dead_server_at_the_start_makes_the_run_offline(config, server, said, fault, monkeypatch):
     monkeypatch.setattr(run_wandb, "INIT_TIMEOUT", 2.0)
     server.fault = fault
@@ -111,7 +147,7 @@ def test_a_dead_server_at_the_start_makes_the_run_offline(config, server, said, 
     tracker.close()
     (log,) = config.run_dir.glob("wandb/offline-run-*/run-*.wandb")
     assert points(wandb_reader.history(log), "loss/d") == [(0, 1), (10, 2)]
-    assert said[1].startswith("W&B: this attempt is kept offline: ")
+    assert said[1].startswith("WARNING: W&B: this attempt is kept offline: ")
     assert "\n" not in said[1]
     assert said[2] == f"W&B: to send this attempt later: dcgan-dist wandb sync {config.run_dir}"
     assert log.stem == f"run-{(config.run_dir / 'wandb_id').read_text().strip()}"
@@ -127,7 +163,7 @@ def test_a_server_that_dies_costs_a_bounded_wait_and_no_data(config, server, sai
     (log,) = config.run_dir.glob("wandb/run-*/run-*.wandb")
     assert len(points(wandb_reader.history(log), "loss/d")) == 50
     rest = f"dcgan-dist wandb sync {config.run_dir}"
-    assert said[-1] == f"W&B: not everything has arrived on the server; the rest: {rest}"
+    assert said[-1] == f"WARNING: W&B: not everything has arrived on the server; the rest: {rest}"
 
 
 SERVICE_DIES = """
@@ -157,7 +193,7 @@ def test_the_death_of_its_service_process_never_reaches_the_training(config, ser
     command = [sys.executable, "-c", SERVICE_DIES, str(config.run_dir)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     *_, last = result.stdout.splitlines()
-    assert last.startswith("W&B is switched off, the training goes on: ")
+    assert last.startswith("WARNING: W&B is switched off, the training goes on: ")
     assert (result.returncode, result.stdout.count("switched off"), result.stderr) == (0, 1, "")
 
 
@@ -221,6 +257,17 @@ def test_online_without_a_key_becomes_offline(config, said):
     tracker.close()
     (log,) = config.run_dir.glob("wandb/offline-run-*/run-*.wandb")
     assert points(wandb_reader.history(log), "loss/d") == [(0, 1)]
+
+
+def test_an_old_client_is_one_line_that_says_what_to_install(config, said, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.16.6")
+    assert open_wandb(beginning(replace(config, wandb=replace(config.wandb, mode="offline")), said)) is None
+    assert said[1:] == [
+        f"WARNING: W&B is off: wandb 0.16.6 is too old; pip install 'wandb>={run_wandb.OLDEST}', and later "
+        f"dcgan-dist wandb sync {config.run_dir}"
+    ]
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+        assert f"wandb>={run_wandb.OLDEST}" in tomllib.load(file)["project"]["dependencies"]
 
 
 def test_disabled_writes_nothing(config, said):
@@ -312,6 +359,32 @@ def test_what_the_variables_ask_for_arrives(config, server, said, monkeypatch, t
     assert (run.about["notes"], run.about["jobType"]) == ("the third", "search")
     assert {path.name for path in config.run_dir.iterdir()} == {"wandb_id", "wandb_folder.json", ".wandb.lock"}
     assert list((tmp_path / "else" / "wandb").glob("run-*-run7"))
+
+
+def test_name_notes_and_job_type_are_those_of_a_new_run(config, server, said):
+    wandb = replace(config.wandb, name="first try", notes="with R1", job_type="search")
+    start(replace(config, wandb=wandb), said).close()
+    run = the_run(server)
+    assert (run.display_name, run.about["notes"], run.about["jobType"]) == ("first try", "with R1", "search")
+    start(replace(config, wandb=replace(wandb, name="second try")), said).close()
+    assert the_run(server).display_name == "first try"
+    assert said[-1] == "W&B: --wandb.name second try: not used, the run is first try; rename it in W&B"
+
+
+def test_reports_of_an_earlier_attempt_with_other_options_are_named(config, server, said):
+    tracker = start(config, said)
+    for images in (100, 200, 300):
+        tracker.scalars(images, {"loss/g": 0.5})
+    tracker.close()
+    changed = replace(config, resume=ResumeConfig(allow_changes=("optimizer.g_lr",)))
+    del said[:]
+    start(changed, said, images=300).close()
+    assert not any("earlier attempt" in line for line in said)
+    start(changed, said, images=100).close()
+    assert said[-1] == (
+        "WARNING: W&B: from 100 to 300 images the server keeps the reports of an earlier attempt, with its values of "
+        "optimizer.g_lr; metrics.jsonl has those of this one"
+    )
 
 
 def test_what_is_not_used_has_no_effect_and_is_reported(config, server, said, monkeypatch):

@@ -11,7 +11,7 @@ from dcgan_dist import cli
 from dcgan_dist.config import Config
 from dcgan_dist.config.run_groups import WandbConfig
 from dcgan_dist.run import wandb as run_wandb
-from dcgan_dist.run.wandb import resolve_mode
+from dcgan_dist.run.wandb_key import resolve_mode
 from dcgan_dist.run.wandb_settings import (
     FIXED,
     OBEYED,
@@ -26,7 +26,8 @@ from dcgan_dist.run.wandb_settings import (
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 KEY = {"HOME": "/nowhere", "WANDB_API_KEY": "k"}
-TYPED = {"project": "gans", "entity": "us", "group": "nightly", "tags": ("fruit",)}
+TYPED = {"project": "gans", "entity": "us", "group": "nightly", "tags": ("fruit",), "job_type": "search"}
+TYPED |= {"name": "trial-7", "notes": "the third"}
 
 
 @pytest.mark.parametrize("name", [*OPTIONS, *OBEYED, *FIXED])
@@ -52,10 +53,13 @@ def test_options_that_are_given_with_their_defaults_win(place, monkeypatch, tmp_
         if option != "mode":
             monkeypatch.setenv(name, "thesis")
     asked = cli.load([])
-    assert asked.wandb == WandbConfig(project="thesis", entity="thesis", group="thesis", tags=("thesis",))
+    texts = dict.fromkeys(("project", "entity", "group", "job_type", "name", "notes"), "thesis")
+    assert asked.wandb == WandbConfig(**texts, tags=("thesis",))
     (tmp_path / "asked.yaml").write_text(cli.dump(asked))
-    (tmp_path / "x.yaml").write_text("wandb: {project: dcgan_dist, entity: , group: , tags: []}\n")
-    typed = ["--wandb.project", "dcgan_dist", "--wandb.entity", "None", "--wandb.group", "None", "--wandb.tags"]
+    empty = ("entity", "group", "job_type", "name", "notes")
+    (tmp_path / "x.yaml").write_text(f"wandb: {{project: dcgan_dist, {': , '.join(empty)}: , tags: []}}\n")
+    typed = ["--wandb.project", "dcgan_dist", *(word for name in empty for word in (f"--wandb.{name}", "None"))]
+    typed.append("--wandb.tags")
     assert cli.load(typed if place == "typed" else ["--config", str(tmp_path / "x.yaml")]).wandb == WandbConfig()
     for name in OPTIONS:
         monkeypatch.delenv(name, raising=False)

@@ -60,6 +60,7 @@ class Training:
         self.config, self.said, self.seen = config, said, 0
         self.metrics = MetricsFile(config.run_dir / "metrics.jsonl")
         (config.run_dir / "samples").mkdir()
+        save_png(picture(5), config.run_dir / "real.png")
         (config.run_dir / "config.yaml").write_text(cli.dump(config))
 
     def begin(self, mode="online"):
@@ -74,6 +75,7 @@ class Training:
             self.metrics.append({"images": images, **values})
             self.tracker.scalars(images, values)
             if images % PICTURE == 0:
+                self.tracker.picture(0, "real", picture(5))
                 save_png(picture(images), self.config.run_dir / "samples" / f"{images:09d}.png")
                 self.tracker.picture(images, "samples", picture(images))
         self.seen = to
@@ -102,6 +104,9 @@ def assert_complete(server, config):
     lines = (config.run_dir / "metrics.jsonl").read_text().splitlines()
     expected = [(record["images"], record["loss/d"]) for record in map(json.loads, lines)]
     assert sorted(points(run.history, "loss/d")) == expected
+    real = [value for images, value in points(run.history, "real") if images == 0]
+    assert [value["caption"] for value in real] == ["real images"]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(run.uploads[real[0]["path"]]))), picture(5))
     saved = sorted(int(path.stem) for path in (config.run_dir / "samples").iterdir())
     sent = sorted((images, value["path"]) for images, value in points(run.history, "samples"))
     assert [images for images, _ in sent] == saved
@@ -173,7 +178,7 @@ def test_what_an_outage_took_for_good_is_sent_by_the_command(fault, config, serv
     training.train(200)
     training.tracker.close()
     assert said[-1] == (
-        f"W&B: not everything has arrived on the server; the rest: dcgan-dist wandb sync {config.run_dir}"
+        f"WARNING: W&B: not everything has arrived on the server; the rest: dcgan-dist wandb sync {config.run_dir}"
     )
     server.fault = None
     assert main(["wandb", "sync", str(config.run_dir)]) == 0
@@ -260,6 +265,19 @@ def test_what_the_folder_knows_of_the_environment_arrives_but_not_host_and_comma
     assert the_run(server).config["environment"]["value"] == known
     everything = b"\n".join(server.received)
     assert not any(word in everything for word in (b"host7", b"x7", b"job7"))
+
+
+def test_it_is_sent_to_where_it_is_whatever_the_variables_of_this_shell(config, server, training, monkeypatch):
+    training.begin()
+    training.train(50)
+    training.tracker.close()
+    place = the_run(server).entity, the_run(server).project
+    training.metrics.append({"images": 60, "loss/d": 60 / 7})
+    monkeypatch.setenv("WANDB_PROJECT", "another")
+    monkeypatch.setenv("WANDB_ENTITY", "somebody")
+    assert main(["wandb", "sync", str(config.run_dir)]) == 0
+    assert (the_run(server).entity, the_run(server).project) == place
+    assert_complete(server, config)
 
 
 def test_a_run_that_was_deleted_on_the_server(config, server, training, said, monkeypatch):

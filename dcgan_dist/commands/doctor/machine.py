@@ -13,8 +13,7 @@ from dcgan_dist.data.system.workers import available_cores
 from dcgan_dist.parallel.variables import ADVICE, problem
 from dcgan_dist.run.console import human_bytes as size
 from dcgan_dist.run.memory import available_memory, estimate, process_available
-from dcgan_dist.run.wandb import resolve_mode
-from dcgan_dist.run.wandb_key import Answer, ask_server
+from dcgan_dist.run.wandb_key import Answer, ask_server, resolve_mode
 from dcgan_dist.text import counted
 
 WANDB_TIMEOUT = 8.0  # seconds
