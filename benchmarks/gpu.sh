@@ -21,13 +21,13 @@ export XDG_CACHE_HOME=$work/cache OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1
 if [[ ${1:-} == --smoke ]]; then
   export CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1
   tests=(-k "auto or refused or never_waits") limits=(600 600 600 600 600)
-  saves=(--rounds 1 --batch 2)
+  doctor=(--only devices precision memory) saves=(--rounds 1 --batch 2)
   speed=(--sizes 32 --batches 8 --ngf 8 --ndf 8 --rounds 2 --seconds 0.1 --contenders plain fp32 bf16)
   training=(--model.image_size 32 --model.ngf 8 --model.ndf 8 --batch_size 16 --data.faces 128)
   training+=(--log.every 160 --log.samples_every 320 --images 640)
 else
   tests=(-m gpu) limits=(40 115 240 40 130)
-  saves=(--rounds 7)
+  doctor=() saves=(--rounds 7)
   speed=(--sizes 64 32 96 128 --batches 128 1024 --rounds 3 --seconds 0.5 --contenders plain plain_ieee fp32 bf16)
   training=(--model.image_size 64 --batch_size 128 --data.faces 30000)
   training+=(--log.every 25600 --log.samples_every 102400 --images 100000000)
@@ -44,7 +44,8 @@ part() {
   echo "== $name: exit code ${code[$name]} after $SECONDS s in all"
 }
 
-part doctor "${limits[0]}" "$python" -m dcgan_dist doctor --run_dir "$work/run" --wandb.mode disabled --json "$out/doctor.json" --overwrite
+part doctor "${limits[0]}" "$python" -m dcgan_dist doctor --run_dir "$work/run" --wandb.mode disabled --json "$out/doctor.json" --overwrite \
+  ${doctor[@]+"${doctor[@]}"}
 # -W default: a warning that no other machine gives is to be read, not to hide what else the test shows
 part tests "${limits[1]}" "$python" -m pytest -q tests/gpu -W default -p no:cacheprovider "${tests[@]}"
 part step "${limits[2]}" "$python" -m benchmarks.step "${speed[@]}" --out "$out"

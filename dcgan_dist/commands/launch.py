@@ -21,6 +21,7 @@ from dcgan_dist.text import counted
 PROGRAM = "dcgan-dist launch"
 TRAINER = "dcgan_dist.train"
 PORT = 29500
+GPU_FILES = ("nvidia", "nvhost", "nvgpu", "nvmap", "kfd", "dxg")  # in /dev, of the drivers that torch can use
 MOST = 1_024  # machines, and ranks of each
 WITHOUT_EFFECT = {  # values that a configuration file of Accelerate may have
     "compute_environment": ("LOCAL_MACHINE",),
@@ -76,6 +77,8 @@ class Options:
 
 def gpus_here() -> int:
     """GPUs that torch finds on this machine."""
+    if sys.platform == "linux" and not any(path.name.startswith(GPU_FILES) for path in Path("/dev").iterdir()):
+        return 0
     import torch  # only if needed: it takes seconds
 
     return torch.cuda.device_count()

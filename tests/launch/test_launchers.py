@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 
 import pytest
 from support.launching import ROOT, TINY, call, deviation, environment, newest_tensors
@@ -155,3 +156,13 @@ def test_every_script_is_valid():
         library = script.parent.name == "lib" or script.name == "common.sh"
         assert os.access(script, os.X_OK) != library, f"{script}: what is called can be executed, the rest cannot"
     assert call("shellcheck", *SCRIPTS).stdout == ""
+
+
+@pytest.mark.parametrize(("drivers", "asked"), [((), "False"), (("",), "True")])
+def test_torch_is_asked_for_gpus_only_where_there_is_a_driver(drivers, asked):
+    """It takes seconds to import, before each training on a laptop."""
+    code = (
+        f"import sys; from dcgan_dist.commands import launch; launch.GPU_FILES = {drivers}; count = launch.gpus_here()"
+    )
+    done = call(sys.executable, "-c", f"{code}; print(count, 'torch' in sys.modules)", CUDA_VISIBLE_DEVICES="")
+    assert done.stdout == f"0 {asked}\n", done.stderr

@@ -105,7 +105,7 @@ def next_keys(given: list[str], world_size: int, batches: int) -> list[str]:
     return [key_of(session.data, sample) for sample in samples[-1]]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", [1, 3])
 def test_next_images_after_a_stop(world_size, stopped, shards, tmp_path):
     (wanted,) = run_ranks(1, next_keys, options(shards, tmp_path / "fresh"), 1, STOP // 12 + 1)
     shutil.copytree(stopped, tmp_path / "run")
@@ -128,7 +128,7 @@ def main_until_killed(given: list[str], victims: list[int], checkpoints: Path, d
     return main(given)
 
 
-LENGTH = 720
+LENGTH = 480
 LONG = f"--images {LENGTH} --checkpoint.every 36 --checkpoint.keep 2"
 
 
@@ -142,7 +142,7 @@ def undisturbed(shards, folder):
     return folder / "undisturbed"
 
 
-@pytest.mark.parametrize(("seed", "victims"), [(1, [0]), (2, [1]), (3, [0, 1])])
+@pytest.mark.parametrize(("seed", "victims"), [(2, [1]), (3, [0, 1])])
 def test_kill_at_a_random_moment(seed, victims, undisturbed, shards, tmp_path):
     """Of one rank or of both: the same command ends with the same bits, whatever was being done or written."""
     given = options(shards, tmp_path / "run", LONG)

@@ -1,6 +1,7 @@
 """N iterations, kill -9 and M more equal N + M in one go, bit for bit, for every objective, precision and option with
 state; and an attempt starts with exactly what the one before saved."""
 
+import itertools
 import json
 import os
 import signal
@@ -32,10 +33,13 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 BATCH, SAVED, KILLED, LENGTH = 12, 36, 60, 96  # images; 36 lies between two reports
 COMMON = f"--images {LENGTH} --checkpoint.every {SAVED}"
 NEEDS = {"wasserstein": "--loss.gp_weight 10 --model.d_norm layer"}
+PAIRS = [  # every loss in one precision, and every precision with one loss: a loss knows nothing of the precision
+    *(("non_saturating", precision) for precision in PRECISIONS),
+    *zip([loss for loss in LOSSES if loss != "non_saturating"], itertools.cycle(PRECISIONS)),
+]
 OBJECTIVES = {
     f"{loss} {precision}": f"--loss.name {loss} --precision {precision} {NEEDS.get(loss, '')}"
-    for loss in LOSSES
-    for precision in PRECISIONS
+    for loss, precision in PAIRS
 }
 OPTIONS = {
     "r1": "--loss.r1_gamma 1 --model.d_norm none --loss.label_smoothing 0.1 --precision fp32",

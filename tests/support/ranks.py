@@ -24,7 +24,7 @@ from unittest import mock
 from support.waiting import LIMIT
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-PRELOADED = ["accelerate", "torch._dynamo", "pytest", "support.recording"]  # the first is what any optimiser imports
+PRELOADED = ["accelerate", "torch._dynamo", "pytest", "support.preloaded"]  # the first is what any optimiser imports
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo"}
 """Several ranks share few cores here: none of them may spin while it waits."""
 

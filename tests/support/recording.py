@@ -27,7 +27,7 @@ def options(
     fixed = (
         f"--run_dir {run_dir} --data.shards {shards} --images {batch * iterations} --batch_size {batch} "
         "--precision fp64 --model.image_size 32 --model.nz 8 --model.ngf 4 --model.ndf 4 "
-        f"--log.every {batch * 2} --log.samples 1 --trackers=wandb --wandb.mode disabled"
+        f"--log.every {batch * 2} --log.samples 1 --trackers=wandb --log.no_page --wandb.mode disabled"
     )
     return [*fixed.split(), *changes.split()]
 

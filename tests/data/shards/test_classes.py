@@ -181,7 +181,7 @@ def test_each_epoch_is_a_permutation_of_the_chosen(corpus, ranks, kind):
 LABELS = st.one_of(st.none(), st.integers(0, 4), st.sampled_from([1_000, 2**62]))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(data=st.data(), lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), ranks=st.integers(1, 3))
 def test_any_choice_is_what_a_list_gives(tmp_path_factory, data, lengths, ranks):
     folder, images = tmp_path_factory.mktemp("some"), []
