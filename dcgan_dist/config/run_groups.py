@@ -107,6 +107,11 @@ class WandbConfig(OptionGroup):
     """Name of a new run in W&B. Default: that of run_dir."""
     notes: str | None = None
     """Notes of a new run in W&B."""
+    artifacts: Literal["none", "best", "all"] = "none"
+    """Networks on the server. best: the checkpoint checkpoints/best, and at the end the generator.
+    all: each checkpoint, too; the server keeps as many as the folder."""
+    share: tuple[Literal["code", "git", "host"], ...] = ()
+    """What W&B may also have: source code, commit and remote of dcgan_dist; name, system and paths of the host."""
 
 
 @dataclass(frozen=True, kw_only=True)

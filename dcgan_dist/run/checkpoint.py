@@ -14,7 +14,6 @@ A save writes into `.tmp-ATTEMPT-NAME`, syncs every file and the folder to disk,
 removed. A load takes the newest folder whose manifest verifies and warns about any newer one that does not.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from dcgan_dist.data.system.storage import make_folder, sync_folder, write_atomically
 from dcgan_dist.errors import UserError
-from dcgan_dist.run.checkpoint_manifest import FORMAT, LEFT, MANIFEST, NAME, STATE, contents, sealed
+from dcgan_dist.run.checkpoint_manifest import FORMAT, LEFT, MANIFEST, NAME, STATE, contents, described, sealed
 from dcgan_dist.run.lease import Lease
 from dcgan_dist.text import Say
 
@@ -257,4 +256,4 @@ def _write(path: Path, data: bytes) -> dict[str, Any]:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return described(data)

@@ -26,6 +26,11 @@ def sealed(about: dict[str, Any]) -> bytes:
     return json.dumps(about | {"sha256": digest}, indent=2).encode()
 
 
+def described(data: bytes) -> dict[str, Any]:
+    """A file's entry in the manifest."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 @os_error_as_user_error("", "cannot be read")
 def contents(path: Path, wanted: Container[str] | None = None) -> dict[str, bytes]:
     """The `wanted` files (None: all) of the manifest. Raises UserError for the first file of all that differs."""

@@ -252,6 +252,14 @@ def git_state(package: Path) -> dict[str, Any]:
     return {"git_commit": None, "git_dirty": None}
 
 
+def git_remote(package: Path) -> str | None:
+    """The URL of the remote of the package's source, which may hold secrets; None if git does not track it."""
+    with suppress(OSError, subprocess.SubprocessError):
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        return _git(package, "remote", "get-url", "origin")
+    return None
+
+
 def _git(folder: Path, *arguments: str) -> str:
     # inside a hook of git, variables name another repository
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

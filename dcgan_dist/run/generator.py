@@ -1,5 +1,8 @@
 """A trained generator: loads it from a checkpoint, and draws pictures with it."""
 
+import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from dcgan_dist.gan.images import to_pixels
 from dcgan_dist.gan.networks import NetG
 from dcgan_dist.parallel.noise import sample_latents
 from dcgan_dist.run import checkpoint, resume
+from dcgan_dist.run.checkpoint_manifest import FORMAT, MANIFEST, STATE, described, sealed
 
 AT_ONCE = 64  # images in one forward pass; they do not depend on each other
 
@@ -44,6 +48,27 @@ def load_generator(path: Path, network: str, device: str) -> tuple[NetG, ModelCo
     netg = NetG(model).to(device=_device(device), dtype=weights["layers.0.weight"].dtype).eval()
     netg.load_state_dict(weights)
     return netg, model, state["images"]
+
+
+def export(path: Path, folder: Path) -> None:
+    """Makes `folder`, a checkpoint of the generator alone, which `dcgan-dist sample` takes: G's moving average of the
+    checkpoint `path`, its options, and the data set's fingerprint.
+
+    Raises UserError when the checkpoint is damaged, and OSError.
+    """
+    state = checkpoint.load_state(path)
+    kept = {name: state.get(name) for name in ("images", "data_fingerprint", "data_names", "data_images")}
+    kept["config"] = {name: value for name, value in state["config"].items() if name.startswith("model.")}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    weights, text = folder / f"netg_ema{checkpoint.SUFFIX}", json.dumps(kept, indent=2).encode()
+    try:
+        os.link(path / weights.name, weights)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path / weights.name, weights)
+    (folder / STATE).write_bytes(text)
+    about = {name: described((folder / name).read_bytes()) for name in (weights.name, STATE)}
+    (folder / MANIFEST).write_bytes(sealed({"format": FORMAT, "images": kept["images"], "files": about}))
 
 
 def _device(name: str) -> torch.device:

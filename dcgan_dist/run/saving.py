@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,11 +27,19 @@ class Saver:
     """
 
     def __init__(
-        self, folder: RunFolder, options: CheckpointConfig, lease: Lease, say: Say, device: torch.device
+        self,
+        folder: RunFolder,
+        options: CheckpointConfig,
+        lease: Lease,
+        say: Say,
+        device: torch.device,
+        on_saved: Callable[[Path], None] = lambda _: None,
     ) -> None:
+        """`on_saved`: called, by these methods, with each checkpoint that is on disk; later saves may remove it."""
+        self._on_saved = on_saved
         self._folder, self._options, self.lease, self._say, self._device = folder, options, lease, say, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
-        self._running: Future[float] | None = None
+        self._running: Future[tuple[Path, float]] | None = None
         self._failed: list[SaveError] = []  # by the saves since the last that succeeded
         self._seconds: dict[str, float] = {}
 
@@ -96,8 +105,9 @@ class Saver:
         if running is None:
             return
         try:
-            self._seconds["save/write_seconds"] = running.result()
+            path, self._seconds["save/write_seconds"] = running.result()
             self._failed.clear()
+            self._on_saved(path)
         except SaveError as error:
             self._note(error)
 
@@ -108,7 +118,9 @@ class Saver:
             raise _final(error) from error
         self._say(f"WARNING: {error}; the run goes on and tries again at the next save (failure {count} of {most})")
 
-    def _write(self, images: int, tensors: Tensors, state: dict[str, Any], ready: torch.cuda.Event | None) -> float:
+    def _write(
+        self, images: int, tensors: Tensors, state: dict[str, Any], ready: torch.cuda.Event | None
+    ) -> tuple[Path, float]:
         """In the thread. `ready`: the event after which the tensors hold their values."""
         begun = time.perf_counter()
         # its own stream: the loop has queued its next iterations in the other
@@ -117,9 +129,9 @@ class Saver:
                 ready.wait()
             if bad := first_not_finite({file: part for file, part in tensors.items() if file != "stats"}):
                 raise UserError(f"{bad[0]} is not finite; nothing was saved, the last checkpoint is an older one")
-            checkpoint.save(self._folder.checkpoints, images, tensors, state, self._options.keep, self.lease)
+            path = checkpoint.save(self._folder.checkpoints, images, tensors, state, self._options.keep, self.lease)
             self._folder.note_checkpoint(images)
-        return time.perf_counter() - begun
+        return path, time.perf_counter() - begun
 
 
 def _final(error: SaveError) -> UserError:

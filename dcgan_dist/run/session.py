@@ -72,7 +72,7 @@ class Session:
         self.split = split_of(config, world)
         self.clock, self.agreement = Clock(world.device, world.activity), Agreement(world)
         self.engine = replace(self.engine, section=partial(self.clock.section, on_device=True))
-        self.saver = Saver(self.folder, config.checkpoint, self.lease, say, world.device)
+        self.saver = Saver(self.folder, config.checkpoint, self.lease, say, world.device, self.trackers.checkpoint)
         self.real = RealImages(self.folder.real, config.log.samples, say)
         self.reading = ReadingReport(self.reader, world, self.console)
         self.stragglers = Stragglers(world, self.console, config.watchdog.slow_factor)

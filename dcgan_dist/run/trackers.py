@@ -4,6 +4,7 @@ import contextlib
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +24,8 @@ LONGEST_ERROR = 500  # characters, in the line of a tracker that failed
 class Tracker(Protocol):
     """Something that shows a run; `images`, the real images seen, is its x axis. Used on the main rank only.
 
-    It may also have `alert(title: str, text: str)`: a warning that a person should see.
+    It may also have `alert(title: str, text: str)`: a warning that a person should see, and `checkpoint(path: Path)`:
+    a checkpoint's folder that is on disk, and may be removed after the call.
     """
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
@@ -71,6 +73,10 @@ class Trackers:
     def alert(self, title: str, text: str) -> None:
         """See Tracker."""
         self._each(lambda tracker: getattr(tracker, "alert", lambda *_: None)(title, text))
+
+    def checkpoint(self, path: Path) -> None:
+        """See Tracker."""
+        self._each(lambda tracker: getattr(tracker, "checkpoint", lambda *_: None)(path))
 
     def close(self, exit_code: int = 0) -> None:
         """See Tracker."""

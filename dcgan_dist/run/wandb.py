@@ -1,8 +1,8 @@
 """Weights & Biases: one run of the server for one run folder, however often it is stopped; the x axis is images seen.
 
 What leaves the machine: the configuration and environment without anything secret, scalars, pictures, histograms and
-the load of CPU and GPU. No code, no command line, no host name, no console output; of git only the commit of dcgan_dist
-and whether its files differ from it.
+the load of CPU and GPU. No command line, no console output; code, git's remote, host name, checkpoints: only if
+--wandb.share and --wandb.artifacts ask for them.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run import wandb_folder
 from dcgan_dist.run.dashboard import BEST
+from dcgan_dist.run.wandb_artifacts import open_artifacts, shared
 from dcgan_dist.run.wandb_history import REPORT, SAMPLES, Received, arrived, ask, best, caption, from_summary, in_folder
 from dcgan_dist.run.wandb_key import is_stopped, resolve_mode
 from dcgan_dist.run.wandb_settings import ONCE, hidden, not_used, unreadable
@@ -46,15 +47,9 @@ STOPPED_ON_REQUEST = 75  # the exit code of a run that will be resumed
 
 def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
     return {
-        "console": "off",
+        **shared(()),
         "quiet": True,
         "show_info": False,
-        "disable_git": True,
-        "disable_code": True,
-        "x_disable_meta": True,
-        "x_save_requirements": False,
-        "host": "",
-        "program": "dcgan_dist.train",
         "login_timeout": INIT_TIMEOUT,
         "init_timeout": INIT_TIMEOUT,
         "finish_timeout": FINISH_TIMEOUT,
@@ -86,7 +81,8 @@ class WandbTracker:
         self._say, self._timeout, self._required = start.say, timeout or FINISH_TIMEOUT, timeout is not None
         self._run_dir = config.run_dir.absolute()
         self._rest = f"dcgan-dist wandb sync {shlex.quote(str(self._run_dir))}"
-        self._settings = _settings(start.on_stop) | {"finish_timeout": self._timeout, "x_disable_stats": self._required}
+        self._settings = _settings(start.on_stop) | shared(config.wandb.share)
+        self._settings |= {"finish_timeout": self._timeout, "x_disable_stats": self._required}
         self._logged, self.complete = 0, False
         self._held = wandb_folder.hold(self._run_dir) if mode == "online" else None
         if mode == "online" and self._held is None:
@@ -126,6 +122,7 @@ class WandbTracker:
         self._received = self._ask(timeout or INIT_TIMEOUT - (time.monotonic() - began), start.images)
         if not self._run.offline:
             self._send_missing(start)
+        self._artifacts = open_artifacts(start, self._run, self._rest, again=self._required)
 
     def _online(self, arguments: dict[str, Any]) -> "wandb.Run":
         import wandb
@@ -237,19 +234,27 @@ class WandbTracker:
         """An alert, which W&B sends by mail or Slack. `title`: less than 64 characters."""
         self._run.alert(title, redacted(text), level="WARN")
 
+    def checkpoint(self, path: Path) -> None:
+        """A checkpoint that is on disk, for --wandb.artifacts."""
+        if self._artifacts:
+            self._artifacts.checkpoint(path)
+
     def close(self, exit_code: int = 0) -> None:
         """Sends what is left, for a bounded time."""
+        sent = self._artifacts is None or self._artifacts.finish(self._timeout / 2, done=exit_code == 0)
         if exit_code == STOPPED_ON_REQUEST:
             exit_code = self._stopped()
         end, offline = time.monotonic() + self._timeout, self._run.offline
         try:
             self._run.summary.update(best(self._run_dir, BEST))
             self._run.finish(exit_code=exit_code)
-            self.complete = offline or self._arrived(end - time.monotonic())
+            self.complete = sent and (offline or self._arrived(end - time.monotonic()))
         except TimeoutError:
             pass
         finally:
             _end_service()  # the files are complete only now
+            if self._artifacts:
+                self._artifacts.clear()
             if self._held is not None:
                 os.close(self._held)
         if not offline:

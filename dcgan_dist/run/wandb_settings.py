@@ -6,6 +6,7 @@ OPTIONS, OBEYED and FIXED are the complete table, which docs/settings.md explain
 import configparser
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,6 +52,11 @@ FIXED = {
     "WANDB_SILENT": "true", "WANDB_QUIET": "true", "WANDB_SHOW_INFO": "false",
 }  # fmt: skip
 """Variables that are not used, and the values in their place."""
+SHARE = {
+    "WANDB_SAVE_CODE": ("code", "true"), "WANDB_DISABLE_CODE": ("code", "false"),
+    "WANDB_DISABLE_GIT": ("git", "false"), "WANDB_HOST": ("host", ""),
+}  # fmt: skip
+"""Those of them that --wandb.share decides: the part, and the value if it is shared."""
 ONCE = ("WANDB_NAME", "WANDB_TAGS", "WANDB_NOTES")
 """Variables for the first attempt; later ones keep names and tags that were changed by hand."""
 OFF = ("", "0", "false", "f", "no", "n", "off")
@@ -140,8 +146,10 @@ def not_used(config: WandbConfig, env: Mapping[str, str]) -> list[str]:
         if getattr(config, option) != value
     ]
     for name, instead in FIXED.items():
-        if name in env and not _alike(env[name], instead):
-            lines.append(f"{name}={env[name]}: not used" + (f"; it is always {instead}" if instead else ""))
+        part, shared = SHARE.get(name, ("", ""))
+        if name in env and not _alike(env[name], shared if part in config.share else instead):
+            why = "; --wandb.share decides" if part else f"; it is always {instead}" if instead else ""
+            lines.append(f"{name}={env[name]}: not used{why}")
     return lines
 
 
@@ -162,9 +170,11 @@ def _alike(one: str, other: str) -> bool:
 
 @contextmanager
 def hidden(*names: str) -> Iterator[None]:
-    """Hides these variables, and those that are not used, from W&B."""
+    """Hides these variables, those that are not used, and the words of the command, which may be secret, from W&B."""
+    words, sys.argv = sys.argv, sys.argv[:1]
     kept = {name: os.environ.pop(name) for name in (*names, *FIXED) if name in os.environ}
     try:
         yield
     finally:
         os.environ.update(kept)
+        sys.argv = words

@@ -45,6 +45,9 @@ class Recorder:
     def alert(self, title, text):
         self.note("alert", title, text)
 
+    def checkpoint(self, path):
+        self.note("checkpoint", path)
+
     def close(self, exit_code=0):
         self.note("close", exit_code)
 
@@ -54,6 +57,7 @@ def use(trackers):
     trackers.picture(2, "samples", PICTURE)
     trackers.histogram(3, "weights", PICTURE[0])
     trackers.alert("collapse", "G makes one picture")
+    trackers.checkpoint(Path("000000100"))
     trackers.close(75)
 
 
@@ -62,6 +66,7 @@ ALL = [
     ("picture", 2, "samples", (2, 2, 3)),
     ("histogram", 3, "weights", (2, 3)),
     ("alert", "collapse", "G makes one picture"),
+    ("checkpoint", Path("000000100")),
     ("close", 75),
 ]
 

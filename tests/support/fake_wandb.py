@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from support import fake_sweeps, fake_views
+from support import fake_artifacts, fake_sweeps, fake_views
 
 HISTORY, SUMMARY, EVENTS, OUTPUT = "wandb-history.jsonl", "wandb-summary.json", "wandb-events.jsonl", "output.log"
 
@@ -72,7 +72,7 @@ class FakeWandb:
     def __init__(self, entity: str = "tester") -> None:
         self.entity = entity
         self.fault: str | None = None
-        self.silent: set[str] = set()  # GraphQL operations that get no answer
+        self.silent: set[str] = set()  # GraphQL operations that get no answer until they are removed here
         self.unknown: set[str] = set()  # those that this server does not know
         self.behind = 0  # how often the history is asked for until it shows the last rows
         self.deleted: set[str] = set()  # ids of runs that somebody deleted
@@ -82,6 +82,9 @@ class FakeWandb:
         self.views: dict[str, dict[str, Any]] = {}  # workspaces and reports, by id
         self.sweep = ""  # its configuration, YAML
         self.heartbeat: Callable[[dict[str, bool]], list[dict[str, Any]]] = lambda _: []  # trials that run -> commands
+        self.artifacts: dict[str, fake_artifacts.Artifact] = {}  # by id
+        self.versions = 0  # of all artifacts, deleted ones too
+        self.keeps = False  # the key may not delete artifacts
         self.read_only = False  # the key may look at projects, not change them
         self.lock = threading.RLock()
         self.closed = threading.Event()
@@ -101,10 +104,14 @@ class FakeWandb:
         """The environment that leads a client here."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "0" * 40}
 
+    def _wait_until(self, happened: Callable[[], bool]) -> None:
+        while not happened() and not self.closed.wait(0.02):
+            pass
+
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """The status and JSON reply to a request."""
         if path == "/graphql" and _operation(json.loads(body)["query"]) in self.silent:
-            self.closed.wait()
+            self._wait_until(lambda: _operation(json.loads(body)["query"]) not in self.silent)
         with self.lock:
             self.received += [path.encode(), body]
             if path == "/graphql":
@@ -117,6 +124,8 @@ class FakeWandb:
                 return 200, {"limits": {}, "exitcode": None, "stopped": run.stop_requested}
             if upload := re.match(r"/upload/([^/]+)/(.+)", path):
                 self.runs[upload[1]].uploads[upload[2]] = body
+                return 200, {}
+            if fake_artifacts.put(self, path, body):
                 return 200, {}
             return (200 if method == "GET" else 404), {}
 
@@ -284,6 +293,7 @@ OPERATIONS: dict[str, Operation] = {
     "ValidateApiKey": _viewer,
     "ServerInfo": _server_info,
     "ServerFeaturesQuery": _server_info,
+    **fake_artifacts.OPERATIONS,
     **fake_views.OPERATIONS,
     **fake_sweeps.OPERATIONS,
 }
