@@ -15,7 +15,8 @@ from dcgan_dist.errors import UsageError, UserError, to_stderr
 
 @dataclass(frozen=True, kw_only=True)
 class WandbOptions(cli.CommandOptions):
-    """Send to W&B what its server does not have: reports from metrics.jsonl, pictures from samples/.
+    """Send to W&B what its server does not have: reports from metrics.jsonl, pictures from samples/, and the newest and
+    the best checkpoint and the generator if the run has --wandb.artifacts.
 
     For runs that were kept offline, or that a kill or an outage cut off. What the server has is not sent again.
     """
