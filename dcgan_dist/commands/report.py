@@ -8,7 +8,7 @@ import tyro
 
 from dcgan_dist import cli
 from dcgan_dist.commands.output import check_output
-from dcgan_dist.errors import UsageError
+from dcgan_dist.errors import UsageError, UserError, to_stderr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,14 @@ def main(argv: list[str]) -> int:
     out = options.out or (page_of if len(options.runs) == 1 else Path(page_of.name))
     runs = [read_run(root, *_options(root)) for root in options.runs]
     check_output("--out", out, options.overwrite or is_page(out))
-    page = write_page(runs, out)
+    for run, problem in [(run, problem) for run in runs for problem in run.problems]:
+        to_stderr(f"WARNING: {run.folder.root}: {problem}")
+    try:
+        page = write_page(runs, out)
+    except UserError as error:
+        if "cannot be written" in str(error):  # the folder may be another person's
+            raise UserError(f"{error}; --out names another file") from error
+        raise
     grids = f"{page.grids} of {page.grids + page.left_out} grids"
     print(f"{', '.join(f'{run.name} ({run.state})' for run in runs)}: {grids}, {page.size / 1e6:.1f} MB in {out}")
     return 0

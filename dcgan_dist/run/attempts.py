@@ -95,12 +95,19 @@ def _last_report(metrics: Path) -> dict[str, Any]:
     return {}
 
 
+KINDS = {"images": int, "reached": int, "world_size": int} | dict.fromkeys(
+    ("begin", "end", "reached_at", "reason"), str
+)
+
+
 def read_attempts(path: Path) -> list[Attempt]:
-    """The attempts in the file, without lines that are not complete. Raises OSError."""
+    """The attempts in the file, without lines that are not complete, or damaged. Raises OSError."""
     found: list[Attempt] = []
     for line in path.read_bytes().splitlines():
         with suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
+            if not all(isinstance(record[name], kind) for name, kind in KINDS.items() if name in {*record, "images"}):
+                continue
             if "begin" in record:
                 named = {name: record.pop(name, None) for name in ("begin", "images", "reached", "reached_at")}
                 found.append(Attempt(number=record.pop("attempt"), **named, facts=record))

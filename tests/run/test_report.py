@@ -265,6 +265,50 @@ def test_a_run_of_which_little_is_there_has_a_page(run, left):
     assert (left == "metrics.jsonl") != ("There is no report yet" in text)
 
 
+DAMAGES = {  # file, what its last line becomes, what is said of it
+    "cut": ("metrics.jsonl", b'{"images": 2000, "loss/d', ""),
+    "zeros of a crash": ("metrics.jsonl", b"\0" * 99 + b"\n", "1 lines of metrics.jsonl are no reports"),
+    "no image count": ("metrics.jsonl", b'{"images": 1e99}\n', "1 lines of metrics.jsonl are no reports"),
+    "a number without end": ("metrics.jsonl", b'{"images": 9, "loss/d": 1' + b"0" * 400 + b"}\n", ""),
+    "nested": ("metrics.jsonl", b"[" * 99_999 + b"\n", "1 lines of metrics.jsonl are no reports"),
+    "rollback": ("metrics.jsonl", b'{"images": 9, "rollback_from": null}\n', "1 lines of metrics.jsonl are no reports"),
+    "attempts": (
+        "attempts.jsonl",
+        b'{"attempt": 3, "begin": null, "images": 5}\n{"attempt": 3, "begin": "", "images": []}',
+        "",
+    ),
+    "environment": ("environment.json", b"5", "environment.json cannot be read (not what training writes)"),
+    "options": ("config.yaml", b"data:\n  faces: x\ncollapse:\n  ms_ssim: x\n", ""),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_leaves_the_rest_of_the_page(run, capsys, name, content, said):
+    before = run.metrics.read_bytes().rpartition(b"{")[0] if name == "metrics.jsonl" else b""
+    (run.root / name).write_bytes(before + content)
+    assert main(["report", str(run.root)]) == 0
+    err = capsys.readouterr().err
+    assert (said in err, err.count("\n")) == (True, bool(said))
+    assert said in run.page.read_text()
+    assert data(run.page)["charts"][0]["lines"][0]["x"][:2] == [100, 200]
+
+
+@pytest.mark.parametrize("problem", ["Read-only file system", "No space left on device"])
+def test_a_page_that_cannot_be_written_is_one_line(run, monkeypatch, capsys, problem):
+    """Such as in a folder of someone else, of which the page can be written elsewhere."""
+
+    def refuse(path, *_, **__):
+        raise OSError(0, problem, str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dcgan_dist.data.system.storage.atomic_file", refuse)
+        assert main(["report", str(run.root)]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: {run.page}: cannot be written ({problem}); --out names another file\n")
+    assert not run.page.exists()
+    assert main(["report", str(run.root), "--out", str(run.root.parent / "new" / "page.html")]) == 0
+
+
 def test_what_cannot_be_read_is_said_on_the_page(run, monkeypatch):
     for path in (run.config, run.metrics, run.environment):
         path.unlink()

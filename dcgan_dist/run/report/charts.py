@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,7 +161,9 @@ def _short(value: float) -> float | None:
 def _chart(runs: Sequence[Run], panel: Panel, lines: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     levels = [] if panel.level is None or not _are_probabilities(runs) else [[panel.level, ""]]
     limits = {run.options.get(panel.limit or "") for run in runs} - {None}
-    levels += [[float(limit), f"--{panel.limit}"] for limit in limits if limit]
+    for limit in filter(None, limits):
+        with suppress(ValueError):  # of a damaged config.yaml
+            levels.append([float(limit), f"--{panel.limit}"])
     spans = [_span(line) for line in lines]
     about = {"title": panel.title, "unit": panel.unit, "note": panel.note, "log": panel.log, "levels": levels}
     return about | {"lines": lines, "alt": f"{panel.title}: {'; '.join(spans)}"} | more

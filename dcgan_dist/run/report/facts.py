@@ -124,7 +124,7 @@ def read_run(root: Path, options: Mapping[str, Any], problems: list[str], until:
             return read(path) if path.exists() else default
         except TimeoutError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not what training writes"
             problems.append(f"{path.name} cannot be read ({reason})")
             return default

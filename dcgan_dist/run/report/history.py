@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dcgan_dist.run.jsonl import NOT_FINITE
 
+MOST_IMAGES = 2**53  # of a report; no run sees as many
 LOOK_EVERY = 1_000  # lines between two looks at the clock
 
 
@@ -64,16 +65,18 @@ def read_history(path: Path, until: float = math.inf) -> History:
         if number % LOOK_EVERY == 0 and time.monotonic() > until:
             raise TimeoutError(f"{path.name} has {len(lines):,} lines")
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=float)  # as large as a damaged line may have them
             row["images"] = int(row["images"])
-        except (ValueError, KeyError, TypeError, OverflowError):
+            if abs(row["images"]) > MOST_IMAGES:
+                raise ValueError
+            if "rollback_from" in row:
+                since, reason, at = int(row["rollback_from"]), row.get("rollback_reason"), row.get("rollback_time")
+                at = at if isinstance(at, str) else None
+                found.rollbacks.append(Rollback(images=row["images"], since=since, reason=str(reason), time=at))
+            else:
+                rows.append(row)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             found.unread += 1
-            continue
-        if "rollback_from" in row:
-            since, reason, at = (row.get(f"rollback_{name}") for name in ("from", "reason", "time"))
-            found.rollbacks.append(Rollback(images=row["images"], since=since, reason=str(reason), time=at))
-        else:
-            rows.append(row)
     found.images = np.array([row.pop("images") for row in rows], dtype=np.int64)
     _collect(rows, found)
     return found

@@ -52,7 +52,8 @@ def _data(run: Run) -> str | None:
     options = run.options
     given = [options.get(f"data.{name}", "none") for name in ("shards", "pipeline")]
     if given == ["none", "none"]:
-        return f"{int(options['data.faces']):,} embedded cartoon faces" if "data.faces" in options else None
+        faces = options.get("data.faces", "")
+        return f"{int(faces):,} embedded cartoon faces" if faces.isdecimal() else None
     return ", ".join(name for name in given if name != "none")
 
 
@@ -67,10 +68,11 @@ def _joined(*names: str, form: str) -> Fact:
 
 def _devices(run: Run) -> str | None:
     facts: Mapping[str, Any] = run.environment | dict(run.attempts[-1].facts if run.attempts else {})
-    if "world_size" not in facts:
+    ranks, devices = facts.get("world_size"), facts.get("devices")
+    if not isinstance(ranks, int):
         return None
-    cards = dict.fromkeys(map(str, facts.get("devices") or [])) if facts.get("device") != "cpu" else {}
-    return f"{counted(facts['world_size'], 'rank')} on {', '.join(cards) or facts.get('device')}"
+    cards = dict.fromkeys(map(str, devices)) if isinstance(devices, list) and facts.get("device") != "cpu" else {}
+    return f"{counted(ranks, 'rank')} on {', '.join(cards) or facts.get('device')}"
 
 
 def _checkpoints(run: Run) -> str:
@@ -79,7 +81,7 @@ def _checkpoints(run: Run) -> str:
 
 
 def _commit(run: Run) -> str | None:
-    commit = run.environment.get("git_commit")
+    commit = str(run.environment.get("git_commit") or "")
     return commit and f"{commit[:12]}{' with changes' if run.environment.get('git_dirty') else ''}"
 
 
@@ -101,7 +103,9 @@ FACTS: dict[str, Fact] = {
     "devices": _devices,
     "seed": _joined("seed", form="{}"),
     "checkpoints": _checkpoints,
-    "started (UTC)": lambda run: utc(run.attempts[0].begin if run.attempts else run.environment.get("started", "")),
+    "started (UTC)": lambda run: utc(
+        run.attempts[0].begin if run.attempts else str(run.environment.get("started", ""))
+    ),
     "commit": _commit,
 }
 """What the summary shows, by its label; what is not known is left out."""
