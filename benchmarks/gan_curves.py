@@ -33,12 +33,12 @@ PICTURES = REPOSITORY / "docs" / "images"
 SMALL = "--images 40_000 --batch_size 32 --model.image_size 32 --model.ngf 16 --model.ndf 16 --log.every 640"
 CASES = {
     "healthy": "",
-    "collapsed": "--optimizer.g_lr 5e-3 --model.nz 4",
+    "collapsed": "--optimizer.d_every 16",
     "overpowered": "--optimizer.d_lr 2e-3 --optimizer.g_lr 2e-5",
-    "diverged": "--loss.name least_squares --model.d_norm none --optimizer.d_lr 10",
+    "diverged": "--model.d_norm none --loss.gp_weight 10 --optimizer.d_lr 0.1",
 }
 """Name -> options in addition to SMALL."""
-PROGRAM = ["-m", "dcgan_dist.train", "--log.format", "json", "--log.no_tensorboard", "--wandb.mode", "disabled"]
+PROGRAM = ["-m", "dcgan_dist.train", "--log.format", "json", "--trackers", "none"]
 COLOURS = {"d": "#0072b2", "g": "#d55e00"}
 SIDE = 264  # pixels of the grid in the picture
 SCALARS = (
@@ -50,27 +50,36 @@ Record = dict[str, Any]
 
 
 def train(name: str, folder: Path) -> Record:
-    """Trains one case in `folder`; its reports, and the warnings and errors with the images at which they came."""
+    """Trains one case in `folder`, unless that was done; its reports, warnings and errors, with their images."""
     options = [*PROGRAM, *shlex.split(f"{SMALL} {CASES[name]}"), "--run_dir", str(folder)]
-    done = subprocess.run(
-        [sys.executable, *options],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    output, errors = folder.with_suffix(".out"), folder.with_suffix(".err")
+    if not output.exists():
+        done = subprocess.run(
+            [sys.executable, *options],
+            cwd=REPOSITORY,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+            check=False,
+            capture_output=True,
+        )
+        output.write_bytes(done.stdout)
+        errors.write_bytes(done.stderr)
     messages: list[Record] = []
     images = 0
-    for line in map(json.loads, reversed(done.stdout.splitlines())):  # a warning comes before the report of its images
+    for line in map(
+        json.loads, reversed(output.read_text().splitlines())
+    ):  # a warning comes before the report of its images
         images = line.get("images", images)
         if line.get("level") == "warning":
             messages.insert(0, {"images": images, "text": line["message"]})
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    messages += [{"images": rows[-1]["images"], "text": line} for line in done.stderr.splitlines()]
-    curves = {scalar: [row.get(scalar) for row in rows] for scalar in SCALARS}
+    messages += [{"images": rows[-1]["images"], "text": line} for line in errors.read_text().splitlines()]
+    curves = {scalar: [_short(row.get(scalar)) for row in rows] for scalar in SCALARS}
     command = f"dcgan-dist launch {SMALL} {CASES[name]}".strip()
-    return {"run": name, "command": command, "exit_code": done.returncode, "messages": messages, "curves": curves}
+    return {"run": name, "command": command, "messages": messages, "curves": curves}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def draw(found: Record, grid: Path, picture: Path) -> None:
@@ -127,17 +136,17 @@ def _scale(axes: Axes, found: Record, names: tuple[str, ...]) -> None:
         axes.set_yscale("log")
 
 
-def shrink(picture: Path) -> None:
-    """256 colours are enough for lines and cartoons."""
+def shrink(picture: Path, colours: int = 256) -> None:
+    """Few colours are enough for lines and cartoons."""
     with Image.open(picture) as image:
-        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     small.save(picture, optimize=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
-    parser.add_argument("--keep", type=Path, help="where to leave the run folders")
+    parser.add_argument("--keep", type=Path, help="where to leave the run folders; what is there is drawn again")
     parser.add_argument("--pictures", type=Path, default=PICTURES)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     args = parser.parse_args()

@@ -95,9 +95,9 @@ def main() -> None:
         make_run(root, given.reports, given.grids)
         page = given.keep or root / "report.html"
         begun, cpu = time.perf_counter(), cpu_seconds()
-        write_page([read_run(root, flatten(Config()), [])], page)
+        result = write_page([read_run(root, flatten(Config()), [])], page)
         written = time.perf_counter() - begun, cpu_seconds() - cpu
-        row = {"reports": given.reports, "grids": given.grids, "bytes": page.stat().st_size}
+        row = {"reports": given.reports, "grids": given.grids, "shown": result.grids, "bytes": page.stat().st_size}
         row |= {"write": written, "draw": min(drawn(page) for _ in range(3))}
     print(json.dumps(row, indent=1))
     save(given.out, "page", "benchmarks.page", row)

@@ -39,8 +39,8 @@ def main(argv: list[str]) -> int:
     out = options.out or (page_of if len(options.runs) == 1 else Path(page_of.name))
     runs = [read_run(root, *_options(root)) for root in options.runs]
     check_output("--out", out, options.overwrite or is_page(out))
-    for run, problem in [(run, problem) for run in runs for problem in run.problems]:
-        to_stderr(f"WARNING: {run.folder.root}: {problem}")
+    for line in [f"{run.folder.root}: {problem}" for run in runs for problem in run.problems]:
+        to_stderr(f"WARNING: {line}")
     try:
         page = write_page(runs, out)
     except UserError as error:
