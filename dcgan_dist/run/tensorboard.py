@@ -4,10 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.run.folder import RunFolder
-from dcgan_dist.run.tracker_start import Start
-
-PIXEL_BINS = np.arange(0, 257, 4)  # four of the 256 values in each
-BINS = 64
+from dcgan_dist.run.tracker_start import BINS, PIXEL_BINS, Start
 
 
 class TensorBoardTracker:

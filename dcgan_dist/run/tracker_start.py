@@ -4,7 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dcgan_dist.config import Config, flatten
+
+PIXEL_BINS = np.arange(0, 257, 4)  # of histograms of pixels: four of the 256 values in each
+BINS = 64  # of other histograms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run import wandb_folder
 from dcgan_dist.run.dashboard import BEST
+from dcgan_dist.run.tracker_start import BINS, PIXEL_BINS, Start
 from dcgan_dist.run.wandb_artifacts import open_artifacts, shared
 from dcgan_dist.run.wandb_history import REPORT, SAMPLES, Received, arrived, ask, best, caption, from_summary, in_folder
 from dcgan_dist.run.wandb_key import is_stopped, resolve_mode
@@ -35,7 +36,6 @@ from dcgan_dist.text import counted
 if TYPE_CHECKING:
     import wandb
 
-    from dcgan_dist.run.tracker_start import Start
 
 # seconds that a missing server may cost; both fit into the grace time of a job that is stopped
 INIT_TIMEOUT = 20.0
@@ -75,7 +75,7 @@ class WandbTracker:
     begins with what the server lacks.
     """
 
-    def __init__(self, start: "Start", mode: Literal["online", "offline"], *, timeout: float | None = None) -> None:
+    def __init__(self, start: Start, mode: Literal["online", "offline"], *, timeout: float | None = None) -> None:
         """`timeout`: for `dcgan-dist wandb sync`, the seconds it may take. Raises UserError without a server."""
         config = start.config
         self._say, self._timeout, self._required = start.say, timeout or FINISH_TIMEOUT, timeout is not None
@@ -168,7 +168,7 @@ class WandbTracker:
             )
             return from_summary(self._run)
 
-    def _send_missing(self, start: "Start") -> None:
+    def _send_missing(self, start: Start) -> None:
         """Sends what the server lacks of the reports and pictures up to where this attempt begins."""
         import wandb
 
@@ -226,7 +226,7 @@ class WandbTracker:
         import wandb
 
         finite = values[np.isfinite(values)]
-        bins = np.arange(0, 257, 4) if values.dtype == np.uint8 else 64  # 4 pixel values each
+        bins = PIXEL_BINS if values.dtype == np.uint8 else BINS
         if finite.size and self._received.lacks(images, name):
             self._log(images, {name: wandb.Histogram(np_histogram=np.histogram(finite, bins=bins))})
 
@@ -281,7 +281,7 @@ class WandbTracker:
         return STOPPED_ON_REQUEST
 
 
-def open_wandb(start: "Start") -> WandbTracker | None:
+def open_wandb(start: Start) -> WandbTracker | None:
     """W&B as the options and environment variables ask for it, with one line; None: it is off."""
     mode, reason = resolve_mode(start.config.wandb, os.environ)
     for line in unreadable(os.environ):

@@ -89,10 +89,9 @@ class Artifacts:
         """Starts with what the server may lack: code, and checkpoints of at most `images` images."""
         self._code = code
         with suppress(OSError):
-            for path in [path for path in checkpoint.all_checkpoints(self._checkpoints) if int(path.name) <= images][
-                -1:
-            ]:
-                self.checkpoint(path)
+            known = [path for path in checkpoint.all_checkpoints(self._checkpoints) if int(path.name) <= images]
+            for newest in known[-1:]:
+                self.checkpoint(newest)
         self._thread.start()
 
     def checkpoint(self, path: Path) -> None:
