@@ -31,6 +31,7 @@ AGREEING: dict[str, st.SearchStrategy] = {
     "accumulate": st.just(1),
     "augment": st.lists(st.sampled_from(typing.get_args(Augmentation)), unique=True).map(tuple),
     "allow_changes": st.lists(st.sampled_from(list(cli.KINDS))).map(tuple),
+    "trackers": st.lists(st.sampled_from(["tensorboard", "aim"]), unique=True).map(lambda names: ("wandb", *names)),
     "world_size": st.just(None),
     "reader": st.just("indexed"),
     "resampled": st.just(False),

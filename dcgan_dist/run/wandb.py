@@ -5,7 +5,6 @@ the load of CPU and GPU. No command line, no console output; code, git's remote,
 --wandb.share and --wandb.artifacts ask for them.
 """
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -30,6 +29,8 @@ from dcgan_dist.run.tracker_start import BINS, PIXEL_BINS, Start
 from dcgan_dist.run.wandb_artifacts import open_artifacts, shared
 from dcgan_dist.run.wandb_history import REPORT, SAMPLES, Received, arrived, ask, best, caption, from_summary, in_folder
 from dcgan_dist.run.wandb_key import is_stopped, resolve_mode
+from dcgan_dist.run.wandb_service import end_service as _end_service
+from dcgan_dist.run.wandb_service import finish
 from dcgan_dist.run.wandb_settings import ONCE, hidden, not_used, unreadable
 from dcgan_dist.text import counted
 
@@ -57,14 +58,6 @@ def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
         # W&B's own way to stop is an interrupt in this process alone, which leaves the other ranks waiting for ever
         "stop_fn": on_stop,
     }
-
-
-def _end_service() -> None:
-    """Ends the process that keeps and sends W&B's files; it would otherwise end with this one."""
-    import wandb
-
-    with contextlib.suppress(SystemExit):  # raised if that process was killed, which is no reason to end this one
-        wandb.teardown()
 
 
 class WandbTracker:
@@ -247,12 +240,12 @@ class WandbTracker:
         end, offline = time.monotonic() + self._timeout, self._run.offline
         try:
             self._run.summary.update(best(self._run_dir, BEST))
-            self._run.finish(exit_code=exit_code)
+            finish(self._run, exit_code, self._timeout)
             self.complete = sent and (offline or self._arrived(end - time.monotonic()))
         except TimeoutError:
             pass
         finally:
-            _end_service()  # the files are complete only now
+            _end_service()  # also when the summary has failed
             if self._artifacts:
                 self._artifacts.clear()
             if self._held is not None:

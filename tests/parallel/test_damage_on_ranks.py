@@ -244,7 +244,7 @@ def undisturbed(tmp_path_factory):
     return {name: folder / str(name) for name in contents}
 
 
-@pytest.mark.parametrize(("name", "world_size"), zip(DEEDS, (3, 1, 3), strict=True))
+@pytest.mark.parametrize(("name", "world_size"), [*zip(DEEDS, (3, 1, 3), strict=True)])
 def test_damage_while_a_run_goes_on_ends_it_and_its_checkpoint_goes_on(tmp_path, undisturbed, name, world_size):
     shards = tmp_path / "shards"
     given = options(long_shards(shards), tmp_path / "run", LONG)
@@ -267,7 +267,7 @@ def test_damage_while_a_run_goes_on_ends_it_and_its_checkpoint_goes_on(tmp_path,
     assert_same_networks(tmp_path / "run", undisturbed["whole"])
 
 
-@pytest.mark.parametrize(("name", "world_size"), zip(DEEDS, (1, 3, 3), strict=True))
+@pytest.mark.parametrize(("name", "world_size"), [*zip(DEEDS, (1, 3, 3), strict=True)])
 def test_damage_during_a_run_is_substituted_and_reported_once(tmp_path, undisturbed, name, world_size):
     shards = tmp_path / "shards"
     given = options(long_shards(shards), tmp_path / "run", f"{LONG} {SUBSTITUTE}")

@@ -195,16 +195,19 @@ def test_a_class_of_the_user_gets_a_training_and_each_attempt_anew(mine, tmp_pat
     sys.excepthook = hook
     first = noted(run_dir)
     assert [what[:2] for what in first] == [
-        ["init", "dcgan_dist"], ["start"], ["options", 16], ["log", 8], ["log", 16], ["images", 16], ["finish"]
+        ["init", "dcgan_dist"], ["start"], ["options", 16], ["log", 8], ["log", 16], ["images", 0], ["images", 16],
+        ["finish"],
     ]  # fmt: skip
     last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     assert first[4][2] == sorted(last.keys() - {"images"})
-    ((name, shapes),) = first[5][2]
+    ((real, shapes),) = first[5][2]
+    assert (real, len(shapes), shapes[0][2]) == ("real", 1, 3)
+    ((name, shapes),) = first[6][2]
     assert (name, len(shapes), shapes[0][2]) == ("samples", 1, 3)
     assert train.main([*options, "--images", "24", "--run_dir", str(run_dir)]) == 0
     assert "mine: runs of this tool cannot be resumed, so this attempt is a new one" in capsys.readouterr().out
     assert [what[:2] for what in noted(run_dir)[len(first) :]] == [
-        ["init", "dcgan_dist"], ["start"], ["options", 24], ["log", 24], ["images", 24], ["finish"]
+        ["init", "dcgan_dist"], ["start"], ["options", 24], ["log", 24], ["images", 0], ["images", 24], ["finish"]
     ]  # fmt: skip
     assert (run_dir / "tensorboard").is_dir()
 
@@ -237,7 +240,7 @@ def test_a_tool_that_fails_anywhere_is_switched_off_with_one_line(mine, tmp_path
         trackers.picture(images, "samples", PICTURE)
     trackers.close()
     lines = [line for line in said if line != "mine: project dcgan_dist"]
-    assert lines == [f"mine is switched off, the training goes on: {words}"]
+    assert lines == [f"WARNING: mine is switched off, the training goes on: {words}"]
 
 
 def test_a_tool_that_hangs_costs_a_bounded_time(mine, tmp_path, monkeypatch):
@@ -257,7 +260,7 @@ def test_a_tool_that_hangs_costs_a_bounded_time(mine, tmp_path, monkeypatch):
     trackers, said = attempt(Config(run_dir=tmp_path / "slow"), "mine")
     for images in range(8, 80, 8):
         trackers.scalars(images, {"loss/d": 1.0})
-    assert said[-1] == "mine is switched off, the training goes on: TimeoutError: is 3 calls behind"
+    assert said[-1] == "WARNING: mine is switched off, the training goes on: TimeoutError: is 3 calls behind"
     go_on.set()
 
     go_on.clear()
@@ -265,7 +268,7 @@ def test_a_tool_that_hangs_costs_a_bounded_time(mine, tmp_path, monkeypatch):
     monkeypatch.setattr(accelerate_trackers, "END_SECONDS", 0.05)
     trackers, said = attempt(Config(run_dir=tmp_path / "ends"), "mine")
     trackers.close()
-    assert said[-1] == "mine is switched off, the training goes on: TimeoutError: has not finished within 0 s"
+    assert said[-1] == "WARNING: mine is switched off, the training goes on: TimeoutError: has not finished within 0 s"
     go_on.set()
 
 

@@ -72,7 +72,7 @@ def test_a_healthy_run_is_measured_and_left_in_peace(trained, alerts):
     code, text, records = trained("--images", 3200, "--collapse.after", 1600, "--collapse.reports", 2)
     assert code == 0
     assert "WARNING" not in text
-    assert alerts.texts == []
+    assert [text.split(":")[0] for text in alerts.texts] == ["done"]
     assert len(records) == 20
     for record in records:
         assert record["health/saturation"] == record["d/real"] - record["d/fake"]
@@ -86,7 +86,7 @@ def test_a_g_that_makes_one_picture_is_reported_once(trained, alerts):
     code, text, records = trained("--images", 1600, "--collapse.after", 0, *DEAD)
     assert code == 0
     told = re.findall(r"WARNING: (.*)", text)
-    assert alerts.texts == told
+    assert alerts.texts[:-1] == told
     assert [line.split(":")[0] for line in told if "G's pictures" in line] == [
         f"pixels differ by only {records[1]['health/pixel_std']:.4f} of their range between G's pictures",
         f"the MS-SSIM of G's pictures is {records[1]['health/ms_ssim']:.3f}",
