@@ -272,15 +272,6 @@ def test_numbers_that_yaml_takes_for_text(write, spelling):
     assert cli.load(["--config", write(f"optimizer: {{g_lr: {spelling}}}")]).optimizer.g_lr == 1e-4
 
 
-@pytest.mark.parametrize(("old", "trackers"), [("true", ("tensorboard", "wandb")), ("false", ("wandb",))])
-def test_the_options_of_runs_before_trackers_had_names_are_understood(old, trackers, write):
-    assert cli.load(["--config", write(f"log: {{tensorboard: {old}, every: 64}}")]).trackers == trackers
-    with pytest.raises(
-        UsageError, match=r"^there is no option --log\.tensorboard any more; --trackers names the tools"
-    ):
-        cli.load([f"--log.tensorboard={old}"])
-
-
 def test_nothing_and_an_empty_group_change_nothing(write):
     path = write("model:\n  # image_size: 96\noptimizer: {g_clip: null}\nwandb: {entity: null}\n")
     assert cli.load(["--config", path]) == Config()

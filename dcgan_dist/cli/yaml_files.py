@@ -10,7 +10,6 @@ import yaml
 
 from dcgan_dist.config import Config
 from dcgan_dist.config.option_names import bare, check_name, kinds, negative
-from dcgan_dist.config.values import SWITCH
 from dcgan_dist.errors import UsageError, os_error_as_user_error
 from dcgan_dist.location import Location
 
@@ -79,8 +78,6 @@ def as_options(tree: Any, prefix: str = "") -> Iterator[str]:
         kind, group = SPELLINGS.get(bare(name)), any(known.startswith(f"{prefix}{key}.") for known in KINDS)
         several = get_origin(kind) is tuple
         match value:
-            case str() if bare(name) == "log.tensorboard":  # in the config.yaml of runs before --trackers
-                yield from () if SWITCH.get(value.lower()) else ["--trackers=wandb"]
             case dict() if kind is None:
                 yield from as_options(value, f"{prefix}{key}.")
             case None if group:

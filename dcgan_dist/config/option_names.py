@@ -64,20 +64,11 @@ def negative(name: str) -> str:
     return re.sub(r"(\w+)$", r"no_\1", name)
 
 
-RETIRED = dict.fromkeys(
-    ("log.tensorboard", "log.no_tensorboard"),
-    "--trackers names the tools that show a run, for example --trackers tensorboard,wandb",
-)
-"""Options of earlier versions, and what replaces them."""
-
-
 def check_name(flag: str, known: Collection[str], switches: Collection[str] = ()) -> None:
     """Raises ConfigError for an option that does not exist, with similar names."""
     name = bare(flag)
     if name in known or name in switches:
         return
-    if name in RETIRED:
-        raise ConfigError(f"there is no option --{name} any more; {RETIRED[name]}")
     near = difflib.get_close_matches(name, known, cutoff=0.75) or [full for full in known if _last(name) in _last(full)]
     hint = f"did you mean {' or '.join(f'--{full}' for full in near[:3])}?" if near else "--help lists them all"
     raise ConfigError(f"there is no option --{name}; {hint}")

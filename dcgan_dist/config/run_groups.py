@@ -22,6 +22,8 @@ class LogConfig(OptionGroup):
     format: Literal["auto", "plain", "json"] = "auto"
     """Format of the output. auto: a live display on a terminal, else lines with times. plain: lines with times. json:
     one JSON object a line."""
+    tensorboard: bool = True
+    """Write TensorBoard files, if tensorboard is installed and among --trackers."""
     page: bool = True
     """Write report.html, the page of the run, whenever training ends. `dcgan-dist report` writes it at any time."""
 

@@ -69,7 +69,9 @@ class TensorBoardTracker:
 
 
 def open_tensorboard(start: Start) -> TensorBoardTracker | None:
-    """TensorBoard, with one line; None: it is not installed."""
+    """TensorBoard, with one line; None: it is off or not installed."""
+    if not start.config.log.tensorboard:
+        return None
     try:
         tracker = TensorBoardTracker(start)
     except ImportError:

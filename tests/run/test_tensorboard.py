@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from dcgan_dist.config import Config
 from dcgan_dist.config.groups import DataConfig
+from dcgan_dist.config.run_groups import LogConfig
 from dcgan_dist.location import Location
 from dcgan_dist.run.tensorboard import open_tensorboard
 
@@ -137,3 +138,11 @@ def test_a_histogram_has_bins_of_equal_width_and_of_pixels_in_whole_values(tmp_p
     assert max(found.bucket) - min(found.bucket) <= (values is not PIXELS)
     assert sum(found.bucket) == found.num == values.size
     assert found.sum_squares == pytest.approx(np.square(values.astype(float)).sum())
+
+
+def test_switched_off_it_writes_and_says_nothing(tmp_path):
+    said = []
+    config = Config(run_dir=tmp_path, log=LogConfig(tensorboard=False))
+    assert open_tensorboard(beginning(config, said)) is None
+    assert said == []
+    assert not (tmp_path / "tensorboard").exists()
