@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_dist.run.folder import RunFolder
-from dcgan_dist.run.tracker_start import BINS, PIXEL_BINS, Start
+from dcgan_dist.run.tracker_start import Start, counts_of
 
 
 class TensorBoardTracker:
@@ -47,7 +47,7 @@ class TensorBoardTracker:
         finite = values[np.isfinite(values)]
         if not finite.size:
             return
-        counts, edges = np.histogram(finite, PIXEL_BINS if values.dtype == np.uint8 else BINS)
+        counts, edges = counts_of(values)
         finite = finite.astype(np.float64)  # squares overflow in uint8
         self._writer.add_histogram_raw(
             name,

@@ -5,11 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcgan_dist.config import Config, flatten
 
-PIXEL_BINS = np.arange(0, 257, 4)  # of histograms of pixels: four of the 256 values in each
-BINS = 64  # of other histograms
+BINS = 64  # of histograms
+
+
+def counts_of(values: NDArray[np.number]) -> tuple[NDArray[np.integer], NDArray[np.number]]:
+    """The histogram of the finite `values`, of any shape: counts, and edges; bins of uint8 pixels have four values."""
+    if values.dtype == np.uint8:  # 8 times as fast as numpy's histogram
+        return np.bincount(np.asarray(values, np.uint8).ravel() // 4, minlength=BINS), np.arange(0, 257, 256 // BINS)
+    return np.histogram(values[np.isfinite(values)], BINS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from dcgan_dist.errors import UserError
 from dcgan_dist.location import redacted
 from dcgan_dist.run import wandb_folder
 from dcgan_dist.run.dashboard import BEST
-from dcgan_dist.run.tracker_start import BINS, PIXEL_BINS, Start
+from dcgan_dist.run.tracker_start import Start, counts_of
 from dcgan_dist.run.wandb_artifacts import open_artifacts, shared
 from dcgan_dist.run.wandb_history import REPORT, SAMPLES, Received, arrived, ask, best, caption, from_summary, in_folder
 from dcgan_dist.run.wandb_key import is_stopped, resolve_mode
@@ -218,10 +218,9 @@ class WandbTracker:
         """The distribution of the finite `values`, of any shape."""
         import wandb
 
-        finite = values[np.isfinite(values)]
-        bins = PIXEL_BINS if values.dtype == np.uint8 else BINS
-        if finite.size and self._received.lacks(images, name):
-            self._log(images, {name: wandb.Histogram(np_histogram=np.histogram(finite, bins=bins))})
+        counts, edges = counts_of(values)
+        if counts.any() and self._received.lacks(images, name):
+            self._log(images, {name: wandb.Histogram(np_histogram=(counts.tolist(), edges.tolist()))})
 
     def alert(self, title: str, text: str) -> None:
         """An alert, which W&B sends by mail or Slack. `title`: less than 64 characters."""

@@ -19,7 +19,7 @@ def end_service() -> None:
     """Waits until the process has written its files."""
     import wandb
 
-    with contextlib.suppress(SystemExit):  # raised if that process was killed, which is no reason to end this one
+    with contextlib.suppress(SystemExit, ConnectionError):  # that process was killed: no reason to end this one
         wandb.teardown()
 
 

@@ -175,6 +175,7 @@ from dcgan_dist.run import wandb
 from dcgan_dist.run.tracker_start import Start
 from dcgan_dist.run.trackers import Trackers
 from dcgan_dist.run.wandb import open_wandb
+from dcgan_dist.run.wandb_folder import hold
 
 wandb.INIT_TIMEOUT = 600
 trackers = Trackers(print)
@@ -186,13 +187,15 @@ service.wait()
 for images in range(50):
     trackers.scalars(images, {"loss/d": 0.5})
 trackers.close()
+print("free" if hold(Path(sys.argv[1])) else "held")
 """
 
 
 def test_the_death_of_its_service_process_never_reaches_the_training(config, server):
     command = [sys.executable, "-c", SERVICE_DIES, str(config.run_dir)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    *_, last = result.stdout.splitlines()
+    *_, last, lock = result.stdout.splitlines()
+    assert lock == "free"
     assert last.startswith("WARNING: W&B is switched off, the training goes on: ")
     assert (result.returncode, result.stdout.count("switched off"), result.stderr) == (0, 1, "")
 
