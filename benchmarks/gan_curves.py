@@ -65,9 +65,8 @@ def train(name: str, folder: Path) -> Record:
         errors.write_bytes(done.stderr)
     messages: list[Record] = []
     images = 0
-    for line in map(
-        json.loads, reversed(output.read_text().splitlines())
-    ):  # a warning comes before the report of its images
+    # a warning comes before the report of its images
+    for line in map(json.loads, reversed(output.read_text().splitlines())):
         images = line.get("images", images)
         if line.get("level") == "warning":
             messages.insert(0, {"images": images, "text": line["message"]})

@@ -1,6 +1,6 @@
 """What monitoring costs: the loop's time in the trackers, and what a fault of W&B's server costs.
 
-    python -m benchmarks.monitoring        ten minutes on 2 cores, most of it waiting; writes results/monitoring.json
+    python -m benchmarks.monitoring        six minutes on 2 cores, most of it waiting; writes results/monitoring.json
 
 W&B and TensorBoard get REPORTS reports of 30 scalars and PICTURES grids of 64 pictures of 64 x 64 pixels with three
 histograms. `blocked` is what the loop waits for in them, `cpu` what all processes compute, W&B's own included; both as

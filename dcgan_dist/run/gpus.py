@@ -14,7 +14,7 @@ class GpuReport:
 
     def __init__(self, world: World, say: Say) -> None:
         self._world, self._say = world, say
-        self._loads = world.device.type == "cuda"
+        self._loads = True  # until the driver does not count it
 
     def values(self) -> dict[str, float]:
         """In percent: most memory taken since the start and least load, over the ranks; and of each of the first 16.

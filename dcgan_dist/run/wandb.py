@@ -12,7 +12,7 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,9 +46,9 @@ LEAST = 5.0  # seconds for a question that comes when these have passed
 STOPPED_ON_REQUEST = 75  # the exit code of a run that will be resumed
 
 
-def _settings(on_stop: Callable[[], None]) -> dict[str, Any]:
+def _settings(on_stop: Callable[[], None], share: Collection[str] = ()) -> dict[str, Any]:
     return {
-        **shared(()),
+        **shared(share),
         "quiet": True,
         "show_info": False,
         "login_timeout": INIT_TIMEOUT,
@@ -74,7 +74,7 @@ class WandbTracker:
         self._say, self._timeout, self._required = start.say, timeout or FINISH_TIMEOUT, timeout is not None
         self._run_dir = config.run_dir.absolute()
         self._rest = f"dcgan-dist wandb sync {shlex.quote(str(self._run_dir))}"
-        self._settings = _settings(start.on_stop) | shared(config.wandb.share)
+        self._settings = _settings(start.on_stop, config.wandb.share)
         self._settings |= {"finish_timeout": self._timeout, "x_disable_stats": self._required}
         self._logged, self.complete = 0, False
         self._held = wandb_folder.hold(self._run_dir) if mode == "online" else None
@@ -183,8 +183,8 @@ class WandbTracker:
                     continue
                 self._log(seen, row)
                 sent[name] += 1
-            elif name != REPORT and what.name in self._received.no_file:
-                copy = Path(self._run.dir, self._received.no_file[what.name])
+            elif (seen, name) in self._received.no_file:
+                copy = Path(self._run.dir, self._received.no_file[seen, name])
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(what, copy)
                 self._run.save(str(copy), base_path=self._run.dir, policy="now")
@@ -244,7 +244,7 @@ class WandbTracker:
         except TimeoutError:
             pass
         finally:
-            _end_service()  # also when the summary has failed
+            _end_service()  # the files are complete only now
             if self._artifacts:
                 self._artifacts.clear()
             if self._held is not None:

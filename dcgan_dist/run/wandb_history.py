@@ -26,7 +26,7 @@ T = TypeVar("T")
 Item = tuple[int, str]  # images seen, and the name of a picture or a histogram, or REPORT
 REPORT = ""  # the scalars of a report
 SAMPLES = "samples"  # the pictures of the folder of that name
-REAL, REAL_FILE = "real", "real.png"  # the picture of real images, at 0 images
+REAL = "real"  # the picture of real images, at 0 images
 POLL = 0.5  # seconds between two questions for what the server has received and does not show yet
 
 
@@ -37,9 +37,7 @@ class Received:
     lines: int | None = 0  # rows of its history; None: unknown
     prefix: int = -1  # everything up to so many images is there
     items: Counter[Item] = field(default_factory=Counter)
-    no_file: dict[str, str] = field(
-        default_factory=dict
-    )  # name of a picture -> its path on the server, where it is missing
+    no_file: dict[Item, str] = field(default_factory=dict)  # picture -> its path on the server, where it is missing
     passed: Counter[Item] = field(default_factory=Counter)  # what this attempt compared
 
     def lacks(self, images: int, name: str) -> bool:
@@ -84,7 +82,7 @@ def in_folder(run_dir: Path, images: int) -> Iterator[tuple[int, str, Any]]:
                 found.append((int(values["images"]), REPORT, finite))
     paths = (path for path in (run_dir / SAMPLES).glob("*.png") if path.stem.isdecimal())
     found += ((int(path.stem), SAMPLES, path) for path in paths)
-    if (real := run_dir / REAL_FILE).exists():
+    if (real := run_dir / f"{REAL}.png").exists():
         found.append((0, REAL, real))
     return (item for item in sorted(found, key=lambda item: item[:2]) if item[0] <= images)
 
@@ -107,16 +105,16 @@ def _scan(run: "wandb.Run", given_up: threading.Event) -> Received:
     found = _on_server(run.path)
     while found.lastHistoryStep < run.starting_step - 1 and not given_up.wait(POLL):
         pass
-    received, paths = Received(lines=found.historyLineCount), dict[str, str]()
+    received, paths = Received(lines=found.historyLineCount), dict[str, Item]()
     for row in found.scan_history(use_cache=False):
         if given_up.is_set():
             break
         if row.get("images") is not None:
             images = int(row["images"])
             received.items.update((images, name) for name in _names(row))
-            for name, file in ((SAMPLES, f"{images:09d}.png"), (REAL, REAL_FILE)):
+            for name in (SAMPLES, REAL):
                 with suppress(KeyError, TypeError):
-                    paths[row[name]["path"]] = file
+                    paths[row[name]["path"]] = (images, name)
     if paths:
         files = found.files(names=list(paths), per_page=len(paths))
         missing = paths.keys() - {file.name for file in files if file.size}

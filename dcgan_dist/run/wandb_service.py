@@ -24,7 +24,7 @@ def end_service() -> None:
 
 
 def finish(run: "wandb.Run", exit_code: int, seconds: float) -> None:
-    """Ends the run and the process, when all is sent or after `seconds`. Raises TimeoutError: not all is sent.
+    """Ends the run, when all is sent or after `seconds`. Raises TimeoutError: not all is sent.
 
     W&B's own limit does not hold while it tries to send an alert to a server that is down: then its process is killed,
     and what it has not sent is still in the run's folder.
@@ -43,14 +43,10 @@ def finish(run: "wandb.Run", exit_code: int, seconds: float) -> None:
     try:
         within(seconds + MORE, act)
     finally:
-        if ended.is_set():
-            end_service()
-        else:
+        if not ended.is_set():
             term.termsetup(wandb.Settings(silent=True), None)  # what it would print of this, our caller says in a line
             for process in psutil.Process().children():
                 if NAME in process.name():
                     process.kill()
                     process.wait()
             ended.wait(MORE)
-            with contextlib.suppress(Exception):
-                end_service()

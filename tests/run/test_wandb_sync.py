@@ -42,7 +42,7 @@ def _prompt(monkeypatch):
         "x_graphql_retry_wait_min_seconds": 1,
         "x_graphql_retry_wait_max_seconds": 1,
     }
-    monkeypatch.setattr(run_wandb, "_settings", lambda on_stop: SETTINGS(on_stop) | soon)
+    monkeypatch.setattr(run_wandb, "_settings", lambda *given: SETTINGS(*given) | soon)
 
 
 def offline(config):
